@@ -1,0 +1,3 @@
+//! The `kasho` program.
+
+fn main() {}

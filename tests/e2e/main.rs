@@ -1,0 +1,3 @@
+//! End-to-end tests on real servers.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Nothing: the tests are the test targets of this package.
