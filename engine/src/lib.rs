@@ -2,6 +2,7 @@
 
 pub mod ack;
 pub mod batch;
+pub mod config;
 pub mod error;
 pub mod pipeline;
 pub mod position;
