@@ -3,6 +3,7 @@
 pub mod ack;
 pub mod batch;
 pub mod error;
+pub mod pipeline;
 pub mod position;
 pub mod sink;
 pub mod source;
