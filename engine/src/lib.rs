@@ -5,5 +5,6 @@ pub mod batch;
 pub mod error;
 pub mod pipeline;
 pub mod position;
+pub mod reader;
 pub mod sink;
 pub mod source;
