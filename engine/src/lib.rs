@@ -8,5 +8,6 @@ pub mod error;
 pub mod log;
 pub mod pipeline;
 pub mod position;
+pub mod reader;
 pub mod sink;
 pub mod source;
