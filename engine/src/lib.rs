@@ -2,6 +2,8 @@
 
 pub mod ack;
 pub mod batch;
+pub mod bootstrap;
+pub mod control;
 pub mod error;
 pub mod position;
 pub mod sink;

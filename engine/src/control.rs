@@ -1,0 +1,3 @@
+//! The gRPC face: every call becomes a command on the engine's mailbox.
+
+pub mod proto;
