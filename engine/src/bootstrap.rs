@@ -250,6 +250,24 @@ pub struct StartRequest {
     pub force: bool,
 }
 
+/// A session whose open transaction slot creation waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocking {
+    /// Its server process.
+    pub pid: i32,
+    /// Seconds since its transaction began.
+    pub age_s: u64,
+    /// `application_name`, as it calls itself.
+    pub application: String,
+}
+
+impl fmt::Display for Blocking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Blocking { pid, age_s, application } = self;
+        write!(f, "pid {pid} ({application:?}), in a transaction for {age_s} s")
+    }
+}
+
 /// What is asked of the state machine, by a client or by the engine itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
