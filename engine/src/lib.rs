@@ -2,8 +2,12 @@
 
 pub mod ack;
 pub mod batch;
+pub mod cli;
+pub mod config;
 pub mod error;
+pub mod log;
 pub mod pipeline;
 pub mod position;
+pub mod reader;
 pub mod sink;
 pub mod source;
