@@ -2,7 +2,10 @@
 
 pub mod ack;
 pub mod batch;
+pub mod cli;
+pub mod config;
 pub mod error;
+pub mod log;
 pub mod pipeline;
 pub mod position;
 pub mod reader;
