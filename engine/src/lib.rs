@@ -2,8 +2,10 @@
 
 pub mod ack;
 pub mod batch;
+pub mod bootstrap;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod error;
 pub mod log;
 pub mod pipeline;

@@ -8,3 +8,4 @@ mod harness;
 
 mod config;
 mod harness_works;
+mod sink;
