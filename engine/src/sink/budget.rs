@@ -70,6 +70,8 @@ impl Budgeter {
         loop {
             let usage = self.sample(store, epoch, status).await?;
             let Some(over) = self.over(&usage, lane) else { break };
+            // Whoever gives up waiting here looks again the next time.
+            self.sampled = None;
             if self.trim(store, epoch, status).await? > 0 {
                 continue;
             }
