@@ -128,16 +128,16 @@ impl Load {
     /// Tables whose load point differs from the consistent point. Several partitions may
     /// go by one name; the latest of their load points counts for it.
     #[must_use]
-    pub fn load_points(&self) -> BTreeMap<String, String> {
-        let mut latest: BTreeMap<&str, Lsn> = BTreeMap::new();
+    pub fn load_points(&self) -> BTreeMap<String, Lsn> {
+        let mut latest: BTreeMap<String, Lsn> = BTreeMap::new();
         for table in &self.tables {
             let lsn = self.load_lsn(table);
             if lsn > self.start_lsn {
-                let at = latest.entry(&table.published_as).or_default();
+                let at = latest.entry(table.published_as.clone()).or_default();
                 *at = lsn.max(*at);
             }
         }
-        latest.into_iter().map(|(table, lsn)| (table.to_owned(), lsn.to_string())).collect()
+        latest
     }
 
     /// The LSN below which changes of `table` are in its loaded rows already.
@@ -159,7 +159,8 @@ pub struct Streaming {
     #[serde(with = "stored::lsn")]
     pub start_lsn: Lsn,
     /// Tables whose load point differs from the consistent point, with it.
-    pub load_points: BTreeMap<String, String>,
+    #[serde(with = "stored::lsns")]
+    pub load_points: BTreeMap<String, Lsn>,
     /// Rows of the bootstrap stream.
     pub rows: u64,
     /// Entries that the changes stream received during ACCUMULATING.
@@ -349,7 +350,7 @@ pub enum Effect {
         /// The slot's consistent point.
         start_lsn: Lsn,
         /// Tables with a later load point.
-        load_points: BTreeMap<String, String>,
+        load_points: BTreeMap<String, Lsn>,
     },
     /// Stop loading.
     StopLoad,

@@ -1,3 +1,11 @@
-//! End-to-end tests on real servers.
+//! End-to-end tests on real servers: the engine as an operator runs it, PostgreSQL and
+//! Redis as they are installed. Every test starts servers of its own, so that all run
+//! at once and none sees another's rows.
 
-fn main() {}
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod harness;
+
+mod config;
+mod harness_works;
+mod snapshot;

@@ -72,6 +72,7 @@ fn spec(url: &str) -> HolderSpec {
         given: None,
         range_blocks: 2,
         slot_timeout_s: 60,
+        connect_timeout_ms: 10_000,
     }
 }
 
@@ -271,7 +272,7 @@ async fn a_table_that_changed_before_the_lock_gets_a_later_load_point() {
     let later: Lsn = report.load.snapshots[1].lsn;
     assert!(later > lsn);
     let points = report.load.load_points();
-    let expected = [("public.added".to_owned(), later.to_string()), ("public.altered".to_owned(), later.to_string())];
+    let expected = [("public.added".to_owned(), later), ("public.altered".to_owned(), later)];
     assert_eq!(points, expected.into());
     // The permanent slot stands where the temporary one does; the second temporary one,
     // of the later snapshot, is gone already.

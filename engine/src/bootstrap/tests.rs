@@ -44,7 +44,7 @@ fn streaming() -> Phase {
         epoch: Epoch(3),
         slot: "kasho_slot".into(),
         start_lsn: Lsn(100),
-        load_points: [("public.u".to_owned(), "0/C8".to_owned())].into(),
+        load_points: [("public.u".to_owned(), Lsn(200))].into(),
         rows: 20,
         accumulated_changes: 5,
         incomplete: false,
@@ -213,7 +213,7 @@ fn an_early_complete_names_the_rows_loaded_so_far() {
 #[test]
 fn a_finished_load_completes_with_its_load_points() {
     let done = on(&loaded(), Command::Complete { force: false }, &facts()).unwrap();
-    let load_points: BTreeMap<_, _> = [("public.u".to_owned(), "0/C8".to_owned())].into();
+    let load_points: BTreeMap<_, _> = [("public.u".to_owned(), Lsn(200))].into();
     assert_eq!(
         done.effects,
         [Effect::WriteEnd { start_lsn: Lsn(100), load_points: load_points.clone() }]
