@@ -126,7 +126,7 @@ pub(crate) mod wasm {
 pub(crate) use crate::testing::imports as sys;
 
 #[cfg(all(not(target_arch = "wasm32"), not(feature = "testing")))]
-mod sys {
+pub(crate) mod sys {
     //! No host at all.
 
     use crate::hash::Hash;

@@ -8,4 +8,5 @@ mod harness;
 
 mod config;
 mod harness_works;
+mod sink;
 mod snapshot;

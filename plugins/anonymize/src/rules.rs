@@ -107,7 +107,9 @@ pub(crate) struct Rule {
 }
 
 /// Name, options, and for keyed ones the default domain and normaliser.
-const TRANSFORMS: [(&str, &[&str], Option<(&str, Normaliser)>); 11] = [
+type Known = (&'static str, &'static [&'static str], Option<(&'static str, Normaliser)>);
+
+const TRANSFORMS: [Known; 11] = [
     ("pass", &[], None),
     ("null", &[], None),
     ("constant", &["value"], None),
