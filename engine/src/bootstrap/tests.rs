@@ -144,6 +144,9 @@ fn a_start_counts_the_epochs() {
     let Transition { next, effects } = on(&waiting(), Command::Start(request()), &facts()).unwrap();
     assert_eq!(effects, [Effect::MakeSlot { epoch: Epoch(3), request: request() }]);
     assert_eq!(next, Phase::Waiting(Waiting { last_epoch: 2, last_error: None }));
+    let redis_knows = Facts { checkpoint_epoch: 7, ..facts() };
+    let start = on(&waiting(), Command::Start(request()), &redis_knows).unwrap();
+    assert_eq!(start.effects, [Effect::MakeSlot { epoch: Epoch(8), request: request() }]);
     let reused = Load { epoch: Epoch(2), ..a_load(LoadMode::Direct) };
     let refusal = on(&waiting(), Command::Started(Box::new(reused)), &facts()).unwrap_err();
     assert_eq!(refusal.code, RefusalCode::Internal);

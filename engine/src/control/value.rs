@@ -18,7 +18,7 @@ const TIMESTAMPTZ: u32 = 1184;
 
 /// The value of a column of type `oid` with this text; `None` is NULL.
 #[must_use]
-pub fn typed(oid: u32, text: Option<Cow<'_, str>>) -> ColumnValue {
+pub(super) fn typed(oid: u32, text: Option<Cow<'_, str>>) -> ColumnValue {
     let value = text.map(|text| {
         let typed = match oid {
             BOOL => match text.as_ref() {
