@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use kasho::config::RedisConfig;
+use kasho::sink::config::Config;
 use kasho::sink::contract::{self, Rig};
 use kasho::sink::id::Keys;
 use kasho::sink::redis::RedisConnector;
@@ -16,14 +16,14 @@ struct Real {
 }
 
 impl Real {
-    fn config(&self, prefix: &str) -> RedisConfig {
+    fn config(&self, prefix: &str) -> Config {
         config(&self.redis, prefix)
     }
 }
 
-fn config(redis: &Redis, prefix: &str) -> RedisConfig {
+fn config(redis: &Redis, prefix: &str) -> Config {
     let url = Some(redis.url().into());
-    RedisConfig { url, prefix: prefix.to_owned(), ..RedisConfig::default() }
+    Config { url, prefix: prefix.to_owned(), ..Config::default() }
 }
 
 impl Rig for Real {

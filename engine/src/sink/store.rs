@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use super::entry::RawEntry;
 use super::id::{Id, Lane};
-use crate::config::Durability;
 use crate::position::{Epoch, Lsn, Position};
+use crate::sink::config::Durability;
 
 /// Why a step was not done, or may have been.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
