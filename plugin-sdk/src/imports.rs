@@ -47,6 +47,14 @@ impl Texts {
         self.offsets.len() == 1
     }
 
+    /// The values.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        let edge = |o: [u8; 4]| u32::from_le_bytes(o) as usize;
+        self.offsets
+            .windows(2)
+            .map(move |edges| self.bytes.get(edge(edges[0])..edge(edges[1])).unwrap_or_default())
+    }
+
     pub(crate) fn prf(&self, domain: u16, out: &mut Vec<Hash>) {
         prf(domain, &self.offsets, &self.bytes, out);
     }
@@ -118,7 +126,7 @@ pub(crate) mod wasm {
 pub(crate) use crate::testing::imports as sys;
 
 #[cfg(all(not(target_arch = "wasm32"), not(feature = "testing")))]
-mod sys {
+pub(crate) mod sys {
     //! No host at all.
 
     use crate::hash::Hash;

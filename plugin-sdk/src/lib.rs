@@ -63,7 +63,7 @@ pub mod session;
 #[cfg(all(feature = "testing", not(target_arch = "wasm32")))]
 pub mod testing;
 
-pub use event::{Column, Identity, Op, Relation, Value};
+pub use event::{Column, Identity, Op, Relation, Value, quote_identifier};
 pub use hash::{Hash, Normaliser, Picks, Short};
 pub use imports::Texts;
 pub use plugin::{

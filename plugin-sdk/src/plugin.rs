@@ -210,7 +210,7 @@ pub(crate) struct Declaration {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Declared {
     pub(crate) columns: Vec<Declaration>,
-    pub(crate) tables: Vec<TablePattern>,
+    pub(crate) tables: Vec<(TablePattern, Option<String>)>,
     pub(crate) needs: Needs,
     pub(crate) commit_time: bool,
     pub(crate) truncate: bool,
@@ -234,7 +234,7 @@ impl<'a> Setup<'a> {
             return Err(error);
         }
         let mut needs: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for table in &self.declared.tables {
+        for (table, _) in &self.declared.tables {
             needs.entry(table.to_string()).or_default();
         }
         for Declaration { pattern, .. } in &self.declared.columns {
@@ -319,7 +319,18 @@ impl<'a> Setup<'a> {
     /// # Errors
     /// It is not such a name.
     pub fn table(&mut self, table: &str) -> Result<()> {
-        self.declared.tables.push(TablePattern::parse(table)?);
+        self.declared.tables.push((TablePattern::parse(table)?, None));
+        Ok(())
+    }
+
+    /// As [`Setup::table`], for tables of which rows are removed by a rule. `fingerprint`
+    /// is the rule: the host refuses to loosen it unasked, as it does with masks. Of
+    /// several declarations the one that names a table most exactly holds.
+    ///
+    /// # Errors
+    /// As [`Setup::table`].
+    pub fn filter(&mut self, table: &str, fingerprint: impl Into<String>) -> Result<()> {
+        self.declared.tables.push((TablePattern::parse(table)?, Some(fingerprint.into())));
         Ok(())
     }
 

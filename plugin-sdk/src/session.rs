@@ -98,9 +98,12 @@ impl<P: Plugin> Session<P> {
         };
         self.relations.remove(&relation.id);
         let name = relation.qualified();
-        let Dealt { wanted, slots, columns } =
+        let Dealt { mut wanted, slots, columns } =
             deal(&self.declared, &relation).map_err(|e| e.at(&name))?;
-        let listed = self.declared.tables.iter().any(|table| table.matches(&relation));
+        let tables = self.declared.tables.iter().filter(|(table, _)| table.matches(&relation));
+        let listed = tables.clone().next().is_some();
+        let filters = tables.filter_map(|(table, rows)| Some((table.weight(), rows.as_ref()?)));
+        wanted.rows = filters.max_by_key(|(weight, _)| *weight).map(|(_, rows)| rows.clone());
         if wanted.columns.is_empty() && !listed {
             return Ok(None);
         }

@@ -6,5 +6,7 @@
 
 mod harness;
 
+mod config;
 mod harness_works;
+mod sink;
 mod wal;

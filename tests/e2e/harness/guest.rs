@@ -38,6 +38,14 @@ pub(crate) fn cargo_build(
     let mut command = Command::new(cargo);
     command.args(["build", "--quiet", "--locked", "--message-format=json"]).args(arguments);
     command.current_dir(repository());
+    // What cargo tells a test about its package would make build scripts that watch these
+    // variables run again, and half the tree with them, here and in the next test build.
+    let told = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_", "CARGO_PRIMARY_"];
+    for (name, _) in std::env::vars_os() {
+        if told.iter().any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes())) {
+            command.env_remove(&name);
+        }
+    }
     let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
     let errors = String::from_utf8_lossy(&output.stderr);
     let messages = String::from_utf8_lossy(&output.stdout);
