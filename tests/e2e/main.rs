@@ -9,3 +9,4 @@ mod harness;
 mod config;
 mod harness_works;
 mod sink;
+mod wal;
