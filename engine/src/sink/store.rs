@@ -9,9 +9,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::config::Durability;
 use super::entry::RawEntry;
 use super::id::{Id, Lane};
+use crate::config::Durability;
 use crate::position::{Epoch, Lsn, Position};
 
 /// Why a step was not done, or may have been.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use redis::Cmd;
 
 use super::{RedisStore, answer, array, bytes, id, number, pairs, script, text, texts, unexpected};
+use crate::config::Durability;
 use crate::position::Epoch;
-use crate::sink::config::Durability;
 use crate::sink::id::{Id, Lane};
 use crate::sink::store::{
     Answer, Append, Begin, Begun, Checkpoint, Fence, Finish, Finished, Guard, Inspection, Leased,
