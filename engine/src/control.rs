@@ -20,19 +20,23 @@ use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use crate::bootstrap::{Refusal, StartRequest, State};
+use crate::config::GrpcConfig;
 use crate::error::Class;
-use crate::position::{Epoch, EpochPosition, Lsn};
+use crate::position::{Epoch, Lsn};
+use crate::sink::redis::RedisConnector;
 
 mod auth;
+mod change;
 mod config;
 pub mod proto;
 mod service;
 mod status;
+mod stream;
 mod value;
 
-pub use config::{Config, ConfigError};
+pub use change::change;
+pub use config::{ConfigError, check};
 pub use status::{ConsumerStatus, LoadFigures, PluginStatus, Status, TableFigures};
-pub use value::typed;
 
 use auth::Policy;
 use proto::change_stream::change_stream_server::ChangeStreamServer;
@@ -65,15 +69,6 @@ pub enum Call {
         force: bool,
         /// Answered once the slot is gone.
         reply: Reply<Answer>,
-    },
-    /// Ack.
-    Ack {
-        /// A registered consumer.
-        consumer: String,
-        /// What it has dealt with.
-        position: EpochPosition,
-        /// Answered once it is stored.
-        reply: Reply<()>,
     },
 }
 
@@ -136,7 +131,9 @@ pub enum ControlError {
         source: std::io::Error,
     },
     /// Certificate or key cannot be used.
-    #[error("grpc.tls_cert, grpc.tls_key and grpc.client_ca cannot be used together as they are: {0}")]
+    #[error(
+        "grpc.tls_cert, grpc.tls_key and grpc.client_ca cannot be used together as they are: {0}"
+    )]
     Tls(#[source] tonic::transport::Error),
     /// The address cannot be listened on.
     #[error("cannot listen on grpc.listen = \"{listen}\": {source}; is another kasho running?")]
@@ -175,8 +172,8 @@ impl Control {
     ///
     /// # Errors
     /// Each a mistake in the configuration, or an address that is taken.
-    pub async fn bind(config: &Config) -> Result<Control, ControlError> {
-        config.check()?;
+    pub async fn bind(config: &GrpcConfig) -> Result<Control, ControlError> {
+        check(config)?;
         let policy = Policy::new(config);
         let tls = tls(config, &policy).await?;
         let bind = |source| ControlError::Bind { listen: config.listen, source };
@@ -200,9 +197,11 @@ impl Control {
         self,
         shared: Arc<Shared>,
         mailbox: mpsc::Sender<Call>,
+        redis: RedisConnector,
         shutdown: CancellationToken,
     ) -> Result<(), ControlError> {
-        let service = Service::new(shared, mailbox, self.policy, shutdown.clone());
+        let policy = self.policy;
+        let service = Service { shared, mailbox, redis, policy, shutdown: shutdown.clone() };
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
@@ -227,7 +226,10 @@ impl Control {
     }
 }
 
-async fn tls(config: &Config, policy: &Policy) -> Result<Option<ServerTlsConfig>, ControlError> {
+async fn tls(
+    config: &GrpcConfig,
+    policy: &Policy,
+) -> Result<Option<ServerTlsConfig>, ControlError> {
     let (Some(cert), Some(key)) = (&config.tls_cert, &config.tls_key) else {
         return Ok(None);
     };
@@ -243,7 +245,9 @@ async fn tls(config: &Config, policy: &Policy) -> Result<Option<ServerTlsConfig>
 }
 
 async fn pem(setting: &'static str, path: &Path) -> Result<Vec<u8>, ControlError> {
-    tokio::fs::read(path)
-        .await
-        .map_err(|source| ControlError::File { setting, path: path.to_owned(), source })
+    tokio::fs::read(path).await.map_err(|source| ControlError::File {
+        setting,
+        path: path.to_owned(),
+        source,
+    })
 }

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod error;
+pub mod load;
 pub mod log;
 pub mod pipeline;
 pub mod position;

@@ -5,10 +5,13 @@
 //! for simulation and benchmarks. Both pass the same contract test.
 
 mod assemble;
+pub mod catalog;
 pub mod conninfo;
+pub mod copy;
 pub mod error;
 pub mod memory;
 pub mod preflight;
+pub mod snapshot;
 mod sockopt;
 pub mod wal;
 

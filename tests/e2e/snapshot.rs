@@ -3,8 +3,20 @@
 
 use std::collections::BTreeMap;
 
+use kasho::batch::Batch;
 use kasho::bootstrap::{LoadMode, Snapshot};
-use kasho::position::Lsn;
+use kasho::control::LoadFigures;
+use kasho::load::{self, Loader};
+use kasho::pipeline::Chains;
+use kasho::position::{Epoch, Lsn};
+use kasho::sink::config::Config;
+use kasho::sink::entry::{Content, Entry, Field};
+use kasho::sink::id::{Id, Lane};
+use kasho::sink::load::LoadWriter;
+use kasho::sink::memory::{Fault, MemoryServer, Step};
+use kasho::sink::publisher::{Description, NewEpoch, WriterToken, begin_epoch};
+use kasho::sink::status::Status;
+use kasho::sink::store::{Connect, Feed};
 use kasho::source::conninfo::Conninfo;
 use kasho::source::snapshot::{
     HolderSpec, Progress, Reader, ReaderConfig, Report, Slice, SnapshotError, hold, hold_temporary,
@@ -14,6 +26,7 @@ use kasho::source::wal::SlotName;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, Lines, ReadHalf, WriteHalf};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::harness::{Postgres, eventually};
 
@@ -72,6 +85,7 @@ fn spec(url: &str) -> HolderSpec {
         given: None,
         range_blocks: 2,
         slot_timeout_s: 60,
+        connect_timeout_ms: 10_000,
     }
 }
 
@@ -271,7 +285,7 @@ async fn a_table_that_changed_before_the_lock_gets_a_later_load_point() {
     let later: Lsn = report.load.snapshots[1].lsn;
     assert!(later > lsn);
     let points = report.load.load_points();
-    let expected = [("public.added".to_owned(), later.to_string()), ("public.altered".to_owned(), later.to_string())];
+    let expected = [("public.added".to_owned(), later), ("public.altered".to_owned(), later)];
     assert_eq!(points, expected.into());
     // The permanent slot stands where the temporary one does; the second temporary one,
     // of the later snapshot, is gone already.
@@ -405,4 +419,107 @@ async fn refusals_are_clear() {
     let event = held.event().await;
     assert!(event["text"].as_str().unwrap().contains("already exists"), "{event}");
     assert_eq!(slots(&pg).await, "kasho_slot", "a foreign slot is left alone");
+}
+
+/// A chain that drops every tenth row, as a filter does.
+struct Filter;
+
+impl Chains for Filter {
+    type Error = std::convert::Infallible;
+
+    fn adopt(&mut self) -> u64 {
+        1
+    }
+
+    async fn apply(&mut self, mut batch: Batch) -> Result<Batch, Self::Error> {
+        let images: Vec<_> = batch.rows.iter().map(|row| row.new.unwrap()).collect();
+        for (i, image) in images.into_iter().enumerate() {
+            let id = batch.text(batch.cells(image)[0]).unwrap();
+            batch.rows[i].dropped = id.ends_with(b"0");
+        }
+        Ok(batch)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_that_is_killed_again_and_again_publishes_every_row_once() {
+    let pg = Postgres::start().await;
+    pg.sql(TABLE).await;
+    pg.sql("CREATE TABLE u (id int PRIMARY KEY); INSERT INTO u SELECT generate_series(1, 5000); \
+            ALTER PUBLICATION kasho_pub ADD TABLE u")
+        .await;
+    let mut held = Held::start(&spec(&pg.url())).await;
+    let report = held.ready().await;
+    let server = MemoryServer::new("kasho");
+    let mut store = server.connect().await.unwrap();
+    let new = NewEpoch {
+        slot: "kasho_slot",
+        system_id: "1",
+        timeline: 1,
+        start_lsn: report.load.start_lsn,
+        description: Description {
+            options: String::new(),
+            chain: String::new(),
+            key_fingerprint: String::new(),
+        },
+        generation: 1,
+        state: None,
+        catalog: None,
+    };
+    assert_eq!(begin_epoch(&mut store, &new).await.unwrap(), Epoch(1));
+    let info = Conninfo::parse(&pg.url()).unwrap();
+    let mut runs: u64 = 0;
+    let done = loop {
+        runs += 1;
+        // The k-th run loses its connection after k steps, before or after their effect.
+        let mut left = runs;
+        server.plan(move |step| match step {
+            Step::Load(_) if left == 0 && runs.is_multiple_of(2) => Fault::LoseReply,
+            Step::Load(_) if left == 0 => Fault::Cut,
+            Step::Load(_) => {
+                left -= 1;
+                Fault::None
+            }
+            _ => Fault::None,
+        });
+        let store = server.connect().await.unwrap();
+        let config = Config::default();
+        let token = WriterToken(runs);
+        let opened = LoadWriter::open(store, &config, Epoch(1), "me", token, Status::default());
+        let (mut writer, resumed) = opened.await.unwrap();
+        let from = load::progress::<std::convert::Infallible>(&resumed.progress).unwrap();
+        let reader = ReaderConfig { workers: 3 };
+        let loader = Loader {
+            reader: Reader::open(&info, reader, &report.load, &report.catalog, &from).unwrap(),
+            chains: &mut Filter,
+            writer: &mut writer,
+            max_rate: 0,
+            figures: tokio::sync::watch::channel(LoadFigures::default()).0,
+        };
+        let mut done = Vec::new();
+        let stop = CancellationToken::new();
+        if loader.run(&report.load, &from, |table| done.push(table), stop).await.is_ok() {
+            break done;
+        }
+    };
+    assert!(runs > 5, "{runs}");
+    let rows: u64 = done.iter().map(|table| table.rows).sum();
+    assert_eq!((done.len(), rows), (2, 8000));
+    server.no_plan();
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut store = server.connect().await.unwrap();
+    let page = store.page(Epoch(1), Lane::Bootstrap, Id::ZERO, 100_000).await.unwrap();
+    for raw in page.entries {
+        let entry = Entry::decode(&raw, Lane::Bootstrap).unwrap();
+        let Content::Row { new: Some(new), .. } = entry.content else { panic!("not a row") };
+        let Field::Text(id) = &new[0] else { panic!("no id") };
+        found.entry(entry.table).or_default().push(id.clone());
+    }
+    for (table, ids) in &mut found {
+        ids.sort();
+        let query = format!("SELECT id FROM {table} WHERE id % 10 <> 0");
+        let expected: Vec<_> = sorted(&pg, &query).await.into_iter().flatten().flatten().collect();
+        assert_eq!(*ids, expected, "{table}");
+    }
+    held.abandon().await.unwrap();
 }

@@ -79,6 +79,35 @@ pub(super) mod lsn {
     }
 }
 
+/// Load points: LSNs by table.
+pub(super) mod lsns {
+    use std::collections::BTreeMap;
+
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::position::Lsn;
+
+    pub(in crate::bootstrap) fn serialize<S: Serializer>(
+        points: &BTreeMap<String, Lsn>,
+        s: S,
+    ) -> Result<S::Ok, S::Error> {
+        s.collect_map(points.iter().map(|(table, lsn)| (table, lsn.to_string())))
+    }
+
+    pub(in crate::bootstrap) fn deserialize<'de, D: Deserializer<'de>>(
+        d: D,
+    ) -> Result<BTreeMap<String, Lsn>, D::Error> {
+        let texts = BTreeMap::<String, String>::deserialize(d)?;
+        let point = |(table, lsn): (String, String)| Ok((table, lsn.parse()?));
+        texts
+            .into_iter()
+            .map(point)
+            .collect::<Result<_, _>>()
+            .map_err(|error: crate::position::ParsePositionError| D::Error::custom(error))
+    }
+}
+
 /// Epochs as numbers.
 pub(super) mod epoch {
     use serde::{Deserialize, Deserializer, Serializer};

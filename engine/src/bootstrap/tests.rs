@@ -44,7 +44,7 @@ fn streaming() -> Phase {
         epoch: Epoch(3),
         slot: "kasho_slot".into(),
         start_lsn: Lsn(100),
-        load_points: [("public.u".to_owned(), "0/C8".to_owned())].into(),
+        load_points: [("public.u".to_owned(), Lsn(200))].into(),
         rows: 20,
         accumulated_changes: 5,
         incomplete: false,
@@ -144,6 +144,9 @@ fn a_start_counts_the_epochs() {
     let Transition { next, effects } = on(&waiting(), Command::Start(request()), &facts()).unwrap();
     assert_eq!(effects, [Effect::MakeSlot { epoch: Epoch(3), request: request() }]);
     assert_eq!(next, Phase::Waiting(Waiting { last_epoch: 2, last_error: None }));
+    let redis_knows = Facts { checkpoint_epoch: 7, ..facts() };
+    let start = on(&waiting(), Command::Start(request()), &redis_knows).unwrap();
+    assert_eq!(start.effects, [Effect::MakeSlot { epoch: Epoch(8), request: request() }]);
     let reused = Load { epoch: Epoch(2), ..a_load(LoadMode::Direct) };
     let refusal = on(&waiting(), Command::Started(Box::new(reused)), &facts()).unwrap_err();
     assert_eq!(refusal.code, RefusalCode::Internal);
@@ -213,7 +216,7 @@ fn an_early_complete_names_the_rows_loaded_so_far() {
 #[test]
 fn a_finished_load_completes_with_its_load_points() {
     let done = on(&loaded(), Command::Complete { force: false }, &facts()).unwrap();
-    let load_points: BTreeMap<_, _> = [("public.u".to_owned(), "0/C8".to_owned())].into();
+    let load_points: BTreeMap<_, _> = [("public.u".to_owned(), Lsn(200))].into();
     assert_eq!(
         done.effects,
         [Effect::WriteEnd { start_lsn: Lsn(100), load_points: load_points.clone() }]

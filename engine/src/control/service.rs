@@ -1,11 +1,9 @@
 //! Both services, answered by one implementation. What can go wrong is what a caller
 //! sends: it is checked here and answered with a gRPC status that says what to send.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use futures_util::Stream;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
@@ -15,12 +13,13 @@ use crate::control::auth::{Policy, Scope};
 use crate::control::proto::change_stream::change_stream_server::ChangeStream;
 use crate::control::proto::kasho::change_stream_service_server::ChangeStreamService;
 use crate::control::proto::kasho::{
-    AbortBootstrapRequest, AckRequest, AckResponse, BootstrapResponse, Change,
-    CompleteBootstrapRequest, StartBootstrapRequest, StatusRequest, StatusResponse, StreamRequest,
+    AbortBootstrapRequest, AckRequest, AckResponse, BootstrapResponse, CompleteBootstrapRequest,
+    StartBootstrapRequest, StatusRequest, StatusResponse, StreamRequest,
     start_bootstrap_request::Load,
 };
+use crate::control::stream::Changes;
 use crate::control::{Answer, Call, Reply, Shared};
-use crate::position::EpochPosition;
+use crate::sink::redis::RedisConnector;
 
 /// One row may be as large as PostgreSQL's largest value; the default of 4 MiB would end
 /// the stream of a client that cannot do anything about it. Requests are small.
@@ -31,28 +30,17 @@ macro_rules! limits {
 }
 pub(super) use limits;
 
-/// The changes of one Stream call.
-pub(super) type Changes = Pin<Box<dyn Stream<Item = Result<Change, Status>> + Send>>;
-
 /// The implementation behind both names.
 #[derive(Clone)]
 pub(super) struct Service {
-    shared: Arc<Shared>,
-    mailbox: mpsc::Sender<Call>,
-    policy: Policy,
-    shutdown: CancellationToken,
+    pub(super) shared: Arc<Shared>,
+    pub(super) mailbox: mpsc::Sender<Call>,
+    pub(super) redis: RedisConnector,
+    pub(super) policy: Policy,
+    pub(super) shutdown: CancellationToken,
 }
 
 impl Service {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        mailbox: mpsc::Sender<Call>,
-        policy: Policy,
-        shutdown: CancellationToken,
-    ) -> Service {
-        Service { shared, mailbox, policy, shutdown }
-    }
-
     async fn ask<T>(&self, call: impl FnOnce(Reply<T>) -> Call) -> Result<T, Status> {
         let gone = || Status::unavailable("the service is shutting down");
         let (reply, answer) = oneshot::channel();
@@ -80,24 +68,9 @@ impl Service {
         let answer = self.ask(|reply| Call::Abort { force, reply }).await?;
         Ok(response("aborted", answer))
     }
-
-    async fn acknowledge(&self, request: AckRequest) -> Result<AckResponse, Status> {
-        let AckRequest { consumer, position } = request;
-        if consumer.is_empty() {
-            return Err(Status::invalid_argument("consumer is empty: name a registered consumer"));
-        }
-        let position: EpochPosition =
-            position.parse().map_err(|error| invalid("position", &error))?;
-        self.ask(|reply| Call::Ack { consumer, position, reply }).await?;
-        Ok(AckResponse {})
-    }
-
-    async fn changes(&self, request: StreamRequest) -> Result<Changes, Status> {
-        todo!()
-    }
 }
 
-fn invalid(field: &str, error: &dyn std::error::Error) -> Status {
+pub(super) fn invalid(field: &str, error: &dyn std::error::Error) -> Status {
     Status::invalid_argument(format!("{field}: {error}"))
 }
 

@@ -74,7 +74,9 @@ fn field(line: &[u8], start: usize, side: &mut Vec<u8>) -> Result<(Field, usize)
     if line.get(at) != Some(&b'\\') {
         return Ok((Field::Plain(start..at), at));
     }
-    if at == start && line.get(at + 1) == Some(&b'N') && matches!(line.get(at + 2), None | Some(b'\t'))
+    if at == start
+        && line.get(at + 1) == Some(&b'N')
+        && matches!(line.get(at + 2), None | Some(b'\t'))
     {
         return Ok((Field::Null, at + 2));
     }

@@ -9,9 +9,7 @@ use crate::source::conninfo::{Conninfo, sql_connect_with};
 use crate::source::error::SourceError;
 use crate::source::snapshot::reader::import;
 use crate::source::snapshot::{SETTINGS, SnapshotError};
-use crate::source::wal::{
-    self, ReplSession, SlotName, copy_slot, slot_status, temporary_slots_at,
-};
+use crate::source::wal::{self, ReplSession, SlotName, copy_slot, slot_status, temporary_slots_at};
 
 /// Makes the permanent slot out of the one temporary `pgoutput` slot that stands at `lsn`.
 ///

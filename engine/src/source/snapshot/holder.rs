@@ -49,6 +49,8 @@ pub struct HolderSpec {
     pub range_blocks: u32,
     /// Time for making the slot, seconds.
     pub slot_timeout_s: u64,
+    /// Longest wait for a connection; 0: what the URL says.
+    pub connect_timeout_ms: u64,
 }
 
 impl HolderSpec {
@@ -126,7 +128,10 @@ impl<I: AsyncBufRead + Unpin, O: AsyncWrite + Unpin> Talk<I, O> {
         let line = self.input.next_line().await.map_err(|e| SourceError::io(doing, e))?;
         let spec: HolderSpec = serde_json::from_str(&line.unwrap_or_default())
             .map_err(|_| SourceError::protocol(doing, "no task"))?;
-        let info = Conninfo::parse(&spec.url).map_err(SourceError::from)?;
+        let mut info = Conninfo::parse(&spec.url).map_err(SourceError::from)?;
+        if spec.connect_timeout_ms > 0 {
+            info.connect_timeout = Duration::from_millis(spec.connect_timeout_ms);
+        }
         let slot = SlotName::new(&spec.slot)?;
         let watch = sql_connect_with(&info, "kasho holder watch", &SETTINGS).await?;
         let Some(held) = self.make(&spec, &info, &watch, &slot).await? else { return Ok(()) };

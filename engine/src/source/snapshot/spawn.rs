@@ -13,8 +13,8 @@ use tokio_postgres::Client;
 
 use crate::bootstrap::Blocking;
 use crate::source::error::SourceError;
-use crate::source::snapshot::holder::{Event, HolderSpec, Report};
 use crate::source::snapshot::SnapshotError;
+use crate::source::snapshot::holder::{Event, HolderSpec, Report};
 
 /// A holder that the engine has not adopted yet.
 pub struct Holder {
