@@ -6,7 +6,14 @@
 
 mod harness;
 
+mod bad_input;
 mod config;
 mod harness_works;
+mod life;
+mod plugins;
+mod readme;
 mod sink;
 mod snapshot;
+mod types;
+mod wal;
+mod world;

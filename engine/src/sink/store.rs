@@ -333,6 +333,8 @@ pub struct Inspection {
     pub changes: Id,
     /// Last generated id of the bootstrap stream.
     pub bootstrap: Id,
+    /// Entries in the changes stream.
+    pub entries: u64,
 }
 
 /// What kind of server this is.

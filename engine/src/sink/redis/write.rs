@@ -52,11 +52,14 @@ impl Store for RedisStore {
                     .find(|name| name == expected)
                     .unwrap_or("key of ours"),
             }),
-            [kind, changes, bootstrap, fields @ ..] if kind == "FOUND" => Ok(Inspection {
-                checkpoint: Checkpoint::parse(&pairs(fields))?,
-                changes: id(changes)?,
-                bootstrap: id(bootstrap)?,
-            }),
+            [kind, changes, bootstrap, entries, fields @ ..] if kind == "FOUND" => {
+                Ok(Inspection {
+                    checkpoint: Checkpoint::parse(&pairs(fields))?,
+                    changes: id(changes)?,
+                    bootstrap: id(bootstrap)?,
+                    entries: entries.parse().map_err(|_| unexpected())?,
+                })
+            }
             _ => Err(unexpected()),
         }
     }
