@@ -41,12 +41,12 @@ impl Server {
     }
 
     async fn keepalive(&mut self, wal_end: u64, asks: bool) {
-        let body = [&[b'k'], &wal_end.to_be_bytes()[..], &[0; 8], &[u8::from(asks)]].concat();
+        let body = [&b"k"[..], &wal_end.to_be_bytes()[..], &[0; 8], &[u8::from(asks)]].concat();
         self.frame(b'd', &body).await;
     }
 
     async fn data(&mut self, lsn: u64, len: usize) {
-        let header = [&[b'w'], &lsn.to_be_bytes()[..], &[0; 16]].concat();
+        let header = [&b"w"[..], &lsn.to_be_bytes()[..], &[0; 16]].concat();
         self.frame(b'd', &[&header[..], &vec![b'x'; len]].concat()).await;
     }
 
