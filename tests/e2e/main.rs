@@ -7,6 +7,7 @@
 mod harness;
 
 mod config;
+mod control;
 mod harness_works;
 mod sink;
 mod snapshot;
