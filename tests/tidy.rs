@@ -211,7 +211,7 @@ fn the_checks_find_what_they_look_for() {
         format!("//! A.\n#[cfg(test)]\nmod tests {{\n{long}}}"),
     );
     assert!(too_long(&tests).is_empty());
-    let huge = File::new("engine/src/a.rs".into(), "//! A.\n".repeat(501));
+    let huge = File::new("engine/src/a.rs".into(), "//! A.\n".repeat(502));
     assert_eq!(too_long(&huge).len(), 1);
     let taken: Vec<&str> =
         from_crate("use crate::{\n    a::B,\n    c,\n};\ncrate::d::e();").collect();

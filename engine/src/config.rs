@@ -22,12 +22,13 @@ pub use env::Env;
 pub use error::{Errors, Place, Problem};
 pub use secret::{KEY_BYTES, KeyConfig};
 pub use sections::{
-    Binding, BootstrapConfig, Budget, Durability, Encoding, GrpcConfig, Keys, LogConfig, LogFormat,
-    NewColumns, OnError, PluginsConfig, RedisConfig, Retention, Rules, Share, SourceConfig,
-    Unruled,
+    Binding, BootstrapConfig, Budget, Durability, Encoding, Keys, LogConfig, LogFormat, NewColumns,
+    OnError, PluginsConfig, RedisConfig, Retention, Rules, Share, SourceConfig, Unruled,
 };
 pub use size::Size;
 
+use crate::control;
+pub use crate::control::Config as GrpcConfig;
 use node::{Entry, Kind, Node};
 use read::Context;
 
@@ -229,21 +230,29 @@ impl Config {
         let level = tracing_subscriber::EnvFilter::try_new(&self.log.level).is_ok();
         must(level, "log.level", "is no level (error, warn, info, debug, trace) or directive");
         wrong.extend(self.invalid_tls());
+        wrong.extend(self.invalid_grpc());
         wrong.extend(self.invalid_chain());
         wrong
     }
 
-    fn invalid_tls(&self) -> Vec<(String, String)> {
-        let pairs = [
-            ("redis.tls", &self.redis.tls_cert, &self.redis.tls_key),
-            ("grpc.tls", &self.grpc.tls_cert, &self.grpc.tls_key),
-        ];
-        let halves = pairs.into_iter().filter(|(_, cert, key)| cert.is_some() != key.is_some());
-        let told = halves.map(|(key, cert, _)| {
-            let there = if cert.is_some() { "cert" } else { "key" };
-            (format!("{key}_{there}"), "tls_cert and tls_key belong together".to_owned())
-        });
-        told.collect()
+    fn invalid_tls(&self) -> Option<(String, String)> {
+        let (cert, key) = (&self.redis.tls_cert, &self.redis.tls_key);
+        let there = if cert.is_some() { "cert" } else { "key" };
+        let message = "tls_cert and tls_key belong together".to_owned();
+        (cert.is_some() != key.is_some()).then(|| (format!("redis.tls_{there}"), message))
+    }
+
+    fn invalid_grpc(&self) -> Option<(String, String)> {
+        let wrong = self.grpc.check().err()?;
+        let half = if self.grpc.tls_cert.is_some() { "tls_cert" } else { "tls_key" };
+        let key = match wrong {
+            control::ConfigError::HalfTls => half,
+            control::ConfigError::ClientCaWithoutTls => "client_ca",
+            control::ConfigError::EmptyToken(token) => token,
+            control::ConfigError::EqualTokens => "admin_token",
+            control::ConfigError::Open { .. } => "listen",
+        };
+        Some((format!("grpc.{key}"), wrong.to_string()))
     }
 
     fn invalid_chain(&self) -> Vec<(String, String)> {

@@ -137,8 +137,9 @@ impl<S: Backend> StreamReader<S> {
             ready: VecDeque::new(),
         };
         reader.find_open().await?;
+        reader.pass_end().await?;
         // A position that cannot be served is refused here, not with the first page.
-        reader.page(lane, cursor, 1).await?;
+        reader.page(reader.lane, reader.cursor, 1).await?;
         Ok(reader)
     }
 
@@ -310,13 +311,35 @@ impl<S: Backend> StreamReader<S> {
 
     /// Looks for the load's end, which is the newest entry of its stream.
     async fn find_end(&mut self) -> Result<bool, ReaderError> {
-        let Some(raw) = self.store.before(self.epoch, Lane::Bootstrap, LAST).await? else {
-            return Ok(false);
-        };
-        if let Content::End { load_points, .. } = Entry::decode(&raw, Lane::Bootstrap)?.content {
+        Ok(match self.end().await? {
+            Some((_, load_points)) => {
+                self.load_points = Some(load_points);
+                true
+            }
+            None => false,
+        })
+    }
+
+    /// Goes on with the changes if the cursor has the load's end behind it.
+    async fn pass_end(&mut self) -> Result<(), ReaderError> {
+        if self.lane == Lane::Bootstrap
+            && let Some((id, load_points)) = self.end().await?
+            && id <= self.cursor
+        {
             self.load_points = Some(load_points);
+            (self.lane, self.cursor) = (Lane::Changes, Id::ZERO);
         }
-        Ok(self.load_points.is_some())
+        Ok(())
+    }
+
+    async fn end(&mut self) -> Result<Option<(Id, BTreeMap<String, Lsn>)>, ReaderError> {
+        let Some(raw) = self.store.before(self.epoch, Lane::Bootstrap, LAST).await? else {
+            return Ok(None);
+        };
+        match Entry::decode(&raw, Lane::Bootstrap)?.content {
+            Content::End { load_points, .. } => Ok(Some((raw.id, load_points))),
+            _ => Ok(None),
+        }
     }
 
     /// Whether the cursor stands inside a transaction.

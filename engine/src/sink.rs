@@ -5,10 +5,9 @@
 //! are two: [`redis`] and [`memory`], which has the same semantics of scripts, refused
 //! ids, out-of-memory and lost replies, and passes the same [`contract`].
 
+pub mod consumers;
 #[doc(hidden)]
 pub mod contract;
-pub mod config;
-pub mod consumers;
 pub mod entry;
 pub mod error;
 pub mod id;

@@ -55,6 +55,7 @@ mod hash;
 mod imports;
 #[cfg(feature = "keys")]
 pub mod keys;
+mod out;
 pub mod pattern;
 mod plugin;
 mod rows;
@@ -66,10 +67,11 @@ pub mod testing;
 pub use event::{Column, Identity, Op, Relation, Value, quote_identifier};
 pub use hash::{Hash, Normaliser, Picks, Short};
 pub use imports::Texts;
+pub use out::{IntoPatch, Out, Patched, Timestamp};
 pub use plugin::{
     Col, Counter, Domain, Error, Level, Plugin, Reason, Result, Setup, Table, Verdict, log,
 };
-pub use rows::{Batch, IntoPatch, Out, Patched, Row, Timestamp};
+pub use rows::{Batch, Row};
 
 /// Makes a plugin of a type: the exports of ABI 1, in a build for WebAssembly.
 ///

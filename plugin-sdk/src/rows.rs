@@ -5,9 +5,6 @@
 //! a column it declared as read only is a panic, and whatever it forgets to mask the
 //! host notices.
 
-use std::borrow::Cow;
-use std::fmt;
-
 use crate::batch::{
     ColumnView, Decision, Flaw, Image, Input, Malformed, NO_SLOT, PatchBuf, ReplyBuilder, RowError,
     State,
@@ -15,126 +12,11 @@ use crate::batch::{
 use crate::event::{Op, Relation, Value};
 use crate::hash::{Hash, Normaliser};
 use crate::imports::{self, Texts};
+use crate::out::{IntoPatch, Out, Patched, Timestamp};
 use crate::plugin::{Col, Domain, Reason, Verdict};
 use crate::session::Bound;
 
 const NONE: u16 = u16::MAX;
-
-/// Microseconds since 1970-01-01 UTC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Timestamp(pub i64);
-
-/// Where a closure writes a new value.
-#[derive(Debug)]
-pub struct Out<'a> {
-    text: &'a mut String,
-    start: usize,
-}
-
-impl Out<'_> {
-    /// Appends text.
-    #[inline]
-    pub fn push_str(&mut self, text: &str) {
-        self.text.push_str(text);
-    }
-
-    /// Appends a character.
-    #[inline]
-    pub fn push(&mut self, c: char) {
-        self.text.push(c);
-    }
-
-    /// What was written so far.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        self.text.get(self.start..).unwrap_or_default()
-    }
-
-    /// Takes back what was written so far.
-    pub fn clear(&mut self) {
-        self.text.truncate(self.start);
-    }
-
-    /// What `write!(out, …)` calls, no import needed.
-    ///
-    /// # Errors
-    /// Only what a `Display` of the plugin's own makes.
-    pub fn write_fmt(&mut self, arguments: fmt::Arguments<'_>) -> fmt::Result {
-        fmt::Write::write_fmt(self.text, arguments)
-    }
-}
-
-/// What a closure's result makes of a value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patched {
-    /// What stands in [`Out`] is the new value.
-    Written,
-    /// The new value is NULL.
-    Null,
-    /// The value stays; a masked column may not.
-    Same,
-    /// The row is in error.
-    Error(Reason),
-}
-
-/// What closures of `rewrite` may return.
-pub trait IntoPatch {
-    /// Puts a returned text into `out`; says what is to be done.
-    fn into_patch(self, out: &mut Out<'_>) -> Patched;
-}
-
-impl IntoPatch for Patched {
-    fn into_patch(self, _: &mut Out<'_>) -> Patched {
-        self
-    }
-}
-
-impl IntoPatch for () {
-    #[inline]
-    fn into_patch(self, _: &mut Out<'_>) -> Patched {
-        Patched::Written
-    }
-}
-
-impl IntoPatch for fmt::Result {
-    #[inline]
-    fn into_patch(self, _: &mut Out<'_>) -> Patched {
-        assert!(self.is_ok(), "a Display implementation failed");
-        Patched::Written
-    }
-}
-
-impl IntoPatch for &str {
-    fn into_patch(self, out: &mut Out<'_>) -> Patched {
-        out.clear();
-        out.push_str(self);
-        Patched::Written
-    }
-}
-
-impl IntoPatch for String {
-    fn into_patch(self, out: &mut Out<'_>) -> Patched {
-        self.as_str().into_patch(out)
-    }
-}
-
-impl IntoPatch for Cow<'_, str> {
-    fn into_patch(self, out: &mut Out<'_>) -> Patched {
-        self.as_ref().into_patch(out)
-    }
-}
-
-impl<T: IntoPatch> IntoPatch for Option<T> {
-    fn into_patch(self, out: &mut Out<'_>) -> Patched {
-        self.map_or(Patched::Null, |value| value.into_patch(out))
-    }
-}
-
-impl<T: IntoPatch> IntoPatch for Result<T, Reason> {
-    fn into_patch(self, out: &mut Out<'_>) -> Patched {
-        self.map_or_else(Patched::Error, |value| value.into_patch(out))
-    }
-}
 
 #[derive(Debug)]
 struct Hashes {
@@ -329,8 +211,7 @@ impl<'a> Batch<'a> {
         if patch.has(row) {
             return self.patch_again(descriptor, row, f);
         }
-        let start = patch.scratch().len();
-        let mut out = Out { text: patch.scratch(), start };
+        let mut out = Out::new(patch.scratch());
         let patched = f(column.text_at(row), &mut out).into_patch(&mut out);
         if patched == Patched::Written {
             patch.commit(row);
@@ -349,8 +230,7 @@ impl<'a> Batch<'a> {
     ) {
         let patch = &mut self.work.patches[descriptor];
         let Some(Some(now)) = patch.get(row).map(|now| now.map(str::to_owned)) else { return };
-        let start = patch.scratch().len();
-        let mut out = Out { text: patch.scratch(), start };
+        let mut out = Out::new(patch.scratch());
         let patched = f(&now, &mut out).into_patch(&mut out);
         if patched == Patched::Written {
             patch.commit(row);

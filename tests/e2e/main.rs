@@ -6,8 +6,15 @@
 
 mod harness;
 
+mod bad_input;
 mod config;
 mod control;
 mod harness_works;
+mod life;
+mod plugins;
+mod readme;
 mod sink;
 mod snapshot;
+mod types;
+mod wal;
+mod world;

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use kasho::sink::config::Config;
+use kasho::config::RedisConfig;
 use kasho::sink::contract::{self, Rig};
 use kasho::sink::id::Keys;
 use kasho::sink::redis::RedisConnector;
@@ -16,13 +16,14 @@ struct Real {
 }
 
 impl Real {
-    fn config(&self, prefix: &str) -> Config {
+    fn config(&self, prefix: &str) -> RedisConfig {
         config(&self.redis, prefix)
     }
 }
 
-fn config(redis: &Redis, prefix: &str) -> Config {
-    Config { url: redis.url().into(), prefix: prefix.to_owned(), ..Config::default() }
+fn config(redis: &Redis, prefix: &str) -> RedisConfig {
+    let url = Some(redis.url().into());
+    RedisConfig { url, prefix: prefix.to_owned(), ..RedisConfig::default() }
 }
 
 impl Rig for Real {

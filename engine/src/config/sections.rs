@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use secrecy::SecretString;
@@ -226,42 +225,6 @@ impl Default for BootstrapConfig {
             max_rate: Size(0),
             no_initial_data: false,
             state_dir: PathBuf::from("/var/lib/kasho"),
-        }
-    }
-}
-
-/// `[grpc]`: the control and change stream service.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(default)]
-pub struct GrpcConfig {
-    /// Address and port to listen on.
-    pub listen: SocketAddr,
-    /// Listen on any address without TLS and tokens. For a private network only.
-    pub insecure: bool,
-    /// The server's certificate chain (PEM).
-    pub tls_cert: Option<PathBuf>,
-    /// Its key (PEM).
-    pub tls_key: Option<PathBuf>,
-    /// Authorities (PEM) whose client certificates are accepted.
-    pub client_ca: Option<PathBuf>,
-    /// Allows GetStatus, Stream and Ack.
-    #[serde(deserialize_with = "secret")]
-    pub read_token: Option<SecretString>,
-    /// Allows every call.
-    #[serde(deserialize_with = "secret")]
-    pub admin_token: Option<SecretString>,
-}
-
-impl Default for GrpcConfig {
-    fn default() -> GrpcConfig {
-        GrpcConfig {
-            listen: SocketAddr::from(([127, 0, 0, 1], 50051)),
-            insecure: false,
-            tls_cert: None,
-            tls_key: None,
-            client_ca: None,
-            read_token: None,
-            admin_token: None,
         }
     }
 }

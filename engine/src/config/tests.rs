@@ -174,13 +174,21 @@ fn a_reload_knows_what_changed() {
 fn values_that_contradict_are_found() {
     let text = format!(
         "unruled_tables = 'pass'\n{URLS}tls_cert = 'c'\nprefix = '{{k}}'\n\
-         budget = {{ changes = 0.9, bootstrap = 0.9 }}\n[bootstrap]\nworkers = 0\n\
+         budget = {{ changes = 0.9, bootstrap = 0.9 }}\n[grpc]\nlisten = '0.0.0.0:1'\n[bootstrap]\nworkers = 0\n\
          [log]\nlevel = 'loud=very'\n[[transform]]\nname='a'\nplugin='b'\ntables=['users']\nsha256='1'\n"
     );
     let found = problems(&text).join("\n");
-    for key in
-        ["unruled_tables", "tls_cert", "prefix", "budget", "workers", "level", "tables", "sha256"]
-    {
+    for key in [
+        "unruled_tables",
+        "tls_cert",
+        "prefix",
+        "budget",
+        "grpc.listen",
+        "workers",
+        "level",
+        "tables",
+        "sha256",
+    ] {
         assert!(found.contains(key), "{key}: {found}");
     }
 }

@@ -6,12 +6,12 @@
 
 use tokio::time::{Duration, Instant};
 
-use super::config::{Budget, Retention};
 use super::entry::Entry;
 use super::error::SinkError;
 use super::id::{Id, Lane};
 use super::status::Status;
 use super::store::{Backend, Consumer, Trim, Usage};
+use crate::config::{Budget, Retention, Share};
 use crate::position::Epoch;
 
 /// Memory is sampled, and what was acknowledged is trimmed, at least this often while
@@ -70,6 +70,8 @@ impl Budgeter {
         loop {
             let usage = self.sample(store, epoch, status).await?;
             let Some(over) = self.over(&usage, lane) else { break };
+            // Whoever gives up waiting here looks again the next time.
+            self.sampled = None;
             if self.trim(store, epoch, status).await? > 0 {
                 continue;
             }
@@ -127,7 +129,7 @@ impl Budgeter {
             return Err(SinkError::Evicting { policy: usage.policy });
         }
         (self.sampled, self.since) = (Some(Instant::now()), 0);
-        self.limit = self.budget.changes.bytes(usage.limit);
+        self.limit = bytes(self.budget.changes, usage.limit);
         status.update(|figures| figures.usage = usage.clone());
         Ok(usage)
     }
@@ -137,7 +139,7 @@ impl Budgeter {
             Lane::Changes => (self.budget.changes, usage.changes),
             Lane::Bootstrap => (self.budget.bootstrap, usage.bootstrap),
         };
-        if let Some(limit) = share.bytes(usage.limit).filter(|limit| used >= *limit) {
+        if let Some(limit) = bytes(share, usage.limit).filter(|limit| used >= *limit) {
             return Some(Over::Budget { used, limit });
         }
         let full = usage.limit > 0 && usage.used >= usage.limit / 100 * FULL_PERCENT;
@@ -173,6 +175,21 @@ impl Budgeter {
         // The first entry to stay; the script cuts at its transaction's start.
         let keep = long.max(old).min(page.entries.len().saturating_sub(1));
         Ok(page.entries.get(keep).filter(|_| keep > 0).map(|entry| entry.id))
+    }
+}
+
+/// A budget in bytes, of a server with this `maxmemory`; `None` = no limit.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a share of a memory size need not be exact to the byte"
+)]
+fn bytes(share: Share, maxmemory: u64) -> Option<u64> {
+    match share {
+        Share::Bytes(size) => Some(size.0),
+        Share::Part(_) if maxmemory == 0 => None,
+        Share::Part(part) => Some((maxmemory as f64 * part) as u64),
     }
 }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::id::{Id, Keys, Lane};
 use super::store::{
-    Acked, Answer, Append, Begin, Begun, Checkpoint, Connect, Feed, Fence, Finish,
-    Finished, Guard, Leased, Load, NewEntry, Registry, Store, StoreError, Trim,
+    Acked, Answer, Append, Begin, Begun, Checkpoint, Connect, Feed, Fence, Finish, Finished, Guard,
+    Leased, Load, NewEntry, Registry, Store, StoreError, Trim,
 };
 use crate::position::{Epoch, Lsn, Position};
 
@@ -276,7 +276,8 @@ async fn finishes_the_load_with_the_phase<R: Rig>(rig: &R) {
     let (_, mut store, _) = begun(rig).await;
     store.lease(E1, "a", "a1", LEASE).await.unwrap();
     let end = || NewEntry { id: id(1, 1), op: "end", table: "", data: b"\x80", last: false };
-    let finish = |old| Finish { end: end(), generation: 1, old_state: old, new_state: b"STREAMING" };
+    let finish =
+        |old| Finish { end: end(), generation: 1, old_state: old, new_state: b"STREAMING" };
     let now = guard("a1", Id::ZERO);
     let other = store.finish(&now, &finish(Some(b"ACCUMULATING"))).await;
     assert_eq!(other, Ok(Finished::OtherState(None)));
@@ -389,10 +390,8 @@ async fn pages_and_waits<R: Rig>(rig: &R) {
     let (now, three) = (guard("w", Id::ZERO), vec![(200, 1), (200, 2), (300, 1)]);
     let three = three.into_iter().map(|(lsn, n)| entry(lsn, n, false)).collect();
     let three = append(three, "0/1");
-    let (woken, appended) = tokio::join!(
-        reader.wait(E1, Lane::Changes, Id::ZERO, LEASE),
-        store.append(&now, &three),
-    );
+    let (woken, appended) =
+        tokio::join!(reader.wait(E1, Lane::Changes, Id::ZERO, LEASE), store.append(&now, &three),);
     assert_eq!((woken, appended), (Ok(()), Ok(Answer::Done)));
     let page = reader.page(E1, Lane::Changes, id(200, 1), 1).await.unwrap();
     assert_eq!(page.entries.iter().map(|e| e.id).collect::<Vec<_>>(), [id(200, 2)]);

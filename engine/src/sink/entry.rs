@@ -12,21 +12,11 @@ use serde::ser::{Error as _, SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 
 use crate::batch::{Batch, Cell, Detail, Image, Piece, Row};
+use crate::config::Encoding;
 
 pub use decode::{Content, DecodeError, Entry, EntryOp, Field, RawEntry};
 
 mod decode;
-
-/// How the map in `d` is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Encoding {
-    /// MessagePack.
-    #[default]
-    Msgpack,
-    /// JSON.
-    Json,
-}
 
 /// Why a row could not be written. Names the column, never the value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -10,17 +10,15 @@ use std::collections::{BTreeMap, HashMap};
 use tokio::time::Duration;
 
 use super::budget::Budgeter;
-use super::config::{Config, Durability};
-use super::entry::{self, Encoding};
+use super::entry;
 use super::error::SinkError;
 use super::id::{Id, Lane};
 use super::publisher::open::{WriterToken, check_server};
 use super::publisher::{OomPause, settled};
 use super::status::Status;
-use super::store::{
-    Answer, Backend, Finish, Finished, Guard, Leased, Load, NewEntry, StoreError,
-};
+use super::store::{Answer, Backend, Finish, Finished, Guard, Leased, Load, NewEntry, StoreError};
 use crate::batch::Batch;
+use crate::config::{Durability, Encoding, RedisConfig};
 use crate::position::{Epoch, Lsn, Position};
 
 /// A loader that is silent for this long has lost its turn.
@@ -64,7 +62,7 @@ impl<S: Backend> LoadWriter<S> {
     /// Somebody else loads; the epoch is another; Redis lost data; the server's errors.
     pub async fn open(
         mut store: S,
-        config: &Config,
+        config: &RedisConfig,
         epoch: Epoch,
         owner: &str,
         token: WriterToken,

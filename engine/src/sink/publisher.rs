@@ -12,13 +12,13 @@ use std::sync::Arc;
 
 use super::Sink;
 use super::budget::Budgeter;
-use super::config::{Config, Durability};
-use super::entry::{self, Encoding};
+use super::entry;
 use super::error::SinkError;
 use super::id::{Id, Lane};
 use super::status::Status;
 use super::store::{Answer, Append, Backend, Guard, NewEntry, StoreError};
 use crate::batch::{Batch, Piece, Row};
+use crate::config::{Durability, Encoding, RedisConfig};
 use crate::position::{Lsn, Position};
 use tokio::time::Duration;
 
@@ -181,10 +181,8 @@ impl<S: Backend> Publisher<S> {
         let lsn = piece.commit_lsn;
         // Begin of a transaction may carry the very LSN of a message outside any.
         let single = piece.xid == 0;
-        let end = Position::Wal {
-            commit_lsn: lsn,
-            ordinal: if single { 0 } else { Position::LAST },
-        };
+        let end =
+            Position::Wal { commit_lsn: lsn, ordinal: if single { 0 } else { Position::LAST } };
         let open = !single && self.is_open(lsn);
         match self.pending.last_mut().filter(|entry| entry.id.high == lsn.0) {
             Some(entry) => entry.last = true,
@@ -389,7 +387,13 @@ pub(crate) fn settled(answer: Answer, lane: Lane, expected: Id) -> Result<(), Si
 
 /// The settings a publisher keeps.
 impl<S> Publisher<S> {
-    fn new(store: S, guard: Guard, config: &Config, status: Status, limit: u64) -> Publisher<S> {
+    fn new(
+        store: S,
+        guard: Guard,
+        config: &RedisConfig,
+        status: Status,
+        limit: u64,
+    ) -> Publisher<S> {
         Publisher {
             store,
             guard,

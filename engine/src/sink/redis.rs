@@ -12,9 +12,9 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 
 use self::script::Script;
-use super::config::Config;
 use super::id::{Id, Keys};
 use super::store::{Answer, Connect, StoreError};
+use crate::config::RedisConfig;
 
 mod connect;
 mod feed;
@@ -26,13 +26,13 @@ mod write;
 /// Makes connections to the configured server.
 #[derive(Clone, Debug)]
 pub struct RedisConnector {
-    config: Config,
+    config: RedisConfig,
 }
 
 impl RedisConnector {
     /// For the server that `config` names.
     #[must_use]
-    pub fn new(config: &Config) -> RedisConnector {
+    pub fn new(config: &RedisConfig) -> RedisConnector {
         RedisConnector { config: config.clone() }
     }
 }

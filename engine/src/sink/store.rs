@@ -9,9 +9,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::config::Durability;
 use super::entry::RawEntry;
 use super::id::{Id, Lane};
+use crate::config::Durability;
 use crate::position::{Epoch, Lsn, Position};
 
 /// Why a step was not done, or may have been.
@@ -333,6 +333,8 @@ pub struct Inspection {
     pub changes: Id,
     /// Last generated id of the bootstrap stream.
     pub bootstrap: Id,
+    /// Entries in the changes stream.
+    pub entries: u64,
 }
 
 /// What kind of server this is.

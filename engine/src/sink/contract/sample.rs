@@ -69,7 +69,8 @@ pub fn batch_padded(parts: &[Part], padding: &str) -> Batch {
             let new = Some(batch.push_image(new));
             let detail = None;
             let op = Op::Insert;
-            let row = Row { position, op, relation: ledger, new, old: None, detail, dropped: !kept };
+            let row =
+                Row { position, op, relation: ledger, new, old: None, detail, dropped: !kept };
             batch.rows.push(row);
         }
         batch.pieces.push(Piece {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{MemoryStore, Step};
+use crate::config::Durability;
 use crate::position::Epoch;
-use crate::sink::config::Durability;
 use crate::sink::entry::RawEntry;
 use crate::sink::id::{Id, Lane};
 use crate::sink::store::{
@@ -19,8 +19,7 @@ impl Store for MemoryStore {
             (inner.policy.clone(), !inner.read_only)
         };
         let version = "memory".to_owned();
-        let server =
-            Server { version, policy, primary, persistent: true, max_bulk_len: 512 << 20 };
+        let server = Server { version, policy, primary, persistent: true, max_bulk_len: 512 << 20 };
         self.step(Step::Read, |_, _| Ok(server)).await
     }
 

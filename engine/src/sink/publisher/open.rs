@@ -8,13 +8,13 @@
 use std::fmt;
 
 use super::Publisher;
+use crate::config::RedisConfig;
 use crate::position::{Epoch, Lsn, Position};
-use crate::sink::config::Config;
 use crate::sink::error::SinkError;
 use crate::sink::id::{Id, Lane};
 use crate::sink::status::Status;
 use crate::sink::store::{
-    Answer, Backend, Begin, Begun, Checkpoint, Fence, Feed, Guard, Inspection, Registry, Server,
+    Answer, Backend, Begin, Begun, Checkpoint, Feed, Fence, Guard, Inspection, Registry, Server,
     Store, StoreError,
 };
 
@@ -96,7 +96,7 @@ impl<S: Backend> Publisher<S> {
     /// See [`SinkError`]; nothing was changed unless the token was raised.
     pub async fn open(
         mut store: S,
-        config: &Config,
+        config: &RedisConfig,
         opening: &Opening,
         status: Status,
     ) -> Result<(Publisher<S>, Opened), SinkError> {
@@ -190,10 +190,9 @@ async fn check<S: Feed>(
     let Some(stored) = &found.checkpoint else {
         return Err(lost("there is no checkpoint, so nothing to go on from".to_owned()));
     };
-    for (what, stored, found) in [
-        ("system", &stored.system_id, &opening.system_id),
-        ("slot", &stored.slot, &opening.slot),
-    ] {
+    for (what, stored, found) in
+        [("system", &stored.system_id, &opening.system_id), ("slot", &stored.slot, &opening.slot)]
+    {
         if stored != found {
             let (stored, found) = (stored.clone(), found.clone());
             return Err(SinkError::ForeignCheckpoint { what, stored, found });

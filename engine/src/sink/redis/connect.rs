@@ -7,14 +7,14 @@ use redis::{AsyncConnectionConfig, Client, ClientTlsConfig, TlsCertificates};
 use secrecy::ExposeSecret;
 
 use super::{RedisStore, script, store_error};
-use crate::sink::config::Config;
+use crate::config::RedisConfig;
 use crate::sink::id::Keys;
 use crate::sink::store::StoreError;
 
 /// Written in one go up to this size.
 const WRITE_BOUNDARY: usize = 256 << 10;
 
-pub(super) async fn connect(config: &Config) -> Result<RedisStore, StoreError> {
+pub(super) async fn connect(config: &RedisConfig) -> Result<RedisStore, StoreError> {
     let client = client(config)?;
     let response_timeout = Duration::from_millis(config.response_timeout_ms);
     let settings = AsyncConnectionConfig::new()
@@ -38,8 +38,10 @@ pub(super) async fn connect(config: &Config) -> Result<RedisStore, StoreError> {
     Ok(store)
 }
 
-fn client(config: &Config) -> Result<Client, StoreError> {
-    let url = config.url.expose_secret();
+fn client(config: &RedisConfig) -> Result<Client, StoreError> {
+    let Some(url) = config.url.as_ref().map(|url| url.expose_secret()) else {
+        return Err(StoreError::Unsupported("redis.url is not set".to_owned()));
+    };
     // The URL may hold a password, so its parser's words are not repeated.
     let bad = |_| StoreError::Unsupported("redis.url is not a Redis URL".to_owned());
     if !url.starts_with("rediss://") {
@@ -56,11 +58,14 @@ fn client(config: &Config) -> Result<Client, StoreError> {
     };
     let certificates = TlsCertificates { client_tls, root_cert };
     Client::build_with_tls(url, certificates).map_err(|_| {
-        StoreError::Unsupported("redis.url or the certificates of [redis] cannot be used".to_owned())
+        StoreError::Unsupported(
+            "redis.url or the certificates of [redis] cannot be used".to_owned(),
+        )
     })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, StoreError> {
-    std::fs::read(path)
-        .map_err(|error| StoreError::Unsupported(format!("cannot read {}: {error}", path.display())))
+    std::fs::read(path).map_err(|error| {
+        StoreError::Unsupported(format!("cannot read {}: {error}", path.display()))
+    })
 }

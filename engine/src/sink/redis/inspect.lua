@@ -18,7 +18,8 @@ no = wrong(base .. ':changes', 'stream') or wrong(base .. ':bootstrap', 'stream'
 if no then
   return no
 end
-local reply = {'FOUND', top(base .. ':changes'), top(base .. ':bootstrap')}
+local reply = {'FOUND', top(base .. ':changes'), top(base .. ':bootstrap'),
+  tostring(redis.call('XLEN', base .. ':changes'))}
 for _, word in ipairs(redis.call('HGETALL', KEYS[1])) do
   table.insert(reply, word)
 end

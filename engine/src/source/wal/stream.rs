@@ -86,6 +86,7 @@ pub struct Figures {
     wal_end: AtomicU64,
     acknowledged: AtomicU64,
     queued: AtomicUsize,
+    updates: AtomicU64,
     connected: AtomicBool,
 }
 
@@ -112,6 +113,12 @@ impl Figures {
     #[must_use]
     pub fn queued_bytes(&self) -> usize {
         self.queued.load(Ordering::Relaxed)
+    }
+
+    /// How often the server was told something.
+    #[must_use]
+    pub fn status_updates(&self) -> u64 {
+        self.updates.load(Ordering::Relaxed)
     }
 
     /// Whether the stream stands.
@@ -467,6 +474,7 @@ impl Task {
         out.extend_from_slice(&super::pgoutput::wire_us(now).to_be_bytes());
         out.extend_from_slice(&[u8::from(ask)]);
         self.sent_flush = flush;
+        self.shared.figures.updates.fetch_add(1, Ordering::Relaxed);
         self.shared.figures.acknowledged.store(flush.0, Ordering::Relaxed);
     }
 }
