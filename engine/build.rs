@@ -13,6 +13,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         // One set of Rust types for both packages: their wire format is the same.
         .extern_path(".change_stream", "crate::control::proto::kasho")
+        // For `kasho status --json`.
+        .type_attribute(".kasho", "#[derive(serde::Serialize)]")
         .compile_fds(files)?;
     Ok(())
 }

@@ -3,7 +3,12 @@
 //!
 //! Exit codes: 0 done, 1 an error that is told on standard error, 2 wrong usage.
 
+pub mod bootstrap;
+mod client;
 pub mod config;
+pub mod reset;
+pub mod snapshot;
+pub mod status;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -31,6 +36,14 @@ enum Command {
     /// Look at the configuration file.
     #[command(subcommand)]
     Config(config::Command),
+    /// Show what the running engine does.
+    Status(status::Arguments),
+    /// Load what is in the database already, then stream its changes.
+    Bootstrap(bootstrap::Arguments),
+    /// Drop the slot and begin anew: back to WAITING.
+    Reset(reset::Arguments),
+    /// Hold an exported snapshot, for a bootstrap by hand.
+    Snapshot(snapshot::Arguments),
 }
 
 /// Runs the command that the arguments ask for; the first one is the program's name.
@@ -46,6 +59,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let path = cli.config.as_path();
     let outcome = match cli.command {
         Command::Config(command) => config::run(&command, path),
+        Command::Status(arguments) => status::run(&arguments, path),
+        Command::Bootstrap(arguments) => bootstrap::run(&arguments, path),
+        Command::Reset(arguments) => reset::run(&arguments, path),
+        Command::Snapshot(arguments) => snapshot::run(&arguments, path),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -24,7 +24,9 @@ use kasho::source::snapshot::{
 };
 use kasho::source::wal::SlotName;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, Lines, ReadHalf, WriteHalf};
+use tokio::io::{
+    AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, Lines, ReadHalf, WriteHalf,
+};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -139,9 +141,11 @@ async fn reads_exactly_what_the_snapshot_holds() {
     let mut held = Held::start(&spec(&pg.url())).await;
     let report = held.ready().await;
     assert!(report.load.tables[0].ranges > 10, "{:?}", report.load.tables);
-    pg.sql("INSERT INTO t VALUES (9999, 'new', ''); DELETE FROM t WHERE id < 100; \
-            UPDATE t SET name = 'changed'")
-        .await;
+    pg.sql(
+        "INSERT INTO t VALUES (9999, 'new', ''); DELETE FROM t WHERE id < 100; \
+            UPDATE t SET name = 'changed'",
+    )
+    .await;
     pg.sql("VACUUM t").await;
     let found = load(&pg.url(), &report).await.unwrap();
     assert_eq!(found["public.t"], expected);
@@ -153,9 +157,11 @@ async fn a_load_goes_on_exactly_where_it_was_cut() {
     let pg = Postgres::start().await;
     pg.sql(TABLE).await;
     // One range only of its own, so that it is cut in its middle too.
-    pg.sql("CREATE TABLE big AS SELECT i AS id, repeat('y', 40) FROM generate_series(1, 9000) i; \
-            ALTER TABLE big ADD PRIMARY KEY (id); ALTER PUBLICATION kasho_pub ADD TABLE big")
-        .await;
+    pg.sql(
+        "CREATE TABLE big AS SELECT i AS id, repeat('y', 40) FROM generate_series(1, 9000) i; \
+            ALTER TABLE big ADD PRIMARY KEY (id); ALTER PUBLICATION kasho_pub ADD TABLE big",
+    )
+    .await;
     let mut task = spec(&pg.url());
     task.range_blocks = 40;
     let mut held = Held::start(&task).await;
@@ -262,11 +268,13 @@ async fn row_security_is_an_error_and_never_a_filter() {
 async fn a_table_that_changed_before_the_lock_gets_a_later_load_point() {
     let pg = Postgres::start().await;
     pg.sql(TABLE).await;
-    pg.sql("CREATE TABLE altered (id int PRIMARY KEY, n int); \
+    pg.sql(
+        "CREATE TABLE altered (id int PRIMARY KEY, n int); \
             INSERT INTO altered SELECT i, i FROM generate_series(1, 1000) i; \
             CREATE TABLE added (id int PRIMARY KEY); INSERT INTO added VALUES (1); \
-            ALTER PUBLICATION kasho_pub ADD TABLE altered, added")
-        .await;
+            ALTER PUBLICATION kasho_pub ADD TABLE altered, added",
+    )
+    .await;
     let (told, given) = tokio::sync::oneshot::channel();
     let info = Conninfo::parse(&pg.url()).unwrap();
     let temporary = tokio::spawn(async move {
@@ -331,7 +339,10 @@ async fn ddl_waits_until_the_holder_is_let_go() {
     assert_eq!(load(&pg.url(), &report).await.unwrap()["public.t"].len(), 3000);
     assert_eq!(release(&client, &name).await.unwrap(), 1);
     held.task.await.unwrap().unwrap();
-    client.batch_execute("RESET lock_timeout; ALTER TABLE t ALTER COLUMN id TYPE bigint").await.unwrap();
+    client
+        .batch_execute("RESET lock_timeout; ALTER TABLE t ALTER COLUMN id TYPE bigint")
+        .await
+        .unwrap();
     let error = load(&pg.url(), &report).await.unwrap_err();
     assert!(matches!(error, SnapshotError::Gone), "{error}");
     assert_eq!(slots(&pg).await, "kasho_slot");
@@ -365,7 +376,9 @@ async fn slot_creation_says_whom_it_waits_for() {
     pg.sql(TABLE).await;
     let writer = pg.client().await;
     writer
-        .batch_execute("SET application_name = 'slow writer'; BEGIN; UPDATE t SET note = '' WHERE id = 1")
+        .batch_execute(
+            "SET application_name = 'slow writer'; BEGIN; UPDATE t SET note = '' WHERE id = 1",
+        )
         .await
         .unwrap();
     let pid = writer.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get::<_, i32>(0);
@@ -445,9 +458,11 @@ impl Chains for Filter {
 async fn a_load_that_is_killed_again_and_again_publishes_every_row_once() {
     let pg = Postgres::start().await;
     pg.sql(TABLE).await;
-    pg.sql("CREATE TABLE u (id int PRIMARY KEY); INSERT INTO u SELECT generate_series(1, 5000); \
-            ALTER PUBLICATION kasho_pub ADD TABLE u")
-        .await;
+    pg.sql(
+        "CREATE TABLE u (id int PRIMARY KEY); INSERT INTO u SELECT generate_series(1, 5000); \
+            ALTER PUBLICATION kasho_pub ADD TABLE u",
+    )
+    .await;
     let mut held = Held::start(&spec(&pg.url())).await;
     let report = held.ready().await;
     let server = MemoryServer::new("kasho");
