@@ -4,6 +4,7 @@
 //! Exit codes: 0 done, 1 an error that is told on standard error, 2 wrong usage.
 
 pub mod config;
+pub mod consumers;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -136,7 +136,9 @@ pub enum ControlError {
         source: std::io::Error,
     },
     /// Certificate or key cannot be used.
-    #[error("grpc.tls_cert, grpc.tls_key and grpc.client_ca cannot be used together as they are: {0}")]
+    #[error(
+        "grpc.tls_cert, grpc.tls_key and grpc.client_ca cannot be used together as they are: {0}"
+    )]
     Tls(#[source] tonic::transport::Error),
     /// The address cannot be listened on.
     #[error("cannot listen on grpc.listen = \"{listen}\": {source}; is another kasho running?")]
@@ -243,7 +245,9 @@ async fn tls(config: &Config, policy: &Policy) -> Result<Option<ServerTlsConfig>
 }
 
 async fn pem(setting: &'static str, path: &Path) -> Result<Vec<u8>, ControlError> {
-    tokio::fs::read(path)
-        .await
-        .map_err(|source| ControlError::File { setting, path: path.to_owned(), source })
+    tokio::fs::read(path).await.map_err(|source| ControlError::File {
+        setting,
+        path: path.to_owned(),
+        source,
+    })
 }

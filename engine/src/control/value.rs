@@ -54,9 +54,9 @@ fn rfc3339(text: &str) -> Option<String> {
     let (clock, fraction) = time.split_at_checked(8)?;
     let mut parts = clock.split(':');
     let mut next = |to| parts.next().is_some_and(|part| in_range(part, 0, to));
-    let digits = fraction.strip_prefix('.').is_some_and(|f| {
-        !f.is_empty() && f.bytes().all(|b| b.is_ascii_digit())
-    });
+    let digits = fraction
+        .strip_prefix('.')
+        .is_some_and(|f| !f.is_empty() && f.bytes().all(|b| b.is_ascii_digit()));
     if !(next(23) && next(59) && next(59) && (fraction.is_empty() || digits)) {
         return None;
     }

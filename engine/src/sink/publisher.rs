@@ -22,7 +22,7 @@ use crate::config::{Durability, Encoding, RedisConfig};
 use crate::position::{Lsn, Position};
 use tokio::time::Duration;
 
-pub use open::{Opened, Opening, Promotion, WriterToken, begin_epoch};
+pub use open::{NewEpoch, Opened, Opening, Promotion, WriterToken, begin_epoch};
 
 pub(crate) mod open;
 
