@@ -1,6 +1,8 @@
 //! The sink on real servers: the contract that its fake keeps too, and what only a real
 //! Redis, or the wire to it, can do.
 
+use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -18,7 +20,7 @@ use kasho::sink::status::Status;
 use kasho::sink::store::{Connect, Feed, Registry, Store, StoreError, Trim};
 use kasho::sink::{Sink, SinkError};
 
-use crate::harness::{Fault, Proxy, Redis, eventually};
+use crate::harness::{Fault, Proxy, Redis, eventually, free_port};
 
 struct Real {
     redis: Redis,
@@ -301,7 +303,10 @@ async fn evicting_foreign_and_forbidden_servers_are_told_apart() {
     redis.command::<i64>(&["DEL", "{kasho}:state"]).await;
     redis.command::<i64>(&["ZADD", "{kasho}:state", "1", "x"]).await;
     let error = try_open(&config, 2).await.unwrap_err();
-    assert!(error.to_string().contains("\"{kasho}:state\" is a zset, expected a string"), "{error}");
+    assert!(
+        error.to_string().contains("\"{kasho}:state\" is a zset, expected a string"),
+        "{error}"
+    );
     assert_eq!(error.class(), Class::Halt);
 
     let nobody = RedisConfig {
@@ -317,9 +322,26 @@ async fn evicting_foreign_and_forbidden_servers_are_told_apart() {
 async fn a_user_with_only_the_rights_it_needs_can_do_everything() {
     let redis = Redis::start().await;
     let rules = [
-        "ACL", "SETUSER", "kasho", "on", ">pass-of-kasho", "~{kasho}:*", "-@all", "+@read",
-        "+@write", "+@connection", "+@scripting", "+@transaction", "+@stream", "+@blocking",
-        "+info", "+time", "+wait", "+memory|usage", "-@dangerous", "+info",
+        "ACL",
+        "SETUSER",
+        "kasho",
+        "on",
+        ">pass-of-kasho",
+        "~{kasho}:*",
+        "-@all",
+        "+@read",
+        "+@write",
+        "+@connection",
+        "+@scripting",
+        "+@transaction",
+        "+@stream",
+        "+@blocking",
+        "+info",
+        "+time",
+        "+wait",
+        "+memory|usage",
+        "-@dangerous",
+        "+info",
     ];
     redis.command::<String>(&rules).await;
     let url = format!("redis://kasho:pass-of-kasho@127.0.0.1:{}", redis.port());
@@ -394,4 +416,62 @@ async fn a_row_that_redis_cannot_take_is_named_before_it_is_sent() {
     let batch = sample::batch_padded(&[Part::whole(200, 100)], &"x".repeat(100_000));
     sink.publish(batch, 1, Lsn(100)).await.unwrap();
     assert_eq!(ids(&redis).await.len(), 100);
+}
+
+#[tokio::test]
+async fn tls_is_verified_and_a_certificate_can_be_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    certificates(folder.path());
+    let port = free_port();
+    let text = |name: &str| path(name).display().to_string();
+    let redis = Redis::builder()
+        .setting("tls-port", &port.to_string())
+        .setting("tls-cert-file", &text("server.pem"))
+        .setting("tls-key-file", &text("server.key"))
+        .setting("tls-ca-cert-file", &text("ca.pem"))
+        .setting("tls-auth-clients", "yes")
+        .start()
+        .await;
+    let url = format!("rediss://:{}@localhost:{port}", redis.password());
+    let config = RedisConfig {
+        url: Some(url.into()),
+        tls_ca: Some(path("ca.pem")),
+        tls_cert: Some(path("client.pem")),
+        tls_key: Some(path("client.key")),
+        ..RedisConfig::default()
+    };
+    begin(&config).await;
+    let (mut sink, _) = open(&config, 1).await;
+    publish(&mut sink, &[Part::whole(200, 1)]).await.unwrap();
+    assert_eq!(ids(&redis).await, ["200-1"]);
+
+    let nobody = RedisConfig { tls_cert: None, tls_key: None, ..config.clone() };
+    assert!(connect(&nobody).await.is_err(), "without the client's certificate");
+    let strange = RedisConfig { tls_ca: Some(path("other.pem")), ..config.clone() };
+    assert!(connect(&strange).await.is_err(), "a server of another root");
+    let by_address = format!("rediss://:{}@127.0.0.1:{port}", redis.password());
+    let unnamed = RedisConfig { url: Some(by_address.into()), ..config };
+    assert!(connect(&unnamed).await.is_err(), "the certificate is for another name");
+}
+
+/// A root, certificates of it for the server `localhost` and for a client, another root.
+fn certificates(folder: &Path) {
+    let openssl = |arguments: String| {
+        let mut command = Command::new("openssl");
+        let output = command.args(arguments.split(' ')).current_dir(folder).output();
+        let output = output.expect("openssl: apt-get install -y openssl");
+        assert!(output.status.success(), "openssl {arguments}");
+    };
+    let new = "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    for root in ["ca", "other"] {
+        let files = format!("-keyout {root}.key -out {root}.pem");
+        openssl(format!("{new} -x509 -days 2 -subj /CN={root} {files}"));
+    }
+    for name in ["server", "client"] {
+        std::fs::write(folder.join("san"), "subjectAltName=DNS:localhost").unwrap();
+        openssl(format!("{new} -subj /CN={name} -keyout {name}.key -out {name}.csr"));
+        let by = "-CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile san";
+        openssl(format!("x509 -req -in {name}.csr {by} -out {name}.pem"));
+    }
 }
