@@ -21,9 +21,9 @@ const MOST_COUNT: usize = 4_096;
 
 /// Where a reader begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StartAt {
+pub enum From {
     /// With the first row of the load.
-    Beginning,
+    Start,
     /// Strictly after this position.
     After(EpochPosition),
     /// With the next transaction.
@@ -105,15 +105,15 @@ impl<S: Backend> StreamReader<S> {
     /// No epoch, another epoch than the position's, a position that was trimmed.
     pub async fn open(
         mut store: S,
-        from: StartAt,
+        from: From,
         page_bytes: usize,
     ) -> Result<StreamReader<S>, ReaderError> {
         let found = store.inspect().await?;
         let epoch = found.checkpoint.as_ref().ok_or(ReaderError::NoEpoch)?.epoch;
         let position = match from {
-            StartAt::Beginning => Position::START,
-            StartAt::Live => live(found.changes),
-            StartAt::After(at) => match at.epoch.filter(|asked| *asked != epoch) {
+            From::Start => Position::START,
+            From::Live => live(found.changes),
+            From::After(at) => match at.epoch.filter(|asked| *asked != epoch) {
                 Some(asked) => return Err(ReaderError::OtherEpoch { asked, current: epoch }),
                 None => at.position,
             },

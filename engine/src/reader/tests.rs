@@ -69,12 +69,12 @@ impl World {
         self.load.finish(Lsn(100), &points, None, b"STREAMING").await.unwrap();
     }
 
-    async fn try_reader(&self, from: StartAt) -> Result<StreamReader<MemoryStore>, ReaderError> {
+    async fn try_reader(&self, from: From) -> Result<StreamReader<MemoryStore>, ReaderError> {
         StreamReader::open(self.server.connect().await.unwrap(), from, 1 << 20).await
     }
 
     async fn reader(&self, from: &str) -> StreamReader<MemoryStore> {
-        self.try_reader(StartAt::After(from.parse().unwrap())).await.unwrap()
+        self.try_reader(From::After(from.parse().unwrap())).await.unwrap()
     }
 }
 
@@ -97,7 +97,7 @@ async fn the_load_comes_first_and_changes_wait_for_its_end() {
     let mut world = world().await;
     world.loaded(2).await;
     world.publish(&[Part::whole(0x200, 2)]).await;
-    let mut reader = world.try_reader(StartAt::Beginning).await.unwrap();
+    let mut reader = world.try_reader(From::Start).await.unwrap();
     let mut changes = world.reader("0/1").await;
     assert_eq!(all(&mut reader).await.unwrap(), ["bootstrap:1", "bootstrap:2"]);
     assert_eq!(all(&mut changes).await.unwrap(), [""; 0]);
@@ -123,7 +123,7 @@ async fn reading_goes_on_strictly_after_any_position() {
     world.loaded(3).await;
     world.publish(&[Part::whole(0x200, 3), Part::whole(0x300, 1)]).await;
     world.finish(&[]).await;
-    let mut whole = world.try_reader(StartAt::Beginning).await.unwrap();
+    let mut whole = world.try_reader(From::Start).await.unwrap();
     let everything = all(&mut whole).await.unwrap();
     assert_eq!(everything.len(), 8);
     for (i, text) in everything.iter().enumerate() {
@@ -132,9 +132,9 @@ async fn reading_goes_on_strictly_after_any_position() {
         assert_eq!(all(&mut reader).await.unwrap(), everything[i + 1..], "after {at}");
     }
     assert_eq!(all(&mut world.reader("0/200").await).await.unwrap(), ["0/300:1!"]);
-    let mut live = world.try_reader(StartAt::Live).await.unwrap();
+    let mut live = world.try_reader(From::Live).await.unwrap();
     assert_eq!(all(&mut live).await.unwrap(), [""; 0]);
-    let other = world.try_reader(StartAt::After("e7:0/200".parse().unwrap())).await.unwrap_err();
+    let other = world.try_reader(From::After("e7:0/200".parse().unwrap())).await.unwrap_err();
     assert_eq!(other, ReaderError::OtherEpoch { asked: Epoch(7), current: Epoch(1) });
 }
 
@@ -193,7 +193,7 @@ async fn what_was_trimmed_is_refused_with_the_oldest_position() {
         "{error}"
     );
     for gone in ["bootstrap", "bootstrap:1", "0/1", "0/200:1"] {
-        let error = world.try_reader(StartAt::After(gone.parse().unwrap())).await.unwrap_err();
+        let error = world.try_reader(From::After(gone.parse().unwrap())).await.unwrap_err();
         assert!(matches!(error, ReaderError::OutOfRange { .. }), "{gone}: {error}");
     }
     // Exactly what was trimmed is what this reader has.
@@ -206,9 +206,9 @@ async fn what_was_trimmed_is_refused_with_the_oldest_position() {
 async fn an_epoch_that_ends_ends_its_readers() {
     let mut world = world().await;
     world.finish(&[]).await;
-    let mut reader = world.try_reader(StartAt::Beginning).await.unwrap();
+    let mut reader = world.try_reader(From::Start).await.unwrap();
     world.server.empty();
     let error = all(&mut reader).await.unwrap_err();
     assert!(matches!(error, ReaderError::Store(StoreError::Unknown(_))), "{error}");
-    assert_eq!(world.try_reader(StartAt::Beginning).await.unwrap_err(), ReaderError::NoEpoch);
+    assert_eq!(world.try_reader(From::Start).await.unwrap_err(), ReaderError::NoEpoch);
 }
