@@ -11,7 +11,6 @@ use crate::sink::contract::sample::{self, Part};
 use crate::sink::entry::{Entry, EntryOp};
 use crate::sink::memory::{Fault, MemoryServer, MemoryStore, Step};
 use crate::sink::store::{Connect, Feed, Registry, Store};
-use kasho_plugin_sdk::Op;
 
 mod fence_model;
 
@@ -450,10 +449,4 @@ async fn a_new_epoch_ends_the_old_writer_and_keeps_its_consumers() {
     let (_, opened) = try_open(&server, &Config::default(), &opened).await.unwrap();
     assert_eq!((opened.checkpoint.epoch, opened.checkpoint.generation), (Epoch(2), 4));
     assert_eq!(opened.checkpoint.writer, format!("1-{:016x}", 2));
-}
-
-/// The op words are the contract's.
-#[test]
-fn words() {
-    assert_eq!(Op::Insert.name(), "insert");
 }

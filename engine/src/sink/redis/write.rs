@@ -52,14 +52,12 @@ impl Store for RedisStore {
                     .find(|name| name == expected)
                     .unwrap_or("key of ours"),
             }),
-            [kind, changes, bootstrap, entries, fields @ ..] if kind == "FOUND" => {
-                Ok(Inspection {
-                    checkpoint: Checkpoint::parse(&pairs(fields))?,
-                    changes: id(changes)?,
-                    bootstrap: id(bootstrap)?,
-                    entries: entries.parse().map_err(|_| unexpected())?,
-                })
-            }
+            [kind, changes, bootstrap, entries, fields @ ..] if kind == "FOUND" => Ok(Inspection {
+                checkpoint: Checkpoint::parse(&pairs(fields))?,
+                changes: id(changes)?,
+                bootstrap: id(bootstrap)?,
+                entries: entries.parse().map_err(|_| unexpected())?,
+            }),
             _ => Err(unexpected()),
         }
     }
