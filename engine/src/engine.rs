@@ -19,6 +19,7 @@ use crate::bootstrap::{Blocking, Command, Phase, Refusal};
 use crate::config::Config;
 use crate::control::{Answer, Call, Control, ControlError, Reply, Shared, Status};
 use crate::error::Class;
+use crate::sink::redis::RedisConnector;
 use crate::source::snapshot::{Holder, Report};
 
 mod backoff;
@@ -110,7 +111,7 @@ struct Engine {
     stored: Option<Vec<u8>>,
     shared: Arc<Shared>,
     figures: streaming::Shared,
-    load: loading::Figures,
+    load: loading::Shared,
     observed: Observed,
     events: mpsc::Sender<Event>,
     starting: Option<Starting>,
@@ -134,7 +135,8 @@ pub async fn run(config: Config, path: PathBuf, stop: CancellationToken) -> Resu
     });
     tracing::info!(listen = %control.address(), "gRPC is listening");
     let (mailbox, calls) = mpsc::channel(16);
-    let serving = control.serve(Arc::clone(&shared), mailbox, stop.clone());
+    let redis = RedisConnector::new(&world.config.redis);
+    let serving = control.serve(Arc::clone(&shared), mailbox, redis, stop.clone());
     let serving = tokio::spawn(serving);
     let outcome = serve(world, Arc::clone(&shared), calls, &stop).await;
     stop.cancel();
@@ -155,7 +157,7 @@ async fn serve(
     let Some((phase, stored)) = until_ready(&world, &shared, stop).await? else {
         return Ok(());
     };
-    let reload = world.watch(stop.child_token());
+    let reload = world.watch().map_err(EngineError::Host)?;
     let (events, inbox) = mpsc::channel(256);
     let figures = streaming::Shared::default();
     let observing = observe::Observer { world: Arc::clone(&world), events: events.clone() };
@@ -166,7 +168,7 @@ async fn serve(
         stored,
         shared,
         figures,
-        load: loading::Figures::default(),
+        load: loading::Shared::default(),
         observed: Observed::default(),
         events,
         starting: None,
@@ -311,10 +313,6 @@ impl Engine {
             Call::Abort { force, reply } => {
                 let answer = self.commanded(Command::Abort { force }).await;
                 let _ = reply.send(answer);
-            }
-            Call::Ack { consumer, position, reply } => {
-                let acked = self.world.acknowledge(&consumer, position, self.phase.epoch()).await;
-                let _ = reply.send(acked);
             }
         }
     }

@@ -64,7 +64,9 @@ impl Sink for Described {
         confirmed: Lsn,
     ) -> Result<(), SinkError> {
         if self.told != Some(generation) && !batch.continues() {
-            self.publisher.describe(self.world.description(&self.adopted.load()));
+            let adopted = self.adopted.load_full();
+            self.publisher.describe(self.world.description(&adopted));
+            self.world.remember(&adopted);
             self.told = Some(generation);
         }
         self.publisher.publish(batch, generation, confirmed).await

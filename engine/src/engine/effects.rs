@@ -46,7 +46,8 @@ impl Engine {
             slot_exists: slot != SlotFact::Absent,
             starting: self.starting.is_some(),
             rows_loaded: found.bootstrap.high,
-            changes: found.changes_entries,
+            changes: found.entries,
+            checkpoint_epoch: found.checkpoint.map_or(0, |checkpoint| checkpoint.epoch.0),
             no_initial_data: self.world.config.bootstrap.no_initial_data,
         })
     }
@@ -65,17 +66,15 @@ impl Engine {
         &mut self,
         next: &Phase,
         start_lsn: Lsn,
-        load_points: &BTreeMap<String, String>,
+        load_points: &BTreeMap<String, Lsn>,
     ) -> Result<(), Refusal> {
         if let Some(loading) = self.loading.take() {
             loading.end().await;
         }
         let text = bootstrap::store(next).into_bytes();
         let epoch = next.epoch().ok_or_else(|| unavailable("no epoch to complete"))?;
-        let points = load_points.iter();
-        let points = points.filter_map(|(table, lsn)| Some((table.clone(), lsn.parse().ok()?)));
         let mut writer = loading::writer(&self.world, epoch, &self.load).await.map_err(unavailable)?.0;
-        let end = writer.finish(start_lsn, &points.collect(), self.stored.as_deref(), &text);
+        let end = writer.finish(start_lsn, load_points, self.stored.as_deref(), &text);
         end.await.map_err(unavailable)?;
         self.stored = Some(text);
         Ok(())
@@ -138,7 +137,7 @@ impl Engine {
         let loading = loading::Loading {
             world: Arc::clone(&self.world),
             load: load.clone(),
-            figures: self.load.clone(),
+            shared: self.load.clone(),
             events: self.events.clone(),
         };
         self.troubles.load = None;
@@ -207,12 +206,12 @@ impl Engine {
         let load = Command::Started(Box::new(report.load.clone()));
         let Transition { next, effects } = bootstrap::on(&self.phase, load, &facts)?;
         let catalog = serde_json::to_vec(&report.catalog).map_err(unavailable)?;
-        self.world.take_catalog(&report.catalog).map_err(Refusal::precondition)?;
+        self.world.take_catalog(&report.catalog);
         let text = bootstrap::store(&next).into_bytes();
         let mut session = ReplSession::connect(&self.world.info, "kasho").await.map_err(unavailable)?;
         let system = session.identify_system().await.map_err(unavailable)?;
         let mut store = self.world.redis_store().await.map_err(unavailable)?;
-        let generation = self.world.handle.current();
+        let generation = self.world.handle.newest();
         let new = NewEpoch {
             slot: self.world.slot.as_str(),
             system_id: &system.system_identifier,
@@ -230,7 +229,7 @@ impl Engine {
         }
         self.stored = Some(text);
         self.phase = next;
-        self.load = loading::Figures::default();
+        self.load = loading::Shared::default();
         holder.adopt().await.map_err(unavailable)?;
         self.act(effects).await
     }

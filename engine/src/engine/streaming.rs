@@ -17,7 +17,7 @@ use crate::position::Lsn;
 use crate::sink::SinkError;
 use crate::sink::publisher::{Opening, Promotion, Publisher, WriterToken};
 use crate::source::error::SourceError;
-use crate::source::wal::{self, KnownRelations, ReplSession, WalSource, switch_points};
+use crate::source::wal::{self, KnownRelations, ReplSession, WalSource};
 use crate::transform::TransformError;
 
 /// Anything that ends one run of the stream.
@@ -115,10 +115,7 @@ impl Streaming {
         let world = &self.world;
         let mut session = ReplSession::connect(&world.info, "kasho").await?;
         let system = session.identify_system().await?;
-        let history = match system.timeline {
-            0 | 1 => Vec::new(),
-            timeline => switch_points(&session.timeline_history(timeline).await?)?,
-        };
+        let history = session.timeline_history(system.timeline).await?;
         let confirmed_flush = world.confirmed_flush().await?;
         let options = wal::Options::from(&world.config.source);
         // Whoever holds the slot raises the token, so the slot comes first.
@@ -142,7 +139,7 @@ impl Streaming {
             world.must_finish(lsn, &opened.checkpoint)?;
         }
         let (chains, sink) = described::pair(world, publisher);
-        let lag = Lag { ms: redis.ack_lag_ms, bytes: redis.ack_lag_bytes };
+        let lag = Lag { ms: redis.ack_lag_ms, bytes: redis.ack_lag_bytes.0 };
         let figures = Arc::clone(&self.shared.pipeline);
         tracing::info!(slot = %opening.slot, published = %opened.published, "the stream is open");
         let _ = self.events.send(Event::StreamTrouble(None)).await;

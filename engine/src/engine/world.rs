@@ -9,22 +9,21 @@ use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 use tokio_postgres::Client;
 
-use super::effects::unavailable;
 use super::prepare::EngineError;
 use super::streaming::StreamError;
-use crate::bootstrap::{LoadMode, Refusal, SlotFact, Snapshot};
+use crate::bootstrap::{LoadMode, SlotFact, Snapshot};
 use crate::config::Config;
-use crate::position::{Epoch, EpochPosition, Lsn};
+use crate::position::{Epoch, Lsn};
 use crate::sink::publisher::Description;
 use crate::sink::redis::{RedisConnector, RedisStore};
 use crate::sink::store::{Checkpoint, Connect, Inspection, Registry, Store};
-use crate::sink::{SinkError, consumers};
+use crate::sink::SinkError;
 use crate::source::catalog::{Catalog, ConstraintKind};
 use crate::source::conninfo::{Conninfo, sql_connect};
 use crate::source::error::SourceError;
 use crate::source::snapshot::{HolderSpec, slot_fact};
 use crate::source::wal::{self, SlotName, slot_status};
-use crate::transform::{self, ForeignKey, Generation, Handle, Host};
+use crate::transform::{self, Coverage, ForeignKey, Generation, Handle, Host};
 
 /// How long slot creation may wait for open transactions.
 const SLOT_TIMEOUT_S: u64 = 600;
@@ -123,14 +122,39 @@ impl World {
     }
 
     /// Takes over the tables of a new load or start; the chain is asked about them.
-    pub(super) fn take_catalog(&self, catalog: &Catalog) -> Result<(), String> {
-        let tables = tables(catalog);
-        *self.tables.lock().unwrap_or_else(PoisonError::into_inner) = tables;
-        Ok(())
+    pub(super) fn take_catalog(&self, catalog: &Catalog) {
+        *self.tables.lock().unwrap_or_else(PoisonError::into_inner) = tables(catalog);
     }
 
     pub(super) fn tables(&self) -> transform::Catalog {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Keeps what a generation covers, so that a start cannot unmask what a reload could
+    /// not. Failing to is told and no more: the next start then compares with less.
+    pub(super) fn remember(&self, generation: &Generation) {
+        let write = || -> std::io::Result<()> {
+            let store = &self.config.plugins.store;
+            std::fs::create_dir_all(store)?;
+            let mut file = tempfile::NamedTempFile::new_in(store)?;
+            serde_json::to_writer(&mut file, generation.coverage())?;
+            file.persist(self.coverage_file())?;
+            Ok(())
+        };
+        if let Err(error) = write() {
+            let file = self.coverage_file();
+            tracing::error!(%error, file = %file.display(), "cannot keep what the chain covers");
+        }
+    }
+
+    /// What the last generation covered, if one was kept.
+    pub(super) fn remembered(&self) -> Option<Coverage> {
+        let text = std::fs::read(self.coverage_file()).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    fn coverage_file(&self) -> PathBuf {
+        self.config.plugins.store.join(format!("{}.coverage.json", self.slot))
     }
 
     /// Reloads the chain when files change; ends when what comes back is dropped.
@@ -170,25 +194,8 @@ impl World {
             given,
             range_blocks: u32::try_from(blocks).unwrap_or(u32::MAX).max(1),
             slot_timeout_s: SLOT_TIMEOUT_S,
+            connect_timeout_ms: self.config.source.connect_timeout_ms,
         }
-    }
-
-    /// Stores what a consumer has dealt with.
-    pub(super) async fn acknowledge(
-        &self,
-        consumer: &str,
-        at: EpochPosition,
-        current: Option<Epoch>,
-    ) -> Result<(), Refusal> {
-        let Some(epoch) = at.epoch.or(current) else {
-            return Err(Refusal::precondition("Ack refused in state WAITING: there is no epoch"));
-        };
-        let mut store = self.redis_store().await.map_err(unavailable)?;
-        let acked = consumers::acknowledge(&mut store, consumer, epoch, at.position).await;
-        acked.map_err(|error| match error {
-            SinkError::Consumer(text) => Refusal::argument(text),
-            error => unavailable(error),
-        })
     }
 }
 

@@ -1,0 +1,193 @@
+//! Before anything is opened: are both servers there and as they must be, does the chain
+//! fit the tables, and where did we stop. Nothing is changed anywhere but the stored
+//! phase, and that only where PostgreSQL says otherwise.
+
+use std::path::PathBuf;
+
+use super::world::World;
+use crate::bootstrap::{self, Phase, Reconciled, reconcile};
+use crate::config::Config;
+use crate::control::ControlError;
+use crate::error::Class;
+use crate::sink::SinkError;
+use crate::sink::publisher::check_server;
+use crate::sink::store::{Registry, Store};
+use crate::source::catalog::{Catalog, CatalogError};
+use crate::source::error::SourceError;
+use crate::source::preflight::{Finding, preflight};
+use crate::source::snapshot::slot_fact;
+use crate::transform::{self, Generation, LoadError};
+
+/// Why the service does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The gRPC listener.
+    #[error(transparent)]
+    Control(ControlError),
+    /// PostgreSQL, or `source.url`.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The publications and their tables.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// Redis.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    /// What has to be mended on the source, all of it.
+    #[error("{}", findings(.0))]
+    Findings(Vec<Finding>),
+    /// What is wrong with plugins and rules, all of it.
+    #[error("{}", lines(.0))]
+    Chain(Vec<LoadError>),
+    /// The WASM host cannot be set up.
+    #[error("plugins: {0}")]
+    Host(String),
+    /// The stored phase.
+    #[error(transparent)]
+    State(#[from] bootstrap::StoreError),
+}
+
+fn findings(findings: &[Finding]) -> String {
+    let told = findings.iter().map(|f| format!("{f}\n  to mend it: {}", f.remedy()));
+    told.collect::<Vec<_>>().join("\n")
+}
+
+fn lines(errors: &[LoadError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+impl EngineError {
+    /// Whether trying again can help.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            EngineError::Source(e) => e.class(),
+            EngineError::Catalog(e) => e.class(),
+            EngineError::Sink(e) => e.class(),
+            EngineError::Control(_)
+            | EngineError::Findings(_)
+            | EngineError::Chain(_)
+            | EngineError::Host(_)
+            | EngineError::State(_) => Class::Halt,
+        }
+    }
+}
+
+/// Looks at everything that a start would look at, and changes nothing.
+///
+/// # Errors
+/// What would keep the service from starting.
+pub async fn check(config: Config, path: PathBuf) -> Result<Vec<String>, EngineError> {
+    config.grpc.check().map_err(ControlError::from)?;
+    let world = World::new(config, path)?;
+    let warnings = world.look_at_source().await?;
+    let mut store = world.redis_store().await?;
+    check_server(&store.server().await.map_err(SinkError::from)?)?;
+    let found = store.inspect().await.map_err(SinkError::from)?;
+    let running = found.checkpoint.is_some();
+    let number = found.checkpoint.map_or(1, |checkpoint| checkpoint.generation.max(1));
+    let generation = world.load_chain(number, running).await?;
+    Ok(warnings.into_iter().chain(generation.warnings().iter().cloned()).collect())
+}
+
+/// Findings that `run` leaves to the state machine, which can say more about them.
+fn is_about_slot(finding: &Finding) -> bool {
+    matches!(
+        finding,
+        Finding::SlotPlugin { .. }
+            | Finding::SlotDatabase { .. }
+            | Finding::SlotLost(_)
+            | Finding::SlotActive { .. }
+    )
+}
+
+impl World {
+    /// Both servers, the tables, the chain, and the phase to be in, with its stored text.
+    pub(super) async fn prepare(&self) -> Result<(Phase, Option<Vec<u8>>), EngineError> {
+        for warning in self.look_at_source().await? {
+            tracing::warn!("{warning}");
+        }
+        let mut store = self.redis_store().await?;
+        check_server(&store.server().await.map_err(SinkError::from)?)?;
+        let found = store.inspect().await.map_err(SinkError::from)?;
+        let checkpoint = found.checkpoint;
+        let number = checkpoint.as_ref().map_or(1, |checkpoint| checkpoint.generation.max(1));
+        let running = checkpoint.is_some();
+        let mut generation = self.load_chain(number, running).await?;
+        // The same chain goes on under its number; another one is a new generation.
+        if checkpoint.as_ref().is_some_and(|c| c.chain != generation.digest()) {
+            generation = self.load_chain(number + 1, running).await?;
+        }
+        self.keys_belong(checkpoint.as_ref().map_or("", |c| c.key_fingerprint.as_str()), &generation)?;
+        for warning in generation.warnings() {
+            tracing::warn!("{warning}");
+        }
+        self.remember(&generation);
+        self.handle.publish(generation);
+        let stored = store.state().await.map_err(SinkError::from)?;
+        let mut phase = match &stored {
+            None => Phase::default(),
+            Some(text) => bootstrap::load(&String::from_utf8_lossy(text))?,
+        };
+        if let (Phase::Waiting(waiting), Some(checkpoint)) = (&mut phase, &checkpoint) {
+            waiting.last_epoch = waiting.last_epoch.max(checkpoint.epoch.0);
+        }
+        let slot = slot_fact(&self.sql("kasho").await?, &self.info, &self.slot).await?;
+        let Reconciled { phase: next, warning } = reconcile(phase, self.slot.as_str(), &slot);
+        if let Some(warning) = warning {
+            tracing::warn!("{warning}");
+        }
+        let text = bootstrap::store(&next).into_bytes();
+        let known = stored.is_some() || next != Phase::default();
+        if known && stored.as_deref() != Some(&text) {
+            self.swap_state(&mut store, stored.as_deref(), &text).await?;
+            return Ok((next, Some(text)));
+        }
+        Ok((next, stored))
+    }
+
+    /// The source's findings: errors together, or the warnings.
+    async fn look_at_source(&self) -> Result<Vec<String>, EngineError> {
+        let client = self.sql("kasho").await?;
+        let publications = &self.config.source.publications;
+        let found = preflight(&client, &self.slot, publications).await?;
+        let relevant = found.into_iter().filter(|finding| !is_about_slot(finding));
+        let (warnings, errors): (Vec<_>, Vec<_>) = relevant.partition(Finding::is_warning);
+        if !errors.is_empty() {
+            return Err(EngineError::Findings(errors));
+        }
+        self.take_catalog(&Catalog::read(&client, publications).await?);
+        Ok(warnings.iter().map(|f| format!("{f}; to mend it: {}", f.remedy())).collect())
+    }
+
+    /// Compiles the chain and asks it about every table, off the runtime. With `running`
+    /// it is held against what the generation before covered.
+    async fn load_chain(&self, number: u64, running: bool) -> Result<Generation, EngineError> {
+        let (host, config, tables) = (self.host.clone(), self.config.chain(), self.tables());
+        let running = running.then(|| self.remembered()).flatten();
+        let load = move || {
+            let options = transform::Options { running: running.as_ref(), accepted: None, number };
+            transform::load(&host, &config, &tables, options)
+        };
+        let loaded = tokio::task::spawn_blocking(load).await;
+        let loaded = loaded.map_err(|_| EngineError::Host("loading them panicked".to_owned()))?;
+        loaded.map_err(EngineError::Chain)
+    }
+
+    /// One epoch has one set of masking keys: with another, one person would have two fakes.
+    fn keys_belong(&self, stored: &str, generation: &Generation) -> Result<(), EngineError> {
+        let now = self.description(generation).key_fingerprint;
+        if stored.is_empty() || now.is_empty() || stored == now {
+            return Ok(());
+        }
+        Err(EngineError::Chain(vec![LoadError {
+            binding: None,
+            at: "keys".to_owned(),
+            text: format!(
+                "the masking keys are not those of this epoch (check values {now}, stored {stored}): \
+                 what is published would no longer match what was. Put the former keys back, or \
+                 begin a new epoch: `kasho reset`, then `kasho bootstrap`"
+            ),
+        }]))
+    }
+}

@@ -1,0 +1,126 @@
+//! Puts the status together from what every part knows at the moment.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::Engine;
+use crate::bootstrap::Phase;
+use crate::control::{LoadFigures, PluginStatus, Status};
+use crate::position::Lsn;
+use crate::sink::config::Durability;
+use crate::sink::id::{Keys, Lane};
+use crate::transform::Report;
+
+impl Engine {
+    /// Replaces what GetStatus answers.
+    pub(super) fn publish_status(&self) {
+        self.shared.status.store(Arc::new(self.status()));
+    }
+
+    fn status(&self) -> Status {
+        let config = &self.world.config;
+        let (sink, load_sink) = (self.figures.sink.get(), self.load.sink.get());
+        let report = self.world.handle.report();
+        let report = report.borrow().clone();
+        let slot = self.observed.slot.as_ref();
+        let epoch = self.phase.epoch();
+        let lsn = |n: u64| (n > 0).then_some(Lsn(n));
+        let key = |lane| epoch.map(|e| Keys::new(&config.redis.prefix).stream(e, lane));
+        let warnings = sink.warning.iter().chain(&load_sink.warning).cloned();
+        let mut warnings: Vec<String> = warnings.chain(report.warnings.iter().cloned()).collect();
+        warnings.dedup();
+        let unmasked = report.plugins.iter().flat_map(|plugin| {
+            plugin.unmasked.iter().map(|policy| format!("{}: {policy} = \"pass\"", plugin.binding))
+        });
+        Status {
+            state: Some(self.phase.state()),
+            epoch,
+            start_lsn: self.phase.start_lsn(),
+            current_lsn: lsn(self.figures.pipeline.published_lsn.load(Relaxed)),
+            confirmed_lsn: slot.and_then(|slot| slot.confirmed_flush),
+            accumulated_changes: self.accumulated(),
+            lag_bytes: self.observed.lag_bytes,
+            retained_wal_bytes: slot.map_or(0, |slot| slot.retained_bytes),
+            wal_status: slot.and_then(|slot| slot.wal_status.clone()).unwrap_or_default(),
+            paused: sink.paused.or(load_sink.paused).unwrap_or_default(),
+            load: self.load_figures(),
+            generation: report.generation,
+            plugins: plugins(&report),
+            consumers: self.observed.consumers.clone(),
+            durability: durability(config.redis.durability),
+            xmin_age: self.observed.xmin_age,
+            last_error: self.last_error(),
+            snapshot_name: match &self.phase {
+                Phase::Accumulating(load) if !load.loaded => {
+                    load.snapshots.first().map(|s| s.name.clone()).unwrap_or_default()
+                }
+                _ => String::new(),
+            },
+            slot: self.world.slot.to_string(),
+            publication: config.source.publications.join(","),
+            changes_key: key(Lane::Changes).unwrap_or_default(),
+            bootstrap_key: key(Lane::Bootstrap).unwrap_or_default(),
+            warnings,
+            allow_unmasked: unmasked.collect(),
+        }
+    }
+
+    /// Why the service does not do what it should, the gravest first.
+    fn last_error(&self) -> String {
+        let waiting = match &self.phase {
+            Phase::Waiting(waiting) => waiting.last_error.as_ref(),
+            Phase::Accumulating(_) | Phase::Streaming(_) => None,
+        };
+        let troubles = &self.troubles;
+        let all = [waiting, troubles.stream.as_ref(), troubles.load.as_ref(), troubles.observer.as_ref()];
+        all.into_iter().flatten().next().cloned().unwrap_or_default()
+    }
+
+    fn load_figures(&self) -> LoadFigures {
+        let blocking = self.starting.as_ref().and_then(|starting| starting.blocking.clone());
+        match &self.phase {
+            Phase::Accumulating(load) => {
+                let figures = self.load.figures.borrow().clone();
+                let known = !figures.tables.is_empty() || load.tables.is_empty();
+                let figures = if known { figures } else { crate::load::figures(load) };
+                let rows = figures.rows.max(match load.mode {
+                    crate::bootstrap::LoadMode::External => self.observed.bootstrap_entries,
+                    _ => 0,
+                });
+                let mode = load.mode.name().to_owned();
+                LoadFigures { mode, rows, finished: load.loaded, blocking, ..figures }
+            }
+            Phase::Streaming(streaming) => {
+                LoadFigures { rows: streaming.rows, finished: true, ..LoadFigures::default() }
+            }
+            Phase::Waiting(_) => LoadFigures { blocking, ..LoadFigures::default() },
+        }
+    }
+}
+
+fn plugins(report: &Report) -> Vec<PluginStatus> {
+    let running = report.plugins.iter().map(|plugin| PluginStatus {
+        name: plugin.binding.clone(),
+        digest: plugin.sha256.clone(),
+        error: String::new(),
+    });
+    let refused = report.refused.iter().map(|refused| PluginStatus {
+        name: "candidate".to_owned(),
+        digest: refused.digest.clone(),
+        error: format!(
+            "refused, generation {} goes on: {}",
+            report.generation,
+            refused.reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+        ),
+    });
+    running.chain(refused).collect()
+}
+
+/// As it is written in the configuration.
+fn durability(durability: Durability) -> String {
+    match durability {
+        Durability::Reply => "reply".to_owned(),
+        Durability::Aof => "aof".to_owned(),
+        Durability::Replicas(n) => format!("replicas={n}"),
+    }
+}
