@@ -7,3 +7,4 @@ pub mod pipeline;
 pub mod position;
 pub mod sink;
 pub mod source;
+pub mod transform;
