@@ -2,9 +2,16 @@
 
 pub mod ack;
 pub mod batch;
+pub mod bootstrap;
+pub mod cli;
+pub mod config;
+pub mod control;
 pub mod error;
+pub mod load;
+pub mod log;
 pub mod pipeline;
 pub mod position;
+pub mod reader;
 pub mod sink;
 pub mod source;
 pub mod transform;

@@ -1,3 +1,7 @@
 //! The `kasho` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    kasho::cli::main(std::env::args_os())
+}

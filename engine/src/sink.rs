@@ -1,9 +1,27 @@
 //! Where rows go. A sink appends a batch and moves its checkpoint in one atomic step,
 //! or changes nothing and says why.
 //!
-//! Two implementations: [`redis`] and [`memory`], which has the same semantics of
-//! scripts, refused ids, out-of-memory and lost replies, and passes the same contract
-//! test.
+//! [`publisher`] holds every rule of publishing and writes to a [`store`], of which there
+//! are two: [`redis`] and [`memory`], which has the same semantics of scripts, refused
+//! ids, out-of-memory and lost replies, and passes the same [`contract`].
+
+pub mod config;
+pub mod consumers;
+#[doc(hidden)]
+pub mod contract;
+pub mod entry;
+pub mod error;
+pub mod id;
+pub mod load;
+pub mod memory;
+pub mod publisher;
+pub mod redis;
+pub mod status;
+pub mod store;
+
+mod budget;
+
+pub use error::SinkError;
 
 use crate::batch::Batch;
 use crate::position::Lsn;

@@ -4,6 +4,21 @@
 //! Two implementations: [`wal`] reads a replication slot, [`memory`] replays a script
 //! for simulation and benchmarks. Both pass the same contract test.
 
+mod assemble;
+pub mod catalog;
+pub mod config;
+pub mod conninfo;
+pub mod copy;
+pub mod error;
+pub mod memory;
+pub mod preflight;
+pub mod snapshot;
+mod sockopt;
+pub mod wal;
+
+pub use assemble::{HEARTBEAT_PREFIX, Limits, MESSAGE_RELATION_ID, message_relation};
+pub use error::{ServerError, SourceError};
+
 use crate::ack::Durable;
 use crate::batch::Batch;
 use crate::position::Lsn;

@@ -191,6 +191,10 @@ pub struct Wanted {
     /// Whether it wants commit times.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub commit_time: bool,
+    /// Fingerprint of the rule by which it removes rows, if it does: part of what the
+    /// host accounts for, as masks are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<String>,
     /// New names. Reserved: a host that does not rename refuses it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rename: Option<Rename>,

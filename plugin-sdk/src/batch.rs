@@ -317,7 +317,7 @@ impl<'a> Block<'a> {
         if start == 0 {
             return Ok(None);
         }
-        if start % 8 != 0 {
+        if !start.is_multiple_of(8) {
             return flaw(at, Flaw::Misaligned(what));
         }
         let end = start.checked_add(len).ok_or(Malformed { at, flaw: Flaw::OutOfRange(what) })?;

@@ -130,6 +130,12 @@ impl TablePattern {
         self.schema.matches(&relation.schema) && self.table.matches(&relation.table)
     }
 
+    /// How exactly it names: the more parts are literal, the higher; the table counts most.
+    #[must_use]
+    pub fn weight(&self) -> u8 {
+        u8::from(!self.table.glob) * 2 + u8::from(!self.schema.glob)
+    }
+
     /// Whether it can match more than one table.
     #[must_use]
     pub fn is_glob(&self) -> bool {
@@ -169,9 +175,7 @@ impl ColumnPattern {
     /// How exactly it names: the more parts are literal, the higher; the column counts most.
     #[must_use]
     pub fn weight(&self) -> u8 {
-        u8::from(!self.column.glob) * 4
-            + u8::from(!self.table.table.glob) * 2
-            + u8::from(!self.table.schema.glob)
+        u8::from(!self.column.glob) * 4 + self.table.weight()
     }
 }
 

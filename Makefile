@@ -1,0 +1,28 @@
+# Kasho. "make test" checks everything; it needs Debian's PostgreSQL and Redis, and
+# installs what is missing (.ci/setup).
+
+CARGO ?= cargo
+
+.DEFAULT_GOAL := test
+.PHONY: setup test lint guests fmt
+
+setup:
+	@.ci/setup
+
+# Examples first: so the last line is the test runner's own summary.
+test: setup lint guests
+	@$(CARGO) test --workspace --locked --doc
+	@$(CARGO) test --workspace --locked --all-targets
+
+lint: setup
+	$(CARGO) fmt --all --check
+	.ci/deny
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+# The plugins as .wasm, where the tests look for them.
+guests: setup
+	$(CARGO) build --locked --profile guest --target wasm32-unknown-unknown \
+	  --target-dir "$${CARGO_TARGET_DIR:-target}/guests" $(patsubst plugins/%/Cargo.toml,-p kasho-%,$(wildcard plugins/*/Cargo.toml))
+
+fmt:
+	$(CARGO) fmt --all

@@ -1,0 +1,411 @@
+//! The three states of a bootstrap and every way between them, as a pure function.
+//!
+//! [`on`] decides, it does nothing: the engine stores the phase that comes back *before*
+//! it carries out the effects. No I/O, no clock; a command in the wrong state is a
+//! [`Refusal`] that names the state. What can go wrong: a stored phase of a version that
+//! this program does not know ([`StoreError`]), and a server that no longer has what the
+//! stored phase says, which [`reconcile`] settles in favour of the server.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::position::{Epoch, Lsn};
+
+pub mod config;
+mod phase;
+mod start;
+mod stored;
+
+pub use phase::{Load, LoadMode, Phase, Snapshot, State, Streaming, TableLoad, Waiting};
+pub use start::{Reconciled, SlotFact, reconcile, slot_exists};
+pub use stored::{StoreError, load, store};
+
+/// What StartBootstrap asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartRequest {
+    /// Consistent point of the caller's temporary slot; none: the engine makes both.
+    pub start_lsn: Option<Lsn>,
+    /// The caller's exported snapshot, with `start_lsn` only.
+    pub snapshot_name: Option<String>,
+    /// Who loads.
+    pub mode: LoadMode,
+    /// Drop a left-over slot first.
+    pub discard: bool,
+    /// With `discard`: also end the session that reads it.
+    pub force: bool,
+}
+
+/// A session whose open transaction slot creation waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocking {
+    /// Its server process.
+    pub pid: i32,
+    /// Seconds since its transaction began.
+    pub age_s: u64,
+    /// `application_name`, as it calls itself.
+    pub application: String,
+}
+
+impl fmt::Display for Blocking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Blocking { pid, age_s, application } = self;
+        write!(f, "pid {pid} ({application:?}), in a transaction for {age_s} s")
+    }
+}
+
+/// What is asked of the state machine, by a client or by the engine itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// StartBootstrap was called.
+    Start(StartRequest),
+    /// The slot was made as [`Effect::MakeSlot`] told.
+    Started(Box<Load>),
+    /// Making the slot failed; nothing is left of it.
+    StartFailed {
+        /// What the operator shall read.
+        error: String,
+    },
+    /// Every range of a table is published.
+    TableDone {
+        /// `pg_class.oid`.
+        oid: u32,
+        /// Rows published.
+        rows: u64,
+    },
+    /// Every table is published, or the external loader said it has finished.
+    LoadDone,
+    /// CompleteBootstrap was called.
+    Complete {
+        /// Although the load has not finished.
+        force: bool,
+    },
+    /// AbortBootstrap was called.
+    Abort {
+        /// Also in STREAMING, and for a left-over slot in WAITING.
+        force: bool,
+    },
+    /// The server has invalidated or lost the slot.
+    SlotLost {
+        /// What the operator shall read.
+        error: String,
+    },
+}
+
+/// What the engine knows of the world as it asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Name of our slot, as configured.
+    pub slot: String,
+    /// A slot of that name exists.
+    pub slot_exists: bool,
+    /// A [`Effect::MakeSlot`] is being carried out.
+    pub starting: bool,
+    /// Rows in the bootstrap stream.
+    pub rows_loaded: u64,
+    /// Entries in the changes stream.
+    pub changes: u64,
+    /// Epoch of the checkpoint in Redis, 0 if there is none: it counts even if the phase
+    /// was lost.
+    pub checkpoint_epoch: u64,
+    /// `bootstrap.no_initial_data` of the configuration.
+    pub no_initial_data: bool,
+}
+
+/// What the engine has to do, in order, after it has stored the next phase.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Make slot and snapshot for this epoch, then come back with [`Command::Started`] or
+    /// [`Command::StartFailed`].
+    MakeSlot {
+        /// Its number.
+        epoch: Epoch,
+        /// As asked.
+        request: StartRequest,
+    },
+    /// Give up making the slot, and leave nothing of it.
+    CancelStart,
+    /// Tell the holder that the phase is stored, so that it stays when the engine dies.
+    AdoptHolder,
+    /// Open the slot and publish its changes.
+    OpenStream,
+    /// Begin to copy the tables.
+    BeginLoad,
+    /// End the session that keeps the snapshots, and with it their locks.
+    ReleaseHolder,
+    /// Write the `end` entry of the bootstrap stream: in the *same* step as the phase.
+    WriteEnd {
+        /// The slot's consistent point.
+        start_lsn: Lsn,
+        /// Tables with a later load point.
+        load_points: BTreeMap<String, Lsn>,
+    },
+    /// Stop loading.
+    StopLoad,
+    /// Stop reading the slot.
+    CloseStream,
+    /// Drop the permanent slot.
+    DropSlot {
+        /// End the session that reads it, if there is one.
+        terminate: bool,
+    },
+    /// The epoch is over: its writers are fenced, its keys may go.
+    EndEpoch(Epoch),
+}
+
+/// A command that was accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transition {
+    /// To be stored first.
+    pub next: Phase,
+    /// To be carried out then, in this order.
+    pub effects: Vec<Effect>,
+}
+
+/// The kind of a refusal; `control` turns it into a gRPC code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalCode {
+    /// The state does not allow it: `FAILED_PRECONDITION`.
+    FailedPrecondition,
+    /// The request contradicts itself: `INVALID_ARGUMENT`.
+    InvalidArgument,
+    /// The world does not answer: `UNAVAILABLE`.
+    Unavailable,
+    /// The effect failed for a reason of our own: `INTERNAL`.
+    Internal,
+}
+
+/// Why a command was not carried out, for the client to read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub struct Refusal {
+    /// Its kind.
+    pub code: RefusalCode,
+    /// What happened and what to do; names the state. No row value, no secret.
+    pub text: String,
+}
+
+impl Refusal {
+    /// A refusal because of the state of things.
+    #[must_use]
+    pub fn precondition(text: impl Into<String>) -> Refusal {
+        Refusal { code: RefusalCode::FailedPrecondition, text: text.into() }
+    }
+
+    /// A refusal because the request is wrong in itself.
+    #[must_use]
+    pub fn argument(text: impl Into<String>) -> Refusal {
+        Refusal { code: RefusalCode::InvalidArgument, text: text.into() }
+    }
+}
+
+/// Decides what `command` does in `phase`.
+///
+/// # Errors
+/// The command is not possible in this state; nothing changes.
+pub fn on(phase: &Phase, command: Command, facts: &Facts) -> Result<Transition, Refusal> {
+    use Phase::{Accumulating, Streaming, Waiting};
+    match (phase, command) {
+        (Waiting(_), Command::Start(request)) => start(phase, request, facts),
+        (Waiting(waiting), Command::Started(load)) => started(waiting, *load),
+        (Waiting(_), Command::StartFailed { error }) => {
+            Ok(Transition { next: waiting_after(phase, Some(error)), effects: vec![] })
+        }
+        (Waiting(waiting), Command::Abort { force }) => drop_left_over(waiting, force, facts),
+        (Accumulating(load), Command::TableDone { oid, rows }) => table_done(load, oid, rows),
+        (Accumulating(load), Command::LoadDone) => Ok(load_done(load.clone())),
+        (Accumulating(load), Command::Complete { force }) => complete(load, force, facts),
+        (Accumulating(_), Command::Abort { .. }) => Ok(abort(phase, None)),
+        (Streaming(_), Command::Abort { force: true }) => Ok(abort(phase, None)),
+        (Streaming(_), Command::Abort { force: false }) => Err(wrong_state(
+            "AbortBootstrap",
+            phase,
+            "the bootstrap is complete; with force = true the slot is dropped and the epoch \
+             ends, and a new bootstrap is needed",
+        )),
+        (Accumulating(_) | Streaming(_), Command::SlotLost { error }) => {
+            Ok(abort(phase, Some(error)))
+        }
+        (Accumulating(_) | Streaming(_), Command::Start(_)) => Err(wrong_state(
+            "StartBootstrap",
+            phase,
+            "it needs WAITING; `kasho reset` (AbortBootstrap) ends the present bootstrap",
+        )),
+        (Waiting(_), Command::Complete { .. }) => Err(wrong_state(
+            "CompleteBootstrap",
+            phase,
+            "it needs ACCUMULATING; call StartBootstrap first",
+        )),
+        (Streaming(_), Command::Complete { .. }) => Err(wrong_state(
+            "CompleteBootstrap",
+            phase,
+            "it needs ACCUMULATING; this bootstrap is complete already",
+        )),
+        (_, Command::Started(_)) => Err(late("a new slot", phase)),
+        (_, Command::StartFailed { .. }) => Err(late("a failed start", phase)),
+        (_, Command::TableDone { .. }) => Err(late("the end of a table's load", phase)),
+        (_, Command::LoadDone) => Err(late("the end of the load", phase)),
+        (Waiting(_), Command::SlotLost { .. }) => Err(late("the loss of the slot", phase)),
+    }
+}
+
+fn start(phase: &Phase, request: StartRequest, facts: &Facts) -> Result<Transition, Refusal> {
+    if facts.starting {
+        return Err(Refusal::precondition(
+            "StartBootstrap refused in state WAITING: another StartBootstrap is under way; \
+             AbortBootstrap cancels it",
+        ));
+    }
+    if facts.slot_exists && !request.discard {
+        return Err(Refusal::precondition(format!(
+            "StartBootstrap refused in state WAITING: {}",
+            slot_exists(&facts.slot)
+        )));
+    }
+    if request.snapshot_name.is_some() && request.start_lsn.is_none() {
+        return Err(Refusal::argument(
+            "snapshot_name without start_lsn: give both, as printed when the temporary slot was \
+             made, or neither, and the engine makes slot and snapshot itself",
+        ));
+    }
+    if request.mode == LoadMode::Direct
+        && request.start_lsn.is_some()
+        && request.snapshot_name.is_none()
+    {
+        return Err(Refusal::argument(
+            "start_lsn without snapshot_name: a direct load reads at the exported snapshot, \
+             give its name too, or ask for an external load",
+        ));
+    }
+    let last = phase.last_epoch().max(facts.checkpoint_epoch);
+    let mut effects = Vec::new();
+    if facts.slot_exists {
+        effects.push(Effect::DropSlot { terminate: request.force });
+    }
+    effects.push(Effect::MakeSlot { epoch: Epoch(last + 1), request });
+    Ok(Transition { next: waiting_after(phase, None), effects })
+}
+
+fn started(waiting: &Waiting, load: Load) -> Result<Transition, Refusal> {
+    if load.epoch.0 <= waiting.last_epoch {
+        return Err(Refusal {
+            code: RefusalCode::Internal,
+            text: format!("epoch {} was used already", load.epoch.0),
+        });
+    }
+    let mut effects = vec![Effect::AdoptHolder, Effect::OpenStream];
+    if load.mode == LoadMode::None || (load.mode == LoadMode::Direct && load.tables.is_empty()) {
+        let Transition { next, effects: more } = load_done(load);
+        effects.extend(more);
+        return Ok(Transition { next, effects });
+    }
+    if load.mode == LoadMode::Direct {
+        effects.push(Effect::BeginLoad);
+    }
+    Ok(Transition { next: Phase::Accumulating(load), effects })
+}
+
+fn table_done(load: &Load, oid: u32, rows: u64) -> Result<Transition, Refusal> {
+    let mut next = load.clone();
+    let Some(table) = next.tables.iter_mut().find(|table| table.oid == oid) else {
+        return Err(Refusal {
+            code: RefusalCode::Internal,
+            text: format!("table with oid {oid} is not part of this load"),
+        });
+    };
+    table.done = true;
+    table.rows = rows;
+    Ok(Transition { next: Phase::Accumulating(next), effects: vec![] })
+}
+
+fn load_done(mut load: Load) -> Transition {
+    load.loaded = true;
+    let effects = load.holder.take().map(|_| Effect::ReleaseHolder).into_iter().collect();
+    Transition { next: Phase::Accumulating(load), effects }
+}
+
+fn complete(load: &Load, force: bool, facts: &Facts) -> Result<Transition, Refusal> {
+    if !load.loaded && !force && !facts.no_initial_data {
+        let done = load.tables.iter().filter(|table| table.done).count();
+        let of = match load.mode {
+            LoadMode::Direct => format!(" of {done} of {} tables", load.tables.len()),
+            LoadMode::External | LoadMode::None => String::new(),
+        };
+        return Err(Refusal::precondition(format!(
+            "CompleteBootstrap refused in state ACCUMULATING: the initial load has not finished, \
+             {} rows{of} so far; wait for it, or ask with force = true (or set \
+             bootstrap.no_initial_data) if the targets are filled by other means",
+            facts.rows_loaded
+        )));
+    }
+    let mut effects =
+        vec![Effect::WriteEnd { start_lsn: load.start_lsn, load_points: load.load_points() }];
+    if !load.loaded && load.mode == LoadMode::Direct {
+        effects.push(Effect::StopLoad);
+    }
+    if load.holder.is_some() {
+        effects.push(Effect::ReleaseHolder);
+    }
+    let next = Phase::Streaming(Streaming {
+        epoch: load.epoch,
+        slot: load.slot.clone(),
+        start_lsn: load.start_lsn,
+        load_points: load.load_points(),
+        rows: facts.rows_loaded,
+        accumulated_changes: facts.changes,
+        incomplete: !load.loaded && !facts.no_initial_data,
+    });
+    Ok(Transition { next, effects })
+}
+
+/// Everything of the present bootstrap ends. A slot that is lost is dropped too: its
+/// name is all that is left of it.
+fn abort(phase: &Phase, error: Option<String>) -> Transition {
+    let mut effects = Vec::new();
+    if let Phase::Accumulating(load) = phase {
+        if !load.loaded && load.mode == LoadMode::Direct {
+            effects.push(Effect::StopLoad);
+        }
+        effects.extend(load.holder.as_ref().map(|_| Effect::ReleaseHolder));
+    }
+    effects.push(Effect::CloseStream);
+    effects.push(Effect::DropSlot { terminate: true });
+    effects.extend(phase.epoch().map(Effect::EndEpoch));
+    Transition { next: waiting_after(phase, error), effects }
+}
+
+fn drop_left_over(waiting: &Waiting, force: bool, facts: &Facts) -> Result<Transition, Refusal> {
+    let next = Phase::Waiting(Waiting { last_epoch: waiting.last_epoch, last_error: None });
+    if facts.starting {
+        return Ok(Transition { next, effects: vec![Effect::CancelStart] });
+    }
+    if !facts.slot_exists {
+        return Err(Refusal::precondition(
+            "AbortBootstrap refused in state WAITING: there is no bootstrap to abort",
+        ));
+    }
+    if !force {
+        return Err(Refusal::precondition(
+            "AbortBootstrap refused in state WAITING: there is no bootstrap to abort; with \
+             force = true the left-over slot is dropped",
+        ));
+    }
+    Ok(Transition { next, effects: vec![Effect::DropSlot { terminate: true }] })
+}
+
+fn waiting_after(phase: &Phase, last_error: Option<String>) -> Phase {
+    Phase::Waiting(Waiting { last_epoch: phase.last_epoch(), last_error })
+}
+
+fn wrong_state(call: &str, phase: &Phase, why: &str) -> Refusal {
+    Refusal::precondition(format!("{call} refused in state {}: {why}", phase.state()))
+}
+
+/// Something that was under way while the state changed, and no longer matters.
+fn late(what: &str, phase: &Phase) -> Refusal {
+    Refusal::precondition(format!("{what} does not matter any more in state {}", phase.state()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,225 @@
+//! What is known in each state, as it is stored. Plain data: nothing can go wrong here.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::position::{Epoch, Lsn};
+
+/// Where the service stands; persisted as versioned JSON in `{kasho}:state`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "UPPERCASE")]
+pub enum Phase {
+    /// Ready to begin.
+    Waiting(Waiting),
+    /// The slot exists; changes are captured while the initial data is loaded.
+    Accumulating(Load),
+    /// Normal operation.
+    Streaming(Streaming),
+}
+
+/// What is kept in WAITING.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// Number of the last bootstrap, 0 before the first: the next one counts on from it.
+    pub last_epoch: u64,
+    /// Why the last attempt ended here, if it did not end well.
+    pub last_error: Option<String>,
+}
+
+/// Who brings the rows that are already there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LoadMode {
+    /// The engine copies the tables from the snapshot itself.
+    Direct,
+    /// Somebody else writes the bootstrap stream (`pg-bootstrap-sync`).
+    External,
+    /// Nobody: the targets are filled by other means.
+    None,
+}
+
+impl LoadMode {
+    /// The word used in configuration and status.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            LoadMode::Direct => "direct",
+            LoadMode::External => "external",
+            LoadMode::None => "none",
+        }
+    }
+}
+
+/// An exported snapshot and the LSN from which on the slot's changes complete it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// For `SET TRANSACTION SNAPSHOT`.
+    pub name: String,
+    /// Changes that commit below it are in the snapshot, all others are not.
+    #[serde(with = "super::stored::lsn")]
+    pub lsn: Lsn,
+}
+
+/// One table (a leaf partition counts as one) of the initial load.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableLoad {
+    /// `pg_class.oid`.
+    pub oid: u32,
+    /// `schema.table`, quoted where SQL needs it.
+    pub table: String,
+    /// The name its rows carry: its own, or its root's (`publish_via_partition_root`).
+    pub published_as: String,
+    /// Index into [`Load::snapshots`]: the snapshot it is read at.
+    pub snapshot: usize,
+    /// `ctid` ranges it is cut into. Fixed at the start: a resumed load must cut alike.
+    pub ranges: u32,
+    /// Times it was begun, from 1.
+    pub attempt: u32,
+    /// Every range is published.
+    pub done: bool,
+    /// Rows published, once done; before that the progress fields in Redis know.
+    pub rows: u64,
+    /// Rows by the planner's estimate.
+    pub rows_estimated: u64,
+    /// Bytes of the heap.
+    pub bytes_estimated: u64,
+}
+
+/// What is kept in ACCUMULATING.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Load {
+    /// Number of this bootstrap.
+    #[serde(with = "super::stored::epoch")]
+    pub epoch: Epoch,
+    /// The permanent slot.
+    pub slot: String,
+    /// Its consistent point.
+    #[serde(with = "super::stored::lsn")]
+    pub start_lsn: Lsn,
+    /// Who loads.
+    pub mode: LoadMode,
+    /// The first is the slot's own; later ones are those of tables that had changed.
+    pub snapshots: Vec<Snapshot>,
+    /// `application_name` of the session that keeps the snapshots, if it is ours.
+    pub holder: Option<String>,
+    /// Blocks of a `ctid` range.
+    pub range_blocks: u32,
+    /// The tables, in the order they are begun.
+    pub tables: Vec<TableLoad>,
+    /// Every loader of the epoch has finished.
+    pub loaded: bool,
+}
+
+impl Load {
+    /// Tables whose load point differs from the consistent point. Several partitions may
+    /// go by one name; the latest of their load points counts for it.
+    #[must_use]
+    pub fn load_points(&self) -> BTreeMap<String, Lsn> {
+        let mut latest: BTreeMap<String, Lsn> = BTreeMap::new();
+        for table in &self.tables {
+            let lsn = self.load_lsn(table);
+            if lsn > self.start_lsn {
+                let at = latest.entry(table.published_as.clone()).or_default();
+                *at = lsn.max(*at);
+            }
+        }
+        latest
+    }
+
+    /// The LSN below which changes of `table` are in its loaded rows already.
+    #[must_use]
+    pub fn load_lsn(&self, table: &TableLoad) -> Lsn {
+        self.snapshots.get(table.snapshot).map_or(self.start_lsn, |snapshot| snapshot.lsn)
+    }
+}
+
+/// What is kept in STREAMING.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Streaming {
+    /// Number of the bootstrap.
+    #[serde(with = "super::stored::epoch")]
+    pub epoch: Epoch,
+    /// The permanent slot.
+    pub slot: String,
+    /// Its consistent point.
+    #[serde(with = "super::stored::lsn")]
+    pub start_lsn: Lsn,
+    /// Tables whose load point differs from the consistent point, with it.
+    #[serde(with = "super::stored::lsns")]
+    pub load_points: BTreeMap<String, Lsn>,
+    /// Rows of the bootstrap stream.
+    pub rows: u64,
+    /// Entries that the changes stream received during ACCUMULATING.
+    pub accumulated_changes: u64,
+    /// Completed although the initial load had not finished.
+    pub incomplete: bool,
+}
+
+/// The name of a state, as every client knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// See [`Phase::Waiting`].
+    Waiting,
+    /// See [`Phase::Accumulating`].
+    Accumulating,
+    /// See [`Phase::Streaming`].
+    Streaming,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            State::Waiting => "WAITING",
+            State::Accumulating => "ACCUMULATING",
+            State::Streaming => "STREAMING",
+        })
+    }
+}
+
+impl Phase {
+    /// Its name.
+    #[must_use]
+    pub fn state(&self) -> State {
+        match self {
+            Phase::Waiting(_) => State::Waiting,
+            Phase::Accumulating(_) => State::Accumulating,
+            Phase::Streaming(_) => State::Streaming,
+        }
+    }
+
+    /// The epoch in force; none in WAITING.
+    #[must_use]
+    pub fn epoch(&self) -> Option<Epoch> {
+        match self {
+            Phase::Waiting(_) => None,
+            Phase::Accumulating(load) => Some(load.epoch),
+            Phase::Streaming(streaming) => Some(streaming.epoch),
+        }
+    }
+
+    /// The slot's consistent point; none in WAITING.
+    #[must_use]
+    pub fn start_lsn(&self) -> Option<Lsn> {
+        match self {
+            Phase::Waiting(_) => None,
+            Phase::Accumulating(load) => Some(load.start_lsn),
+            Phase::Streaming(streaming) => Some(streaming.start_lsn),
+        }
+    }
+
+    pub(super) fn last_epoch(&self) -> u64 {
+        match self {
+            Phase::Waiting(waiting) => waiting.last_epoch,
+            Phase::Accumulating(load) => load.epoch.0,
+            Phase::Streaming(streaming) => streaming.epoch.0,
+        }
+    }
+}
+
+impl Default for Phase {
+    fn default() -> Self {
+        Phase::Waiting(Waiting::default())
+    }
+}

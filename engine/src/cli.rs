@@ -1,0 +1,85 @@
+//! The command line: parses the arguments, loads what a command needs, turns its outcome
+//! into an exit code. Each command is a file of its own beside this one.
+//!
+//! Exit codes: 0 done, 1 an error that is told on standard error, 2 wrong usage.
+
+pub mod bootstrap;
+mod client;
+pub mod config;
+pub mod reset;
+pub mod snapshot;
+pub mod status;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::DEFAULT_PATH;
+
+/// A live, private copy of a PostgreSQL database: logical replication through WASM
+/// plugins to Redis.
+#[derive(Debug, Parser)]
+#[command(name = "kasho", version, max_term_width = 100, subcommand_required = true)]
+struct Cli {
+    /// The configuration file.
+    #[arg(long, global = true, env = "KASHO_CONFIG", default_value = DEFAULT_PATH)]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What `kasho` can do.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Look at the configuration file.
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Show what the running engine does.
+    Status(status::Arguments),
+    /// Load what is in the database already, then stream its changes.
+    Bootstrap(bootstrap::Arguments),
+    /// Drop the slot and begin anew: back to WAITING.
+    Reset(reset::Arguments),
+    /// Hold an exported snapshot, for a bootstrap by hand.
+    Snapshot(snapshot::Arguments),
+}
+
+/// Runs the command that the arguments ask for; the first one is the program's name.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(usage) => {
+            // `--help` and `--version` come this way too, with another code and output.
+            let _ = usage.print();
+            return ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2));
+        }
+    };
+    let path = cli.config.as_path();
+    let outcome = match cli.command {
+        Command::Config(command) => config::run(&command, path),
+        Command::Status(arguments) => status::run(&arguments, path),
+        Command::Bootstrap(arguments) => bootstrap::run(&arguments, path),
+        Command::Reset(arguments) => reset::run(&arguments, path),
+        Command::Snapshot(arguments) => snapshot::run(&arguments, path),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_make_sense() {
+        Cli::command().debug_assert();
+    }
+}

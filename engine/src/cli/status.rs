@@ -1,0 +1,151 @@
+//! `kasho status`: what the running engine says of itself.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use clap::Args;
+
+use super::client::{Server, block_on, told};
+use crate::control::proto::kasho::{StatusRequest, StatusResponse};
+
+/// Arguments of `kasho status`.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    server: Server,
+    /// Everything as one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints the status.
+///
+/// # Errors
+/// The engine does not answer.
+pub fn run(arguments: &Arguments, config: &Path) -> anyhow::Result<()> {
+    block_on(async {
+        let (mut client, _) = arguments.server.connect(config).await?;
+        let status = client.get_status(StatusRequest {}).await.map_err(|e| told(&e))?.into_inner();
+        if arguments.json {
+            println!("{}", serde_json::to_string_pretty(&status)?);
+        } else {
+            print!("{}", text(&status));
+        }
+        Ok(())
+    })
+}
+
+fn text(status: &StatusResponse) -> String {
+    let mut out = String::new();
+    let mut line = |name: &str, value: String| {
+        if !value.is_empty() {
+            // Writing to a String cannot fail.
+            let _ = writeln!(out, "{name:<14} {value}");
+        }
+    };
+    let epoch = match status.epoch {
+        0 => String::new(),
+        epoch => format!(" (epoch {epoch})"),
+    };
+    line("state", format!("{}{epoch}", status.state));
+    line("last error", status.last_error.clone());
+    line("paused", status.paused.clone());
+    line("slot", slot(status));
+    line("publication", status.publication.clone());
+    line("start", status.start_lsn.clone());
+    line("current", status.current_lsn.clone());
+    line("confirmed", status.confirmed_lsn.clone());
+    if status.epoch > 0 {
+        line("lag", bytes(status.lag_bytes));
+        line("retained WAL", bytes(status.retained_wal_bytes));
+        line("held back", format!("{} transactions (xmin age)", status.xmin_age));
+        line("changes", status.changes_key.clone());
+        line("bootstrap", status.bootstrap_key.clone());
+    }
+    if status.state == "ACCUMULATING" {
+        line("accumulated", format!("{} changes", status.accumulated_changes));
+        line("snapshot", status.snapshot_name.clone());
+        line("load", load(status));
+    }
+    line("durability", status.durability.clone());
+    line("generation", status.generation.to_string());
+    for plugin in &status.plugins {
+        let digest = plugin.digest.get(..12).unwrap_or(&plugin.digest);
+        line("plugin", format!("{} {digest} {}", plugin.name, plugin.error));
+    }
+    for consumer in &status.consumers {
+        let (name, position) = (&consumer.name, &consumer.position);
+        let (lag, silent) = (consumer.lag_entries, consumer.silent_seconds);
+        line("consumer", format!("{name} at {position}, {lag} behind, silent for {silent} s"));
+    }
+    status.allow_unmasked.iter().for_each(|column| line("UNMASKED", column.clone()));
+    status.warnings.iter().for_each(|warning| line("warning", warning.clone()));
+    line("clients", status.connected_clients.to_string());
+    line("up", format!("{} s, version {}", status.uptime_seconds, status.version));
+    out
+}
+
+fn slot(status: &StatusResponse) -> String {
+    match status.wal_status.as_str() {
+        "" => status.slot.clone(),
+        wal => format!("{} ({wal})", status.slot),
+    }
+}
+
+fn load(status: &StatusResponse) -> String {
+    let Some(load) = &status.load else { return String::new() };
+    if !load.blocking.is_empty() {
+        return format!("waits for {}", load.blocking);
+    }
+    let end = if load.finished { ", finished" } else { "" };
+    format!(
+        "{}: {} of about {} rows, {} of {} tables, {}{end}",
+        load.mode,
+        load.rows,
+        load.rows_estimated.max(load.rows),
+        load.tables_done,
+        load.tables,
+        bytes(load.bytes),
+    )
+}
+
+/// A size for people.
+pub(super) fn bytes(n: u64) -> String {
+    indicatif::BinaryBytes(n).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::proto::kasho::LoadProgress;
+
+    #[test]
+    fn what_a_person_reads() {
+        let status = StatusResponse {
+            state: "ACCUMULATING".into(),
+            epoch: 2,
+            slot: "kasho_slot".into(),
+            wal_status: "reserved".into(),
+            load: Some(LoadProgress {
+                mode: "direct".into(),
+                rows: 10,
+                rows_estimated: 5,
+                tables: 3,
+                tables_done: 1,
+                ..LoadProgress::default()
+            }),
+            ..StatusResponse::default()
+        };
+        let text = text(&status);
+        for part in [
+            "state          ACCUMULATING (epoch 2)\n",
+            "slot           kasho_slot (reserved)\n",
+            "direct: 10 of about 10 rows, 1 of 3 tables",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert!(!text.contains("last error"), "{text}");
+        let json = serde_json::to_value(&status).unwrap();
+        assert_eq!((&json["state"], &json["load"]["rows"]), (&"ACCUMULATING".into(), &10.into()));
+    }
+}

@@ -1,0 +1,277 @@
+//! The configuration: a tree of the stations' own sections, read from one TOML file.
+//!
+//! Everything that is wrong with a file is found at once and told with line and column;
+//! nothing of a file with an error is used. Texts may hold `${VARIABLE}` (a dollar is
+//! `$$`), secrets may stand in files (`url_file = "…"`, `url = { file = "…" }`), and
+//! relative paths are relative to the file.
+
+mod env;
+mod error;
+mod findings;
+mod node;
+mod read;
+mod secret;
+mod sections;
+pub mod size;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+pub use env::Env;
+pub use error::{Errors, Place, Problem};
+pub(crate) use findings::Findings;
+pub(crate) use secret::secret;
+pub use secret::{KEY_BYTES, KeyConfig};
+pub use sections::{Binding, Keys, NewColumns, OnError, PluginsConfig, Rules, Unruled};
+pub use size::Size;
+
+use crate::{bootstrap, control, log, sink, source};
+use node::{Entry, Kind, Node};
+use read::Context;
+
+/// Where the file is unless `--config` or `$KASHO_CONFIG` says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/kasho/kasho.toml";
+
+/// A whole configuration, without an error in it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// The database that is copied.
+    pub source: source::config::Config,
+    /// Where changes are published.
+    pub redis: sink::config::Config,
+    /// The initial load.
+    pub bootstrap: bootstrap::config::Config,
+    /// The control and change stream service.
+    pub grpc: control::Config,
+    /// Where plugins are.
+    pub plugins: PluginsConfig,
+    /// What happens to tables that no binding names; unset, `halt` once anything masks
+    /// and `pass` otherwise.
+    pub unruled_tables: Option<Unruled>,
+    /// Confirms every setting by which rows leave unmasked.
+    pub allow_unmasked: bool,
+    /// Confirms, for unattended use, a file that masks less than the running one.
+    pub accept_unmask: bool,
+    /// Masking keys by name.
+    pub keys: Keys,
+    /// The chain, in order.
+    pub transform: Vec<Binding>,
+    /// What is logged.
+    pub log: log::Config,
+    /// What each key of the file said, for [`Config::changes`].
+    #[serde(skip)]
+    said: Said,
+}
+
+/// Places and fingerprints by key.
+type Said = BTreeMap<String, (Place, u64)>;
+
+/// What differs between two configurations, by key (`transform` as a whole).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Takes effect while the service runs.
+    pub live: Vec<String>,
+    /// Takes effect when it is started again.
+    pub restart: Vec<String>,
+}
+
+impl Changes {
+    /// Whether the two are the same.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.live.is_empty() && self.restart.is_empty()
+    }
+}
+
+/// What is taken over without a restart: the chain and all it is made of, and how much
+/// is said about it.
+const LIVE: [&str; 6] =
+    ["transform", "keys", "unruled_tables", "allow_unmasked", "accept_unmask", "log.level"];
+
+impl Config {
+    /// Reads a file, with the variables of the environment.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn load(path: &Path) -> Result<Config, Errors> {
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            let message = format!("cannot be read: {e}; name another with --config FILE");
+            let problem = Problem { place: Place::Nowhere, key: String::new(), message };
+            Errors { file: path.to_owned(), problems: vec![problem] }
+        })?;
+        Config::parse(&text, path, &|name| std::env::var(name).ok())
+    }
+
+    /// Reads a file's text as [`Config::load`] does. `path` is named in errors, and what
+    /// relative paths are relative to.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn parse(text: &str, path: &Path, env: Env<'_>) -> Result<Config, Errors> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let (mut root, syntax) = node::parse(text);
+        add_stand_ins(&mut root, env);
+        let context = Context::new(env, folder);
+        let mut config: Config = context.read(&root);
+        config.said = context.values.take();
+        let mut problems = syntax;
+        problems.extend(context.problems.take());
+        config.load_keys(folder, &mut problems);
+        // A value that is left out for an error must not be called missing beside.
+        let broken: BTreeSet<String> = problems.iter().map(|p| p.key.clone()).collect();
+        let invalid = config.invalid().into_iter().filter(|(key, _)| !broken.contains(key));
+        problems.extend(invalid.map(|(key, message)| {
+            let place = config.said.get(&key).map_or(Place::Nowhere, |(place, _)| place.clone());
+            Problem { place, key, message }
+        }));
+        config.rebase(folder);
+        if problems.is_empty() {
+            return Ok(config);
+        }
+        problems.sort_by(|a, b| a.place.cmp(&b.place));
+        Err(Errors { file: path.to_owned(), problems })
+    }
+
+    /// What a reload from here to `new` would change.
+    #[must_use]
+    pub fn changes(&self, new: &Config) -> Changes {
+        let keys: BTreeSet<&String> = self.said.keys().chain(new.said.keys()).collect();
+        let said = |config: &Config, key: &str| config.said.get(key).map(|(_, said)| *said);
+        let mut changes = Changes::default();
+        for key in keys.into_iter().filter(|key| said(self, key) != said(new, key)) {
+            let top = LIVE.iter().find(|top| {
+                key.strip_prefix(**top)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+            });
+            let (list, key) = match top {
+                Some(top) => (&mut changes.live, (*top).to_owned()),
+                // That a table came or went says nothing beside the keys in it.
+                None if is_section(key) => continue,
+                None => (&mut changes.restart, without_index(key)),
+            };
+            if !list.contains(&key) {
+                list.push(key);
+            }
+        }
+        changes
+    }
+
+    fn load_keys(&mut self, folder: &Path, problems: &mut Vec<Problem>) {
+        for (name, key) in &mut self.keys {
+            let Err(message) = key.load(folder) else { continue };
+            let path = format!("keys.{name}");
+            let place = self.said.get(&path).map_or(Place::Nowhere, |(place, _)| place.clone());
+            problems.push(Problem { place, key: path, message });
+        }
+    }
+
+    /// Makes paths relative to the file.
+    fn rebase(&mut self, folder: &Path) {
+        let fixed =
+            [&mut self.bootstrap.state_dir, &mut self.plugins.folder, &mut self.plugins.store];
+        let (redis, grpc) = (&mut self.redis, &mut self.grpc);
+        let optional = [
+            &mut redis.tls_ca,
+            &mut redis.tls_cert,
+            &mut redis.tls_key,
+            &mut grpc.tls_cert,
+            &mut grpc.tls_key,
+            &mut grpc.client_ca,
+        ];
+        let paths = fixed.into_iter().chain(optional.into_iter().flatten());
+        paths.for_each(|path: &mut PathBuf| *path = folder.join(&*path));
+    }
+
+    /// Values that are of the right type and make no sense.
+    fn invalid(&self) -> Findings {
+        let mut found = Findings::default();
+        found.section("source", self.source.invalid());
+        found.section("redis", self.redis.invalid());
+        found.section("bootstrap", self.bootstrap.invalid());
+        found.section("grpc", self.grpc.invalid());
+        found.section("log", self.log.invalid());
+        self.invalid_chain(&mut found);
+        found
+    }
+
+    fn invalid_chain(&self, found: &mut Findings) {
+        let mut names = BTreeSet::new();
+        for (i, binding) in self.transform.iter().enumerate() {
+            let mut tell = |key: &str, message: &str| {
+                found.wrong(format!("transform[{i}].{key}"), message);
+            };
+            if !names.insert(&binding.name) {
+                tell("name", "is the name of an earlier transform too");
+            }
+            if binding.tables.is_empty() {
+                tell("tables", "names no table");
+            }
+            if binding.tables.iter().any(|table| !table.contains('.')) {
+                tell("tables", "a table is written schema.table, or schema.* for all");
+            }
+            let digest =
+                |text: &String| text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
+            if binding.sha256.as_ref().is_some_and(|text| !digest(text)) {
+                tell("sha256", "is 64 hexadecimal digits");
+            }
+            for (key, value) in [("memory_mib", binding.memory_mib), ("max_rows", binding.max_rows)]
+            {
+                if value == 0 {
+                    tell(key, "must be greater than 0");
+                }
+            }
+            if binding.deadline_ms == 0 {
+                tell("deadline_ms", "must be greater than 0");
+            }
+        }
+        if self.unruled_tables == Some(Unruled::Pass) && !self.allow_unmasked {
+            let message = "\"pass\" lets rows leave unmasked: confirm with allow_unmasked = true";
+            found.wrong("unruled_tables", message);
+        }
+    }
+}
+
+/// Whether a key is a section and nothing more.
+fn is_section(key: &str) -> bool {
+    let sections = ["", "source", "redis", "redis.budget", "redis.retention", "bootstrap", "grpc"];
+    sections.contains(&key) || ["plugins", "log"].contains(&key)
+}
+
+/// `source.messages[1]` is a change of `source.messages`.
+fn without_index(key: &str) -> String {
+    key.split_once('[').map_or(key, |(key, _)| key).to_owned()
+}
+
+/// Adds what the environment says where the file says nothing.
+fn add_stand_ins(root: &mut Node, env: Env<'_>) {
+    for (i, (variable, section, key)) in env::STAND_INS.into_iter().enumerate() {
+        let Some(text) = env(variable).filter(|text| !text.is_empty()) else { continue };
+        let text = if key == "listen" { format!("127.0.0.1:{text}") } else { text };
+        // Ids of the file's own values count up from 1.
+        let value = node::from_env(usize::MAX - i, variable, text);
+        let entry = Entry { key: key.to_owned(), place: value.place.clone(), value };
+        let Kind::Table(sections) = &mut root.kind else { return };
+        let place = entry.place.clone();
+        match sections.iter_mut().find(|entry| entry.key == section) {
+            Some(Entry { value: Node { kind: Kind::Table(entries), .. }, .. }) => {
+                let file = format!("{key}_file");
+                if !entries.iter().any(|entry| entry.key == key || entry.key == file) {
+                    entries.push(entry);
+                }
+            }
+            // Whatever that is, reading it will tell.
+            Some(_) => {}
+            None => {
+                let id = usize::MAX - env::STAND_INS.len() - i;
+                let value = Node { id, place: place.clone(), kind: Kind::Table(vec![entry]) };
+                sections.push(Entry { key: section.to_owned(), place, value });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

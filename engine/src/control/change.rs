@@ -1,0 +1,263 @@
+//! An entry of the streams as a gRPC change: in the original's form, and without loss
+//! where that is asked for. Pure; nothing can go wrong, at worst a value is a string.
+
+use std::borrow::Cow;
+
+use kasho_plugin_sdk::Op;
+
+use crate::control::proto::kasho::raw_value::State;
+use crate::control::proto::kasho::{Change, DdlData, DmlData, OldKeys, RawChange, RawValue};
+use crate::control::value::typed;
+use crate::position::{Epoch, EpochPosition};
+use crate::sink::entry::{Content, Entry, EntryOp, Field};
+
+/// The change that `entry` of `epoch` is. None where the original's form has no words for
+/// it and `raw` was not asked for.
+#[must_use]
+pub fn change(epoch: Epoch, entry: &Entry, raw: bool) -> Option<Change> {
+    let position = EpochPosition { epoch: Some(epoch), position: entry.position };
+    let mut change = Change { position: position.to_string(), ..Change::default() };
+    match (&entry.content, entry.op) {
+        (Content::Row { columns, new, .. }, EntryOp::Row(Op::Ddl)) => {
+            change.r#type = "ddl".to_owned();
+            change.ddl = Some(ddl(columns, new.as_deref().unwrap_or_default()));
+        }
+        (Content::Row { columns, oids, new, old, .. }, EntryOp::Row(op)) if op != Op::Message => {
+            change.r#type = "dml".to_owned();
+            let images = (new.as_deref(), old.as_deref());
+            change.dml = Some(dml(&entry.table, kind(op), columns, oids, images));
+        }
+        // A table whose load begins again is to be emptied: to the original's clients
+        // that is a truncate.
+        (Content::Truncate { .. } | Content::Restart { .. }, _) => {
+            change.r#type = "dml".to_owned();
+            change.dml = Some(dml(&entry.table, "truncate", &[], &[], (None, None)));
+        }
+        _ if raw => entry.op.name().clone_into(&mut change.r#type),
+        _ => return None,
+    }
+    change.raw = raw.then(|| raw_change(entry));
+    Some(change)
+}
+
+/// To the original's clients a row of the load is an insert.
+fn kind(op: Op) -> &'static str {
+    match op {
+        Op::Read => Op::Insert.name(),
+        other => other.name(),
+    }
+}
+
+fn dml(
+    table: &str,
+    kind: &str,
+    columns: &[String],
+    oids: &[u32],
+    (new, old): (Option<&[Field]>, Option<&[Field]>),
+) -> DmlData {
+    let image = |fields: Option<&[Field]>| {
+        let named = columns.iter().zip(oids).zip(fields.unwrap_or_default());
+        named
+            .filter_map(|((name, oid), field)| {
+                let text = match field {
+                    Field::Text(text) => Some(Cow::Borrowed(text.as_str())),
+                    Field::Bytes(bytes) => Some(String::from_utf8_lossy(bytes)),
+                    Field::Null => None,
+                    Field::Unchanged | Field::Absent => return None,
+                };
+                Some((name.clone(), typed(*oid, text)))
+            })
+            .unzip()
+    };
+    let (column_names, column_values) = image(new);
+    let old_keys = old.map(|old| {
+        let (key_names, key_values) = image(Some(old));
+        OldKeys { key_names, key_values }
+    });
+    DmlData {
+        table: table.to_owned(),
+        column_names,
+        column_values,
+        kind: kind.to_owned(),
+        old_keys,
+    }
+}
+
+/// A schema change is a row of a virtual relation.
+fn ddl(columns: &[String], fields: &[Field]) -> DdlData {
+    let text = |name: &str| {
+        let at = columns.iter().position(|column| column == name);
+        match at.and_then(|at| fields.get(at)) {
+            Some(Field::Text(text)) => text.clone(),
+            _ => String::new(),
+        }
+    };
+    DdlData {
+        id: text("id").parse().unwrap_or(0),
+        time: text("time"),
+        username: text("username"),
+        database: text("database"),
+        ddl: text("ddl"),
+    }
+}
+
+fn raw_change(entry: &Entry) -> RawChange {
+    let mut raw = RawChange {
+        op: entry.op.name().to_owned(),
+        xid: entry.xid,
+        commit_us: entry.commit_us,
+        generation: entry.generation,
+        last: entry.last,
+        ..RawChange::default()
+    };
+    if !entry.table.is_empty() {
+        raw.tables = vec![entry.table.clone()];
+    }
+    match &entry.content {
+        Content::Row { columns, oids, new, old, transactional } => {
+            raw.column_names.clone_from(columns);
+            raw.type_oids.clone_from(oids);
+            let values = |fields: &Option<Vec<Field>>| {
+                fields.iter().flatten().map(raw_value).collect::<Vec<_>>()
+            };
+            (raw.new_values, raw.old_values) = (values(new), values(old));
+            raw.transactional = transactional.unwrap_or(false);
+        }
+        Content::Truncate { tables, cascade, restart_identity } => {
+            raw.tables.clone_from(tables);
+            (raw.cascade, raw.restart_identity) = (*cascade, *restart_identity);
+        }
+        Content::Restart { attempt, load_lsn } => {
+            raw.attempt = u32::try_from(*attempt).unwrap_or(u32::MAX);
+            raw.load_lsn = load_lsn.to_string();
+        }
+        Content::End { start_lsn, load_points } => {
+            raw.start_lsn = start_lsn.to_string();
+            let points = load_points.iter().map(|(table, lsn)| (table.clone(), lsn.to_string()));
+            raw.load_points = points.collect();
+        }
+        Content::Commit => {}
+    }
+    raw
+}
+
+fn raw_value(field: &Field) -> RawValue {
+    let (state, text, bytes) = match field {
+        Field::Text(text) => (State::Text, text.clone(), Vec::new()),
+        Field::Bytes(bytes) => (State::Bytes, String::new(), bytes.clone()),
+        Field::Null => (State::Null, String::new(), Vec::new()),
+        Field::Unchanged => (State::Unchanged, String::new(), Vec::new()),
+        Field::Absent => (State::Absent, String::new(), Vec::new()),
+    };
+    RawValue { state: state.into(), text, bytes }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::proto::kasho::column_value::Value;
+    use crate::position::{Lsn, Position};
+
+    fn entry(op: EntryOp, content: Content) -> Entry {
+        Entry {
+            position: Position::Wal { commit_lsn: Lsn(0x16_0000_0001), ordinal: 3 },
+            op,
+            table: "public.users".into(),
+            generation: 4,
+            last: true,
+            xid: 7,
+            commit_us: 8,
+            content,
+            weight: 0,
+        }
+    }
+
+    fn row(op: Op, new: Option<Vec<Field>>, old: Option<Vec<Field>>) -> Entry {
+        let columns = ["id", "name", "big"].map(str::to_owned).to_vec();
+        let content =
+            Content::Row { columns, oids: vec![23, 25, 25], new, old, transactional: None };
+        entry(EntryOp::Row(op), content)
+    }
+
+    fn text(text: &str) -> Field {
+        Field::Text(text.into())
+    }
+
+    #[test]
+    fn an_update_leaves_unchanged_columns_out() {
+        let new = vec![text("1"), Field::Null, Field::Unchanged];
+        let old = vec![text("2"), Field::Absent, Field::Absent];
+        let change = change(Epoch(2), &row(Op::Update, Some(new), Some(old)), true).unwrap();
+        assert_eq!(change.position, "e2:16/1:3");
+        assert_eq!(change.r#type, "dml");
+        let dml = change.dml.unwrap();
+        assert_eq!((dml.table.as_str(), dml.kind.as_str()), ("public.users", "update"));
+        assert_eq!(dml.column_names, ["id", "name"]);
+        assert_eq!(dml.column_values[0].value, Some(Value::IntValue(1)));
+        assert_eq!(dml.column_values[1].value, None);
+        let keys = dml.old_keys.unwrap();
+        assert_eq!(
+            (keys.key_names.len(), &keys.key_values[0].value),
+            (1, &Some(Value::IntValue(2)))
+        );
+        let raw = change.raw.unwrap();
+        let states: Vec<_> = raw.new_values.iter().map(RawValue::state).collect();
+        assert_eq!(states, [State::Text, State::Null, State::Unchanged]);
+        assert_eq!(raw.old_values[1].state(), State::Absent);
+        assert_eq!((raw.xid, raw.commit_us, raw.generation, raw.last), (7, 8, 4, true));
+    }
+
+    #[test]
+    fn a_row_of_the_load_is_an_insert_and_a_delete_has_only_keys() {
+        let values = || Some(vec![text("1"), text(""), Field::Absent]);
+        let read = change(Epoch(1), &row(Op::Read, values(), None), false).unwrap();
+        assert!(read.raw.is_none());
+        let dml = read.dml.unwrap();
+        assert_eq!(dml.kind, "insert");
+        assert_eq!(dml.column_values[1].value, Some(Value::StringValue(String::new())));
+        let delete = change(Epoch(1), &row(Op::Delete, None, values()), false).unwrap();
+        let dml = delete.dml.unwrap();
+        assert_eq!((dml.kind.as_str(), dml.column_names.len()), ("delete", 0));
+        assert_eq!(dml.old_keys.unwrap().key_names, ["id", "name"]);
+    }
+
+    #[test]
+    fn what_the_original_has_no_words_for_needs_raw() {
+        let end = Content::End { start_lsn: Lsn(1), load_points: [("a.b".into(), Lsn(2))].into() };
+        for (op, content) in [
+            (EntryOp::Commit, Content::Commit),
+            (EntryOp::End, end),
+            (EntryOp::Row(Op::Message), row(Op::Message, None, None).content),
+        ] {
+            let entry = entry(op, content);
+            assert_eq!(change(Epoch(1), &entry, false), None);
+            let raw = change(Epoch(1), &entry, true).unwrap();
+            assert_eq!(raw.r#type, op.name());
+            assert_eq!(raw.raw.unwrap().op, op.name());
+        }
+    }
+
+    #[test]
+    fn a_restart_empties_the_table() {
+        let restart = Content::Restart { attempt: 2, load_lsn: Lsn(255) };
+        let change = change(Epoch(1), &entry(EntryOp::Restart, restart), true).unwrap();
+        assert_eq!(change.dml.unwrap().kind, "truncate");
+        let raw = change.raw.unwrap();
+        assert_eq!((raw.op.as_str(), raw.attempt, raw.load_lsn.as_str()), ("restart", 2, "0/FF"));
+    }
+
+    #[test]
+    fn a_schema_change() {
+        let content = Content::Row {
+            columns: ["id", "time", "username", "database", "ddl"].map(str::to_owned).to_vec(),
+            oids: vec![23, 25, 25, 25, 25],
+            new: Some(vec![text("3"), text("now"), text("me"), text("db"), text("CREATE …")]),
+            old: None,
+            transactional: None,
+        };
+        let change = change(Epoch(1), &entry(EntryOp::Row(Op::Ddl), content), false).unwrap();
+        assert_eq!(change.r#type, "ddl");
+        let ddl = change.ddl.unwrap();
+        assert_eq!((ddl.id, ddl.username.as_str(), ddl.ddl.as_str()), (3, "me", "CREATE …"));
+    }
+}

@@ -1,0 +1,222 @@
+//! The figures behind GetStatus. The engine replaces the whole snapshot whenever a part
+//! of it changes; GetStatus reads it without asking anybody, so it answers whatever
+//! else is stuck. Nothing here can fail.
+
+use std::time::Duration;
+
+use crate::bootstrap::{Blocking, State};
+use crate::control::proto::kasho as proto;
+use crate::position::{Epoch, EpochPosition, Lsn};
+
+/// Everything GetStatus tells, at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    /// Where the service stands; none is WAITING.
+    pub state: Option<State>,
+    /// The epoch in force.
+    pub epoch: Option<Epoch>,
+    /// The slot's consistent point.
+    pub start_lsn: Option<Lsn>,
+    /// Commit LSN of the last change in Redis.
+    pub current_lsn: Option<Lsn>,
+    /// LSN told to PostgreSQL as flushed.
+    pub confirmed_lsn: Option<Lsn>,
+    /// Entries that the changes stream received during ACCUMULATING.
+    pub accumulated_changes: u64,
+    /// Bytes of log between the server's end and what is confirmed.
+    pub lag_bytes: u64,
+    /// Bytes of log that the source keeps because of the slot.
+    pub retained_wal_bytes: u64,
+    /// `pg_replication_slots.wal_status`.
+    pub wal_status: String,
+    /// Why nothing moves, if something holds it.
+    pub paused: String,
+    /// The initial load.
+    pub load: LoadFigures,
+    /// The plugin chain in force.
+    pub generation: u64,
+    /// Its plugins.
+    pub plugins: Vec<PluginStatus>,
+    /// Registered consumers.
+    pub consumers: Vec<ConsumerStatus>,
+    /// The durability that is in force.
+    pub durability: String,
+    /// Age in transactions of the oldest row version that slot or snapshot hold back.
+    pub xmin_age: u64,
+    /// Empty, or why the service does not do what it should.
+    pub last_error: String,
+    /// The exported snapshot of the initial load, while there is one.
+    pub snapshot_name: String,
+    /// Name of the slot.
+    pub slot: String,
+    /// Names of the publications, separated by commas.
+    pub publication: String,
+    /// Key of the changes stream.
+    pub changes_key: String,
+    /// Key of the bootstrap stream.
+    pub bootstrap_key: String,
+    /// Findings that do not stop the service.
+    pub warnings: Vec<String>,
+    /// Columns that pass unmasked by name.
+    pub allow_unmasked: Vec<String>,
+}
+
+/// The initial load in figures.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LoadFigures {
+    /// "direct", "external", "none"; empty outside ACCUMULATING.
+    pub mode: String,
+    /// Rows published.
+    pub rows: u64,
+    /// Rows by the planner's estimate.
+    pub rows_estimated: u64,
+    /// Bytes of COPY text read.
+    pub bytes: u64,
+    /// Bytes of the tables' heaps.
+    pub bytes_estimated: u64,
+    /// Every table is published.
+    pub finished: bool,
+    /// What slot creation waits for.
+    pub blocking: Option<Blocking>,
+    /// Each table.
+    pub tables: Vec<TableFigures>,
+}
+
+/// One table of the initial load.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TableFigures {
+    /// `schema.table`.
+    pub table: String,
+    /// Rows published.
+    pub rows: u64,
+    /// Rows by the planner's estimate.
+    pub rows_estimated: u64,
+    /// Bytes of COPY text read.
+    pub bytes: u64,
+    /// Bytes of its heap.
+    pub bytes_estimated: u64,
+    /// Every range is published.
+    pub done: bool,
+    /// Its load point, where it differs from the consistent point.
+    pub load_lsn: Option<Lsn>,
+}
+
+/// One plugin of the chain.
+#[derive(Clone, Debug, Default)]
+pub struct PluginStatus {
+    /// As configured.
+    pub name: String,
+    /// SHA-256 of the module, hex.
+    pub digest: String,
+    /// Refused reload or other trouble.
+    pub error: String,
+}
+
+/// One registered consumer.
+#[derive(Clone, Debug)]
+pub struct ConsumerStatus {
+    /// As registered.
+    pub name: String,
+    /// What it has dealt with.
+    pub position: EpochPosition,
+    /// Entries after that.
+    pub lag_entries: u64,
+    /// Time since it was last heard of.
+    pub silent: Duration,
+}
+
+fn lsn(lsn: Option<Lsn>) -> String {
+    lsn.map(|lsn| lsn.to_string()).unwrap_or_default()
+}
+
+/// Counts are far below 2^63; the original's field is signed.
+fn signed(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+impl Status {
+    /// The answer to GetStatus.
+    #[must_use]
+    pub fn to_proto(&self, clients: usize, uptime: Duration) -> proto::StatusResponse {
+        proto::StatusResponse {
+            state: self.state.unwrap_or(State::Waiting).to_string(),
+            start_lsn: lsn(self.start_lsn),
+            current_lsn: lsn(self.current_lsn),
+            accumulated_changes: signed(self.accumulated_changes),
+            connected_clients: i32::try_from(clients).unwrap_or(i32::MAX),
+            uptime_seconds: signed(uptime.as_secs()),
+            epoch: self.epoch.map_or(0, |epoch| epoch.0),
+            lag_bytes: self.lag_bytes,
+            retained_wal_bytes: self.retained_wal_bytes,
+            wal_status: self.wal_status.clone(),
+            paused: self.paused.clone(),
+            load: Some(self.load.to_proto()),
+            generation: self.generation,
+            plugins: self.plugins.iter().map(PluginStatus::to_proto).collect(),
+            consumers: self.consumers.iter().map(ConsumerStatus::to_proto).collect(),
+            durability: self.durability.clone(),
+            xmin_age: self.xmin_age,
+            last_error: self.last_error.clone(),
+            snapshot_name: self.snapshot_name.clone(),
+            slot: self.slot.clone(),
+            publication: self.publication.clone(),
+            confirmed_lsn: lsn(self.confirmed_lsn),
+            changes_key: self.changes_key.clone(),
+            bootstrap_key: self.bootstrap_key.clone(),
+            warnings: self.warnings.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            allow_unmasked: self.allow_unmasked.clone(),
+        }
+    }
+}
+
+impl LoadFigures {
+    fn to_proto(&self) -> proto::LoadProgress {
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        proto::LoadProgress {
+            rows: self.rows,
+            rows_estimated: self.rows_estimated,
+            bytes: self.bytes,
+            bytes_estimated: self.bytes_estimated,
+            tables_done: count(self.tables.iter().filter(|table| table.done).count()),
+            tables: count(self.tables.len()),
+            finished: self.finished,
+            blocking_pid: self.blocking.as_ref().map_or(0, |blocking| blocking.pid),
+            blocking: self.blocking.as_ref().map(ToString::to_string).unwrap_or_default(),
+            table_progress: self.tables.iter().map(TableFigures::to_proto).collect(),
+            mode: self.mode.clone(),
+        }
+    }
+}
+
+impl TableFigures {
+    fn to_proto(&self) -> proto::TableProgress {
+        proto::TableProgress {
+            table: self.table.clone(),
+            rows: self.rows,
+            rows_estimated: self.rows_estimated,
+            bytes: self.bytes,
+            bytes_estimated: self.bytes_estimated,
+            done: self.done,
+            load_lsn: lsn(self.load_lsn),
+        }
+    }
+}
+
+impl PluginStatus {
+    fn to_proto(&self) -> proto::Plugin {
+        let PluginStatus { name, digest, error } = self.clone();
+        proto::Plugin { name, digest, error }
+    }
+}
+
+impl ConsumerStatus {
+    fn to_proto(&self) -> proto::Consumer {
+        proto::Consumer {
+            name: self.name.clone(),
+            position: self.position.to_string(),
+            lag_entries: self.lag_entries,
+            silent_seconds: self.silent.as_secs(),
+        }
+    }
+}

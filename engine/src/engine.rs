@@ -1,0 +1,347 @@
+//! Configuration in, running tasks out: the service. Owns the [`Phase`], which decides
+//! what is open; everybody else asks for a change by a message.
+//!
+//! A phase is stored before it is acted upon. What can go wrong at the start is either a
+//! mistake that somebody has to mend ([`EngineError`], and the process ends), or a server
+//! that does not answer yet (it is asked again, and GetStatus says so). Later on nothing
+//! ends the process but its operator: what cannot heal halts the stream or the load, and
+//! stands in GetStatus.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::bootstrap::{Blocking, Command, Phase, Refusal};
+use crate::config::Config;
+use crate::control::{Answer, Call, Control, ControlError, Reply, Shared, Status};
+use crate::error::Class;
+use crate::source::snapshot::{Holder, Report};
+
+mod backoff;
+mod described;
+mod effects;
+mod loading;
+mod observe;
+mod prepare;
+mod status;
+mod streaming;
+mod world;
+
+pub use prepare::{EngineError, check};
+
+use backoff::Backoff;
+use observe::Observed;
+use streaming::{DRAIN, Streaming};
+use world::World;
+
+/// What the engine's own tasks tell it.
+enum Event {
+    /// Slot creation waits for somebody, or for nobody any more.
+    Waiting(Option<Blocking>),
+    /// The holder stands, with everything that the phase needs.
+    SlotMade(Box<Report>, Box<Holder>),
+    /// It does not, and nothing is left of it.
+    SlotFailed(String),
+    /// Every range of a table is published.
+    TableDone { oid: u32, rows: u64 },
+    /// Every table is.
+    Loaded,
+    /// The load was interrupted (or goes on again).
+    LoadTrouble(Option<String>),
+    /// The load cannot go on without a person.
+    LoadHalted(String),
+    /// The stream was interrupted (or is open again).
+    StreamTrouble(Option<String>),
+    /// The stream cannot go on without a person.
+    StreamHalted { error: String, slot_lost: bool },
+    /// A new look at both servers.
+    Observed(Box<Observed>),
+}
+
+/// A task of the engine's and how to end it.
+struct Running {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    fn spawn<F: Future<Output = ()> + Send + 'static>(
+        run: impl FnOnce(CancellationToken) -> F,
+    ) -> Running {
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(run(stop.clone()));
+        Running { stop, task }
+    }
+
+    /// Asks it to end, and ends it if it does not.
+    async fn end(mut self) {
+        self.stop.cancel();
+        if tokio::time::timeout(DRAIN, &mut self.task).await.is_err() {
+            tracing::warn!("a task did not end in {DRAIN:?} and was cut off; nothing is lost by that");
+            self.task.abort();
+        }
+    }
+}
+
+/// A slot that is being made, and who asked for it.
+struct Starting {
+    task: JoinHandle<()>,
+    reply: Reply<Answer>,
+    blocking: Option<Blocking>,
+}
+
+/// What keeps the service from doing what it should, by who says so.
+#[derive(Default)]
+struct Troubles {
+    stream: Option<String>,
+    load: Option<String>,
+    observer: Option<String>,
+}
+
+/// The service while it runs.
+struct Engine {
+    world: Arc<World>,
+    phase: Phase,
+    /// The text of the stored phase: a change is stored only over this one.
+    stored: Option<Vec<u8>>,
+    shared: Arc<Shared>,
+    figures: streaming::Shared,
+    load: loading::Figures,
+    observed: Observed,
+    events: mpsc::Sender<Event>,
+    starting: Option<Starting>,
+    streaming: Option<Running>,
+    loading: Option<Running>,
+    troubles: Troubles,
+}
+
+/// Runs the service until `stop`.
+///
+/// # Errors
+/// A mistake in the configuration or on a server that somebody has to mend; nothing was
+/// changed anywhere then.
+pub async fn run(config: Config, path: PathBuf, stop: CancellationToken) -> Result<(), EngineError> {
+    let world = Arc::new(World::new(config, path)?);
+    let control = Control::bind(&world.config.grpc).await?;
+    let shared = Shared::new(Status {
+        slot: world.slot.to_string(),
+        publication: world.config.source.publications.join(","),
+        ..Status::default()
+    });
+    tracing::info!(listen = %control.address(), "gRPC is listening");
+    let (mailbox, calls) = mpsc::channel(16);
+    let serving = control.serve(Arc::clone(&shared), mailbox, stop.clone());
+    let serving = tokio::spawn(serving);
+    let outcome = serve(world, Arc::clone(&shared), calls, &stop).await;
+    stop.cancel();
+    let served = tokio::time::timeout(DRAIN, serving).await;
+    outcome?;
+    match served {
+        Ok(Ok(served)) => Ok(served?),
+        _ => Ok(()),
+    }
+}
+
+async fn serve(
+    world: Arc<World>,
+    shared: Arc<Shared>,
+    calls: mpsc::Receiver<Call>,
+    stop: &CancellationToken,
+) -> Result<(), EngineError> {
+    let Some((phase, stored)) = until_ready(&world, &shared, stop).await? else {
+        return Ok(());
+    };
+    let reload = world.watch(stop.child_token());
+    let (events, inbox) = mpsc::channel(256);
+    let figures = streaming::Shared::default();
+    let observing = observe::Observer { world: Arc::clone(&world), events: events.clone() };
+    let observing = Running::spawn(|stop| observing.run(stop));
+    let mut engine = Engine {
+        world,
+        phase,
+        stored,
+        shared,
+        figures,
+        load: loading::Figures::default(),
+        observed: Observed::default(),
+        events,
+        starting: None,
+        streaming: None,
+        loading: None,
+        troubles: Troubles::default(),
+    };
+    engine.resume().await;
+    engine.work(calls, inbox, stop).await;
+    engine.drain().await;
+    observing.end().await;
+    drop(reload);
+    Ok(())
+}
+
+/// Asks both servers until they answer. `None` if stopped meanwhile.
+async fn until_ready(
+    world: &World,
+    shared: &Shared,
+    stop: &CancellationToken,
+) -> Result<Option<(Phase, Option<Vec<u8>>)>, EngineError> {
+    let mut backoff = Backoff::default();
+    loop {
+        let error = match world.prepare().await {
+            Ok(ready) => return Ok(Some(ready)),
+            Err(error) if error.class() == Class::Halt => return Err(error),
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(%error, "not ready yet, trying again");
+        let status = Status { last_error: error, ..Status::clone(&shared.status.load()) };
+        shared.status.store(Arc::new(status));
+        tokio::select! {
+            () = stop.cancelled() => return Ok(None),
+            () = tokio::time::sleep(backoff.next()) => {}
+        }
+    }
+}
+
+impl Engine {
+    /// Opens what the phase says is open.
+    async fn resume(&mut self) {
+        tracing::info!(state = %self.phase.state(), epoch = ?self.phase.epoch().map(|e| e.0), "ready");
+        match &self.phase {
+            Phase::Waiting(waiting) => {
+                if let Some(error) = &waiting.last_error {
+                    tracing::warn!(%error, "waiting");
+                }
+            }
+            Phase::Accumulating(load) => {
+                let unfinished = !load.loaded;
+                self.open_stream();
+                if unfinished {
+                    self.begin_load();
+                }
+            }
+            Phase::Streaming(_) => self.open_stream(),
+        }
+        self.publish_status();
+    }
+
+    async fn work(
+        &mut self,
+        mut calls: mpsc::Receiver<Call>,
+        mut inbox: mpsc::Receiver<Event>,
+        stop: &CancellationToken,
+    ) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Some(call) = calls.recv() => self.answer(call).await,
+                Some(event) = inbox.recv() => self.hear(event).await,
+            }
+            self.publish_status();
+        }
+    }
+
+    async fn hear(&mut self, event: Event) {
+        match event {
+            Event::Waiting(blocking) => {
+                if let Some(blocking) = &blocking {
+                    tracing::warn!(%blocking, "making the slot waits for an open transaction");
+                }
+                if let Some(starting) = &mut self.starting {
+                    starting.blocking = blocking;
+                }
+            }
+            Event::SlotMade(report, holder) => self.slot_made(*report, *holder).await,
+            Event::SlotFailed(error) => self.start_failed(error).await,
+            Event::TableDone { oid, rows } => {
+                self.apply(Command::TableDone { oid, rows }, "a table is loaded").await;
+            }
+            Event::Loaded => {
+                self.loading = None;
+                self.troubles.load = None;
+                self.apply(Command::LoadDone, "the initial load is complete").await;
+            }
+            Event::LoadTrouble(trouble) => self.troubles.load = trouble,
+            Event::LoadHalted(error) => {
+                self.loading = None;
+                self.troubles.load = Some(error);
+            }
+            Event::StreamTrouble(trouble) => self.troubles.stream = trouble,
+            Event::StreamHalted { error, slot_lost } => {
+                self.streaming = None;
+                self.troubles.stream = Some(error.clone());
+                if slot_lost {
+                    self.apply(Command::SlotLost { error }, "the slot is lost").await;
+                }
+            }
+            Event::Observed(observed) => {
+                self.troubles.observer = observed.error.clone();
+                self.observed = *observed;
+            }
+        }
+    }
+
+    /// A command of the engine's own, whose refusal only means that it came too late.
+    async fn apply(&mut self, command: Command, what: &str) {
+        match self.transition(command).await {
+            Ok(()) => tracing::info!(state = %self.phase.state(), "{what}"),
+            Err(refusal) => tracing::warn!(%refusal, "{what}, and that was refused"),
+        }
+    }
+
+    async fn answer(&mut self, call: Call) {
+        match call {
+            Call::Start { request, reply } => {
+                if let Err(refusal) = self.transition(Command::Start(request)).await {
+                    let _ = reply.send(Err(refusal));
+                    return;
+                }
+                match &mut self.starting {
+                    // Its task was begun by the transition; whoever asked waits for it.
+                    Some(starting) => starting.reply = reply,
+                    None => drop(reply.send(Err(Refusal::precondition("nothing was started")))),
+                }
+            }
+            Call::Complete { force, reply } => {
+                let answer = self.commanded(Command::Complete { force }).await;
+                let _ = reply.send(answer);
+            }
+            Call::Abort { force, reply } => {
+                let answer = self.commanded(Command::Abort { force }).await;
+                let _ = reply.send(answer);
+            }
+            Call::Ack { consumer, position, reply } => {
+                let acked = self.world.acknowledge(&consumer, position, self.phase.epoch()).await;
+                let _ = reply.send(acked);
+            }
+        }
+    }
+
+    async fn commanded(&mut self, command: Command) -> Result<Answer, Refusal> {
+        let previous = self.phase.state();
+        self.transition(command).await?;
+        Ok(self.summary(previous))
+    }
+
+    /// Lets the batch in flight finish, within [`DRAIN`].
+    async fn drain(&mut self) {
+        let begun = Instant::now();
+        if let Some(starting) = self.starting.take() {
+            starting.task.abort();
+        }
+        let tasks = [self.streaming.take(), self.loading.take()];
+        futures_util::future::join_all(tasks.into_iter().flatten().map(Running::end)).await;
+        tracing::info!(ms = begun.elapsed().as_millis(), "drained");
+    }
+}
+
+/// How often both servers are looked at for the status.
+const LOOK: Duration = Duration::from_secs(1);
+
+impl From<ControlError> for EngineError {
+    fn from(error: ControlError) -> EngineError {
+        EngineError::Control(error)
+    }
+}

@@ -1,0 +1,80 @@
+//! A sink that writes down, with the first batch of a generation, which chain that is:
+//! a transaction that is half published at a crash is finished by the chain it began with.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::world::World;
+use crate::batch::Batch;
+use crate::pipeline;
+use crate::position::Lsn;
+use crate::sink::publisher::Publisher;
+use crate::sink::redis::RedisStore;
+use crate::sink::{Sink, SinkError};
+use crate::transform::{self, Generation, TransformError};
+
+/// The generation that the batch in flight passes.
+type Adopted = Arc<ArcSwap<Generation>>;
+
+/// The chain, which says what it adopts.
+pub(super) struct Chains {
+    chains: transform::Chains,
+    adopted: Adopted,
+}
+
+/// A publisher and what it has to tell of the chain.
+pub(super) struct Described {
+    publisher: Publisher<RedisStore>,
+    world: Arc<World>,
+    adopted: Adopted,
+    told: Option<u64>,
+}
+
+/// A chain and a sink that belong together.
+pub(super) fn pair(world: &Arc<World>, publisher: Publisher<RedisStore>) -> (Chains, Described) {
+    let adopted = Arc::new(ArcSwap::new(world.handle.newest()));
+    let chains = transform::Chains::new(&world.handle);
+    let world = Arc::clone(world);
+    let described = Described { publisher, world, adopted: Arc::clone(&adopted), told: None };
+    (Chains { chains, adopted }, described)
+}
+
+impl pipeline::Chains for Chains {
+    type Error = TransformError;
+
+    fn adopt(&mut self) -> u64 {
+        let number = self.chains.adopt();
+        self.adopted.store(Arc::clone(self.chains.adopted()));
+        number
+    }
+
+    async fn apply(&mut self, batch: Batch) -> Result<Batch, TransformError> {
+        self.chains.apply(batch).await
+    }
+}
+
+impl Sink for Described {
+    type Error = SinkError;
+
+    async fn publish(
+        &mut self,
+        batch: Batch,
+        generation: u64,
+        confirmed: Lsn,
+    ) -> Result<(), SinkError> {
+        if self.told != Some(generation) && !batch.continues() {
+            self.publisher.describe(self.world.description(&self.adopted.load()));
+            self.told = Some(generation);
+        }
+        self.publisher.publish(batch, generation, confirmed).await
+    }
+
+    async fn confirm(&mut self, position: Lsn, confirmed: Lsn) -> Result<(), SinkError> {
+        self.publisher.confirm(position, confirmed).await
+    }
+
+    async fn flush(&mut self) -> Result<(), SinkError> {
+        self.publisher.flush().await
+    }
+}

@@ -1,0 +1,156 @@
+//! Keeps the pipeline running: opens slot and sink, runs, and opens them again from what
+//! is durable when something fails that can heal. What cannot heal is told to the engine,
+//! and nothing more is acknowledged.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::mpsc;
+use tokio::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+use super::backoff::Backoff;
+use super::{Event, World, described};
+use crate::ack::Lag;
+use crate::error::Class;
+use crate::pipeline::{self, Classified, Ended, Figures, Pipeline};
+use crate::position::Lsn;
+use crate::sink::SinkError;
+use crate::sink::publisher::{Opening, Promotion, Publisher, WriterToken};
+use crate::source::error::SourceError;
+use crate::source::wal::{self, KnownRelations, ReplSession, WalSource, switch_points};
+use crate::transform::TransformError;
+
+/// Anything that ends one run of the stream.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StreamError {
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    #[error(transparent)]
+    Run(#[from] pipeline::Error<SourceError, TransformError, SinkError>),
+    #[error("no random numbers for a writer's token: {0}")]
+    Random(#[from] getrandom::Error),
+    #[error("{0}")]
+    Generation(String),
+}
+
+impl StreamError {
+    fn class(&self) -> Class {
+        match self {
+            StreamError::Source(e) => e.class(),
+            StreamError::Sink(e) => e.class(),
+            StreamError::Run(e) => e.class(),
+            StreamError::Random(_) => Class::Retry,
+            StreamError::Generation(_) => Class::Halt,
+        }
+    }
+
+    /// The slot is gone or cannot be gone on with: the state has to say so.
+    fn slot_lost(&self) -> bool {
+        let source = match self {
+            StreamError::Source(e) | StreamError::Run(pipeline::Error::Source(e)) => e,
+            _ => return false,
+        };
+        matches!(source, SourceError::SlotMissing { .. } | SourceError::SlotLost { .. })
+    }
+}
+
+/// What the stream shares with the status across its runs.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Shared {
+    pub(super) pipeline: Arc<Figures>,
+    pub(super) sink: crate::sink::status::Status,
+    known: KnownRelations,
+    wal: Arc<Mutex<Option<Arc<wal::Figures>>>>,
+}
+
+impl Shared {
+    /// Figures of the connection, once there was one.
+    pub(super) fn wal(&self) -> Option<Arc<wal::Figures>> {
+        self.wal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Every table that the stream has described.
+    pub(super) fn known(&self) -> KnownRelations {
+        self.known.clone()
+    }
+}
+
+/// The stream's supervisor.
+pub(super) struct Streaming {
+    pub(super) world: Arc<World>,
+    pub(super) shared: Shared,
+    pub(super) events: mpsc::Sender<Event>,
+}
+
+impl Streaming {
+    /// Runs until stopped, or until only a person can help.
+    pub(super) async fn run(self, stop: CancellationToken) {
+        let mut backoff = Backoff::default();
+        loop {
+            let trouble = match self.once(&stop).await {
+                Ok(Ended::Stopped) => return,
+                Ok(Ended::Closed) => "PostgreSQL ended the stream: it is shutting down".to_owned(),
+                Err(error) if error.class() == Class::Halt => {
+                    let slot_lost = error.slot_lost();
+                    let error = error.to_string();
+                    tracing::error!(%error, "the stream has halted; nothing more is acknowledged");
+                    let _ = self.events.send(Event::StreamHalted { error, slot_lost }).await;
+                    return;
+                }
+                Err(error) => error.to_string(),
+            };
+            tracing::warn!(error = %trouble, "the stream was interrupted; it is opened again");
+            let _ = self.events.send(Event::StreamTrouble(Some(trouble))).await;
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(backoff.next()) => {}
+            }
+        }
+    }
+
+    /// One run, from opening the slot to whatever ends it.
+    async fn once(&self, stop: &CancellationToken) -> Result<Ended, StreamError> {
+        let world = &self.world;
+        let mut session = ReplSession::connect(&world.info, "kasho").await?;
+        let system = session.identify_system().await?;
+        let history = match system.timeline {
+            0 | 1 => Vec::new(),
+            timeline => switch_points(&session.timeline_history(timeline).await?)?,
+        };
+        let confirmed_flush = world.confirmed_flush().await?;
+        let options = wal::Options::from(&world.config.source);
+        // Whoever holds the slot raises the token, so the slot comes first.
+        let source =
+            WalSource::start(session, &options, &world.info, Lsn::ZERO, &self.shared.known).await?;
+        *self.shared.wal.lock().unwrap_or_else(PoisonError::into_inner) = Some(source.figures());
+        let store = world.redis_store().await?;
+        let opening = Opening {
+            slot: world.slot.as_str().to_owned(),
+            system_id: system.system_identifier,
+            timeline: system.timeline,
+            history: history.iter().map(|s| Promotion { timeline: s.timeline, at: s.at }).collect(),
+            confirmed_flush,
+            token: WriterToken::random()?,
+            accept_gap: false,
+        };
+        let status = self.shared.sink.clone();
+        let redis = &world.config.redis;
+        let (publisher, opened) = Publisher::open(store, redis, &opening, status).await?;
+        if let Some(lsn) = opened.unfinished {
+            world.must_finish(lsn, &opened.checkpoint)?;
+        }
+        let (chains, sink) = described::pair(world, publisher);
+        let lag = Lag { ms: redis.ack_lag_ms, bytes: redis.ack_lag_bytes };
+        let figures = Arc::clone(&self.shared.pipeline);
+        tracing::info!(slot = %opening.slot, published = %opened.published, "the stream is open");
+        let _ = self.events.send(Event::StreamTrouble(None)).await;
+        let stations = (source, chains, sink);
+        let pipeline = Pipeline::new(stations, opened.published, opened.confirmed, lag, figures);
+        Ok(pipeline.run(stop.clone()).await?)
+    }
+}
+
+/// The longest that a stop waits for the pipeline to finish its batch.
+pub(super) const DRAIN: Duration = Duration::from_secs(10);

@@ -1,0 +1,215 @@
+//! What every task of the engine shares: the configuration, ways to both servers, the
+//! generations of the chain, and the tables as they are known.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+use sha2::{Digest, Sha256};
+use tokio_postgres::Client;
+
+use super::effects::unavailable;
+use super::prepare::EngineError;
+use super::streaming::StreamError;
+use crate::bootstrap::{LoadMode, Refusal, SlotFact, Snapshot};
+use crate::config::Config;
+use crate::position::{Epoch, EpochPosition, Lsn};
+use crate::sink::publisher::Description;
+use crate::sink::redis::{RedisConnector, RedisStore};
+use crate::sink::store::{Checkpoint, Connect, Inspection, Registry, Store};
+use crate::sink::{SinkError, consumers};
+use crate::source::catalog::{Catalog, ConstraintKind};
+use crate::source::conninfo::{Conninfo, sql_connect};
+use crate::source::error::SourceError;
+use crate::source::snapshot::{HolderSpec, slot_fact};
+use crate::source::wal::{self, SlotName, slot_status};
+use crate::transform::{self, ForeignKey, Generation, Handle, Host};
+
+/// How long slot creation may wait for open transactions.
+const SLOT_TIMEOUT_S: u64 = 600;
+const BLOCK_BYTES: u64 = 8 << 10;
+
+/// Everything that does not change while the service runs, and the chain, which does.
+pub(super) struct World {
+    pub(super) config: Config,
+    pub(super) path: PathBuf,
+    pub(super) info: Conninfo,
+    pub(super) slot: SlotName,
+    pub(super) handle: Arc<Handle>,
+    pub(super) host: Arc<Host>,
+    tables: Arc<Mutex<transform::Catalog>>,
+}
+
+impl World {
+    /// Checks everything that can be checked without asking a server.
+    pub(super) fn new(config: Config, path: PathBuf) -> Result<World, EngineError> {
+        let info = wal::conninfo(&config.source)?;
+        let slot = SlotName::new(&config.source.slot)?;
+        let host = Host::new(Some(&config.plugins.store)).map_err(EngineError::Host)?;
+        // Nothing passes through this one: the chain is loaded once the tables are known.
+        let none = transform::Config::default();
+        let tables = transform::Catalog::default();
+        let empty = transform::load(&host, &none, &tables, transform::Options::default());
+        let handle = Handle::new(empty.map_err(EngineError::Chain)?);
+        let tables = Arc::new(Mutex::new(tables));
+        Ok(World { config, path, info, slot, handle, host, tables })
+    }
+
+    pub(super) async fn sql(&self, name: &str) -> Result<Client, SourceError> {
+        sql_connect(&self.info, name).await
+    }
+
+    pub(super) async fn redis_store(&self) -> Result<RedisStore, SinkError> {
+        Ok(RedisConnector::new(&self.config.redis).connect().await?)
+    }
+
+    pub(super) async fn inspect(&self) -> Result<Inspection, SinkError> {
+        Ok(self.redis_store().await?.inspect().await?)
+    }
+
+    /// Stores a phase over `old`, durably.
+    pub(super) async fn swap_state(
+        &self,
+        store: &mut RedisStore,
+        old: Option<&[u8]>,
+        new: &[u8],
+    ) -> Result<(), SinkError> {
+        if !store.swap_state(old, new).await? {
+            return Err(SinkError::OtherState);
+        }
+        let redis = &self.config.redis;
+        let timeout = Duration::from_millis(redis.durability_timeout_ms);
+        Ok(store.durable(redis.durability, timeout).await?)
+    }
+
+    pub(super) async fn slot_fact(&self) -> Result<SlotFact, SourceError> {
+        slot_fact(&self.sql("kasho").await?, &self.info, &self.slot).await
+    }
+
+    /// What PostgreSQL was told of our slot.
+    pub(super) async fn confirmed_flush(&self) -> Result<Lsn, SourceError> {
+        let status = slot_status(&self.sql("kasho").await?, &self.slot).await?;
+        let missing = || SourceError::SlotMissing { slot: self.slot.to_string() };
+        Ok(status.ok_or_else(missing)?.confirmed_flush.unwrap_or(Lsn::ZERO))
+    }
+
+    /// What a half published transaction began with has to be what it goes on with.
+    pub(super) fn must_finish(&self, lsn: Lsn, checkpoint: &Checkpoint) -> Result<(), StreamError> {
+        let now = self.description(&self.handle.newest());
+        let differs = [("plugins and rules", &now.chain, &checkpoint.chain), ("source options", &now.options, &checkpoint.options)];
+        match differs.into_iter().find(|(_, now, began)| now != began) {
+            None => Ok(()),
+            Some((what, now, began)) => Err(StreamError::Generation(format!(
+                "the transaction at {lsn} is published in part, and the {what} with which it began \
+                 (digest {began}) are not those in force (digest {now}): put the former ones back \
+                 until it is finished, then change them again"
+            ))),
+        }
+    }
+
+    /// The digests that stand in the checkpoint beside a generation's number.
+    pub(super) fn description(&self, generation: &Generation) -> Description {
+        let source = &self.config.source;
+        let options = format!("{:?} {:?}", source.publications, source.messages);
+        let options = Sha256::digest(options.as_bytes());
+        let checks = generation.key_checks();
+        let keys: Vec<String> = checks.iter().map(|(name, check)| format!("{name}:{check}")).collect();
+        Description {
+            options: options[..8].iter().map(|byte| format!("{byte:02x}")).collect(),
+            chain: generation.digest().to_owned(),
+            key_fingerprint: keys.join(","),
+        }
+    }
+
+    /// Takes over the tables of a new load or start; the chain is asked about them.
+    pub(super) fn take_catalog(&self, catalog: &Catalog) -> Result<(), String> {
+        let tables = tables(catalog);
+        *self.tables.lock().unwrap_or_else(PoisonError::into_inner) = tables;
+        Ok(())
+    }
+
+    pub(super) fn tables(&self) -> transform::Catalog {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reloads the chain when files change; ends when what comes back is dropped.
+    pub(super) fn watch(&self) -> Result<transform::reload::Watch, String> {
+        let (path, tables) = (self.path.clone(), Arc::clone(&self.tables));
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folders = vec![
+            folder.unwrap_or(Path::new(".")).to_owned(),
+            self.config.plugins.folder.clone(),
+        ];
+        let sources = transform::reload::Sources {
+            folders,
+            poll: Duration::from_millis(self.config.plugins.poll_ms),
+            config: Box::new(move || match Config::load(&path) {
+                Ok(config) => Ok(config.chain()),
+                Err(errors) => Err(errors.to_string()),
+            }),
+            catalog: Box::new(move || tables.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+        };
+        transform::reload::watch(&self.handle, &self.host, sources)
+    }
+
+    pub(super) fn holder_spec(
+        &self,
+        epoch: Epoch,
+        mode: Option<LoadMode>,
+        given: Option<Snapshot>,
+    ) -> HolderSpec {
+        let url = self.config.source.url.as_ref();
+        let blocks = self.config.bootstrap.range_mib.saturating_mul(1 << 20) / BLOCK_BYTES;
+        HolderSpec {
+            url: url.map(|url| url.expose_secret().to_owned()).unwrap_or_default(),
+            slot: self.slot.to_string(),
+            publications: self.config.source.publications.clone(),
+            epoch: epoch.0,
+            mode: mode.unwrap_or(LoadMode::Direct),
+            given,
+            range_blocks: u32::try_from(blocks).unwrap_or(u32::MAX).max(1),
+            slot_timeout_s: SLOT_TIMEOUT_S,
+        }
+    }
+
+    /// Stores what a consumer has dealt with.
+    pub(super) async fn acknowledge(
+        &self,
+        consumer: &str,
+        at: EpochPosition,
+        current: Option<Epoch>,
+    ) -> Result<(), Refusal> {
+        let Some(epoch) = at.epoch.or(current) else {
+            return Err(Refusal::precondition("Ack refused in state WAITING: there is no epoch"));
+        };
+        let mut store = self.redis_store().await.map_err(unavailable)?;
+        let acked = consumers::acknowledge(&mut store, consumer, epoch, at.position).await;
+        acked.map_err(|error| match error {
+            SinkError::Consumer(text) => Refusal::argument(text),
+            error => unavailable(error),
+        })
+    }
+}
+
+/// The catalogue in the chain's words.
+fn tables(catalog: &Catalog) -> transform::Catalog {
+    let name = |oid: u32| {
+        catalog.relation(oid).map(|relation| (relation.schema.clone(), relation.table.clone()))
+    };
+    let foreign = catalog.constraints.iter().filter(|c| c.kind == ConstraintKind::ForeignKey);
+    let foreign_keys = foreign.filter_map(|key| {
+        Some(ForeignKey {
+            name: key.name.clone(),
+            table: name(key.relation)?,
+            columns: key.columns.clone(),
+            referenced: (key.references_schema.clone(), key.references_table.clone()),
+            referenced_columns: key.references_columns.clone(),
+        })
+    });
+    transform::Catalog {
+        relations: catalog.relations.clone(),
+        foreign_keys: foreign_keys.collect(),
+        caught_up: false,
+    }
+}

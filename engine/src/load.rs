@@ -1,0 +1,268 @@
+//! The initial load: slices of tables through the chain into the bootstrap stream, each
+//! with its progress in the same step. Beside [`crate::pipeline`] the only file that sees
+//! source, chain and sink together.
+//!
+//! What can go wrong: any of the three. The load then ends; the next one goes on from the
+//! progress that Redis holds, so no row is published twice or left out. While nothing
+//! comes (a slow table, a rate limit) the loader's lease is renewed.
+
+use std::collections::HashMap;
+
+use tokio::sync::watch;
+use tokio::time::{Duration, Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use crate::bootstrap::Load;
+use crate::control::{LoadFigures, TableFigures};
+use crate::error::Class;
+use crate::pipeline::{Chains, Classified, Ended};
+use crate::sink::SinkError;
+use crate::sink::load::LoadWriter;
+use crate::sink::store::Backend;
+use crate::source::snapshot::{Progress, Reader, Slice, SnapshotError};
+
+/// A third of the lease, so that one late renewal loses nothing.
+const RENEW: Duration = Duration::from_secs(10);
+
+/// What ended a load, by station.
+#[derive(Debug, thiserror::Error)]
+pub enum Error<C: std::error::Error + 'static> {
+    /// PostgreSQL's side.
+    #[error("initial load: {0}")]
+    Source(#[from] SnapshotError),
+    /// A plugin, or a rule.
+    #[error("initial load: {0}")]
+    Transform(#[source] C),
+    /// Redis's side.
+    #[error("initial load: {0}")]
+    Sink(#[from] SinkError),
+    /// The stored progress is not ours.
+    #[error(
+        "the stored progress of the load holds the field {field:?}, which Kasho does not write: \
+         `kasho reset` (AbortBootstrap), then bootstrap again"
+    )]
+    Progress {
+        /// The field.
+        field: String,
+    },
+}
+
+impl<C: std::error::Error + Classified + 'static> Classified for Error<C> {
+    fn class(&self) -> Class {
+        match self {
+            Error::Source(error) => error.class(),
+            Error::Transform(error) => error.class(),
+            Error::Sink(error) => error.class(),
+            Error::Progress { .. } => Class::Halt,
+        }
+    }
+}
+
+/// The progress that [`LoadWriter::open`] hands back, as the reader needs it.
+///
+/// # Errors
+/// A field that this loader does not write: somebody else's progress is not to be guessed.
+pub fn progress<C: std::error::Error + 'static>(
+    stored: &HashMap<String, String>,
+) -> Result<Progress, Error<C>> {
+    let entry = |(field, value): (&String, &String)| {
+        let bad = || Error::Progress { field: field.clone() };
+        Ok((field.parse().map_err(|_| bad())?, value.parse().map_err(|_| bad())?))
+    };
+    stored.iter().map(entry).collect()
+}
+
+/// A table whose last range was published: for [`crate::bootstrap::Command::TableDone`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableDone {
+    /// `pg_class.oid`.
+    pub oid: u32,
+    /// Its rows, those that the chain dropped included.
+    pub rows: u64,
+}
+
+/// One run of the load.
+pub struct Loader<'a, C, S> {
+    /// What is read.
+    pub reader: Reader,
+    /// The chain; a slice passes through one generation.
+    pub chains: &'a mut C,
+    /// Where it goes.
+    pub writer: &'a mut LoadWriter<S>,
+    /// Bytes of COPY text in a second; 0 = as fast as it goes.
+    pub max_rate: u64,
+    /// How far it is, for status.
+    pub figures: watch::Sender<LoadFigures>,
+}
+
+impl<C: Chains, S: Backend> Loader<'_, C, S> {
+    /// Loads until every table is published and durable, or until it is stopped. `done`
+    /// is told of each table as it is finished, those finished earlier included.
+    ///
+    /// # Errors
+    /// The first failure of a station.
+    pub async fn run(
+        mut self,
+        load: &Load,
+        from: &Progress,
+        mut done: impl FnMut(TableDone),
+        stop: CancellationToken,
+    ) -> Result<Ended, Error<C::Error>> {
+        let mut state = State::new(load, from, self.max_rate);
+        state.finished.drain(..).for_each(&mut done);
+        self.figures.send_replace(state.figures.clone());
+        let mut renew = tokio::time::interval(RENEW);
+        renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        renew.tick().await;
+        loop {
+            let slice = tokio::select! {
+                biased;
+                () = stop.cancelled() => {
+                    self.writer.flush().await?;
+                    return Ok(Ended::Stopped);
+                }
+                _ = renew.tick() => {
+                    self.writer.append(&Default::default(), self.chains.adopt(), vec![]).await?;
+                    continue;
+                }
+                slice = next(&mut self.reader, state.not_before) => slice?,
+            };
+            let Some(slice) = slice else { break };
+            self.publish(&slice.key.to_string(), &mut state, slice).await?;
+            state.finished.drain(..).for_each(&mut done);
+            self.figures.send_replace(state.figures.clone());
+        }
+        self.writer.flush().await?;
+        state.figures.finished = true;
+        self.figures.send_replace(state.figures);
+        Ok(Ended::Closed)
+    }
+
+    async fn publish(
+        &mut self,
+        field: &str,
+        state: &mut State,
+        mut slice: Slice,
+    ) -> Result<(), Error<C::Error>> {
+        let generation = self.chains.adopt();
+        let batch = std::mem::take(&mut slice.batch);
+        let rows = batch.rows.len() as u64;
+        let batch = match rows {
+            0 => batch,
+            _ => self.chains.apply(batch).await.map_err(Error::Transform)?,
+        };
+        let progress = vec![(field.to_owned(), Some(slice.progress.to_string()))];
+        self.writer.append(&batch, generation, progress).await?;
+        state.published(&slice, rows);
+        Ok(())
+    }
+}
+
+/// Waits until the rate allows it, then for the next slice. Cancel-safe.
+async fn next(
+    reader: &mut Reader,
+    not_before: Option<Instant>,
+) -> Result<Option<Slice>, SnapshotError> {
+    if let Some(instant) = not_before {
+        tokio::time::sleep_until(instant).await;
+    }
+    reader.next().await
+}
+
+/// What is counted on the way.
+struct State {
+    figures: LoadFigures,
+    /// Ranges that are still to be published, by table.
+    left: Vec<u32>,
+    oids: Vec<u32>,
+    finished: Vec<TableDone>,
+    max_rate: u64,
+    not_before: Option<Instant>,
+}
+
+impl State {
+    fn new(load: &Load, from: &Progress, max_rate: u64) -> State {
+        let mut state = State {
+            figures: figures(load),
+            left: load.tables.iter().map(|table| table.ranges).collect(),
+            oids: load.tables.iter().map(|table| table.oid).collect(),
+            finished: Vec::new(),
+            max_rate,
+            not_before: None,
+        };
+        let places: HashMap<u32, usize> = state.oids.iter().copied().zip(0..).collect();
+        for (key, progress) in from {
+            let Some(&table) = places.get(&key.oid).filter(|&&at| !load.tables[at].done) else {
+                continue;
+            };
+            state.add(table, progress.rows, 0);
+            if progress.done {
+                state.range_done(table);
+            }
+        }
+        for (at, table) in load.tables.iter().enumerate().filter(|(_, table)| table.done) {
+            state.add(at, table.rows, 0);
+            state.left[at] = 0;
+        }
+        state
+    }
+
+    fn published(&mut self, slice: &Slice, rows: u64) {
+        self.add(slice.table, rows, slice.bytes);
+        if slice.progress.done {
+            self.range_done(slice.table);
+        }
+        if self.max_rate > 0 {
+            let took = Duration::from_secs_f64(ratio(slice.bytes, self.max_rate));
+            let now = Instant::now();
+            self.not_before = Some(self.not_before.map_or(now, |at| at.max(now)) + took);
+        }
+    }
+
+    fn add(&mut self, table: usize, rows: u64, bytes: u64) {
+        let one = &mut self.figures.tables[table];
+        (one.rows, one.bytes) = (one.rows + rows, one.bytes + bytes);
+        self.figures.rows += rows;
+        self.figures.bytes += bytes;
+    }
+
+    fn range_done(&mut self, table: usize) {
+        self.left[table] = self.left[table].saturating_sub(1);
+        if self.left[table] == 0 {
+            let one = &mut self.figures.tables[table];
+            one.done = true;
+            tracing::info!(table = one.table, rows = one.rows, "table loaded");
+            self.finished.push(TableDone { oid: self.oids[table], rows: one.rows });
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a pause need not be exact")]
+fn ratio(bytes: u64, rate: u64) -> f64 {
+    bytes as f64 / rate as f64
+}
+
+/// The figures of a load of which nothing is known but its plan.
+#[must_use]
+pub fn figures(load: &Load) -> LoadFigures {
+    let table = |table: &crate::bootstrap::TableLoad| {
+        let lsn = load.load_lsn(table);
+        TableFigures {
+            table: table.table.clone(),
+            rows: 0,
+            rows_estimated: table.rows_estimated,
+            bytes: 0,
+            bytes_estimated: table.bytes_estimated,
+            done: table.done,
+            load_lsn: (lsn > load.start_lsn).then_some(lsn),
+        }
+    };
+    LoadFigures {
+        mode: load.mode.name().to_owned(),
+        rows_estimated: load.tables.iter().map(|table| table.rows_estimated).sum(),
+        bytes_estimated: load.tables.iter().map(|table| table.bytes_estimated).sum(),
+        finished: load.loaded,
+        tables: load.tables.iter().map(table).collect(),
+        ..LoadFigures::default()
+    }
+}

@@ -1,0 +1,369 @@
+//! Reading an epoch: the load to its end, then the changes, each exactly once and in
+//! order, for whoever hands them on (gRPC, the applier).
+//!
+//! The rules that a plain Redis reader has to follow too are all here: changes wait for
+//! the load's `end`; a change below its table's load point is part of the load and is
+//! skipped; a transaction that does not end before the next begins is torn, and the
+//! reader halts; a cursor below what was trimmed is refused, never served in part.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use crate::position::{Epoch, EpochPosition, Lsn, Position};
+use crate::sink::entry::{Content, DecodeError, Entry, EntryOp, RawEntry};
+use crate::sink::id::{Id, Lane};
+use crate::sink::store::{Backend, StoreError};
+
+/// Entries of the first page, before anything is known about their size.
+const FIRST_COUNT: usize = 16;
+/// Entries of a page at most.
+const MOST_COUNT: usize = 4_096;
+
+/// Where a reader begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// With the first row of the load.
+    Start,
+    /// Strictly after this position.
+    After(EpochPosition),
+    /// With the next transaction.
+    Live,
+}
+
+/// Why reading ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReaderError {
+    /// The server, or the way to it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An entry that is not ours.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// What comes next was trimmed away.
+    #[error(
+        "what follows {asked} is no longer in Redis: the oldest position to go on from is {oldest}. \
+         Register a consumer (`kasho consumers add`) so that nothing is trimmed before it is read"
+    )]
+    OutOfRange {
+        /// The cursor.
+        asked: EpochPosition,
+        /// The oldest cursor that would do.
+        oldest: EpochPosition,
+    },
+    /// The position, or the reader, is of another bootstrap.
+    #[error(
+        "epoch {asked} is over, the current one is {current}: what was read belongs to another \
+         bootstrap; begin again at \"bootstrap\""
+    )]
+    OtherEpoch {
+        /// The reader's.
+        asked: Epoch,
+        /// The current one.
+        current: Epoch,
+    },
+    /// There never was a bootstrap.
+    #[error("there is nothing to read yet: no bootstrap was started (`kasho bootstrap`)")]
+    NoEpoch,
+    /// A transaction does not end.
+    #[error(
+        "the transaction at {torn} has no end before {next} begins: the stream was changed by \
+         something other than Kasho. Bootstrap again"
+    )]
+    Torn {
+        /// The transaction.
+        torn: Lsn,
+        /// What comes after.
+        next: Lsn,
+    },
+}
+
+/// Reads one epoch over a connection of its own.
+#[derive(Debug)]
+pub struct StreamReader<S> {
+    store: S,
+    epoch: Epoch,
+    lane: Lane,
+    /// The entry read last; reading goes on after it.
+    cursor: Id,
+    /// The position that the caller has.
+    position: Position,
+    /// The load's end was seen: changes may be read, with these load points.
+    load_points: Option<BTreeMap<String, Lsn>>,
+    /// A transaction of which an entry was read that was not its last.
+    open: Option<Lsn>,
+    /// An entry of that transaction was handed out.
+    delivered: bool,
+    page_bytes: usize,
+    count: usize,
+    ready: VecDeque<Entry>,
+}
+
+impl<S: Backend> StreamReader<S> {
+    /// A reader of the current epoch. A page holds about `page_bytes`, or one entry.
+    ///
+    /// # Errors
+    /// No epoch, another epoch than the position's, a position that was trimmed.
+    pub async fn open(
+        mut store: S,
+        from: From,
+        page_bytes: usize,
+    ) -> Result<StreamReader<S>, ReaderError> {
+        let found = store.inspect().await?;
+        let epoch = found.checkpoint.as_ref().ok_or(ReaderError::NoEpoch)?.epoch;
+        let position = match from {
+            From::Start => Position::START,
+            From::Live => live(found.changes),
+            From::After(at) => match at.epoch.filter(|asked| *asked != epoch) {
+                Some(asked) => return Err(ReaderError::OtherEpoch { asked, current: epoch }),
+                None => at.position,
+            },
+        };
+        let (lane, cursor) = match position {
+            Position::Bootstrap(0) => (Lane::Bootstrap, Id::ZERO),
+            Position::Bootstrap(n) => (Lane::Bootstrap, Id { high: n, low: u64::MAX }),
+            Position::Wal { .. } => (Lane::Changes, Id::of(position)),
+        };
+        let mut reader = StreamReader {
+            store,
+            epoch,
+            lane,
+            cursor,
+            position,
+            load_points: None,
+            open: None,
+            delivered: false,
+            page_bytes,
+            count: FIRST_COUNT,
+            ready: VecDeque::new(),
+        };
+        reader.find_open().await?;
+        reader.pass_end().await?;
+        // A position that cannot be served is refused here, not with the first page.
+        reader.page(reader.lane, reader.cursor, 1).await?;
+        Ok(reader)
+    }
+
+    /// The epoch it reads.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Where a reader goes on that has everything handed out so far.
+    #[must_use]
+    pub fn position(&self) -> EpochPosition {
+        EpochPosition { epoch: Some(self.epoch), position: self.position }
+    }
+
+    /// The load is complete and everything of it was handed out (or skipped by the
+    /// position that reading began with).
+    #[must_use]
+    pub fn reads_changes(&self) -> bool {
+        self.lane == Lane::Changes && self.load_points.is_some()
+    }
+
+    /// The next entry, or none if nothing arrived within `wait`.
+    ///
+    /// # Errors
+    /// See [`ReaderError`]; after one the reader is over.
+    pub async fn next(&mut self, wait: Duration) -> Result<Option<Entry>, ReaderError> {
+        let until = tokio::time::Instant::now() + wait;
+        loop {
+            if let Some(entry) = self.ready.pop_front() {
+                self.position = entry.position;
+                return Ok(Some(entry));
+            }
+            if self.lane == Lane::Changes && self.load_points.is_none() && !self.find_end().await? {
+                self.wait_for(Lane::Bootstrap, until).await?;
+                if tokio::time::Instant::now() >= until {
+                    return Ok(None);
+                }
+                continue;
+            }
+            let page = self.page(self.lane, self.cursor, self.count).await?;
+            if page.is_empty() {
+                if tokio::time::Instant::now() >= until {
+                    return Ok(None);
+                }
+                self.wait_for(self.lane, until).await?;
+                continue;
+            }
+            self.resize(&page);
+            for raw in &page {
+                self.accept(raw)?;
+            }
+        }
+    }
+
+    /// Blocks until something arrives behind the cursor (of the load: behind its newest
+    /// entry), or the time is over.
+    async fn wait_for(
+        &mut self,
+        lane: Lane,
+        until: tokio::time::Instant,
+    ) -> Result<(), ReaderError> {
+        let cursor = match lane == self.lane {
+            true => self.cursor,
+            false => {
+                let newest = self.store.before(self.epoch, lane, LAST).await?;
+                newest.map_or(Id::ZERO, |entry| entry.id)
+            }
+        };
+        let left = until.saturating_duration_since(tokio::time::Instant::now());
+        Ok(self.store.wait(self.epoch, lane, cursor, left).await?)
+    }
+
+    /// Entries after `after`, checked against the trim point read in the same step.
+    async fn page(
+        &mut self,
+        lane: Lane,
+        after: Id,
+        count: usize,
+    ) -> Result<Vec<RawEntry>, ReaderError> {
+        let page = self.store.page(self.epoch, lane, after, count).await?;
+        let asked = self.epoch;
+        match page.epoch {
+            None => return Err(ReaderError::NoEpoch),
+            Some(current) if current != asked => {
+                return Err(ReaderError::OtherEpoch { asked, current });
+            }
+            Some(_) => {}
+        }
+        if after < page.trim {
+            let epoch = Some(self.epoch);
+            return Err(ReaderError::OutOfRange {
+                asked: EpochPosition { epoch, position: self.position },
+                oldest: EpochPosition { epoch, position: page.trim.position(lane) },
+            });
+        }
+        Ok(page.entries)
+    }
+
+    /// So many entries as make a page at the size they have had.
+    fn resize(&mut self, page: &[RawEntry]) {
+        let bytes: usize = page.iter().map(RawEntry::weight).sum();
+        let each = (bytes / page.len()).max(1);
+        let fit = (self.page_bytes / each).clamp(1, MOST_COUNT);
+        // Growing by steps: the next rows may be larger than these.
+        self.count = fit.min(page.len() * 4).max(1);
+    }
+
+    fn accept(&mut self, raw: &RawEntry) -> Result<(), ReaderError> {
+        let entry = Entry::decode(raw, self.lane)?;
+        self.cursor = raw.id;
+        match self.lane {
+            Lane::Changes => self.accept_change(entry),
+            Lane::Bootstrap => {
+                if let Content::End { load_points, .. } = &entry.content {
+                    self.load_points = Some(load_points.clone());
+                    (self.lane, self.cursor) = (Lane::Changes, Id::ZERO);
+                }
+                self.ready.push_back(entry);
+                Ok(())
+            }
+        }
+    }
+
+    fn accept_change(&mut self, entry: Entry) -> Result<(), ReaderError> {
+        let Position::Wal { commit_lsn, ordinal } = entry.position else { return Ok(()) };
+        if let Some(torn) = self.open.filter(|open| *open != commit_lsn || ordinal == 0) {
+            return Err(ReaderError::Torn { torn, next: commit_lsn });
+        }
+        let (last, position) = (entry.last, entry.position);
+        let (xid, commit_us, generation) = (entry.xid, entry.commit_us, entry.generation);
+        match self.past_load_point(entry, commit_lsn) {
+            Some(entry) => {
+                self.delivered = true;
+                self.ready.push_back(entry);
+            }
+            // The end of the transaction must not be skipped with its last row.
+            None if last && self.delivered => self.ready.push_back(Entry {
+                position,
+                op: EntryOp::Commit,
+                table: String::new(),
+                generation,
+                last: true,
+                xid,
+                commit_us,
+                content: Content::Commit,
+                weight: 0,
+            }),
+            None => {}
+        }
+        self.open = (!last).then_some(commit_lsn);
+        self.delivered &= !last;
+        Ok(())
+    }
+
+    /// The entry without what is part of the load already; none if that is all of it.
+    fn past_load_point(&self, mut entry: Entry, lsn: Lsn) -> Option<Entry> {
+        let Some(points) = self.load_points.as_ref().filter(|points| !points.is_empty()) else {
+            return Some(entry);
+        };
+        let loaded = |table: &String| points.get(table).is_some_and(|point| lsn < *point);
+        if let Content::Truncate { tables, .. } = &mut entry.content {
+            tables.retain(|table| !loaded(table));
+            entry.table = tables.join(",");
+            return (!tables.is_empty()).then_some(entry);
+        }
+        (!loaded(&entry.table)).then_some(entry)
+    }
+
+    /// Looks for the load's end, which is the newest entry of its stream.
+    async fn find_end(&mut self) -> Result<bool, ReaderError> {
+        Ok(match self.end().await? {
+            Some((_, load_points)) => {
+                self.load_points = Some(load_points);
+                true
+            }
+            None => false,
+        })
+    }
+
+    /// Goes on with the changes if the cursor has the load's end behind it.
+    async fn pass_end(&mut self) -> Result<(), ReaderError> {
+        if self.lane == Lane::Bootstrap
+            && let Some((id, load_points)) = self.end().await?
+            && id <= self.cursor
+        {
+            self.load_points = Some(load_points);
+            (self.lane, self.cursor) = (Lane::Changes, Id::ZERO);
+        }
+        Ok(())
+    }
+
+    async fn end(&mut self) -> Result<Option<(Id, BTreeMap<String, Lsn>)>, ReaderError> {
+        let Some(raw) = self.store.before(self.epoch, Lane::Bootstrap, LAST).await? else {
+            return Ok(None);
+        };
+        match Entry::decode(&raw, Lane::Bootstrap)?.content {
+            Content::End { load_points, .. } => Ok(Some((raw.id, load_points))),
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether the cursor stands inside a transaction.
+    async fn find_open(&mut self) -> Result<(), ReaderError> {
+        let mid = self.lane == Lane::Changes && self.cursor.low != u64::MAX;
+        if mid && let Some(raw) = self.store.before(self.epoch, self.lane, self.cursor).await? {
+            let inside = raw.id.high == self.cursor.high && raw.id.low > 0 && !raw.closes();
+            self.open = inside.then_some(Lsn(raw.id.high));
+            self.delivered = inside;
+        }
+        Ok(())
+    }
+}
+
+const LAST: Id = Id { high: u64::MAX, low: u64::MAX };
+
+/// After everything that has begun: the rest of a transaction half of which is there
+/// would be half a transaction.
+fn live(newest: Id) -> Position {
+    match newest.low {
+        0 => newest.position(Lane::Changes),
+        _ => Position::after(Lsn(newest.high)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,214 @@
+//! Reading over the fake: order, load points, torn transactions, trimmed positions.
+
+use super::*;
+use crate::sink::Sink;
+use crate::sink::config::Config;
+use crate::sink::contract::sample::{self, Part};
+use crate::sink::load::LoadWriter;
+use crate::sink::memory::{MemoryServer, MemoryStore};
+use crate::sink::publisher::{
+    Description, Opening, Publisher, WriterToken, begin_epoch, open::NewEpoch,
+};
+use crate::sink::status::Status;
+use crate::sink::store::{Append, Connect, Guard, NewEntry, Registry, Store, Trim};
+
+const NOW: Duration = Duration::ZERO;
+const SOON: Duration = Duration::from_secs(60);
+
+struct World {
+    server: MemoryServer,
+    sink: Publisher<MemoryStore>,
+    load: LoadWriter<MemoryStore>,
+}
+
+async fn world() -> World {
+    let server = MemoryServer::default();
+    let description =
+        Description { options: "o".into(), chain: "c".into(), key_fingerprint: "k".into() };
+    let new = NewEpoch {
+        slot: "s",
+        system_id: "1",
+        timeline: 1,
+        start_lsn: Lsn(100),
+        description,
+        generation: 1,
+        state: None,
+        catalog: None,
+    };
+    begin_epoch(&mut server.connect().await.unwrap(), &new).await.unwrap();
+    let opening = Opening {
+        slot: "s".into(),
+        system_id: "1".into(),
+        timeline: 1,
+        history: Vec::new(),
+        confirmed_flush: Lsn(100),
+        token: WriterToken(1),
+        accept_gap: false,
+    };
+    let config = Config::default();
+    let store = server.connect().await.unwrap();
+    let (sink, _) = Publisher::open(store, &config, &opening, Status::default()).await.unwrap();
+    let store = server.connect().await.unwrap();
+    let token = WriterToken(1);
+    let load = LoadWriter::open(store, &config, Epoch(1), "e", token, Status::default()).await;
+    World { server, sink, load: load.unwrap().0 }
+}
+
+impl World {
+    async fn publish(&mut self, parts: &[Part]) {
+        self.sink.publish(sample::batch(parts), 1, Lsn(100)).await.unwrap();
+    }
+
+    async fn loaded(&mut self, rows: u64) {
+        let batch = sample::batch(&[Part::whole(1, rows)]);
+        self.load.append(&batch, 1, Vec::new()).await.unwrap();
+    }
+
+    async fn finish(&mut self, points: &[(&str, u64)]) {
+        let points = points.iter().map(|(table, lsn)| ((*table).to_owned(), Lsn(*lsn))).collect();
+        self.load.finish(Lsn(100), &points, None, b"STREAMING").await.unwrap();
+    }
+
+    async fn try_reader(&self, from: From) -> Result<StreamReader<MemoryStore>, ReaderError> {
+        StreamReader::open(self.server.connect().await.unwrap(), from, 1 << 20).await
+    }
+
+    async fn reader(&self, from: &str) -> StreamReader<MemoryStore> {
+        self.try_reader(From::After(from.parse().unwrap())).await.unwrap()
+    }
+}
+
+/// What is there now, as positions with the op where it is none of a row.
+async fn all(reader: &mut StreamReader<MemoryStore>) -> Result<Vec<String>, ReaderError> {
+    let mut seen = Vec::new();
+    while let Some(entry) = reader.next(NOW).await? {
+        let op = match entry.op {
+            EntryOp::Row(_) => "",
+            other => other.name(),
+        };
+        let last = if entry.last { "!" } else { "" };
+        seen.push(format!("{}{op}{last}", entry.position));
+    }
+    Ok(seen)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_load_comes_first_and_changes_wait_for_its_end() {
+    let mut world = world().await;
+    world.loaded(2).await;
+    world.publish(&[Part::whole(0x200, 2)]).await;
+    let mut reader = world.try_reader(From::Start).await.unwrap();
+    let mut changes = world.reader("0/1").await;
+    assert_eq!(all(&mut reader).await.unwrap(), ["bootstrap:1", "bootstrap:2"]);
+    assert_eq!(all(&mut changes).await.unwrap(), [""; 0]);
+    assert!(!changes.reads_changes());
+    let (woken, ()) = tokio::join!(reader.next(SOON), world.loaded(1));
+    assert_eq!(woken.unwrap().unwrap().position, Position::Bootstrap(3));
+    let finished = async {
+        world.finish(&[]).await;
+    };
+    let (woken, ()) = tokio::join!(changes.next(SOON), finished);
+    assert_eq!(woken.unwrap().unwrap().position.to_string(), "0/200:1");
+    assert_eq!(all(&mut reader).await.unwrap(), ["bootstrap:4end", "0/200:1", "0/200:2!"]);
+    assert_eq!(reader.position().to_string(), "e1:0/200:2");
+    let parts = [Part::whole(0x300, 1)];
+    let (woken, ()) = tokio::join!(reader.next(SOON), world.publish(&parts));
+    assert_eq!(woken.unwrap().unwrap().position.to_string(), "0/300:1");
+    assert_eq!(reader.next(SOON).await, Ok(None), "it gives up when nothing comes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn reading_goes_on_strictly_after_any_position() {
+    let mut world = world().await;
+    world.loaded(3).await;
+    world.publish(&[Part::whole(0x200, 3), Part::whole(0x300, 1)]).await;
+    world.finish(&[]).await;
+    let mut whole = world.try_reader(From::Start).await.unwrap();
+    let everything = all(&mut whole).await.unwrap();
+    assert_eq!(everything.len(), 8);
+    for (i, text) in everything.iter().enumerate() {
+        let at = text.trim_end_matches('!').trim_end_matches("end");
+        let mut reader = world.reader(&format!("e1:{at}")).await;
+        assert_eq!(all(&mut reader).await.unwrap(), everything[i + 1..], "after {at}");
+    }
+    assert_eq!(all(&mut world.reader("0/200").await).await.unwrap(), ["0/300:1!"]);
+    let mut live = world.try_reader(From::Live).await.unwrap();
+    assert_eq!(all(&mut live).await.unwrap(), [""; 0]);
+    let other = world.try_reader(From::After("e7:0/200".parse().unwrap())).await.unwrap_err();
+    assert_eq!(other, ReaderError::OtherEpoch { asked: Epoch(7), current: Epoch(1) });
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_below_a_load_point_are_skipped_and_transactions_still_end() {
+    let mut world = world().await;
+    let mut batch = sample::batch(&[Part::whole(0x200, 3), Part::whole(0x400, 1)]);
+    let other = batch.relation_index(&sample::relation("other"));
+    batch.rows[0].relation = other;
+    world.sink.publish(batch, 1, Lsn(100)).await.unwrap();
+    world.publish(&[Part::whole(0x500, 1)]).await;
+    world.finish(&[("public.ledger", 0x500)]).await;
+    let mut reader = world.reader("0/1").await;
+    let expected = ["0/200:1", "0/200:3commit!", "0/500:1!"];
+    assert_eq!(all(&mut reader).await.unwrap(), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_torn_transaction_halts() {
+    let mut world = world().await;
+    world.finish(&[]).await;
+    let mut store = world.server.connect().await.unwrap();
+    let checkpoint = store.inspect().await.unwrap().checkpoint.unwrap();
+    let entry = |high, last| NewEntry {
+        id: Id { high, low: 1 },
+        op: "insert",
+        table: "public.ledger",
+        data: b"\x80",
+        last,
+    };
+    let guard = Guard { epoch: Epoch(1), writer: checkpoint.writer, last: Id::ZERO };
+    let entries = vec![entry(0x200, false), entry(0x300, true)];
+    let append = Append { generation: 1, entries, fields: Vec::new() };
+    store.append(&guard, &append).await.unwrap();
+    let torn = ReaderError::Torn { torn: Lsn(0x200), next: Lsn(0x300) };
+    assert_eq!(all(&mut world.reader("0/1").await).await, Err(torn.clone()));
+    assert_eq!(all(&mut world.reader("0/200:1").await).await, Err(torn));
+    assert_eq!(all(&mut world.reader("0/200").await).await.unwrap(), ["0/300:1!"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_trimmed_is_refused_with_the_oldest_position() {
+    let mut world = world().await;
+    world.loaded(2).await;
+    world.finish(&[]).await;
+    world.publish(&[Part::whole(0x200, 2), Part::whole(0x300, 1), Part::whole(0x400, 1)]).await;
+    let mut slow = world.reader("0/200:1").await;
+    let mut store = world.server.connect().await.unwrap();
+    store.add_consumer("c").await.unwrap();
+    let through = Id { high: 0x200, low: u64::MAX };
+    store.acknowledge("c", Epoch(1), Lane::Changes, through).await.unwrap();
+    assert_eq!(store.trim(Trim { epoch: Epoch(1), ceiling: None }).await, Ok(4));
+    let error = slow.next(NOW).await.unwrap_err();
+    assert!(
+        error.to_string().contains("the oldest position to go on from is e1:0/200:2"),
+        "{error}"
+    );
+    for gone in ["bootstrap", "bootstrap:1", "0/1", "0/200:1"] {
+        let error = world.try_reader(From::After(gone.parse().unwrap())).await.unwrap_err();
+        assert!(matches!(error, ReaderError::OutOfRange { .. }), "{gone}: {error}");
+    }
+    // Exactly what was trimmed is what this reader has.
+    for good in ["0/200:2", "0/200"] {
+        assert_eq!(all(&mut world.reader(good).await).await.unwrap(), ["0/300:1!", "0/400:1!"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_epoch_that_ends_ends_its_readers() {
+    let mut world = world().await;
+    world.finish(&[]).await;
+    let mut reader = world.try_reader(From::Start).await.unwrap();
+    world.server.empty();
+    let error = all(&mut reader).await.unwrap_err();
+    assert!(matches!(error, ReaderError::Store(StoreError::Unknown(_))), "{error}");
+    assert_eq!(world.try_reader(From::Start).await.unwrap_err(), ReaderError::NoEpoch);
+}

@@ -1,0 +1,224 @@
+//! Memory of the streams: sampled, trimmed of what every consumer has, and waited for.
+//!
+//! The two streams have separate budgets, so that changes that nobody may read yet
+//! cannot starve the load. Waiting is what makes a full Redis back-pressure instead of a
+//! loss. What can go wrong: Redis was set to evict keys meanwhile, which ends the writer.
+
+use tokio::time::{Duration, Instant};
+
+use super::entry::Entry;
+use super::error::SinkError;
+use super::id::{Id, Lane};
+use super::status::Status;
+use super::store::{Backend, Consumer, Trim, Usage};
+use crate::position::Epoch;
+use crate::sink::config::{Budget, Retention, Share};
+
+/// Memory is sampled, and what was acknowledged is trimmed, at least this often while
+/// something happens.
+const SAMPLE_MS: u64 = 1_000;
+/// And whenever this much was published since, …
+const SAMPLE_BYTES: u64 = 16 << 20;
+/// … or this part of a smaller budget.
+const SAMPLE_PART: u64 = 16;
+/// Pause between two looks while the budget is used up.
+const PAUSE_MS: u64 = 250;
+/// Redis counts as full at this many hundredths of `maxmemory`.
+const FULL_PERCENT: u64 = 95;
+/// A look at the oldest entries for a ceiling takes about this many bytes.
+const CEILING_BYTES: u64 = 4 << 20;
+
+/// Watches one lane's memory.
+#[derive(Debug)]
+pub(crate) struct Budgeter {
+    budget: Budget,
+    retention: Retention,
+    sampled: Option<Instant>,
+    since: u64,
+    /// Bytes of the budget when last sampled.
+    limit: Option<u64>,
+}
+
+impl Budgeter {
+    pub(crate) fn new(budget: Budget, retention: Retention) -> Budgeter {
+        Budgeter { budget, retention, sampled: None, since: 0, limit: None }
+    }
+
+    /// Counts what was published.
+    pub(crate) fn published(&mut self, bytes: u64) {
+        self.since += bytes;
+    }
+
+    fn due(&self) -> bool {
+        let step = self.limit.map_or(SAMPLE_BYTES, |limit| (limit / SAMPLE_PART).min(SAMPLE_BYTES));
+        self.since >= step.max(1)
+            || self.sampled.is_none_or(|at| at.elapsed() >= Duration::from_millis(SAMPLE_MS))
+    }
+
+    /// Returns when there is room in `lane`.
+    pub(crate) async fn admit<S: Backend>(
+        &mut self,
+        store: &mut S,
+        epoch: Epoch,
+        lane: Lane,
+        status: &Status,
+    ) -> Result<(), SinkError> {
+        if !self.due() {
+            return Ok(());
+        }
+        self.trim(store, epoch, status).await?;
+        loop {
+            let usage = self.sample(store, epoch, status).await?;
+            let Some(over) = self.over(&usage, lane) else { break };
+            // Whoever gives up waiting here looks again the next time.
+            self.sampled = None;
+            if self.trim(store, epoch, status).await? > 0 {
+                continue;
+            }
+            let reason = match over {
+                Over::Budget { used, limit } => {
+                    let consumers = store.consumers().await?;
+                    used_up(lane, used, limit, slowest(&consumers, lane))
+                }
+                Over::Other => other_data(&usage),
+            };
+            status.pause(Some(reason));
+            tokio::time::sleep(Duration::from_millis(PAUSE_MS)).await;
+        }
+        status.pause(None);
+        Ok(())
+    }
+
+    /// Samples and trims if it is time, without waiting for room.
+    pub(crate) async fn tick<S: Backend>(
+        &mut self,
+        store: &mut S,
+        epoch: Epoch,
+        status: &Status,
+    ) -> Result<(), SinkError> {
+        if self.due() {
+            self.trim(store, epoch, status).await?;
+            self.sample(store, epoch, status).await?;
+        }
+        Ok(())
+    }
+
+    /// Trims what every consumer has, and what is above a ceiling.
+    pub(crate) async fn trim<S: Backend>(
+        &mut self,
+        store: &mut S,
+        epoch: Epoch,
+        status: &Status,
+    ) -> Result<u64, SinkError> {
+        let ceiling = self.ceiling(store, epoch).await?;
+        let trimmed = store.trim(Trim { epoch, ceiling }).await?;
+        if trimmed > 0 {
+            status.update(|figures| figures.trimmed += trimmed);
+        }
+        Ok(trimmed)
+    }
+
+    async fn sample<S: Backend>(
+        &mut self,
+        store: &mut S,
+        epoch: Epoch,
+        status: &Status,
+    ) -> Result<Usage, SinkError> {
+        let usage = store.usage(epoch).await?;
+        if usage.policy != "noeviction" {
+            return Err(SinkError::Evicting { policy: usage.policy });
+        }
+        (self.sampled, self.since) = (Some(Instant::now()), 0);
+        self.limit = bytes(self.budget.changes, usage.limit);
+        status.update(|figures| figures.usage = usage.clone());
+        Ok(usage)
+    }
+
+    fn over(&self, usage: &Usage, lane: Lane) -> Option<Over> {
+        let (share, used) = match lane {
+            Lane::Changes => (self.budget.changes, usage.changes),
+            Lane::Bootstrap => (self.budget.bootstrap, usage.bootstrap),
+        };
+        if let Some(limit) = bytes(share, usage.limit).filter(|limit| used >= *limit) {
+            return Some(Over::Budget { used, limit });
+        }
+        let full = usage.limit > 0 && usage.used >= usage.limit / 100 * FULL_PERCENT;
+        full.then_some(Over::Other)
+    }
+
+    /// Where the ceilings of age and length cut, looking at the oldest entries.
+    async fn ceiling<S: Backend>(
+        &self,
+        store: &mut S,
+        epoch: Epoch,
+    ) -> Result<Option<Id>, SinkError> {
+        let Retention { max_age_ms, max_length } = self.retention;
+        if max_age_ms == 0 && max_length == 0 {
+            return Ok(None);
+        }
+        let usage = store.usage(epoch).await?;
+        let count = CEILING_BYTES / (usage.changes / usage.length.max(1)).max(1);
+        let count = usize::try_from(count.clamp(2, 10_000)).unwrap_or(2);
+        let page = store.page(epoch, Lane::Changes, Id::ZERO, count).await?;
+        let excess = usage.length.saturating_sub(max_length).min(page.entries.len() as u64);
+        let long = usize::try_from(if max_length == 0 { 0 } else { excess }).unwrap_or(0);
+        let oldest_us = i64::try_from(usage.now_ms.saturating_sub(max_age_ms)).unwrap_or(0) * 1000;
+        let mut old = 0;
+        if max_age_ms > 0 {
+            for raw in &page.entries {
+                if Entry::decode(raw, Lane::Changes)?.commit_us >= oldest_us {
+                    break;
+                }
+                old += 1;
+            }
+        }
+        // The first entry to stay; the script cuts at its transaction's start.
+        let keep = long.max(old).min(page.entries.len().saturating_sub(1));
+        Ok(page.entries.get(keep).filter(|_| keep > 0).map(|entry| entry.id))
+    }
+}
+
+/// A budget in bytes, of a server with this `maxmemory`; `None` = no limit.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a share of a memory size need not be exact to the byte"
+)]
+fn bytes(share: Share, maxmemory: u64) -> Option<u64> {
+    match share {
+        Share::Bytes(size) => Some(size.0),
+        Share::Part(_) if maxmemory == 0 => None,
+        Share::Part(part) => Some((maxmemory as f64 * part) as u64),
+    }
+}
+
+enum Over {
+    Budget { used: u64, limit: u64 },
+    Other,
+}
+
+fn slowest(consumers: &[Consumer], lane: Lane) -> Option<&Consumer> {
+    consumers.iter().min_by_key(|consumer| match lane {
+        Lane::Changes => consumer.changes,
+        Lane::Bootstrap => consumer.bootstrap,
+    })
+}
+
+fn used_up(lane: Lane, used: u64, limit: u64, slowest: Option<&Consumer>) -> String {
+    let name = lane.name();
+    let who = match slowest {
+        Some(consumer) => format!("consumer {:?} is furthest behind", consumer.name),
+        None => "no consumer is registered, so nothing may be trimmed (`kasho consumers add`)"
+            .to_owned(),
+    };
+    format!("the {name} stream takes {used} bytes of its budget of {limit}: {who}")
+}
+
+fn other_data(usage: &Usage) -> String {
+    let ours = usage.changes + usage.bootstrap;
+    format!(
+        "Redis is full of other data: {} of {} bytes are in use, {ours} of them by the streams",
+        usage.used, usage.limit
+    )
+}

@@ -1,0 +1,268 @@
+//! A row as a stream entry: the map that stands in the field `d`, written straight from
+//! the batch's cells into one reusable buffer, and read back by readers and tests.
+//!
+//! The format is a public contract: one map `{xid, ts, cols, oids, new, old}` in
+//! MessagePack or JSON, a value being its text, nil for NULL, `true` for an unchanged
+//! TOASTed value and `false` for one that is not part of the image. What can go wrong:
+//! text that is not UTF-8 (a bug of the source: the encoding is pinned), and, when
+//! reading, an entry that somebody else wrote.
+
+use kasho_plugin_sdk::{Op, Relation};
+use serde::ser::{Error as _, SerializeMap, SerializeSeq};
+use serde::{Serialize, Serializer};
+
+use crate::batch::{Batch, Cell, Detail, Image, Piece, Row};
+use crate::sink::config::Encoding;
+
+pub use decode::{Content, DecodeError, Entry, EntryOp, Field, RawEntry};
+
+mod decode;
+
+/// Why a row could not be written. Names the column, never the value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EncodeError {
+    /// Text that is not UTF-8.
+    #[error(
+        "a value of column {column} of {table} is not valid UTF-8 although client_encoding is \
+         pinned to it; the source database holds bytes that its encoding does not allow"
+    )]
+    NotUtf8 {
+        /// Qualified name.
+        table: String,
+        /// Column.
+        column: String,
+    },
+    /// The serializer refused; cannot happen when writing to memory.
+    #[error("a row of {table} could not be encoded")]
+    Failed {
+        /// Qualified name.
+        table: String,
+    },
+}
+
+impl Encoding {
+    /// Appends the map of `row` to `out`; on an error `out` is as it was.
+    ///
+    /// # Errors
+    /// A text value that is not UTF-8.
+    pub fn row(
+        self,
+        batch: &Batch,
+        piece: &Piece,
+        row: &Row,
+        out: &mut Vec<u8>,
+    ) -> Result<(), EncodeError> {
+        let start = out.len();
+        let data = RowData { batch, piece, row, relation: batch.relation_of(row) };
+        self.map(&data, out).map_err(|()| {
+            out.truncate(start);
+            data.blame()
+        })
+    }
+
+    /// Appends the map of an entry that closes a transaction whose last rows were dropped.
+    pub fn commit(self, xid: u32, ts: i64, out: &mut Vec<u8>) {
+        #[derive(Serialize)]
+        struct Commit {
+            xid: u32,
+            ts: i64,
+        }
+        self.always(&Commit { xid, ts }, out);
+    }
+
+    /// Appends the map of an entry that tells readers to empty a table.
+    pub fn restart(self, attempt: u64, load_lsn: &str, out: &mut Vec<u8>) {
+        #[derive(Serialize)]
+        struct Restart<'a> {
+            attempt: u64,
+            load_lsn: &'a str,
+        }
+        self.always(&Restart { attempt, load_lsn }, out);
+    }
+
+    /// Appends the map of the entry that ends the load.
+    pub fn end(
+        self,
+        start_lsn: &str,
+        load_points: &std::collections::BTreeMap<String, String>,
+        out: &mut Vec<u8>,
+    ) {
+        #[derive(Serialize)]
+        struct End<'a> {
+            start_lsn: &'a str,
+            load_points: &'a std::collections::BTreeMap<String, String>,
+        }
+        self.always(&End { start_lsn, load_points }, out);
+    }
+
+    /// Texts and numbers into memory: there is nothing that could fail.
+    fn always<T: Serialize>(self, value: &T, out: &mut Vec<u8>) {
+        let done = self.map(value, out);
+        debug_assert!(done.is_ok());
+    }
+
+    fn map<T: Serialize>(self, value: &T, out: &mut Vec<u8>) -> Result<(), ()> {
+        match self {
+            Encoding::Msgpack => {
+                let mut to = rmp_serde::Serializer::new(out).with_struct_map();
+                value.serialize(&mut to).map_err(drop)
+            }
+            Encoding::Json => serde_json::to_writer(out, value).map_err(drop),
+        }
+    }
+}
+
+/// The field `t`: the table, or all tables of a truncate.
+#[must_use]
+pub fn tables(batch: &Batch, row: &Row) -> String {
+    match row.detail.as_deref() {
+        Some(Detail::Truncate { relations, .. }) => {
+            let names = relations.iter().map(|&r| batch.relations[r as usize].qualified());
+            names.collect::<Vec<_>>().join(",")
+        }
+        Some(Detail::Message { .. }) | None => batch.relation_of(row).qualified(),
+    }
+}
+
+struct RowData<'a> {
+    batch: &'a Batch,
+    piece: &'a Piece,
+    row: &'a Row,
+    relation: &'a Relation,
+}
+
+impl RowData<'_> {
+    /// Which value could not be written: looked for only once something failed.
+    fn blame(&self) -> EncodeError {
+        let table = self.relation.qualified();
+        for image in [self.row.new, self.row.old].into_iter().flatten() {
+            for (cell, column) in self.batch.cells(image).iter().zip(&self.relation.columns) {
+                let text = self.batch.text(*cell);
+                if text.is_some_and(|bytes| std::str::from_utf8(bytes).is_err()) {
+                    return EncodeError::NotUtf8 { table, column: column.name.clone() };
+                }
+            }
+        }
+        EncodeError::Failed { table }
+    }
+
+    fn image(&self, image: Image) -> Cells<'_> {
+        let binary = self.row.op == Op::Message;
+        Cells { batch: self.batch, cells: self.batch.cells(image), binary }
+    }
+
+    fn truncate<S: Serializer>(
+        &self,
+        to: S,
+        relations: &[u32],
+        cascade: bool,
+        restart: bool,
+    ) -> Result<S::Ok, S::Error> {
+        let names: Vec<String> =
+            relations.iter().map(|&r| self.batch.relations[r as usize].qualified()).collect();
+        let mut map = to.serialize_map(Some(5))?;
+        map.serialize_entry("xid", &self.piece.xid)?;
+        map.serialize_entry("ts", &self.piece.commit_us)?;
+        map.serialize_entry("tables", &names)?;
+        map.serialize_entry("cascade", &cascade)?;
+        map.serialize_entry("restart_identity", &restart)?;
+        map.end()
+    }
+}
+
+impl Serialize for RowData<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let transactional = match self.row.detail.as_deref() {
+            Some(Detail::Truncate { relations, cascade, restart_identity }) => {
+                return self.truncate(to, relations, *cascade, *restart_identity);
+            }
+            Some(Detail::Message { transactional }) => Some(*transactional),
+            None => None,
+        };
+        let (new, old) = (self.row.new, self.row.old);
+        let rare = usize::from(new.is_some()) + usize::from(old.is_some());
+        let mut map = to.serialize_map(Some(4 + rare + usize::from(transactional.is_some())))?;
+        map.serialize_entry("xid", &self.piece.xid)?;
+        map.serialize_entry("ts", &self.piece.commit_us)?;
+        map.serialize_entry("cols", &Names(self.relation))?;
+        map.serialize_entry("oids", &Oids(self.relation))?;
+        if let Some(transactional) = transactional {
+            map.serialize_entry("transactional", &transactional)?;
+        }
+        if let Some(image) = new {
+            map.serialize_entry("new", &self.image(image))?;
+        }
+        if let Some(image) = old {
+            map.serialize_entry("old", &self.image(image))?;
+        }
+        map.end()
+    }
+}
+
+struct Names<'a>(&'a Relation);
+
+impl Serialize for Names<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(self.0.columns.iter().map(|column| column.name.as_str()))
+    }
+}
+
+struct Oids<'a>(&'a Relation);
+
+impl Serialize for Oids<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(self.0.columns.iter().map(|column| column.oid))
+    }
+}
+
+struct Cells<'a> {
+    batch: &'a Batch,
+    cells: &'a [Cell],
+    /// A logical message's content may be any bytes.
+    binary: bool,
+}
+
+impl Serialize for Cells<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let readable = to.is_human_readable();
+        let mut seq = to.serialize_seq(Some(self.cells.len()))?;
+        for cell in self.cells {
+            match *cell {
+                Cell::Text(span) => {
+                    let bytes = self.batch.span(span);
+                    match std::str::from_utf8(bytes) {
+                        Ok(text) => seq.serialize_element(text)?,
+                        Err(_) if !self.binary => return Err(S::Error::custom("not UTF-8")),
+                        Err(_) if readable => seq.serialize_element(&hex(bytes))?,
+                        Err(_) => seq.serialize_element(&Raw(bytes))?,
+                    }
+                }
+                Cell::Null => seq.serialize_element(&())?,
+                Cell::Unchanged => seq.serialize_element(&true)?,
+                Cell::Absent => seq.serialize_element(&false)?,
+            }
+        }
+        seq.end()
+    }
+}
+
+/// Bytes as MessagePack `bin`.
+struct Raw<'a>(&'a [u8]);
+
+impl Serialize for Raw<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(self.0)
+    }
+}
+
+/// Bytes as PostgreSQL writes a bytea, for JSON which has no bytes.
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::from("\\x"), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests;

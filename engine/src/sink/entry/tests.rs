@@ -1,0 +1,183 @@
+//! What is written is what is read, in both encodings, byte for byte where it is a
+//! contract with readers that share no code with us.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::position::{Lsn, Position};
+use crate::sink::contract::sample;
+use crate::sink::id::{Id, Lane};
+
+fn raw(op: &str, table: &str, data: Vec<u8>) -> RawEntry {
+    let field = |name: &str, value: &[u8]| (name.as_bytes().to_vec(), value.to_vec());
+    let mut fields = vec![field("o", op.as_bytes()), field("d", &data), field("g", b"7")];
+    if !table.is_empty() {
+        fields.push(field("t", table.as_bytes()));
+    }
+    RawEntry { id: Id { high: 0xB3, low: 2 }, fields }
+}
+
+/// One row whose images hold these values.
+fn one_row(op: Op, new: Option<&[Field]>, old: Option<&[Field]>) -> (Batch, Piece) {
+    let mut batch = Batch::default();
+    let relation = batch.relation_index(&sample::relation("t"));
+    let mut image = |values: Option<&[Field]>| {
+        let values = values?;
+        let cells: Vec<Cell> = values
+            .iter()
+            .map(|value| match value {
+                Field::Text(text) => sample::text_cell(&mut batch, text.as_bytes()),
+                Field::Bytes(bytes) => sample::text_cell(&mut batch, bytes),
+                Field::Null => Cell::Null,
+                Field::Unchanged => Cell::Unchanged,
+                Field::Absent => Cell::Absent,
+            })
+            .collect();
+        Some(batch.push_image(cells))
+    };
+    let (new, old) = (image(new), image(old));
+    let position = Position::Wal { commit_lsn: Lsn(0xB3), ordinal: 2 };
+    batch.rows.push(Row { position, op, relation, new, old, detail: None, dropped: false });
+    let piece = Piece {
+        xid: 731,
+        commit_lsn: Lsn(0xB3),
+        commit_us: 1_700_000_000_000_001,
+        rows: 0..1,
+        first: true,
+        end_lsn: None,
+    };
+    (batch, piece)
+}
+
+fn encode(encoding: Encoding, batch: &Batch, piece: &Piece) -> Vec<u8> {
+    let mut out = b"before".to_vec();
+    encoding.row(batch, piece, &batch.rows[0], &mut out).unwrap();
+    out.split_off(6)
+}
+
+fn value() -> impl Strategy<Value = Field> {
+    prop_oneof![
+        3 => any::<String>().prop_map(Field::Text),
+        1 => "[a-z]{0,400}".prop_map(Field::Text),
+        1 => Just(Field::Null),
+        1 => Just(Field::Unchanged),
+        1 => Just(Field::Absent),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn rows_come_back_as_they_were(
+        new in proptest::option::of(prop::collection::vec(value(), 2)),
+        old in proptest::option::of(prop::collection::vec(value(), 2)),
+        json in any::<bool>(),
+    ) {
+        let encoding = if json { Encoding::Json } else { Encoding::Msgpack };
+        let (batch, piece) = one_row(Op::Update, new.as_deref(), old.as_deref());
+        let data = encode(encoding, &batch, &piece);
+        let entry = Entry::decode(&raw("update", "public.t", data), Lane::Changes).unwrap();
+        prop_assert_eq!((entry.xid, entry.commit_us), (731, 1_700_000_000_000_001));
+        prop_assert_eq!((entry.generation, entry.last), (7, false));
+        let columns = vec!["id".to_owned(), "note".to_owned()];
+        let expected =
+            Content::Row { columns, oids: vec![23, 25], new, old, transactional: None };
+        prop_assert_eq!(entry.content, expected);
+    }
+
+    #[test]
+    fn any_bytes_are_an_entry_or_an_error(data in prop::collection::vec(any::<u8>(), 0..200)) {
+        for op in ["insert", "truncate", "restart", "end", "commit", "nonsense"] {
+            let _ = Entry::decode(&raw(op, "t", data.clone()), Lane::Changes);
+        }
+    }
+}
+
+#[test]
+fn the_map_is_what_the_contract_says() {
+    let new = [Field::Text("1".to_owned()), Field::Null];
+    let old = [Field::Unchanged, Field::Absent];
+    let (batch, piece) = one_row(Op::Update, Some(&new), Some(&old));
+    let json = String::from_utf8(encode(Encoding::Json, &batch, &piece)).unwrap();
+    assert_eq!(
+        json,
+        r#"{"xid":731,"ts":1700000000000001,"cols":["id","note"],"oids":[23,25],"new":["1",null],"old":[true,false]}"#
+    );
+    let packed = encode(Encoding::Msgpack, &batch, &piece);
+    let mut expected = b"\x86\xa3xid\xcd\x02\xdb\xa2ts\xcf".to_vec();
+    expected.extend(1_700_000_000_000_001_u64.to_be_bytes());
+    expected.extend(b"\xa4cols\x92\xa2id\xa4note\xa4oids\x92\x17\x19");
+    expected.extend(b"\xa3new\x92\xa11\xc0\xa3old\x92\xc3\xc2");
+    assert_eq!(packed, expected);
+}
+
+#[test]
+fn marks_and_rare_kinds_come_back() {
+    for encoding in [Encoding::Json, Encoding::Msgpack] {
+        let decode = |op: &str, table: &str, data: &[u8]| {
+            Entry::decode(&raw(op, table, data.to_vec()), Lane::Bootstrap).unwrap()
+        };
+        let mut data = Vec::new();
+        encoding.commit(9, -5, &mut data);
+        let commit = decode("commit", "", &data);
+        assert_eq!((commit.xid, commit.commit_us, commit.last), (9, -5, true));
+        assert_eq!(commit.content, Content::Commit);
+
+        data.clear();
+        encoding.restart(3, "16/B3", &mut data);
+        let load_lsn = Lsn(0x16_0000_00B3);
+        let restart = decode("restart", "public.t", &data);
+        assert_eq!(restart.content, Content::Restart { attempt: 3, load_lsn });
+
+        data.clear();
+        let points = BTreeMap::from([("public.t".to_owned(), "16/B3".to_owned())]);
+        encoding.end("0/1", &points, &mut data);
+        let load_points = BTreeMap::from([("public.t".to_owned(), load_lsn)]);
+        let end = decode("end", "", &data);
+        assert_eq!(end.content, Content::End { start_lsn: Lsn(1), load_points });
+
+        let (mut batch, piece) = one_row(Op::Truncate, None, None);
+        let other = batch.relation_index(&sample::relation("Weird,\"Name"));
+        let relations = vec![0, other];
+        batch.rows[0].detail =
+            Some(Box::new(Detail::Truncate { relations, cascade: true, restart_identity: false }));
+        let names = tables(&batch, &batch.rows[0]);
+        assert_eq!(names, r#"public.t,public."Weird,""Name""#);
+        let truncate = decode("truncate", &names, &encode(encoding, &batch, &piece));
+        let tables = vec!["public.t".to_owned(), r#"public."Weird,""Name""#.to_owned()];
+        let expected = Content::Truncate { tables, cascade: true, restart_identity: false };
+        assert_eq!(truncate.content, expected);
+    }
+}
+
+#[test]
+fn a_message_may_be_any_bytes_and_a_row_may_not() {
+    let batch = sample::message(500, true);
+    for (encoding, content) in [
+        (Encoding::Msgpack, Field::Bytes(b"\xff\x00content".to_vec())),
+        (Encoding::Json, Field::Text("\\xff00636f6e74656e74".to_owned())),
+    ] {
+        let data = encode(encoding, &batch, &batch.pieces[0]);
+        let entry = Entry::decode(&raw("message", "kasho.message", data), Lane::Changes).unwrap();
+        let Content::Row { new, transactional, .. } = entry.content else { panic!("no row") };
+        assert_eq!(new, Some(vec![Field::Text("prefix".to_owned()), content]));
+        assert_eq!(transactional, Some(false));
+
+        let secret = [Field::Text("1".to_owned()), Field::Bytes(b"secret\xff".to_vec())];
+        let (batch, piece) = one_row(Op::Insert, Some(&secret), None);
+        let mut out = b"before".to_vec();
+        let error = encoding.row(&batch, &piece, &batch.rows[0], &mut out).unwrap_err();
+        let named = EncodeError::NotUtf8 { table: "public.t".into(), column: "note".into() };
+        assert_eq!((error, out), (named, b"before".to_vec()));
+    }
+}
+
+#[test]
+fn values_stay_out_of_debug_texts() {
+    let (batch, piece) =
+        one_row(Op::Insert, Some(&[Field::Text("secret".into()), Field::Null]), None);
+    let data = encode(Encoding::Json, &batch, &piece);
+    let entry = Entry::decode(&raw("insert", "t", data), Lane::Changes).unwrap();
+    assert!(!format!("{entry:?}").contains("secret"));
+}

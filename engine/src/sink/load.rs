@@ -1,0 +1,308 @@
+//! The writer of the bootstrap stream: rows of the initial load, in the order in which
+//! they come, each with the next number, and the loader's progress in the same step.
+//!
+//! It has a token and a lease of its own, beside the changes' writer: two loaders at
+//! once are refused, and one that was thought dead changes nothing. What can go wrong:
+//! as with the changes; and a batch too large for the one step that its progress needs.
+
+use std::collections::{BTreeMap, HashMap};
+
+use tokio::time::Duration;
+
+use super::budget::Budgeter;
+use super::entry;
+use super::error::SinkError;
+use super::id::{Id, Lane};
+use super::publisher::open::{WriterToken, check_server};
+use super::publisher::{OomPause, settled};
+use super::status::Status;
+use super::store::{Answer, Backend, Finish, Finished, Guard, Leased, Load, NewEntry, StoreError};
+use crate::batch::Batch;
+use crate::position::{Epoch, Lsn, Position};
+use crate::sink::config::{Config, Durability, Encoding};
+
+/// A loader that is silent for this long has lost its turn.
+const LEASE_MS: u64 = 30_000;
+/// Rows and progress go in one step, so a batch must fit in one; one row may be larger.
+const STEP_BYTES: u64 = 256 << 20;
+
+/// Publishes the load of an epoch.
+#[derive(Debug)]
+pub struct LoadWriter<S> {
+    store: S,
+    guard: Guard,
+    encoding: Encoding,
+    durability: Durability,
+    durability_timeout: Duration,
+    max_bulk_len: u64,
+    generation: u64,
+    budget: Budgeter,
+    status: Status,
+    data: Vec<u8>,
+    spent: bool,
+}
+
+/// Where a loader goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resumed {
+    /// Entries written so far; the next one is this plus one.
+    pub entries: u64,
+    /// What was stored with them.
+    pub progress: HashMap<String, String>,
+}
+
+/// Fields of a loader's progress to store; `None` forgets one.
+pub type Progress = Vec<(String, Option<String>)>;
+
+impl<S: Backend> LoadWriter<S> {
+    /// Takes the loader's turn in `epoch`. `owner` is who may take it again at once, such
+    /// as an engine that was restarted; anybody else waits until the lease has run out.
+    ///
+    /// # Errors
+    /// Somebody else loads; the epoch is another; Redis lost data; the server's errors.
+    pub async fn open(
+        mut store: S,
+        config: &Config,
+        epoch: Epoch,
+        owner: &str,
+        token: WriterToken,
+        status: Status,
+    ) -> Result<(LoadWriter<S>, Resumed), SinkError> {
+        let server = store.server().await?;
+        check_server(&server)?;
+        store.inspect().await?;
+        let writer = token.after("");
+        let leased = store.lease(epoch, owner, &writer, Duration::from_millis(LEASE_MS)).await?;
+        let (last, progress) = match leased {
+            Leased::Yes { last, progress } => (last, progress),
+            Leased::Held { owner, remaining_ms } => {
+                return Err(SinkError::Leased { owner, remaining_ms });
+            }
+            Leased::OtherEpoch(epoch) => {
+                return Err(SinkError::Fenced { lane: Lane::Bootstrap, writer, epoch });
+            }
+            Leased::Torn { top, last } => {
+                let found = format!("the bootstrap stream ends at {top}, its progress at {last}");
+                return Err(SinkError::LostData { found });
+            }
+        };
+        let mut this = LoadWriter {
+            store,
+            guard: Guard { epoch, writer, last },
+            encoding: config.encoding,
+            durability: config.durability,
+            durability_timeout: Duration::from_millis(config.durability_timeout_ms),
+            max_bulk_len: server.max_bulk_len,
+            generation: 0,
+            budget: Budgeter::new(config.budget, config.retention),
+            status,
+            data: Vec::new(),
+            spent: false,
+        };
+        this.flush().await?;
+        Ok((this, Resumed { entries: last.high, progress }))
+    }
+
+    /// The figures that others may watch.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.status.clone()
+    }
+
+    /// Appends every row that the chain kept and stores `progress` in the same step; an
+    /// empty batch stores progress and renews the lease. Answers the number of the last
+    /// entry. Positions of the rows are not looked at: ranges load side by side.
+    ///
+    /// # Errors
+    /// As [`super::Sink::publish`]; afterwards the writer is spent.
+    pub async fn append(
+        &mut self,
+        batch: &Batch,
+        generation: u64,
+        progress: Progress,
+    ) -> Result<u64, SinkError> {
+        self.enter()?;
+        self.generation = generation;
+        self.data.clear();
+        let mut rows: Vec<(usize, String, &'static str)> = Vec::new();
+        for piece in &batch.pieces {
+            for row in batch.rows[piece.rows.clone()].iter().filter(|row| !row.dropped) {
+                let position = Position::Bootstrap(self.guard.last.high + rows.len() as u64 + 1);
+                let start = self.data.len();
+                let encoded = self.encoding.row(batch, piece, row, &mut self.data);
+                encoded.map_err(|error| SinkError::Encode { position, error })?;
+                let table = entry::tables(batch, row);
+                check_size(position, &table, (self.data.len() - start) as u64, self.max_bulk_len)?;
+                rows.push((self.data.len(), table, row.op.name()));
+            }
+        }
+        let first = Position::Bootstrap(self.guard.last.high + 1);
+        if rows.len() > 1 {
+            check_size(first, &rows[0].1, self.data.len() as u64, STEP_BYTES)?;
+        }
+        let data = std::mem::take(&mut self.data);
+        let entries = numbered(self.guard.last.high, &data, &rows);
+        self.write(entries, progress).await?;
+        self.data = data;
+        self.spent = false;
+        Ok(self.guard.last.high)
+    }
+
+    /// Tells readers to empty `table`, whose load begins again as `attempt` at
+    /// `load_lsn`, and resets its `progress` in the same step.
+    ///
+    /// # Errors
+    /// As [`LoadWriter::append`].
+    pub async fn restart(
+        &mut self,
+        table: &str,
+        attempt: u64,
+        load_lsn: Lsn,
+        progress: Progress,
+    ) -> Result<u64, SinkError> {
+        self.enter()?;
+        let mut data = Vec::new();
+        self.encoding.restart(attempt, &load_lsn.to_string(), &mut data);
+        let id = Id { high: self.guard.last.high + 1, low: 1 };
+        let entry = NewEntry { id, op: "restart", table, data: &data, last: false };
+        self.write(vec![entry], progress).await?;
+        self.spent = false;
+        Ok(self.guard.last.high)
+    }
+
+    /// Ends the load: the `end` entry, the phase and the end of the lease in one step.
+    /// The writer is spent afterwards, also on an error.
+    ///
+    /// # Errors
+    /// [`SinkError::OtherState`] if the stored phase is not `old_state`; otherwise as
+    /// [`LoadWriter::append`].
+    pub async fn finish(
+        &mut self,
+        start_lsn: Lsn,
+        load_points: &BTreeMap<String, Lsn>,
+        old_state: Option<&[u8]>,
+        new_state: &[u8],
+    ) -> Result<(), SinkError> {
+        self.enter()?;
+        let points = load_points.iter().map(|(table, lsn)| (table.clone(), lsn.to_string()));
+        let mut data = Vec::new();
+        self.encoding.end(&start_lsn.to_string(), &points.collect(), &mut data);
+        let id = Id { high: self.guard.last.high + 1, low: 1 };
+        let end = NewEntry { id, op: "end", table: "", data: &data, last: false };
+        let finish = Finish { end, generation: self.generation, old_state, new_state };
+        match self.store.finish(&self.guard, &finish).await? {
+            Finished::OtherState(_) => Err(SinkError::OtherState),
+            Finished::Answer(answer) => {
+                settled(answer, Lane::Bootstrap, self.guard.last)?;
+                Ok(self.store.durable(self.durability, self.durability_timeout).await?)
+            }
+        }
+    }
+
+    /// Returns when everything appended so far is as durable as configured.
+    ///
+    /// # Errors
+    /// As [`super::Sink::flush`].
+    pub async fn flush(&mut self) -> Result<(), SinkError> {
+        self.enter()?;
+        self.store.durable(self.durability, self.durability_timeout).await?;
+        self.spent = false;
+        Ok(())
+    }
+
+    /// Gives up the turn, so that another loader need not wait for the lease.
+    ///
+    /// # Errors
+    /// The server's; the lease then runs out by itself.
+    pub async fn close(mut self) -> Result<(), SinkError> {
+        Ok(self.store.release(self.guard.epoch, &self.guard.writer).await?)
+    }
+
+    async fn write(
+        &mut self,
+        entries: Vec<NewEntry<'_>>,
+        progress: Progress,
+    ) -> Result<(), SinkError> {
+        let last = entries.last().map_or(self.guard.last, |entry| entry.id);
+        let (count, bytes) =
+            (entries.len() as u64, entries.iter().map(|entry| entry.data.len() as u64).sum());
+        if count > 0 {
+            self.room().await?;
+        }
+        let lease = Duration::from_millis(LEASE_MS);
+        let load = Load { generation: self.generation, entries, progress, lease };
+        let status = &self.status;
+        let mut pause = OomPause::default();
+        let answer = loop {
+            match self.store.load(&self.guard, &load).await {
+                // Refused before anything was written: exactly this may be sent again.
+                Err(StoreError::Oom) => {
+                    pause.wait(status).await;
+                    renew(&mut self.store, &self.guard).await?;
+                }
+                answer => break answer?,
+            }
+        };
+        status.pause(None);
+        if answer == Answer::Done {
+            self.budget.published(bytes);
+            status.update(|figures| {
+                figures.entries += count;
+                figures.bytes += bytes;
+                figures.position = Some(Position::Bootstrap(last.high));
+            });
+        }
+        settled(answer, Lane::Bootstrap, self.guard.last)?;
+        self.guard.last = last;
+        Ok(())
+    }
+
+    /// Waits for room, keeping the turn meanwhile.
+    async fn room(&mut self) -> Result<(), SinkError> {
+        loop {
+            let (store, epoch) = (&mut self.store, self.guard.epoch);
+            let admitted = self.budget.admit(store, epoch, Lane::Bootstrap, &self.status);
+            match tokio::time::timeout(Duration::from_millis(LEASE_MS / 3), admitted).await {
+                Ok(result) => return result,
+                Err(_) => renew(&mut self.store, &self.guard).await?,
+            }
+        }
+    }
+
+    fn enter(&mut self) -> Result<(), SinkError> {
+        match std::mem::replace(&mut self.spent, true) {
+            true => Err(SinkError::Spent),
+            false => Ok(()),
+        }
+    }
+}
+
+async fn renew<S: Backend>(store: &mut S, guard: &Guard) -> Result<(), SinkError> {
+    let lease = Duration::from_millis(LEASE_MS);
+    let load = Load { generation: 0, entries: Vec::new(), progress: Vec::new(), lease };
+    settled(store.load(guard, &load).await?, Lane::Bootstrap, guard.last)
+}
+
+fn check_size(position: Position, table: &str, bytes: u64, limit: u64) -> Result<(), SinkError> {
+    match bytes <= limit {
+        true => Ok(()),
+        false => Err(SinkError::TooLarge { position, table: table.to_owned(), bytes, limit }),
+    }
+}
+
+/// The rows as entries numbered after `last`.
+fn numbered<'a>(
+    last: u64,
+    data: &'a [u8],
+    rows: &'a [(usize, String, &'static str)],
+) -> Vec<NewEntry<'a>> {
+    let mut start = 0;
+    let entries = rows.iter().zip(last + 1..).map(|((end, table, op), n)| {
+        let data = &data[std::mem::replace(&mut start, *end)..*end];
+        NewEntry { id: Id { high: n, low: 1 }, op, table, data, last: false }
+    });
+    entries.collect()
+}
+
+#[cfg(test)]
+mod tests;

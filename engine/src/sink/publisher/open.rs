@@ -1,0 +1,371 @@
+//! Becoming the writer: read what is there, compare it with what PostgreSQL was told,
+//! raise the token, and wait until that is durable. Only then is what was read true:
+//! nobody else can write any more, and a durability wait speaks for this connection.
+//!
+//! What can go wrong: Redis lost data or is another one, the checkpoint belongs to
+//! another server or slot, a promotion took back what was published, Redis evicts keys.
+
+use std::fmt;
+
+use super::Publisher;
+use crate::position::{Epoch, Lsn, Position};
+use crate::sink::config::Config;
+use crate::sink::error::SinkError;
+use crate::sink::id::{Id, Lane};
+use crate::sink::status::Status;
+use crate::sink::store::{
+    Answer, Backend, Begin, Begun, Checkpoint, Feed, Fence, Guard, Inspection, Registry, Server,
+    Store, StoreError,
+};
+
+/// The old writer may still be emptying its queue when the new one reads; after this
+/// many tries something else is wrong.
+const ATTEMPTS: usize = 32;
+/// Transactions are counted up to here for the message about a promotion.
+const COUNTED: u64 = 10_000;
+/// Epoch numbers tried beyond the stored one before giving up.
+const EPOCHS: u64 = 1_000;
+
+/// Tells one writer's token from every other's, also from one whose rise a fail-over
+/// took back: counting alone would give the same number twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WriterToken(pub u64);
+
+impl WriterToken {
+    /// A token that nobody else has.
+    ///
+    /// # Errors
+    /// The system has no random numbers.
+    pub fn random() -> Result<WriterToken, getrandom::Error> {
+        getrandom::u64().map(WriterToken)
+    }
+
+    /// The text after that of `before`.
+    pub(crate) fn after(self, before: &str) -> String {
+        let count = before.split('-').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+        format!("{}-{:016x}", count.saturating_add(1), self.0)
+    }
+}
+
+/// The end of a timeline: an entry of `TIMELINE_HISTORY`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Promotion {
+    /// The timeline that ended.
+    pub timeline: u32,
+    /// Where.
+    pub at: Lsn,
+}
+
+/// What the holder of the slot knows when it takes over.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// Its slot.
+    pub slot: String,
+    /// `IDENTIFY_SYSTEM`: systemid.
+    pub system_id: String,
+    /// `IDENTIFY_SYSTEM`: timeline.
+    pub timeline: u32,
+    /// Every end of a timeline in the server's history; empty on timeline 1.
+    pub history: Vec<Promotion>,
+    /// The slot's `confirmed_flush_lsn`.
+    pub confirmed_flush: Lsn,
+    /// This process's token.
+    pub token: WriterToken,
+    /// Go on although Redis does not hold what PostgreSQL was told.
+    pub accept_gap: bool,
+}
+
+/// Where a publisher goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// The checkpoint as it now stands; digests and generation are the last writer's.
+    pub checkpoint: Checkpoint,
+    /// Everything up to here is published or was dropped.
+    pub published: Position,
+    /// PostgreSQL may have been told this, and no more.
+    pub confirmed: Lsn,
+    /// A transaction that is published in part: it has to be finished with the options
+    /// and the chain in the checkpoint.
+    pub unfinished: Option<Lsn>,
+}
+
+impl<S: Backend> Publisher<S> {
+    /// Takes over the changes stream of the current epoch.
+    ///
+    /// # Errors
+    /// See [`SinkError`]; nothing was changed unless the token was raised.
+    pub async fn open(
+        mut store: S,
+        config: &Config,
+        opening: &Opening,
+        status: Status,
+    ) -> Result<(Publisher<S>, Opened), SinkError> {
+        let server = store.server().await?;
+        check_server(&server)?;
+        let checkpoint = take_over(&mut store, opening).await?;
+        let guard = Guard {
+            epoch: checkpoint.epoch,
+            writer: checkpoint.writer.clone(),
+            last: checkpoint.last,
+        };
+        let mut publisher = Publisher::new(store, guard, config, status, server.max_bulk_len);
+        let (durability, timeout) = (publisher.durability, publisher.durability_timeout);
+        publisher.store.durable(durability, timeout).await?;
+        if let Some(before) = checkpoint.epoch.0.checked_sub(1).filter(|n| *n > 0) {
+            publisher.store.discard(Epoch(before)).await?;
+        }
+        publisher.status.update(|figures| {
+            figures.position = Some(checkpoint.position);
+            figures.confirmed = checkpoint.confirmed;
+            figures.warning = (!server.persistent).then(|| NO_DISK.to_owned());
+        });
+        if !server.persistent {
+            tracing::warn!("{NO_DISK}");
+        }
+        publisher.stored = checkpoint.position;
+        publisher.progress = checkpoint.position;
+        publisher.confirmed = checkpoint.confirmed;
+        publisher.generation = checkpoint.generation;
+        let unfinished = Some(Lsn(checkpoint.last.high)).filter(|lsn| publisher.is_open(*lsn));
+        let (published, confirmed) = (checkpoint.position, checkpoint.confirmed);
+        Ok((publisher, Opened { checkpoint, published, confirmed, unfinished }))
+    }
+}
+
+const NO_DISK: &str = "Redis keeps nothing on disk: when it restarts, everything published is lost \
+                       and a new bootstrap is needed; set appendonly yes (or save)";
+
+/// Rules that hold whatever is stored.
+pub(crate) fn check_server(server: &Server) -> Result<(), SinkError> {
+    if !server.primary {
+        return Err(StoreError::ReadOnly.into());
+    }
+    if server.policy != "noeviction" {
+        return Err(SinkError::Evicting { policy: server.policy.clone() });
+    }
+    Ok(())
+}
+
+/// Reads, checks and fences until nothing happened in between.
+async fn take_over<S: Backend>(store: &mut S, opening: &Opening) -> Result<Checkpoint, SinkError> {
+    let mut seen = None;
+    for _ in 0..ATTEMPTS {
+        let found = store.inspect().await?;
+        let mut checkpoint = check(store, &found, opening).await?;
+        let (writer, last) = match &found.checkpoint {
+            Some(stored) => (stored.writer.clone(), stored.last.to_string()),
+            None => return Err(lost("there is no checkpoint".to_owned())),
+        };
+        checkpoint.writer = opening.token.after(&writer);
+        let fence = Fence {
+            epoch: checkpoint.epoch,
+            writer,
+            last,
+            top: found.changes,
+            fields: checkpoint.fields(),
+        };
+        match store.fence(&fence).await? {
+            Answer::Done => return Ok(checkpoint),
+            answer => seen = Some(answer),
+        }
+    }
+    let (top, last) = match seen {
+        Some(Answer::Moved { top, last }) => (top, last),
+        _ => Default::default(),
+    };
+    Err(SinkError::Moved { lane: Lane::Changes, top, last, expected: Id::ZERO })
+}
+
+fn lost(found: String) -> SinkError {
+    SinkError::LostData { found }
+}
+
+/// Compares what is stored with what PostgreSQL says, and answers the checkpoint to
+/// go on with.
+async fn check<S: Feed>(
+    store: &mut S,
+    found: &Inspection,
+    opening: &Opening,
+) -> Result<Checkpoint, SinkError> {
+    let Some(stored) = &found.checkpoint else {
+        return Err(lost("there is no checkpoint, so nothing to go on from".to_owned()));
+    };
+    for (what, stored, found) in
+        [("system", &stored.system_id, &opening.system_id), ("slot", &stored.slot, &opening.slot)]
+    {
+        if stored != found {
+            let (stored, found) = (stored.clone(), found.clone());
+            return Err(SinkError::ForeignCheckpoint { what, stored, found });
+        }
+    }
+    let mut checkpoint = stored.clone();
+    if let Some(gap) = gap(stored, found.changes, opening.confirmed_flush) {
+        if !opening.accept_gap {
+            return Err(lost(gap));
+        }
+        tracing::warn!(%gap, "accepting a gap in the published changes");
+        let told = opening.confirmed_flush.max(stored.confirmed);
+        checkpoint.last = found.changes;
+        checkpoint.confirmed = told;
+        // What is stored further on was not yet told to PostgreSQL, and comes again.
+        checkpoint.position = Id::of(before(told)).max(found.changes).position(Lane::Changes);
+    }
+    if stored.timeline != opening.timeline {
+        check_timeline(store, &checkpoint, opening).await?;
+        checkpoint.timeline = opening.timeline;
+        checkpoint.position = rewound(&checkpoint);
+    }
+    // Published is published, whatever the position says.
+    checkpoint.position = checkpoint.position.max(checkpoint.last.position(Lane::Changes));
+    Ok(checkpoint)
+}
+
+/// Rule: the stream ends where the checkpoint says, and PostgreSQL was told no more
+/// than the checkpoint says.
+fn gap(stored: &Checkpoint, top: Id, flushed: Lsn) -> Option<String> {
+    if top != stored.last {
+        let (epoch, last) = (stored.epoch.0, stored.last);
+        return Some(format!(
+            "the changes stream of epoch {epoch} ends at {top}, its checkpoint at {last}"
+        ));
+    }
+    (flushed > stored.confirmed).then(|| {
+        let told = stored.confirmed;
+        format!("PostgreSQL was told {flushed}, the checkpoint holds {told}")
+    })
+}
+
+/// Rule: after a promotion, go on only if everything published lies before it.
+async fn check_timeline<S: Feed>(
+    store: &mut S,
+    checkpoint: &Checkpoint,
+    opening: &Opening,
+) -> Result<(), SinkError> {
+    let (stored, found) = (checkpoint.timeline, opening.timeline);
+    let way = || opening.history.iter().filter(|p| p.timeline >= stored && p.timeline < found);
+    if found < stored || !way().any(|p| p.timeline == stored) {
+        return Err(SinkError::NoHistory { found, stored });
+    }
+    let reached = checkpoint.confirmed.max(Lsn(checkpoint.last.high));
+    let Some(promotion) = way().filter(|p| p.at < reached).min_by_key(|p| p.at) else {
+        return Ok(());
+    };
+    let (switch, timeline) = (promotion.at, promotion.timeline);
+    let transactions = count_after(store, checkpoint.epoch, switch).await?;
+    Err(SinkError::Promoted { transactions, switch, timeline, reached })
+}
+
+/// Transactions in the stream that committed at or after `lsn`.
+async fn count_after<S: Feed>(store: &mut S, epoch: Epoch, lsn: Lsn) -> Result<u64, SinkError> {
+    let mut after = Id::of(before(lsn));
+    let (mut count, mut newest) = (0, None);
+    while count < COUNTED {
+        let page = store.page(epoch, Lane::Changes, after, 100).await?;
+        let Some(last) = page.entries.last() else { break };
+        after = last.id;
+        for entry in &page.entries {
+            count += u64::from(newest != Some(entry.id.high));
+            newest = Some(entry.id.high);
+        }
+    }
+    Ok(count)
+}
+
+/// Without what was idle or dropped: on a new timeline those addresses are used again.
+fn rewound(checkpoint: &Checkpoint) -> Position {
+    let whole = Position::after(Lsn(checkpoint.last.high)).max(before(checkpoint.confirmed));
+    checkpoint.position.min(whole)
+}
+
+/// The last position before a transaction or message at `lsn` could begin.
+fn before(lsn: Lsn) -> Position {
+    match lsn.0.checked_sub(1) {
+        Some(before) => Position::after(Lsn(before)),
+        None => Position::Wal { commit_lsn: Lsn::ZERO, ordinal: 0 },
+    }
+}
+
+/// What a new epoch starts with.
+#[derive(Clone, Debug)]
+pub struct NewEpoch<'a> {
+    /// The slot.
+    pub slot: &'a str,
+    /// `IDENTIFY_SYSTEM`: systemid.
+    pub system_id: &'a str,
+    /// `IDENTIFY_SYSTEM`: timeline.
+    pub timeline: u32,
+    /// The slot's consistent point.
+    pub start_lsn: Lsn,
+    /// Digests of options, chain and keys.
+    pub description: super::Description,
+    /// The generation that is in use.
+    pub generation: u64,
+    /// The stored phase that must be found, and the one to store in the same step.
+    pub state: Option<(Option<&'a [u8]>, &'a [u8])>,
+    /// The catalogue to store in the same step.
+    pub catalog: Option<&'a [u8]>,
+}
+
+/// Starts the epoch after the stored one: its checkpoint, the phase and the catalogue in
+/// one step. The streams of the epoch before are deleted.
+///
+/// # Errors
+/// [`SinkError::OtherState`] if phase or epoch changed meanwhile; the server's errors.
+pub async fn begin_epoch<S: Store + Registry>(
+    store: &mut S,
+    new: &NewEpoch<'_>,
+) -> Result<Epoch, SinkError> {
+    check_server(&store.server().await?)?;
+    let stored = store.inspect().await?.checkpoint;
+    let old = stored.as_ref().map(|checkpoint| checkpoint.epoch);
+    let first = old.map_or(1, |epoch| epoch.0 + 1);
+    for number in first..first + EPOCHS {
+        let begin = Begin {
+            epoch: Epoch(number),
+            before: old,
+            fields: new.checkpoint(Epoch(number)).fields(),
+            state: new.state,
+            catalog: new.catalog,
+        };
+        match store.begin(&begin).await? {
+            Begun::Taken => {}
+            Begun::Moved => return Err(SinkError::OtherState),
+            Begun::Done => {
+                if let Some(old) = old {
+                    store.discard(old).await?;
+                }
+                return Ok(Epoch(number));
+            }
+        }
+    }
+    let found = format!("the keys of epochs {first} and after exist without their checkpoint");
+    Err(SinkError::LostData { found })
+}
+
+impl NewEpoch<'_> {
+    fn checkpoint(&self, epoch: Epoch) -> Checkpoint {
+        Checkpoint {
+            epoch,
+            // Nobody's token: the first writer raises it.
+            writer: "0-0".to_owned(),
+            last: Id::ZERO,
+            position: before(self.start_lsn),
+            confirmed: self.start_lsn,
+            slot: self.slot.to_owned(),
+            system_id: self.system_id.to_owned(),
+            timeline: self.timeline,
+            options: self.description.options.clone(),
+            generation: self.generation,
+            chain: self.description.chain.clone(),
+            key_fingerprint: self.description.key_fingerprint.clone(),
+            trim: Id::ZERO,
+            trim_bootstrap: Id::ZERO,
+        }
+    }
+}
+
+impl fmt::Display for Promotion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "timeline {} ended at {}", self.timeline, self.at)
+    }
+}

@@ -1,0 +1,95 @@
+//! The phase, the catalogue, and the consumers.
+
+use redis::Value;
+
+use super::{RedisStore, array, bytes, id, number, script, text, texts, unexpected};
+use crate::position::Epoch;
+use crate::sink::id::{Id, Lane};
+use crate::sink::store::{Acked, Consumer, Registry, StoreError};
+
+impl RedisStore {
+    async fn get(&mut self, key: String) -> Result<Option<Vec<u8>>, StoreError> {
+        let mut command = redis::cmd("GET");
+        command.arg(key);
+        bytes(self.run(&command).await?)
+    }
+
+    fn consumer_keys(&self) -> [String; 2] {
+        [self.keys.checkpoint(), self.keys.consumers()]
+    }
+}
+
+impl Registry for RedisStore {
+    async fn state(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
+        self.get(self.keys.state()).await
+    }
+
+    async fn swap_state(&mut self, old: Option<&[u8]>, new: &[u8]) -> Result<bool, StoreError> {
+        let mut call = script::STATE.on(&[self.keys.state()]);
+        call.arg(if old.is_some() { "1" } else { "" }).arg(old.unwrap_or_default()).arg(new);
+        Ok(number(&self.call(&script::STATE, call).await?)? == 1)
+    }
+
+    async fn catalog(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
+        self.get(self.keys.catalog()).await
+    }
+
+    async fn set_catalog(&mut self, catalog: &[u8]) -> Result<(), StoreError> {
+        let mut command = redis::cmd("SET");
+        command.arg(self.keys.catalog()).arg(catalog);
+        self.run(&command).await.map(drop)
+    }
+
+    async fn add_consumer(&mut self, name: &str) -> Result<bool, StoreError> {
+        let mut call = script::ADD_CONSUMER.on(&self.consumer_keys());
+        call.arg(&self.tag).arg(name);
+        Ok(number(&self.call(&script::ADD_CONSUMER, call).await?)? == 1)
+    }
+
+    async fn remove_consumer(&mut self, name: &str) -> Result<bool, StoreError> {
+        let mut call = script::REMOVE_CONSUMER.on(&self.consumer_keys());
+        call.arg(&self.tag).arg(name);
+        Ok(number(&self.call(&script::REMOVE_CONSUMER, call).await?)? == 1)
+    }
+
+    async fn consumers(&mut self) -> Result<Vec<Consumer>, StoreError> {
+        let mut call = script::CONSUMERS.on(&self.consumer_keys());
+        call.arg(&self.tag);
+        let rows = array(self.call(&script::CONSUMERS, call).await?)?;
+        let mut all = rows.into_iter().map(consumer).collect::<Result<Vec<_>, _>>()?;
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(all)
+    }
+
+    async fn acknowledge(
+        &mut self,
+        name: &str,
+        epoch: Epoch,
+        lane: Lane,
+        through: Id,
+    ) -> Result<Acked, StoreError> {
+        let keys = &self.keys;
+        let keys = [keys.checkpoint(), keys.consumers(), keys.acks(epoch)];
+        let mut call = script::ACK.on(&keys);
+        let lane = if lane == Lane::Changes { "c" } else { "b" };
+        call.arg(epoch.0).arg(name).arg(lane).arg(through.to_string());
+        match text(&self.call(&script::ACK, call).await?)?.as_str() {
+            "DONE" => Ok(Acked::Done),
+            "UNREGISTERED" => Ok(Acked::Unregistered),
+            "EPOCH" => Ok(Acked::OtherEpoch),
+            _ => Err(unexpected()),
+        }
+    }
+}
+
+fn consumer(row: Value) -> Result<Consumer, StoreError> {
+    let words = texts(row)?;
+    let [name, since, seen, bootstrap, changes] = &words[..] else { return Err(unexpected()) };
+    Ok(Consumer {
+        name: name.clone(),
+        since_ms: since.parse().map_err(|_| unexpected())?,
+        seen_ms: seen.parse().ok(),
+        bootstrap: id(bootstrap)?,
+        changes: id(changes)?,
+    })
+}

@@ -1,0 +1,65 @@
+-- Removes what every registered consumer has acknowledged, and what lies before a
+-- ceiling, cutting where a transaction begins; keeps the newest transaction, and of the
+-- load its last entry, which says that the load is complete.
+-- KEYS: 1 checkpoint, 2 changes, 3 bootstrap, 4 acks, 5 consumers.
+-- ARGV: 1 epoch, 2 ceiling ('' = none).
+if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then
+  return 0
+end
+
+-- Removes everything below `cut` and stores the newest id that went: Redis itself keeps
+-- no trace, and readers must be told.
+local function remove(stream, cut, field)
+  local entry = redis.call('XREVRANGE', stream, '(' .. cut, '-', 'COUNT', 1)[1]
+  if not entry then
+    return 0
+  end
+  redis.call('HSET', KEYS[1], field, entry[1])
+  return redis.call('XTRIM', stream, 'MINID', cut)
+end
+
+local changes, load = nil, nil
+for _, name in ipairs(redis.call('HKEYS', KEYS[5])) do
+  local c = acked(KEYS[4], KEYS[2], name, 'c')
+  local b = acked(KEYS[4], KEYS[3], name, 'b')
+  if not changes or before(c, changes) then
+    changes = c
+  end
+  -- Whoever reads changes has the whole load.
+  if c ~= '0-0' then
+    b = '18446744073709551615-18446744073709551615'
+  end
+  if not load or before(b, load) then
+    load = b
+  end
+end
+
+local removed = 0
+local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
+if newest then
+  newest = newest[1]:match('^(%d+)-') .. '-0'
+  local cut = nil
+  if changes then
+    local wanted = redis.call('XRANGE', KEYS[2], '(' .. changes, '+', 'COUNT', 1)[1]
+    cut = wanted and (wanted[1]:match('^(%d+)-') .. '-0') or newest
+  end
+  if ARGV[2] ~= '' then
+    local ceiling = ARGV[2]:match('^(%d+)-') .. '-0'
+    if not cut or before(cut, ceiling) then
+      cut = ceiling
+    end
+  end
+  if cut then
+    removed = removed + remove(KEYS[2], before(newest, cut) and newest or cut, 'trim')
+  end
+end
+
+local last = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)[1]
+if load and last then
+  local wanted = nil
+  if before(load, last[1]) then
+    wanted = redis.call('XRANGE', KEYS[3], '(' .. load, '+', 'COUNT', 1)[1]
+  end
+  removed = removed + remove(KEYS[3], wanted and wanted[1] or last[1], 'trim_bootstrap')
+end
+return removed

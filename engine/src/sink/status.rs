@@ -1,0 +1,60 @@
+//! What the sink tells others while it works: counts, where it stands, why it waits.
+//! Written by the publisher, read by `status`, gRPC and metrics; holds no row data.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::store::Usage;
+use crate::position::{Lsn, Position};
+
+/// A handle to the figures of a sink. Clones share them, also across reopenings.
+#[derive(Clone, Debug, Default)]
+pub struct Status(Arc<Mutex<Figures>>);
+
+/// The figures.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Why nothing is published at the moment.
+    pub paused: Option<String>,
+    /// What a Redis that keeps nothing on disk means.
+    pub warning: Option<String>,
+    /// Entries published in this process's life.
+    pub entries: u64,
+    /// Bytes of their data.
+    pub bytes: u64,
+    /// Entries trimmed by this process.
+    pub trimmed: u64,
+    /// Everything up to here is published.
+    pub position: Option<Position>,
+    /// What the checkpoint says PostgreSQL may be told.
+    pub confirmed: Lsn,
+    /// Memory when last sampled.
+    pub usage: Usage,
+}
+
+impl Status {
+    /// The figures now.
+    #[must_use]
+    pub fn get(&self) -> Figures {
+        self.lock().clone()
+    }
+
+    /// Changes them.
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Figures)) {
+        change(&mut self.lock());
+    }
+
+    /// Sets or ends the reason for waiting, and logs only when that changes.
+    pub(crate) fn pause(&self, reason: Option<String>) {
+        let mut figures = self.lock();
+        match (&figures.paused, &reason) {
+            (None, Some(reason)) => tracing::warn!(%reason, "publishing is paused"),
+            (Some(_), None) => tracing::info!("publishing goes on"),
+            _ => {}
+        }
+        figures.paused = reason;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Figures> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

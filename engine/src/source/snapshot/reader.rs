@@ -1,0 +1,290 @@
+//! Reads the tables of a load from its snapshots: several sessions, each one range at a
+//! time, as batches of rows.
+//!
+//! What can go wrong: the snapshot is gone, the server refuses or ends a COPY. Whatever
+//! happens in one session ends the whole reader; the load goes on by opening another one
+//! with the progress that was published. PostgreSQL's own words are left out of the
+//! errors of a COPY, for they may quote a row.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use kasho_plugin_sdk::{Op, Relation};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_postgres::Client;
+
+use crate::batch::{Batch, Piece, Row};
+use crate::bootstrap::Load;
+use crate::position::{Lsn, Position};
+use crate::source::catalog::{Catalog, Table};
+use crate::source::conninfo::{Conninfo, sql_connect_with};
+use crate::source::copy::Decoder;
+use crate::source::error::SourceError;
+use crate::source::snapshot::plan::{self, Progress, RangeKey, RangeProgress, Unit};
+use crate::source::snapshot::{SETTINGS, SnapshotError, copy_statement, literal};
+
+/// Rows of a batch at most, so that a chain is called often enough.
+const BATCH_ROWS: usize = 1024;
+/// Bytes at which a batch is closed. A row is never cut.
+const BATCH_BYTES: usize = 256 * 1024;
+
+/// How the tables are read.
+#[derive(Clone, Copy, Debug)]
+pub struct ReaderConfig {
+    /// Sessions at once.
+    pub workers: usize,
+}
+
+/// A run of rows of one range, and how far the range has come with them.
+#[derive(Debug)]
+pub struct Slice {
+    /// Index into [`Load::tables`].
+    pub table: usize,
+    /// The range.
+    pub key: RangeKey,
+    /// How far it is once these rows are published; to be stored in the same step.
+    pub progress: RangeProgress,
+    /// The rows: operation `Read`, positions `Bootstrap(0)` for the publisher to number.
+    /// Empty if all that is to be said is that the range is done.
+    pub batch: Batch,
+    /// Bytes of COPY text.
+    pub bytes: u64,
+}
+
+/// Hands out slices as they are read; memory is bounded by the workers.
+#[derive(Debug)]
+pub struct Reader {
+    slices: mpsc::Receiver<Result<Slice, SnapshotError>>,
+    // Dropping it ends the sessions.
+    _workers: JoinSet<()>,
+}
+
+struct Plan {
+    load: Load,
+    tables: Vec<(Table, Arc<Relation>)>,
+    units: Vec<Unit>,
+    next: AtomicUsize,
+}
+
+impl Plan {
+    fn new(load: &Load, catalog: &Catalog, progress: &Progress) -> Result<Plan, SnapshotError> {
+        let described = |oid: u32| {
+            let table = catalog.tables.iter().find(|table| table.oid == oid)?;
+            Some((table.clone(), Arc::clone(catalog.relation(table.relation)?)))
+        };
+        let known: Option<Vec<_>> = load.tables.iter().map(|table| described(table.oid)).collect();
+        let Some(tables) = known else {
+            let what = "the stored catalogue lacks a table of the stored load";
+            return Err(SourceError::protocol("planning the load", what).into());
+        };
+        let units = plan::units(load, progress);
+        Ok(Plan { load: load.clone(), tables, units, next: AtomicUsize::new(0) })
+    }
+
+    fn take(&self) -> Option<Unit> {
+        self.units.get(self.next.fetch_add(1, Ordering::Relaxed)).copied()
+    }
+}
+
+impl Reader {
+    /// Opens the sessions and begins to read whatever `progress` does not show as done.
+    ///
+    /// # Errors
+    /// The catalogue does not belong to the load. Everything else comes from
+    /// [`Reader::next`].
+    pub fn open(
+        info: &Conninfo,
+        config: ReaderConfig,
+        load: &Load,
+        catalog: &Catalog,
+        progress: &Progress,
+    ) -> Result<Reader, SnapshotError> {
+        let plan = Arc::new(Plan::new(load, catalog, progress)?);
+        let workers = config.workers.clamp(1, plan.units.len().max(1));
+        let (sender, slices) = mpsc::channel(1);
+        let mut tasks = JoinSet::new();
+        for _ in 0..workers {
+            let (info, plan, sender) = (info.clone(), Arc::clone(&plan), sender.clone());
+            tasks.spawn(async move {
+                let mut worker = Worker { info, plan, sender, session: None };
+                if let Err(error) = worker.run().await {
+                    // Nobody listens any more if the reader was dropped.
+                    let _ = worker.sender.send(Err(error)).await;
+                }
+            });
+        }
+        Ok(Reader { slices, _workers: tasks })
+    }
+
+    /// The next slice, `None` after the last one. Slices of one range come in order.
+    ///
+    /// Cancel-safe: dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// Whatever ended one of the sessions; the reader is spent then.
+    pub async fn next(&mut self) -> Result<Option<Slice>, SnapshotError> {
+        self.slices.recv().await.transpose()
+    }
+}
+
+struct Worker {
+    info: Conninfo,
+    plan: Arc<Plan>,
+    sender: mpsc::Sender<Result<Slice, SnapshotError>>,
+    /// The session, and the snapshot its transaction stands at.
+    session: Option<(Client, usize)>,
+}
+
+impl Worker {
+    async fn run(&mut self) -> Result<(), SnapshotError> {
+        while let Some(unit) = self.plan.take() {
+            if !self.range(unit).await? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads one range; false if nobody wants more.
+    async fn range(&mut self, unit: Unit) -> Result<bool, SnapshotError> {
+        let plan = Arc::clone(&self.plan);
+        let load = &plan.load.tables[unit.table];
+        let (table, relation) = &plan.tables[unit.table];
+        self.stand_at(load.snapshot).await?;
+        let Some((client, _)) = &self.session else { return Ok(false) };
+        let statement = copy_statement(
+            table,
+            relation,
+            load,
+            unit.key.range,
+            plan.load.range_blocks,
+            unit.skip,
+        );
+        let failed = |error: tokio_postgres::Error| without_words(&load.table, &error);
+        let mut lines = pin!(client.copy_out(&statement).await.map_err(failed)?);
+        let lsn = plan.load.load_lsn(load);
+        let mut rows = Rows::new(unit, relation, lsn, &load.table);
+        while let Some(line) = lines.try_next().await.map_err(failed)? {
+            if rows.is_full() && self.sender.send(Ok(rows.take(false))).await.is_err() {
+                return Ok(false);
+            }
+            rows.push(line)?;
+        }
+        Ok(self.sender.send(Ok(rows.take(true))).await.is_ok())
+    }
+
+    /// Brings the session into a transaction at the load's snapshot number `snapshot`.
+    async fn stand_at(&mut self, snapshot: usize) -> Result<(), SnapshotError> {
+        if self.session.as_ref().is_some_and(|(_, at)| *at == snapshot) {
+            return Ok(());
+        }
+        let client = match self.session.take() {
+            Some((client, _)) => {
+                let doing = "ending a transaction of the load";
+                client.batch_execute("COMMIT").await.map_err(|e| SourceError::sql(doing, &e))?;
+                client
+            }
+            None => sql_connect_with(&self.info, "kasho load", &SETTINGS).await?,
+        };
+        let name = self.plan.load.snapshots.get(snapshot).map_or("", |s| s.name.as_str());
+        import(&client, name).await?;
+        self.session = Some((client, snapshot));
+        Ok(())
+    }
+}
+
+/// Begins a transaction at an exported snapshot.
+pub(super) async fn import(client: &Client, snapshot: &str) -> Result<(), SnapshotError> {
+    let begin = format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
+        literal(snapshot)
+    );
+    client.batch_execute(&begin).await.map_err(|error| match error.code() {
+        // invalid_parameter_value; undefined_object from 17 on.
+        Some(code) if matches!(code.code(), "22023" | "42704") => SnapshotError::Gone,
+        _ => SourceError::sql("standing at the load's snapshot", &error).into(),
+    })
+}
+
+/// An error of a COPY: its message may quote a value (a row filter that fails does).
+fn without_words(table: &str, error: &tokio_postgres::Error) -> SnapshotError {
+    let mut error = SourceError::sql(&format!("COPY of {table}"), error);
+    if let SourceError::Server { server, .. } = &mut error {
+        server.message = None;
+    }
+    error.into()
+}
+
+/// The batch being filled.
+struct Rows<'a> {
+    unit: Unit,
+    relation: &'a Arc<Relation>,
+    lsn: Lsn,
+    table: &'a str,
+    decoder: Decoder,
+    batch: Batch,
+    bytes: usize,
+    /// Rows of the range dealt with, those of the batch included.
+    done: u64,
+}
+
+impl<'a> Rows<'a> {
+    fn new(unit: Unit, relation: &'a Arc<Relation>, lsn: Lsn, table: &'a str) -> Rows<'a> {
+        let (decoder, batch) = (Decoder::default(), Batch::default());
+        Rows { unit, relation, lsn, table, decoder, batch, bytes: 0, done: unit.skip }
+    }
+
+    fn is_full(&self) -> bool {
+        self.batch.rows.len() >= BATCH_ROWS || self.bytes >= BATCH_BYTES
+    }
+
+    fn push(&mut self, mut line: Bytes) -> Result<(), SnapshotError> {
+        let table = || self.table.to_owned();
+        self.bytes += line.len();
+        // The server sends a row a message, newline included.
+        if line.last() != Some(&b'\n') {
+            return Err(SnapshotError::Cut { table: table() });
+        }
+        line.truncate(line.len() - 1);
+        let columns = self.relation.columns.len();
+        let image = self.decoder.image(&mut self.batch, line, columns);
+        let image = image.map_err(|source| SnapshotError::Copy { table: table(), source })?;
+        let relation = self.batch.relation_index(self.relation);
+        self.batch.rows.push(Row {
+            position: Position::START,
+            op: Op::Read,
+            relation,
+            new: Some(image),
+            old: None,
+            detail: None,
+            dropped: false,
+        });
+        self.done += 1;
+        Ok(())
+    }
+
+    fn take(&mut self, done: bool) -> Slice {
+        let mut batch = std::mem::take(&mut self.batch);
+        if !batch.rows.is_empty() {
+            batch.pieces.push(Piece {
+                xid: 0,
+                commit_lsn: self.lsn,
+                commit_us: 0,
+                rows: 0..batch.rows.len(),
+                first: true,
+                end_lsn: None,
+            });
+        }
+        Slice {
+            table: self.unit.table,
+            key: self.unit.key,
+            progress: RangeProgress { rows: self.done, done },
+            batch,
+            bytes: std::mem::take(&mut self.bytes) as u64,
+        }
+    }
+}

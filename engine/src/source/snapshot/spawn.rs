@@ -1,0 +1,123 @@
+//! The engine's side of a holder: starting it, hearing from it, adopting it, finding it
+//! again after a restart, letting it go.
+//!
+//! What can go wrong: the program cannot be started, or ends without an answer. A holder
+//! that is dropped before [`Holder::adopt`] undoes what it has done by itself.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio_postgres::Client;
+
+use crate::bootstrap::Blocking;
+use crate::source::error::SourceError;
+use crate::source::snapshot::SnapshotError;
+use crate::source::snapshot::holder::{Event, HolderSpec, Report};
+
+/// A holder that the engine has not adopted yet.
+pub struct Holder {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: Lines<BufReader<ChildStdout>>,
+}
+
+impl Holder {
+    /// Starts `program snapshot --hold` with its task. The task goes through a pipe: the
+    /// URL in it holds a password, and a command line can be seen by everybody.
+    ///
+    /// # Errors
+    /// The program cannot be started.
+    pub async fn spawn(program: &Path, spec: &HolderSpec) -> Result<Holder, SnapshotError> {
+        let failed = |source| SnapshotError::Spawn { program: program.to_owned(), source };
+        let mut child = Command::new(program)
+            .args(["snapshot", "--hold"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(failed)?;
+        let closed = || failed(std::io::Error::other("its pipes are closed"));
+        let mut stdin = child.stdin.take().ok_or_else(closed)?;
+        let stdout = child.stdout.take().ok_or_else(closed)?;
+        let mut task = serde_json::to_vec(spec).map_err(|error| failed(error.into()))?;
+        task.push(b'\n');
+        stdin.write_all(&task).await.map_err(failed)?;
+        Ok(Holder { child, stdin, stdout: BufReader::new(stdout).lines() })
+    }
+
+    /// Waits until slot, snapshot and locks stand. `waiting` is told whenever slot
+    /// creation begins to wait for somebody else.
+    ///
+    /// # Errors
+    /// What the holder says; nothing of it stands then.
+    pub async fn ready(
+        &mut self,
+        mut waiting: impl FnMut(Option<Blocking>),
+    ) -> Result<Report, SnapshotError> {
+        let doing = "listening to the snapshot holder";
+        while let Some(line) =
+            self.stdout.next_line().await.map_err(|e| SourceError::io(doing, e))?
+        {
+            match serde_json::from_str(&line) {
+                Ok(Event::Waiting { blocking }) => waiting(blocking),
+                Ok(Event::Ready(report)) => return Ok(*report),
+                Ok(Event::Failed { text, retry }) => {
+                    return Err(SnapshotError::Holder { text, retry });
+                }
+                Err(_) => return Err(SourceError::protocol(doing, "a line that is none").into()),
+            }
+        }
+        let status = self.child.wait().await;
+        let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+        Err(SnapshotError::HolderEnded(status))
+    }
+
+    /// Lets the holder stay, whatever becomes of this process. To be called once the
+    /// phase is stored.
+    ///
+    /// # Errors
+    /// It has ended meanwhile.
+    pub async fn adopt(mut self) -> Result<(), SnapshotError> {
+        let doing = "adopting the snapshot holder";
+        let said = async {
+            self.stdin.write_all(b"adopt\n").await?;
+            self.stdin.flush().await
+        };
+        said.await.map_err(|error| SourceError::io(doing, error))?;
+        // Collects its exit status whenever that comes, so that no zombie stays.
+        tokio::spawn(async move { self.child.wait().await });
+        Ok(())
+    }
+}
+
+/// How many sessions of the holder called `application_name` keep their snapshots.
+///
+/// # Errors
+/// The query failed.
+pub async fn holder_lives(client: &Client, application_name: &str) -> Result<bool, SourceError> {
+    let found = client
+        .query_opt(
+            "SELECT FROM pg_stat_activity WHERE application_name = $1 \
+             AND usename = current_user AND datname = current_database() LIMIT 1",
+            &[&application_name],
+        )
+        .await;
+    Ok(found.map_err(|error| SourceError::sql("looking for the holder", &error))?.is_some())
+}
+
+/// Ends the sessions of a holder, and with them its snapshots, its locks, and itself.
+/// Returns how many there were.
+///
+/// # Errors
+/// The query failed.
+pub async fn release(client: &Client, application_name: &str) -> Result<u64, SourceError> {
+    client
+        .execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1 \
+             AND usename = current_user AND datname = current_database()",
+            &[&application_name],
+        )
+        .await
+        .map_err(|error| SourceError::sql("ending the holder's sessions", &error))
+}

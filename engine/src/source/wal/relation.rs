@@ -1,0 +1,222 @@
+//! What is known of each table on the stream: the stream's own description, enriched
+//! from the catalog, as numbered versions.
+//!
+//! What can go wrong: the catalog shows the table as it is *now*, and the stream may lag
+//! behind it. Names, types and keys are therefore the stream's; the catalog adds only
+//! what the stream cannot say, column by column, where name and type still agree.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kasho_plugin_sdk::{Column, Relation};
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Statement};
+
+use super::super::conninfo::{Conninfo, sql_connect};
+use super::super::error::SourceError;
+use super::pgoutput::{RelationColumn, RelationMessage};
+
+/// The last description of every table ever seen in this process. It outlives a
+/// connection: a table's versions go on counting after a reconnect, and a description
+/// that did not change stays the same `Arc`.
+#[derive(Clone, Debug, Default)]
+pub struct KnownRelations(Arc<Mutex<HashMap<u32, Arc<Relation>>>>);
+
+impl KnownRelations {
+    /// `found` as the next version of its table, or the version there is if nothing changed.
+    pub(crate) fn settle(&self, mut found: Relation) -> Arc<Relation> {
+        // Nothing can panic while it is held.
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = known.get(&found.id) {
+            found.version = last.version;
+            if **last == found {
+                return Arc::clone(last);
+            }
+            found.version = last.version.saturating_add(1);
+        } else {
+            found.version = 1;
+        }
+        let found = Arc::new(found);
+        known.insert(found.id, Arc::clone(&found));
+        found
+    }
+}
+
+/// A table of this session, and its number in the batch being built.
+pub(super) struct Entry {
+    pub(super) relation: Arc<Relation>,
+    pub(super) batch: u64,
+    pub(super) index: u32,
+}
+
+/// The relations described on this session, by OID.
+pub(super) struct Relations {
+    pub(super) entries: HashMap<u32, Entry>,
+    known: KnownRelations,
+    catalog: Catalog,
+}
+
+impl Relations {
+    pub(super) fn new(info: Conninfo, app_name: &str, known: KnownRelations) -> Relations {
+        let catalog = Catalog { info, app_name: app_name.to_owned(), session: None };
+        Relations { entries: HashMap::new(), known, catalog }
+    }
+
+    /// Takes a description from the stream. Cancel-safe: it may be given again.
+    ///
+    /// The server repeats a description after any change that may concern it, also when
+    /// the text of it is the same (a column became NOT NULL); so it always looks.
+    pub(super) async fn describe(
+        &mut self,
+        message: &RelationMessage<'_>,
+    ) -> Result<(), SourceError> {
+        let columns: Vec<RelationColumn<'_>> = message.columns().collect();
+        let facts = self.catalog.facts(message.id, &columns).await?;
+        let columns = columns.iter().zip(facts).map(|(column, facts)| enrich(column, facts));
+        let found = Relation {
+            id: message.id,
+            version: 0,
+            schema: message.schema.to_owned(),
+            table: message.table.to_owned(),
+            identity: message.identity,
+            columns: columns.collect(),
+        };
+        let relation = self.known.settle(found);
+        self.entries.insert(message.id, Entry { relation, batch: u64::MAX, index: 0 });
+        Ok(())
+    }
+}
+
+/// What the catalog says of one column.
+#[derive(Debug, Default)]
+struct Facts {
+    type_name: Option<String>,
+    base: Option<String>,
+    elem: Option<String>,
+    labels: Option<Vec<String>>,
+    not_null: bool,
+    unique: bool,
+    toastable: bool,
+}
+
+fn enrich(column: &RelationColumn<'_>, facts: Facts) -> Column {
+    // A type that has been dropped since: its built-in name, or at least its number.
+    let fallback = || match Type::from_oid(column.oid) {
+        Some(known) => known.name().to_owned(),
+        None => format!("oid:{}", column.oid),
+    };
+    let type_name = facts.type_name.unwrap_or_else(fallback);
+    Column {
+        name: column.name.to_owned(),
+        base: facts.base.unwrap_or_else(|| type_name.clone()),
+        type_name,
+        oid: column.oid,
+        typmod: column.typmod,
+        key: column.key,
+        not_null: facts.not_null,
+        unique: facts.unique,
+        toastable: facts.toastable,
+        elem: facts.elem,
+        labels: facts.labels,
+    }
+}
+
+/// An ordinary session, opened when it is first needed.
+struct Catalog {
+    info: Conninfo,
+    app_name: String,
+    session: Option<(Client, Statement)>,
+}
+
+/// One row a column, in the order given. `$1` the table, `$2` names, `$3` type OIDs.
+const FACTS: &str = "
+SELECT t.typname::text, base.typname::text, elem.typname::text,
+       (SELECT array_agg(e.enumlabel::text ORDER BY e.enumsortorder)
+          FROM pg_catalog.pg_enum e WHERE e.enumtypid = base.oid),
+       coalesce(a.attnotnull, false) OR coalesce(chain.not_null, false),
+       EXISTS (SELECT FROM pg_catalog.pg_index i
+                WHERE i.indrelid = a.attrelid AND i.indisunique AND i.indisvalid
+                  AND i.indpred IS NULL AND i.indnkeyatts = 1 AND i.indkey[0] = a.attnum),
+       coalesce(a.attlen = -1 AND a.attstorage <> 'p', t.typlen = -1 AND t.typstorage <> 'p', false)
+  FROM unnest($2::text[], $3::oid[]) WITH ORDINALITY AS col (name, typ, n)
+  LEFT JOIN pg_catalog.pg_type t ON t.oid = col.typ
+  LEFT JOIN LATERAL (
+       WITH RECURSIVE step AS (
+            SELECT t.oid, t.typtype, t.typbasetype, t.typnotnull, 1 AS depth
+            UNION ALL
+            SELECT b.oid, b.typtype, b.typbasetype, b.typnotnull, step.depth + 1
+              FROM step JOIN pg_catalog.pg_type b ON b.oid = step.typbasetype
+             WHERE step.typtype = 'd')
+       SELECT (array_agg(step.oid ORDER BY step.depth DESC))[1] AS oid,
+              bool_or(step.typnotnull) AS not_null
+         FROM step) chain ON true
+  LEFT JOIN pg_catalog.pg_type base ON base.oid = chain.oid
+  LEFT JOIN pg_catalog.pg_type elem
+         ON base.typcategory = 'A' AND base.typlen = -1 AND elem.oid = base.typelem
+  LEFT JOIN pg_catalog.pg_attribute a
+         ON a.attrelid = $1 AND a.attname = col.name AND a.atttypid = col.typ
+        AND a.attnum > 0 AND NOT a.attisdropped
+ ORDER BY col.n";
+
+impl Catalog {
+    async fn facts(
+        &mut self,
+        table: u32,
+        columns: &[RelationColumn<'_>],
+    ) -> Result<Vec<Facts>, SourceError> {
+        let doing = "a look at the catalog";
+        let failed = |e: tokio_postgres::Error| SourceError::sql(doing, &e);
+        if self.session.as_ref().is_none_or(|(client, _)| client.is_closed()) {
+            let client = sql_connect(&self.info, &self.app_name).await?;
+            let types = [Type::OID, Type::TEXT_ARRAY, Type::OID_ARRAY];
+            let statement = client.prepare_typed(FACTS, &types).await.map_err(failed)?;
+            self.session = Some((client, statement));
+        }
+        let Some((client, statement)) = &self.session else { return Ok(Vec::new()) };
+        let names: Vec<&str> = columns.iter().map(|column| column.name).collect();
+        let types: Vec<u32> = columns.iter().map(|column| column.oid).collect();
+        let rows = client.query(statement, &[&table, &names, &types]).await.map_err(failed)?;
+        if rows.len() != columns.len() {
+            return Err(SourceError::protocol(doing, "another number of columns than asked for"));
+        }
+        let facts = rows.iter().map(|row| Facts {
+            type_name: row.get(0),
+            base: row.get(1),
+            elem: row.get(2),
+            labels: row.get(3),
+            not_null: row.get(4),
+            unique: row.get(5),
+            toastable: row.get(6),
+        });
+        Ok(facts.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kasho_plugin_sdk::Identity;
+
+    fn relation(table: &str) -> Relation {
+        Relation {
+            id: 7,
+            version: 0,
+            schema: "public".into(),
+            table: table.into(),
+            identity: Identity::Default,
+            columns: vec![],
+        }
+    }
+
+    #[test]
+    fn versions_count_changes_only() {
+        let known = KnownRelations::default();
+        let first = known.settle(relation("a"));
+        assert_eq!(first.version, 1);
+        assert!(Arc::ptr_eq(&first, &known.settle(relation("a"))));
+        let second = known.settle(relation("b"));
+        assert_eq!(second.version, 2);
+        assert!(Arc::ptr_eq(&second, &known.settle(relation("b"))));
+        assert_eq!(known.settle(relation("a")).version, 3);
+    }
+}

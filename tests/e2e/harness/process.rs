@@ -1,0 +1,221 @@
+//! A process under watch: its output line by line, its end, its signals.
+//!
+//! Nothing outlives the test binary: processes are started with a parent-death signal,
+//! which Linux sends when the *thread* ends that forked. So one thread, which never
+//! ends, starts them all.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::thread::JoinHandle;
+
+use tokio::sync::watch;
+
+use super::{PATIENCE, logs};
+
+/// Whether a process' output belongs in the register that is searched for canaries.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Voice {
+    /// Ours: searched.
+    Engine,
+    /// A server's own log: it may hold rows.
+    Server,
+}
+
+/// A running process. Dropping it kills it.
+pub(crate) struct Process {
+    name: String,
+    pid: u32,
+    lines: Arc<Mutex<Vec<String>>>,
+    /// Counts lines; closed when both pipes are.
+    said: watch::Receiver<usize>,
+    exit: watch::Receiver<Option<ExitStatus>>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Process {
+    /// Starts `command` with both outputs collected under `name`.
+    pub(crate) fn spawn(name: &str, command: Command, voice: Voice) -> std::io::Result<Process> {
+        let mut child = spawn_mortal(command)?;
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let (say, said) = watch::channel(0);
+        let mut readers = Vec::new();
+        let pipes: [Option<Box<dyn Read + Send>>; 2] = [
+            child.stdout.take().map(|pipe| Box::new(pipe) as _),
+            child.stderr.take().map(|pipe| Box::new(pipe) as _),
+        ];
+        for pipe in pipes.into_iter().flatten() {
+            let (lines, say, name) = (lines.clone(), say.clone(), name.to_owned());
+            readers.push(std::thread::spawn(move || collect(pipe, &name, voice, &lines, &say)));
+        }
+        let pid = child.id();
+        let (ended, exit) = watch::channel(None);
+        std::thread::spawn(move || ended.send(child.wait().ok()));
+        Ok(Process { name: name.to_owned(), pid, lines, said, exit, readers })
+    }
+
+    /// The process' id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Every line so far, of both outputs.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Its exit status, once it ended.
+    pub(crate) fn exited(&self) -> Option<ExitStatus> {
+        *self.exit.borrow()
+    }
+
+    /// Waits for a line that contains `text`; `None` if the process ended without it.
+    pub(crate) async fn try_wait_for(&self, text: &str) -> Option<String> {
+        self.try_wait_from(0, text).await
+    }
+
+    /// As [`Process::try_wait_for`], leaving out the first `from` lines.
+    pub(crate) async fn try_wait_from(&self, from: usize, text: &str) -> Option<String> {
+        let mut said = self.said.clone();
+        let look = async {
+            loop {
+                let open = said.has_changed().is_ok();
+                said.mark_unchanged();
+                let found = self.lines().into_iter().skip(from).find(|line| line.contains(text));
+                if found.is_some() || !open {
+                    return found;
+                }
+                // An error is the end of both pipes: one more look, then that is all.
+                let _ = said.changed().await;
+            }
+        };
+        match tokio::time::timeout(PATIENCE, look).await {
+            Ok(found) => found,
+            Err(_) => panic!(
+                "{} did not say {text:?} in {PATIENCE:?}, but:\n{}",
+                self.name,
+                self.lines().join("\n")
+            ),
+        }
+    }
+
+    /// Waits for a line that contains `text` and returns it.
+    pub(crate) async fn wait_for(&self, text: &str) -> String {
+        let found = self.try_wait_for(text).await;
+        found.unwrap_or_else(|| {
+            panic!("{} ended without saying {text:?}:\n{}", self.name, self.lines().join("\n"))
+        })
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn wait_exit(&self) -> ExitStatus {
+        let mut exit = self.exit.clone();
+        let ended = tokio::time::timeout(PATIENCE, exit.wait_for(Option::is_some)).await;
+        match ended {
+            Ok(Ok(status)) => status.expect("waited for Some"),
+            _ => panic!("{} did not end:\n{}", self.name, self.lines().join("\n")),
+        }
+    }
+
+    /// Sends a signal by name (`TERM`, `STOP`, …), unless it ended already.
+    pub(crate) fn signal(&self, name: &str) {
+        if self.exited().is_none() {
+            kill(self.pid, name);
+        }
+    }
+
+    /// `kill -9`, and waits for the end.
+    pub(crate) async fn kill9(&self) {
+        self.signal("KILL");
+        self.wait_exit().await;
+    }
+
+    /// Kills it and waits for its last words.
+    pub(crate) fn finish(&mut self) {
+        self.signal("KILL");
+        self.drain();
+    }
+
+    /// Waits until nobody holds its outputs any more: it, and whatever it started.
+    pub(crate) fn drain(&mut self) {
+        for reader in self.readers.drain(..) {
+            let _ = reader.join();
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.signal("KILL");
+    }
+}
+
+/// Sends a signal to a process by its id.
+pub(crate) fn kill(pid: u32, signal: &str) {
+    // The shell's own `kill` is everywhere; procps is not.
+    let script = format!("kill -{signal} {pid} 2>/dev/null");
+    let _ = Command::new("sh").args(["-c", &script]).status();
+}
+
+/// Reads a pipe to its end.
+fn collect(
+    pipe: impl Read,
+    name: &str,
+    voice: Voice,
+    lines: &Mutex<Vec<String>>,
+    say: &watch::Sender<usize>,
+) {
+    let mut pipe = BufReader::new(pipe);
+    let mut bytes = Vec::new();
+    while matches!(pipe.read_until(b'\n', &mut bytes), Ok(1..)) {
+        let line = String::from_utf8_lossy(&bytes).trim_end().to_owned();
+        bytes.clear();
+        if voice == Voice::Engine {
+            logs::record(name, &line);
+        }
+        lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+        say.send_modify(|count| *count += 1);
+    }
+}
+
+type Job = (Command, mpsc::Sender<std::io::Result<Child>>);
+
+/// Starts a process that dies when this one does.
+fn spawn_mortal(command: Command) -> std::io::Result<Child> {
+    static STARTER: OnceLock<Mutex<mpsc::Sender<Job>>> = OnceLock::new();
+    let starter = STARTER.get_or_init(|| {
+        let (jobs, queue) = mpsc::channel::<Job>();
+        std::thread::spawn(move || {
+            for (mut command, reply) in queue {
+                let _ = reply.send(command.spawn());
+            }
+        });
+        Mutex::new(jobs)
+    });
+    let (reply, child) = mpsc::channel();
+    let job = (mortal(command), reply);
+    starter.lock().unwrap_or_else(PoisonError::into_inner).send(job).expect("the starter lives");
+    child.recv().expect("the starter answers")
+}
+
+/// The same command under `setpriv --pdeathsig`, its outputs piped.
+fn mortal(command: Command) -> Command {
+    let mut mortal = Command::new("setpriv");
+    // setpriv itself takes more options, so a command that is one already is extended.
+    mortal.args(["--pdeathsig", "KILL"]);
+    if command.get_program() != "setpriv" {
+        mortal.arg("--").arg(command.get_program());
+    }
+    mortal.args(command.get_args());
+    for (key, value) in command.get_envs() {
+        match value {
+            Some(value) => mortal.env(key, value),
+            None => mortal.env_remove(key),
+        };
+    }
+    if let Some(folder) = command.get_current_dir() {
+        mortal.current_dir(folder);
+    }
+    mortal.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    mortal
+}

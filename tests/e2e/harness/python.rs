@@ -1,0 +1,51 @@
+//! Python with the client libraries that other people use: readers and gRPC clients that
+//! share no code with the engine. The environment is made once and kept in `target`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::Output;
+
+/// Pinned: a new release of theirs must not break a build of ours.
+const REQUIREMENTS: [&str; 5] = [
+    "grpcio==1.85.1",
+    "grpcio-reflection==1.85.1",
+    "protobuf==7.36.2",
+    "redis==8.1.0",
+    "msgpack==1.2.4",
+];
+
+/// Runs a Python program, given as its text, with arguments.
+pub(crate) async fn python(program: &str, arguments: &[&str]) -> Output {
+    let interpreter = tokio::task::spawn_blocking(interpreter).await.expect("interpreter");
+    let mut command = Command::new(interpreter);
+    command.args(["-I", "-c", program]).args(arguments);
+    Output::of(command, "").await
+}
+
+/// The interpreter of the environment.
+fn interpreter() -> PathBuf {
+    let name = REQUIREMENTS.join("-").replace("==", "-");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("python-{name}"));
+    let lock = fs::File::create(folder.with_extension("lock")).expect("lock file");
+    lock.lock().expect("lock");
+    let interpreter = folder.join("bin/python");
+    let complete = folder.join("complete");
+    if !complete.exists() {
+        let cure = "apt-get install -y python3-venv";
+        let _ = fs::remove_dir_all(&folder);
+        run(Command::new("python3").args(["-m", "venv"]).arg(&folder), cure);
+        let mut pip = Command::new(&interpreter);
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
+        run(pip.args(REQUIREMENTS), "the Python package index has to be reachable");
+        fs::write(complete, "").expect("mark");
+    }
+    interpreter
+}
+
+fn run(command: &mut Command, cure: &str) {
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}; {cure}"));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {}; {cure}\n{errors}", output.status);
+}

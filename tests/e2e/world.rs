@@ -1,0 +1,181 @@
+//! A source, a Redis, an engine between them, and a ledger that tells whether anything
+//! was lost: rows numbered without gaps in commit order, written by one session while
+//! the test does its worst, and read back by a Python program that shares no code with
+//! the engine.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use serde_json::Value;
+use tokio::task::JoinHandle;
+
+use crate::harness::engine::Builder;
+use crate::harness::{Engine, Output, Postgres, Redis, eventually, python};
+
+/// The ledger table with `rows` rows, and the publication.
+pub(crate) const LEDGER: &str = "
+    CREATE TABLE ledger (id bigint PRIMARY KEY, payload text NOT NULL);
+    CREATE PUBLICATION kasho_pub FOR ALL TABLES;";
+
+/// Source, Redis and engine.
+pub(crate) struct World {
+    pub(crate) pg: Postgres,
+    pub(crate) redis: Redis,
+    pub(crate) engine: Engine,
+}
+
+/// The least configuration, with `more` behind it.
+pub(crate) fn config(pg: &str, redis: &str, grpc_port: u16, more: &str) -> String {
+    format!(
+        "[source]\nurl = \"{pg}\"\n[redis]\nurl = \"{redis}\"\n\
+         [grpc]\nlisten = \"127.0.0.1:{grpc_port}\"\n{more}"
+    )
+}
+
+impl World {
+    /// Starts all three, the ledger with `rows` rows, no plugin.
+    pub(crate) async fn start(rows: u64) -> World {
+        let (pg, redis) = tokio::join!(Postgres::start(), Redis::start());
+        World::with(pg, redis, rows, "").await
+    }
+
+    /// Starts an engine between servers that run, with `more` in its configuration.
+    pub(crate) async fn with(pg: Postgres, redis: Redis, rows: u64, more: &str) -> World {
+        pg.sql(LEDGER).await;
+        fill(&pg, 1, rows).await;
+        let builder = Engine::builder();
+        let text = config(&pg.url(), &redis.url(), builder.home().grpc_port(), more);
+        let engine = builder.config(&text).start();
+        let world = World { pg, redis, engine };
+        world.until_state("WAITING").await;
+        world
+    }
+
+    /// `kasho status --json`; none while the engine does not answer.
+    pub(crate) async fn try_status(&self) -> Option<Value> {
+        let output = self.engine.run(&["status", "--json"]).await;
+        (output.code == 0).then(|| serde_json::from_str(&output.stdout).expect("JSON"))
+    }
+
+    /// The status, once the engine answers.
+    pub(crate) async fn status(&self) -> Value {
+        eventually("the engine to answer", async || self.try_status().await).await
+    }
+
+    /// Waits for a state.
+    pub(crate) async fn until_state(&self, state: &str) {
+        eventually(&format!("the state {state}"), async || {
+            let status = self.try_status().await?;
+            (status["state"] == state).then_some(())
+        })
+        .await;
+    }
+
+    /// `kasho bootstrap --yes`: through to STREAMING.
+    pub(crate) async fn bootstrap(&self) -> Output {
+        self.engine.run(&["bootstrap", "--yes"]).await.success()
+    }
+
+    /// Starts accumulating and loading, and returns at once.
+    pub(crate) async fn begin_bootstrap(&self) -> Output {
+        self.engine.run(&["bootstrap", "--no-wait"]).await.success()
+    }
+
+    /// Entries of a stream of epoch 1.
+    pub(crate) async fn entries(&self, stream: &str) -> u64 {
+        let key = format!("{{kasho}}:1:{stream}");
+        self.redis.try_command(&["XLEN", &key]).await.unwrap_or(0)
+    }
+
+    /// The newest id of the changes stream, `(commit lsn, ordinal)`.
+    pub(crate) async fn newest(&self) -> Option<(u64, u64)> {
+        let words = ["XREVRANGE", "{kasho}:1:changes", "+", "-", "COUNT", "1"];
+        let found: Vec<(String, Vec<redis::Value>)> = self.redis.try_command(&words).await.ok()?;
+        let (lsn, ordinal) = found.first()?.0.split_once('-')?;
+        Some((lsn.parse().ok()?, ordinal.parse().ok()?))
+    }
+
+    /// Waits until Redis has a change that committed after everything so far: one more
+    /// row, which is number `last`.
+    pub(crate) async fn settle(&self, last: u64) {
+        let lsn: u64 =
+            self.pg.value("SELECT pg_current_wal_insert_lsn() - '0/0'").await.parse().expect("LSN");
+        fill(&self.pg, last, last).await;
+        eventually("the stream to reach the end of the ledger", async || {
+            (self.newest().await?.0 > lsn).then_some(())
+        })
+        .await;
+    }
+
+    /// Reads the whole ledger back and complains of every gap, repeat and disorder.
+    pub(crate) async fn check_ledger(&self, last: u64) -> String {
+        self.settle(last).await;
+        let last = last.to_string();
+        let output = python(include_str!("ledger.py"), &[&self.redis.url(), "1", &last]).await;
+        assert_eq!(output.code, 0, "{}{}", output.stdout, output.stderr);
+        output.stdout
+    }
+}
+
+/// Rows `from..=to` of the ledger in one transaction.
+pub(crate) async fn fill(pg: &Postgres, from: u64, to: u64) {
+    pg.sql(&format!(
+        "INSERT INTO ledger SELECT n, repeat(md5(n::text), 3) FROM generate_series({from}, {to}) n"
+    ))
+    .await;
+}
+
+/// A session that goes on writing transactions of one to five rows.
+pub(crate) struct Writer {
+    stop: Arc<AtomicBool>,
+    written: Arc<AtomicU64>,
+    task: JoinHandle<()>,
+}
+
+impl Writer {
+    /// Begins behind row `last`.
+    pub(crate) async fn start(pg: &Postgres, last: u64) -> Writer {
+        let client = pg.client().await;
+        let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(last)));
+        let (asked, done) = (Arc::clone(&stop), Arc::clone(&written));
+        let task = tokio::spawn(async move {
+            let mut last = last;
+            while !asked.load(Ordering::Relaxed) {
+                let next = last + 1 + last % 5;
+                let insert = format!(
+                    "INSERT INTO ledger SELECT n, repeat(md5(n::text), 3) FROM generate_series({}, {next}) n",
+                    last + 1
+                );
+                client.batch_execute(&insert).await.expect("insert");
+                last = next;
+                done.store(last, Ordering::Relaxed);
+            }
+        });
+        Writer { stop, written, task }
+    }
+
+    /// The last row written so far.
+    pub(crate) fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many more rows have been written.
+    pub(crate) async fn more(&self, rows: u64) {
+        let goal = self.written() + rows;
+        eventually("the writer", async || (self.written() >= goal).then_some(())).await;
+    }
+
+    /// Ends it and says the last row.
+    pub(crate) async fn finish(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await.expect("writer");
+        self.written.load(Ordering::Relaxed)
+    }
+}
+
+/// For builders that want more than [`World::with`] offers.
+pub(crate) fn engine(pg: &Postgres, redis: &Redis, more: &str) -> Builder {
+    let builder = Engine::builder();
+    let text = config(&pg.url(), &redis.url(), builder.home().grpc_port(), more);
+    builder.config(&text)
+}
