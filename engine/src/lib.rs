@@ -14,3 +14,4 @@ pub mod position;
 pub mod reader;
 pub mod sink;
 pub mod source;
+pub mod transform;

@@ -1,0 +1,53 @@
+//! The transform station: every row passes through a chain of WASM plugins, or does not
+//! leave.
+//!
+//! A *plugin* is one `.wasm`; a *binding* attaches it to tables with rules and a policy
+//! ([`Config`]); the ordered bindings, compiled and checked against the tables they speak
+//! of, are a [`Generation`] ([`load`]); the pipeline holds a [`Chains`], which takes the
+//! newest generation from a [`Handle`] where a transaction begins; [`reload`] watches the
+//! folder and hands over new ones.
+//!
+//! What can go wrong: a configuration that would let something out unmasked, a plugin
+//! that is no plugin ([`LoadError`], all of them at once); and, later, a plugin that fails
+//! on a row, a table nobody named ([`TransformError`]). Whatever a guest does, its failure
+//! is an error and never an empty result. What a guest says in words is treated as row
+//! data and passes a gate before anybody reads it.
+
+mod catalog;
+mod chain;
+mod check;
+mod config;
+mod coverage;
+mod error;
+mod exchange;
+mod gate;
+mod generation;
+mod handle;
+mod host;
+mod imports;
+mod instance;
+mod keys;
+mod load;
+mod outcome;
+mod plan;
+pub mod reload;
+mod rows;
+mod store;
+
+pub use catalog::{Catalog, ForeignKey};
+pub use chain::Chain;
+pub use config::{Binding, Config, KeySource, NewColumns, OnError, Plugins, Unruled};
+pub use coverage::{Action, Coverage};
+pub use error::{LoadError, TransformError};
+pub use generation::{Figures, Generation, PluginInfo};
+pub use handle::{Chains, Handle, Refused, Report};
+pub use host::Host;
+pub use keys::{Key, KeyError};
+pub use load::{Options, load};
+
+#[cfg(test)]
+mod evil;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

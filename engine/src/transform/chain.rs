@@ -1,0 +1,458 @@
+//! A running chain: rows in, what may leave out.
+//!
+//! Rows are independent of one another, so a batch's rows of one relation go to a plugin
+//! together, across transactions, and stay where they are: order cannot change. A plugin
+//! that fails is started afresh and asked once more, then the rows are halved until the one
+//! is found that it fails on, and the binding's policy decides about that one alone. A
+//! deadline is never a row's fault. After an error the batch is of no use.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use kasho_plugin_sdk::abi::Use;
+use kasho_plugin_sdk::batch::{Decision, NO_SLOT};
+use kasho_plugin_sdk::{Op, Relation};
+
+use crate::batch::{Batch, Detail};
+
+use super::config::{NewColumns, OnError};
+use super::error::TransformError;
+use super::exchange::{Fault, Link};
+use super::generation::{Figures, Generation};
+use super::instance::Failure;
+use super::outcome::{Decided, Outcome};
+use super::plan::{Fate, LinkPlan, Policy, RelationPlan};
+use super::rows::{Plans, as_delete, as_insert, halted, leave, prepare, weigh};
+
+/// Bytes of one call's block, about.
+const BLOCK_BYTES: usize = 256 << 10;
+/// Rows of one call, if the plugin asks for nothing else.
+const ROWS: u32 = 1024;
+/// Descriptions of one table that are kept.
+const VERSIONS: usize = 8;
+
+/// A generation, running.
+#[derive(Debug)]
+pub struct Chain {
+    generation: Arc<Generation>,
+    links: Vec<Link>,
+    policy: Policy,
+    plans: HashMap<u32, Vec<(Arc<Relation>, Arc<RelationPlan>)>>,
+}
+
+impl Chain {
+    /// Runs a generation. Instances are started when they are first needed.
+    #[must_use]
+    pub fn new(generation: Arc<Generation>) -> Chain {
+        let ready = generation.take_ready().map(|all| all.into_iter().map(Some).collect());
+        let ready: Vec<_> =
+            ready.unwrap_or_else(|| generation.bound.iter().map(|_| None).collect());
+        let links = generation.bound.iter().cloned().zip(ready);
+        let links = links.map(|(bound, instance)| Link::new(bound, instance)).collect();
+        let mut plans: HashMap<u32, Vec<_>> = HashMap::new();
+        for plan in &generation.plans {
+            let entry = (Arc::clone(&plan.relation), Arc::clone(plan));
+            plans.entry(plan.relation.id).or_default().push(entry);
+        }
+        Chain { policy: generation.policy, generation, links, plans }
+    }
+
+    /// The generation that it runs.
+    #[must_use]
+    pub fn generation(&self) -> &Arc<Generation> {
+        &self.generation
+    }
+
+    /// Whether [`Chain::apply`] would leave this batch as it is, without calling anybody.
+    #[must_use]
+    pub fn passes(&self, batch: &Batch) -> bool {
+        (self.links.is_empty() && !self.policy.masks && self.policy.unruled.is_none())
+            || batch.relations.iter().all(|r| self.known(r).is_some_and(|plan| plan.idle))
+    }
+
+    /// Passes every row of a batch through the chain: values are rewritten, rows dropped
+    /// or changed in kind, columns removed.
+    ///
+    /// # Errors
+    /// [`TransformError`]; nothing of the batch may be published then.
+    pub fn apply(&mut self, batch: &mut Batch) -> Result<(), TransformError> {
+        let plans = self.resolve(batch)?;
+        if plans.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        self.truncates(batch, &plans)?;
+        prepare(batch, &plans)?;
+        for at in 0..self.links.len() {
+            for (rows, plan) in self.buckets(batch, &plans, at) {
+                self.pour(batch, at, &plan, &rows)?;
+            }
+        }
+        leave(batch, &plans);
+        Ok(())
+    }
+
+    fn known(&self, relation: &Arc<Relation>) -> Option<&Arc<RelationPlan>> {
+        let known = self.plans.get(&relation.id)?;
+        let same = known.iter().find(|(r, _)| Arc::ptr_eq(r, relation));
+        same.map(|(_, plan)| plan)
+    }
+
+    /// The plan of each relation that has rows here; none where nothing is to be done.
+    fn resolve(&mut self, batch: &Batch) -> Result<Plans, TransformError> {
+        let mut first: Vec<Option<u32>> = vec![None; batch.relations.len()];
+        for (at, row) in batch.rows.iter().enumerate().filter(|(_, row)| !row.dropped) {
+            let at = u32::try_from(at).unwrap_or(u32::MAX);
+            first[row.relation as usize].get_or_insert(at);
+            if let Some(Detail::Truncate { relations, .. }) = row.detail.as_deref() {
+                for relation in relations {
+                    first[*relation as usize].get_or_insert(at);
+                }
+            }
+        }
+        'again: loop {
+            let mut plans: Plans = vec![None; batch.relations.len()];
+            for (index, row) in first.iter().enumerate() {
+                let Some(row) = row else { continue };
+                let relation = &batch.relations[index];
+                let plan = match self.known(relation) {
+                    Some(plan) => Arc::clone(plan),
+                    None => {
+                        let masked = self.policy.masks;
+                        let plan = self.plan(relation).map_err(|reason| TransformError::Table {
+                            table: relation.qualified(),
+                            position: batch.rows[*row as usize].position,
+                            reason,
+                        })?;
+                        if self.policy.masks != masked {
+                            continue 'again;
+                        }
+                        plan
+                    }
+                };
+                plans[index] = (!plan.idle).then_some(plan);
+            }
+            return Ok(plans);
+        }
+    }
+
+    /// Asks every binding that names a relation about it.
+    fn plan(&mut self, relation: &Arc<Relation>) -> Result<Arc<RelationPlan>, String> {
+        let known = self
+            .plans
+            .get(&relation.id)
+            .and_then(|known| known.iter().find(|(r, _)| r == relation));
+        let known = known.map(|(_, plan)| Arc::clone(plan));
+        let plan = match known {
+            Some(plan) => plan,
+            None => self.ask(relation)?,
+        };
+        let rewrites = |l: &LinkPlan| l.used(Use::Mask).chain(l.used(Use::Drop)).next().is_some();
+        if !self.policy.masks && plan.links.iter().flatten().any(|l| rewrites(l)) {
+            // From here on tables without a rule do not pass; what was decided is decided anew.
+            self.policy.masks = true;
+            self.plans.clear();
+            return Ok(plan);
+        }
+        let known = self.plans.entry(relation.id).or_default();
+        if known.len() == VERSIONS {
+            known.remove(0);
+        }
+        known.push((Arc::clone(relation), Arc::clone(&plan)));
+        Ok(plan)
+    }
+
+    fn ask(&mut self, relation: &Arc<Relation>) -> Result<Arc<RelationPlan>, String> {
+        let mut links = Vec::new();
+        for link in &mut self.links {
+            if !link.bound.names(relation) {
+                links.push(None);
+                continue;
+            }
+            let bound = Arc::clone(&link.bound);
+            let name = &bound.name;
+            let instance = link
+                .innocent(&self.generation.host)
+                .map_err(|f| format!("transform `{name}`: {f}"))?;
+            let answer = bound.ask(instance, relation);
+            links
+                .push(answer.map_err(|wrong| format!("transform `{name}`: {}", wrong.join("; ")))?);
+        }
+        let policies: Vec<NewColumns> =
+            self.links.iter().map(|l| l.bound.config.new_columns).collect();
+        Ok(Arc::new(RelationPlan::new(relation, links, &policies, self.policy)))
+    }
+
+    /// The rows that binding `at` is called for, by relation.
+    fn buckets(&self, batch: &Batch, plans: &Plans, at: usize) -> Vec<(Vec<u32>, Arc<LinkPlan>)> {
+        let link = |plan: &Option<Arc<RelationPlan>>| plan.as_ref()?.links[at].clone();
+        let mut buckets: Vec<_> =
+            plans.iter().map(|p| link(p).map(|plan| (Vec::new(), plan))).collect();
+        for (i, row) in batch.rows.iter().enumerate() {
+            if let Some((rows, plan)) = &mut buckets[row.relation as usize]
+                && !row.dropped
+                && row.op != Op::Truncate
+                && plan.wants(row.op)
+            {
+                rows.push(u32::try_from(i).unwrap_or(u32::MAX));
+            }
+        }
+        buckets.into_iter().flatten().filter(|(rows, _)| !rows.is_empty()).collect()
+    }
+
+    /// Cuts rows into calls.
+    fn pour(
+        &mut self,
+        batch: &mut Batch,
+        at: usize,
+        plan: &Arc<LinkPlan>,
+        rows: &[u32],
+    ) -> Result<(), TransformError> {
+        let bound = Arc::clone(&self.links[at].bound);
+        let most = bound.needs.max_rows.unwrap_or(ROWS).clamp(1, bound.config.max_rows) as usize;
+        let largest = bound.ceilings.memory_bytes / 4;
+        let mut call: Vec<u32> = Vec::with_capacity(rows.len().min(most));
+        let mut bytes = 0;
+        for row in rows {
+            let (sum, max) = weigh(batch, plan, *row);
+            if max > largest {
+                let reason = format!(
+                    "too large: a value of {max} bytes, the limit is a quarter of memory_mib"
+                );
+                self.row_error(batch, at, plan, *row, reason)?;
+                continue;
+            }
+            if call.len() == most || (bytes + sum > BLOCK_BYTES && !call.is_empty()) {
+                self.run(batch, at, plan, &call, true)?;
+                call.clear();
+                bytes = 0;
+            }
+            call.push(*row);
+            bytes += sum;
+        }
+        match call.is_empty() {
+            true => Ok(()),
+            false => self.run(batch, at, plan, &call, true),
+        }
+    }
+
+    /// One call; if it fails, in halves down to the row that it fails on.
+    fn run(
+        &mut self,
+        batch: &mut Batch,
+        at: usize,
+        plan: &Arc<LinkPlan>,
+        rows: &[u32],
+        retry: bool,
+    ) -> Result<(), TransformError> {
+        match self.obtain(batch, at, plan, rows, retry)? {
+            Ok(mut outcome) => {
+                outcome.patch(batch);
+                self.settle(batch, at, plan, &outcome)
+            }
+            Err(failure) => match rows {
+                [row] => self.row_error(batch, at, plan, *row, failure.to_string()),
+                _ => {
+                    let (left, right) = rows.split_at(rows.len() / 2);
+                    self.run(batch, at, plan, left, false)?;
+                    self.run(batch, at, plan, right, false)
+                }
+            },
+        }
+    }
+
+    /// Calls, and once more on a fresh instance; ten times the deadline after a deadline.
+    fn obtain(
+        &mut self,
+        batch: &Batch,
+        at: usize,
+        plan: &Arc<LinkPlan>,
+        rows: &[u32],
+        mut retry: bool,
+    ) -> Result<Result<Outcome, Failure>, TransformError> {
+        let link = &mut self.links[at];
+        let usual = link.bound.ceilings.deadline_ms;
+        let mut deadline = usual;
+        loop {
+            let failure = match link.call(&self.generation.host, batch, plan, rows, deadline) {
+                Ok(outcome) => return Ok(Ok(outcome)),
+                Err(Fault::Start(failure)) => return Err(start_error(link, &failure)),
+                Err(Fault::Call(failure)) => failure,
+            };
+            let binding = &link.bound.config.name;
+            tracing::warn!(%binding, table = %plan.relation.qualified(), rows = rows.len(), "plugin failed: {failure}");
+            match failure {
+                Failure::Deadline { .. } if deadline == usual => {
+                    deadline = usual.saturating_mul(10)
+                }
+                Failure::Deadline { .. } => {
+                    let position = batch.rows[rows[0] as usize].position;
+                    let (binding, plugin) = named(link);
+                    let (table, reason) = (plan.relation.qualified(), failure.to_string());
+                    return Err(TransformError::Deadline {
+                        binding,
+                        plugin,
+                        table,
+                        position,
+                        reason,
+                    });
+                }
+                _ if retry => retry = false,
+                _ => return Ok(Err(failure)),
+            }
+        }
+    }
+
+    /// Acts on the decisions; patches are in the rows already.
+    fn settle(
+        &mut self,
+        batch: &mut Batch,
+        at: usize,
+        plan: &Arc<LinkPlan>,
+        outcome: &Outcome,
+    ) -> Result<(), TransformError> {
+        for decided in &outcome.decided {
+            match decided.decision {
+                Decision::Keep => {}
+                Decision::Drop => {
+                    batch.rows[decided.row as usize].dropped = true;
+                    Figures::add(&self.links[at].bound.figures.dropped, 1);
+                }
+                Decision::Error => {
+                    let reason = self.reason(at, plan, decided);
+                    self.row_error(batch, at, plan, decided.row, reason)?;
+                }
+                Decision::AsInsert => {
+                    if let Err(reason) = as_insert(batch, plan, decided.row) {
+                        self.row_error(batch, at, plan, decided.row, reason)?;
+                    }
+                }
+                Decision::AsDelete => as_delete(batch, plan, decided.row),
+            }
+        }
+        Ok(())
+    }
+
+    /// The text that the plugin declared for an error, with the column.
+    fn reason(&self, at: usize, plan: &LinkPlan, decided: &Decided) -> String {
+        let (text, slot) = decided.error.unwrap_or((u16::MAX, NO_SLOT));
+        let text = self.links[at].bound.needs.texts.get(usize::from(text));
+        let text = text.map_or("an error without a text", String::as_str);
+        match plan.slots.get(usize::from(slot)) {
+            Some(slot) => format!("column {}: {text}", plan.relation.columns[slot.column].name),
+            None => text.to_owned(),
+        }
+    }
+
+    /// The binding's policy for one row.
+    fn row_error(
+        &mut self,
+        batch: &mut Batch,
+        at: usize,
+        plan: &LinkPlan,
+        row: u32,
+        reason: String,
+    ) -> Result<(), TransformError> {
+        let link = &self.links[at];
+        Figures::add(&link.bound.figures.errors, 1);
+        match link.bound.config.on_error {
+            OnError::Halt | OnError::DeadLetter => Err(row_error(link, batch, plan, row, reason)),
+            OnError::Drop => {
+                batch.rows[row as usize].dropped = true;
+                Ok(())
+            }
+            OnError::Pass => Ok(()),
+        }
+    }
+
+    /// TRUNCATE: each table of the statement is asked about, the kept ones stay one command.
+    fn truncates(&mut self, batch: &mut Batch, plans: &Plans) -> Result<(), TransformError> {
+        for row in 0..batch.rows.len() {
+            let there = &batch.rows[row];
+            if there.dropped || there.op != Op::Truncate {
+                continue;
+            }
+            let tables = match there.detail.as_deref() {
+                Some(Detail::Truncate { relations, .. }) => relations.clone(),
+                _ => vec![there.relation],
+            };
+            let mut kept = Vec::with_capacity(tables.len());
+            for table in tables {
+                let keep = match plans[table as usize].clone() {
+                    Some(plan) => self.truncate(batch, row, &plan)?,
+                    None => true,
+                };
+                if keep {
+                    kept.push(table);
+                }
+            }
+            let row = &mut batch.rows[row];
+            match kept.first() {
+                None => row.dropped = true,
+                Some(first) => row.relation = *first,
+            }
+            if let Some(Detail::Truncate { relations, .. }) = row.detail.as_deref_mut() {
+                *relations = kept;
+            }
+        }
+        Ok(())
+    }
+
+    fn truncate(
+        &mut self,
+        batch: &Batch,
+        row: usize,
+        plan: &RelationPlan,
+    ) -> Result<bool, TransformError> {
+        match &plan.fate {
+            Fate::Pass => {}
+            Fate::Drop => return Ok(false),
+            Fate::Halt(reason) => return Err(halted(batch, plan, row, reason)),
+        }
+        let number = u32::try_from(row).unwrap_or(u32::MAX);
+        for at in 0..self.links.len() {
+            let Some(link) = plan.links[at].clone().filter(|l| l.wants(Op::Truncate)) else {
+                continue;
+            };
+            let reason = match self.obtain(batch, at, &link, &[number], true)? {
+                Ok(outcome) => match outcome.decided.first() {
+                    None => continue,
+                    Some(decided) if decided.decision == Decision::Drop => return Ok(false),
+                    Some(decided) => self.reason(at, &link, decided),
+                },
+                Err(failure) => failure.to_string(),
+            };
+            let broken = &self.links[at];
+            Figures::add(&broken.bound.figures.errors, 1);
+            match broken.bound.config.on_error {
+                OnError::Halt | OnError::DeadLetter => {
+                    return Err(row_error(broken, batch, &link, number, reason));
+                }
+                OnError::Drop => return Ok(false),
+                OnError::Pass => {}
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn named(link: &Link) -> (String, String) {
+    (link.bound.config.name.clone(), link.bound.config.plugin.clone())
+}
+
+fn start_error(link: &Link, failure: &Failure) -> TransformError {
+    let (binding, plugin) = named(link);
+    TransformError::Start { binding, plugin, reason: failure.to_string() }
+}
+
+fn row_error(
+    link: &Link,
+    batch: &Batch,
+    plan: &LinkPlan,
+    row: u32,
+    reason: String,
+) -> TransformError {
+    let (binding, plugin) = named(link);
+    let row = &batch.rows[row as usize];
+    let (table, op, position) = (plan.relation.qualified(), row.op, row.position);
+    TransformError::Row { binding, plugin, table, op, position, reason }
+}

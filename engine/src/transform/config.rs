@@ -1,0 +1,248 @@
+//! The station's part of the configuration file. What a rule means is the plugin's
+//! business: rules are handed to it as they stand. What can go wrong is said by
+//! [`super::load`], which checks everything at once.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Top-level settings and tables of the file that belong to this station.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// What becomes of a table that no binding names. Unset: `halt` as soon as any binding
+    /// masks or drops a column, `pass` otherwise.
+    pub unruled_tables: Option<Unruled>,
+    /// Must be true for `unruled_tables = "pass"`.
+    pub allow_unmasked: bool,
+    /// Confirms that columns this file passes by name may leave although the generation
+    /// before masked them.
+    pub accept_unmask: bool,
+    /// Masking keys by name.
+    pub keys: BTreeMap<String, KeySource>,
+    /// The bindings, in the order rows pass them.
+    pub transform: Vec<Binding>,
+    /// Where plugins are.
+    pub plugins: Plugins,
+}
+
+/// What becomes of a table that nobody named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unruled {
+    /// Its first row stops the stream.
+    Halt,
+    /// Its rows are dropped.
+    Drop,
+    /// Its rows pass as they are.
+    Pass,
+}
+
+/// Where a masking key is: 32 bytes, raw, in hexadecimal or in base64.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum KeySource {
+    /// In this file.
+    File(PathBuf),
+    /// In this environment variable (hexadecimal or base64).
+    Env(String),
+}
+
+/// `[plugins]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Plugins {
+    /// Folder of the `.wasm` files.
+    pub folder: PathBuf,
+    /// Folder for compiled code, private to the service's user; unset: compile at every start.
+    pub store: Option<PathBuf>,
+    /// How often the folder's content is compared, milliseconds, beside file events.
+    pub poll_ms: u64,
+}
+
+impl Default for Plugins {
+    fn default() -> Self {
+        Plugins { folder: PathBuf::from("plugins"), store: None, poll_ms: 5_000 }
+    }
+}
+
+/// What happens to a row that a plugin says is in error, or fails on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnError {
+    /// The stream stops before it.
+    #[default]
+    Halt,
+    /// It is set aside. Not possible yet.
+    DeadLetter,
+    /// It is lost.
+    Drop,
+    /// It passes as it is; needs `allow_unmasked`.
+    Pass,
+}
+
+/// What becomes of a column that no rule names, in a table that is ruled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NewColumns {
+    /// It passes as it is; needs `allow_unmasked`.
+    Pass,
+    /// It leaves as NULL.
+    Null,
+    /// The stream stops.
+    #[default]
+    Halt,
+}
+
+/// `[[transform]]`: a plugin, attached to tables.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Binding {
+    /// Name, for messages and figures; unique.
+    pub name: String,
+    /// File in the plugin folder.
+    pub plugin: String,
+    /// SHA-256 of that file, hexadecimal: no other content is taken.
+    #[serde(default)]
+    pub sha256: Option<String>,
+    /// Patterns `schema.table`, `*` for any run of characters.
+    pub tables: Vec<String>,
+    /// Policy for a row in error.
+    #[serde(default)]
+    pub on_error: OnError,
+    /// Policy for columns without a rule.
+    #[serde(default)]
+    pub new_columns: NewColumns,
+    /// Must be true for the two policies `pass`.
+    #[serde(default)]
+    pub allow_unmasked: bool,
+    /// Name of the masking key; unset: the only one there is.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// Most linear memory, MiB.
+    #[serde(default = "memory_mib")]
+    pub memory_mib: u32,
+    /// Most time of one call, milliseconds.
+    #[serde(default = "deadline_ms")]
+    pub deadline_ms: u32,
+    /// Most time of the first call, milliseconds.
+    #[serde(default = "init_ms")]
+    pub init_ms: u32,
+    /// Most rows of one call.
+    #[serde(default = "max_rows")]
+    pub max_rows: u32,
+    /// Largest `.wasm` file, MiB.
+    #[serde(default = "max_file_mib")]
+    pub max_file_mib: u32,
+    /// The plugin's own configuration.
+    #[serde(default)]
+    pub rules: toml::Table,
+}
+
+fn memory_mib() -> u32 {
+    64
+}
+fn deadline_ms() -> u32 {
+    100
+}
+fn init_ms() -> u32 {
+    1_000
+}
+fn max_rows() -> u32 {
+    1_024
+}
+fn max_file_mib() -> u32 {
+    16
+}
+
+impl Binding {
+    /// A binding with every default.
+    #[must_use]
+    pub fn new(name: &str, plugin: &str, tables: &[&str]) -> Binding {
+        Binding {
+            name: name.to_owned(),
+            plugin: plugin.to_owned(),
+            sha256: None,
+            tables: tables.iter().map(|t| (*t).to_owned()).collect(),
+            on_error: OnError::default(),
+            new_columns: NewColumns::default(),
+            allow_unmasked: false,
+            key: None,
+            memory_mib: memory_mib(),
+            deadline_ms: deadline_ms(),
+            init_ms: init_ms(),
+            max_rows: max_rows(),
+            max_file_mib: max_file_mib(),
+            rules: toml::Table::new(),
+        }
+    }
+
+    /// The rules as the plugin receives them. TOML's dates become their text.
+    #[must_use]
+    pub fn rules_json(&self) -> serde_json::Value {
+        json(&toml::Value::Table(self.rules.clone()))
+    }
+}
+
+fn json(value: &toml::Value) -> serde_json::Value {
+    match value {
+        toml::Value::String(s) => s.clone().into(),
+        toml::Value::Integer(n) => (*n).into(),
+        toml::Value::Float(x) => (*x).into(),
+        toml::Value::Boolean(b) => (*b).into(),
+        toml::Value::Datetime(d) => d.to_string().into(),
+        toml::Value::Array(items) => items.iter().map(json).collect(),
+        toml::Value::Table(table) => table
+            .iter()
+            .map(|(k, v)| (k.clone(), json(v)))
+            .collect::<serde_json::Map<_, _>>()
+            .into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_of_the_manual_parses() {
+        let config: Config = toml::from_str(
+            r#"
+unruled_tables = "halt"
+[keys]
+k1 = { file = "/run/secrets/masking_key" }
+k2 = { env = "KASHO_KEY" }
+[[transform]]
+name     = "mask-customers"
+plugin   = "anonymize.wasm"
+tables   = ["public.customers", "billing.*"]
+on_error = "halt"
+new_columns = "halt"
+[transform.rules]
+"public.customers.email" = "fake_email"
+"public.customers.since" = { shift_date = 1979-05-27, days = 3 }
+"#,
+        )
+        .unwrap();
+        assert_eq!(config.keys["k2"], KeySource::Env("KASHO_KEY".to_owned()));
+        assert_eq!(config.transform[0].memory_mib, 64);
+        let rules = config.transform[0].rules_json();
+        assert_eq!(rules["public.customers.email"], "fake_email");
+        assert_eq!(rules["public.customers.since"]["shift_date"], "1979-05-27");
+    }
+
+    #[test]
+    fn unknown_settings_are_refused() {
+        for bad in [
+            "unruled_table = \"halt\"",
+            "unruled_tables = \"ignore\"",
+            "[keys]\nk1 = { path = \"x\" }",
+            "[keys]\nk1 = { file = \"x\", env = \"y\" }",
+            "[[transform]]\nname = \"a\"\nplugin = \"b\"\ntables = []\nonerror = \"halt\"",
+            "[[transform]]\nname = \"a\"\ntables = []",
+        ] {
+            assert!(toml::from_str::<Config>(bad).is_err(), "{bad}");
+        }
+    }
+}

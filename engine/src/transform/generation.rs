@@ -1,0 +1,303 @@
+//! One immutable chain: bindings, compiled and asked, with what they cover.
+//!
+//! A generation is made by [`super::load`] and by nothing else; a [`super::Chain`] runs it.
+//! What can go wrong here is a guest that does not start, or that answers otherwise than
+//! when it was loaded.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use kasho_plugin_sdk::Relation;
+use kasho_plugin_sdk::abi::{self, Answer, Needs};
+use kasho_plugin_sdk::pattern::TablePattern;
+
+use super::config::Binding;
+use super::coverage::Coverage;
+use super::host::{Compiled, Host};
+use super::instance::{Ceilings, Failure, Instance, complaint};
+use super::keys::Key;
+use super::plan::{LinkPlan, Policy, RelationPlan, is_virtual};
+
+/// What a binding did, in this process's life of its generation.
+#[derive(Debug, Default)]
+pub struct Figures {
+    /// Rows it was called with.
+    pub rows: AtomicU64,
+    /// Calls.
+    pub calls: AtomicU64,
+    /// Rows it dropped.
+    pub dropped: AtomicU64,
+    /// Rows in error, by its own word or by failing on them.
+    pub errors: AtomicU64,
+    /// Calls that failed: traps, deadlines, malformed answers.
+    pub failures: AtomicU64,
+    /// Nanoseconds in calls, host work included.
+    pub nanoseconds: AtomicU64,
+}
+
+impl Figures {
+    pub(super) fn add(counter: &AtomicU64, n: usize) {
+        counter.fetch_add(n as u64, Relaxed);
+    }
+}
+
+/// A plugin of a generation, for status.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct PluginInfo {
+    /// Name of the binding.
+    pub binding: String,
+    /// File name.
+    pub plugin: String,
+    /// SHA-256 of the file, hexadecimal.
+    pub sha256: String,
+    /// Its version, if it says one.
+    pub version: Option<String>,
+    /// Its patterns.
+    pub tables: Vec<String>,
+    /// Policies `pass` that it runs under.
+    pub unmasked: Vec<&'static str>,
+}
+
+/// A binding, ready to run.
+#[derive(Debug)]
+pub(super) struct Bound {
+    pub(super) config: Binding,
+    pub(super) name: Arc<str>,
+    pub(super) patterns: Vec<TablePattern>,
+    pub(super) compiled: Arc<Compiled>,
+    pub(super) key: Option<Arc<Key>>,
+    pub(super) init: abi::Init,
+    pub(super) needs: Needs,
+    pub(super) ceilings: Ceilings,
+    pub(super) figures: Figures,
+}
+
+/// What a plugin answered to a relation.
+pub(super) type Asked = Result<Option<Arc<LinkPlan>>, Vec<String>>;
+
+impl Bound {
+    /// Whether the binding names this relation. Events that are not rows are named only
+    /// word by word: `*.*` means tables.
+    pub(super) fn names(&self, relation: &Relation) -> bool {
+        let word = is_virtual(relation);
+        self.patterns.iter().any(|p| p.matches(relation) && !(word && p.is_glob()))
+    }
+
+    /// A fresh instance that has been through init.
+    pub(super) fn start(&self, host: &Host) -> Result<Instance, Failure> {
+        let (instance, needs) =
+            start(host, &self.compiled, &self.ceilings, &self.init, self.key.as_deref())?;
+        if needs != self.needs {
+            return Err(Failure::Fickle(
+                "its init answers otherwise than when it was loaded".to_owned(),
+            ));
+        }
+        Ok(instance)
+    }
+
+    /// Asks an instance that has seen no row what it does with a relation.
+    pub(super) fn ask(&self, instance: &mut Instance, relation: &Arc<Relation>) -> Asked {
+        let mut wrong = self.missing_columns(relation);
+        match instance.relation(relation).map_err(|f| vec![f.to_string()])? {
+            None if wrong.is_empty() => return Ok(None),
+            Some(Answer::Ok(wanted)) if wrong.is_empty() => {
+                return LinkPlan::new(relation, &wanted, |own| self.mapping(own))
+                    .map(|p| Some(Arc::new(p)));
+            }
+            Some(Answer::Error(text)) => wrong.push(complaint(&text)),
+            None | Some(Answer::Ok(_)) => {}
+        }
+        Err(wrong)
+    }
+
+    /// Columns that the rules name in this very table and that it does not have.
+    fn missing_columns(&self, relation: &Relation) -> Vec<String> {
+        let tables = self.needs.needs.iter().filter(|(table, _)| {
+            TablePattern::parse(table).is_ok_and(|p| !p.is_glob() && p.matches(relation))
+        });
+        let columns = tables.flat_map(|(_, columns)| columns);
+        columns
+            .filter(|pattern| !has_column(relation, pattern))
+            .map(|column| {
+                format!(
+                    "the rules name column {column}, which {} does not have",
+                    relation.qualified()
+                )
+            })
+            .collect()
+    }
+
+    /// The fingerprint of a rewritten column, with the key. One that has none of its own
+    /// is as changeable as the plugin's code and rules.
+    fn mapping(&self, own: Option<&str>) -> String {
+        let key = self.key.as_deref().filter(|_| !self.needs.domains.is_empty());
+        let key = key.map(|k| format!(";key={}:{}", k.name(), k.check_value())).unwrap_or_default();
+        match own {
+            Some(own) => format!("{own}{key}"),
+            None => format!("{};rules={}{key}", self.compiled.sha256, self.init.rules),
+        }
+    }
+
+    fn info(&self) -> PluginInfo {
+        let config = &self.config;
+        let mut unmasked = Vec::new();
+        if config.on_error == super::OnError::Pass {
+            unmasked.push("on_error");
+        }
+        if config.new_columns == super::NewColumns::Pass {
+            unmasked.push("new_columns");
+        }
+        PluginInfo {
+            binding: config.name.clone(),
+            plugin: config.plugin.clone(),
+            sha256: self.compiled.sha256.clone(),
+            version: self.compiled.checked.version.clone(),
+            tables: config.tables.clone(),
+            unmasked,
+        }
+    }
+}
+
+/// Whether a relation has a column of this name or pattern.
+pub(super) fn has_column(relation: &Relation, pattern: &str) -> bool {
+    let exact = relation.columns.iter().any(|c| c.name == pattern);
+    let parts = kasho_plugin_sdk::pattern::parts(pattern);
+    let part = parts.ok().and_then(|parts| <[_; 1]>::try_from(parts).ok());
+    exact || part.is_some_and(|[part]| relation.columns.iter().any(|c| part.matches(&c.name)))
+}
+
+/// Instantiates and initialises; the answer has been checked for its bounds.
+pub(super) fn start(
+    host: &Host,
+    compiled: &Compiled,
+    ceilings: &Ceilings,
+    init: &abi::Init,
+    key: Option<&Key>,
+) -> Result<(Instance, Needs), Failure> {
+    let mut instance = Instance::new(host, compiled, ceilings)?;
+    let needs = match instance.init(init)? {
+        Answer::Ok(needs) => needs,
+        Answer::Error(text) => return Err(Failure::Fickle(complaint(&text))),
+    };
+    if let Some(wrong) = out_of_bounds(&needs, key.is_some()) {
+        return Err(Failure::Fickle(wrong));
+    }
+    let state = instance.state();
+    state.counters = vec![0; needs.texts.len()];
+    if let Some(key) = key {
+        state.domains = needs.domains.iter().map(|domain| key.domain(domain)).collect();
+    }
+    Ok((instance, needs))
+}
+
+fn out_of_bounds(needs: &Needs, keyed: bool) -> Option<String> {
+    let bad = |all: &[String]| {
+        all.len() > abi::MAX_TEXTS
+            || all.iter().any(|t| t.len() > abi::MAX_TEXT_BYTES || t.chars().any(char::is_control))
+    };
+    if bad(&needs.texts) || bad(&needs.domains) {
+        return Some(format!(
+            "it declares more than {} texts or domains, or one beyond {} bytes or with control \
+             characters",
+            abi::MAX_TEXTS,
+            abi::MAX_TEXT_BYTES
+        ));
+    }
+    let uses_prf = needs.uses.iter().any(|u| u == abi::FEATURE_PRF) || !needs.domains.is_empty();
+    if uses_prf && !keyed {
+        return Some(
+            "its rules need a masking key, and there is none: add `k1 = { file = \"…\" }` under \
+             [keys] (`openssl rand -hex 32` makes one)"
+                .to_owned(),
+        );
+    }
+    let known = [abi::FEATURE_PRF, abi::FEATURE_COMMIT_TIME];
+    let unknown = needs.uses.iter().find(|u| !known.contains(&u.as_str()))?;
+    Some(format!("it uses the feature `{unknown}`, which this host does not have"))
+}
+
+/// An immutable chain.
+pub struct Generation {
+    pub(super) number: u64,
+    pub(super) digest: String,
+    pub(super) since: SystemTime,
+    pub(super) host: Arc<Host>,
+    pub(super) bound: Vec<Arc<Bound>>,
+    pub(super) policy: Policy,
+    pub(super) coverage: Coverage,
+    pub(super) warnings: Vec<String>,
+    pub(super) plans: Vec<Arc<RelationPlan>>,
+    pub(super) ready: Mutex<Option<Vec<Instance>>>,
+}
+
+impl fmt::Debug for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Generation({}, {})", self.number, self.digest)
+    }
+}
+
+impl Generation {
+    /// Its number, in the order of adoption; the field `g` of what it let through.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Digest of everything that shapes what it lets through: plugins, rules, policies,
+    /// keys' check values.
+    #[must_use]
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// When it was loaded.
+    #[must_use]
+    pub fn since(&self) -> SystemTime {
+        self.since
+    }
+
+    /// What it masks, drops and filters.
+    #[must_use]
+    pub fn coverage(&self) -> &Coverage {
+        &self.coverage
+    }
+
+    /// What an operator should know of it.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Its plugins.
+    #[must_use]
+    pub fn plugins(&self) -> Vec<PluginInfo> {
+        self.bound.iter().map(|b| b.info()).collect()
+    }
+
+    /// What each binding did, by its name.
+    #[must_use]
+    pub fn figures(&self) -> BTreeMap<String, &Figures> {
+        self.bound.iter().map(|b| (b.config.name.clone(), &b.figures)).collect()
+    }
+
+    /// Check values of the keys it uses, by name.
+    #[must_use]
+    pub fn key_checks(&self) -> BTreeMap<String, String> {
+        let keys = self.bound.iter().filter_map(|b| b.key.as_ref());
+        keys.map(|k| (k.name().to_owned(), k.check_value().to_owned())).collect()
+    }
+
+    /// Tables nobody names do not pass.
+    #[must_use]
+    pub fn masks(&self) -> bool {
+        self.policy.masks
+    }
+
+    /// The instances that were made to check it, for the first chain that runs it.
+    pub(super) fn take_ready(&self) -> Option<Vec<Instance>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}

@@ -1,0 +1,146 @@
+//! Where generations change hands: whoever loads one publishes it here, the pipeline takes
+//! the newest where a transaction begins, and status reads how it went.
+//!
+//! What can go wrong is the chain's ([`TransformError`]); a batch and its chain that were
+//! lost with a cancelled call are never published, and the chain is started anew.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use crate::batch::Batch;
+use crate::pipeline;
+
+use super::chain::Chain;
+use super::error::{LoadError, TransformError};
+use super::generation::{Generation, PluginInfo};
+
+/// A candidate that was not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// When.
+    pub at: SystemTime,
+    /// Digest of the files and settings that it was made of.
+    pub digest: String,
+    /// Everything that is wrong with it.
+    pub reasons: Vec<LoadError>,
+}
+
+/// What status says of the chain.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Number of the newest generation.
+    pub generation: u64,
+    /// Its digest.
+    pub digest: String,
+    /// When it was handed over.
+    pub since: SystemTime,
+    /// Its plugins.
+    pub plugins: Vec<PluginInfo>,
+    /// What an operator should know of it.
+    pub warnings: Vec<String>,
+    /// The last candidate that was refused since it was handed over.
+    pub refused: Option<Refused>,
+}
+
+impl Report {
+    fn of(generation: &Generation) -> Report {
+        Report {
+            generation: generation.number(),
+            digest: generation.digest().to_owned(),
+            since: generation.since(),
+            plugins: generation.plugins(),
+            warnings: generation.warnings().to_vec(),
+            refused: None,
+        }
+    }
+}
+
+/// The newest generation, shared.
+#[derive(Debug)]
+pub struct Handle {
+    newest: ArcSwap<Generation>,
+    report: watch::Sender<Report>,
+}
+
+impl Handle {
+    /// Starts with a generation.
+    #[must_use]
+    pub fn new(generation: Generation) -> Arc<Handle> {
+        let (report, _) = watch::channel(Report::of(&generation));
+        Arc::new(Handle { newest: ArcSwap::from_pointee(generation), report })
+    }
+
+    /// The newest generation.
+    #[must_use]
+    pub fn newest(&self) -> Arc<Generation> {
+        self.newest.load_full()
+    }
+
+    /// Hands over a generation; the pipeline takes it where the next transaction begins.
+    pub fn publish(&self, generation: Generation) {
+        let report = Report::of(&generation);
+        self.newest.store(Arc::new(generation));
+        self.report.send_replace(report);
+    }
+
+    /// Notes that a candidate was refused; what runs goes on running.
+    pub fn refuse(&self, digest: &str, reasons: Vec<LoadError>) {
+        let refused = Refused { at: SystemTime::now(), digest: digest.to_owned(), reasons };
+        self.report.send_modify(|report| report.refused = Some(refused));
+    }
+
+    /// How it stands, and a way to wait for changes.
+    #[must_use]
+    pub fn report(&self) -> watch::Receiver<Report> {
+        self.report.subscribe()
+    }
+}
+
+/// The pipeline's chains.
+#[derive(Debug)]
+pub struct Chains {
+    handle: Arc<Handle>,
+    adopted: Arc<Generation>,
+    chain: Option<Chain>,
+}
+
+impl Chains {
+    /// Takes generations from a handle.
+    #[must_use]
+    pub fn new(handle: &Arc<Handle>) -> Chains {
+        Chains { handle: Arc::clone(handle), adopted: handle.newest(), chain: None }
+    }
+}
+
+impl pipeline::Chains for Chains {
+    type Error = TransformError;
+
+    fn adopt(&mut self) -> u64 {
+        let newest = self.handle.newest();
+        if !Arc::ptr_eq(&newest, &self.adopted) {
+            (self.adopted, self.chain) = (newest, None);
+        }
+        self.adopted.number()
+    }
+
+    async fn apply(&mut self, mut batch: Batch) -> Result<Batch, TransformError> {
+        let chain = self.chain.take();
+        let mut chain = chain.unwrap_or_else(|| Chain::new(Arc::clone(&self.adopted)));
+        if chain.passes(&batch) {
+            self.chain = Some(chain);
+            return Ok(batch);
+        }
+        let work = tokio::task::spawn_blocking(move || {
+            let result = chain.apply(&mut batch);
+            (chain, batch, result)
+        });
+        let (chain, batch, result) = work.await.map_err(|_| {
+            TransformError::Internal("a plugin's host panicked; nothing was published")
+        })?;
+        self.chain = Some(chain);
+        result.map(|()| batch)
+    }
+}

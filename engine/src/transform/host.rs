@@ -1,0 +1,147 @@
+//! The one place that knows the WebAssembly runtime's settings.
+//!
+//! One engine a process: on-demand memory with guard pages, deadlines by epochs, no
+//! feature that a guest of ours needs not. Code is compiled here and nowhere else; what
+//! can go wrong is a module that the compiler refuses, which [`super::check`] has all but
+//! excluded.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use wasmtime::{Engine, EngineWeak, InstancePre, Linker, Module};
+
+use super::check::{self, Checked};
+use super::imports::{self, GuestState};
+use super::store::Store;
+
+/// Deadlines are counted in these.
+const TICK_MS: u64 = 5;
+/// Stack of a guest; the host's threads have at least four times as much.
+const STACK_BYTES: usize = 512 << 10;
+/// Compiled modules kept, the newest.
+const KEEP: usize = 32;
+
+/// A compiled plugin.
+pub(super) struct Compiled {
+    /// Digest of the file, hexadecimal.
+    pub(super) sha256: String,
+    /// The file, for the gate.
+    pub(super) wasm: Arc<[u8]>,
+    /// What it says of itself.
+    pub(super) checked: Checked,
+    /// Ready to be instantiated.
+    pub(super) pre: InstancePre<GuestState>,
+}
+
+impl std::fmt::Debug for Compiled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Compiled({})", self.sha256)
+    }
+}
+
+/// The runtime: one a process is enough, generations share it.
+pub struct Host {
+    engine: Engine,
+    linker: Linker<GuestState>,
+    compiled: Mutex<Vec<Arc<Compiled>>>,
+    store: Option<Store>,
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Host")
+    }
+}
+
+impl Host {
+    /// A runtime; with a store, compiled code is kept there from start to start.
+    ///
+    /// # Errors
+    /// This machine cannot run it (no virtual memory to reserve, no thread), or the
+    /// store is not private to this user.
+    pub fn new(store: Option<&std::path::Path>) -> Result<Arc<Host>, String> {
+        let engine = Engine::new(&settings()).map_err(|e| format!("WebAssembly engine: {e:#}"))?;
+        let mut linker = Linker::new(&engine);
+        imports::link(&mut linker).map_err(|e| format!("WebAssembly engine: {e:#}"))?;
+        tick(engine.weak())?;
+        let store = store.map(Store::open).transpose()?;
+        Ok(Arc::new(Host { engine, linker, compiled: Mutex::default(), store }))
+    }
+
+    /// Checks and compiles a plugin, or finds it compiled.
+    ///
+    /// # Errors
+    /// Why it cannot be run, and what to do.
+    pub(super) fn compile(&self, wasm: &[u8], max_bytes: usize) -> Result<Arc<Compiled>, String> {
+        let checked = check::check(wasm, max_bytes)?;
+        let sha256 = hex(&Sha256::digest(wasm));
+        let mut known = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(compiled) = known.iter().find(|c| c.sha256 == sha256) {
+            return Ok(Arc::clone(compiled));
+        }
+        let module = match &self.store {
+            Some(store) => store.module(&self.engine, &sha256, wasm),
+            None => Module::from_binary(&self.engine, wasm).map_err(|e| format!("{e:#}")),
+        };
+        let module = module.map_err(|e| format!("the compiler refuses it: {e}"))?;
+        let pre = self.linker.instantiate_pre(&module);
+        let pre = pre.map_err(|e| format!("it cannot be linked: {e:#}"))?;
+        let compiled = Arc::new(Compiled { sha256, wasm: Arc::from(wasm), checked, pre });
+        if known.len() == KEEP {
+            known.remove(0);
+        }
+        known.push(Arc::clone(&compiled));
+        Ok(compiled)
+    }
+
+    /// The engine.
+    pub(super) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+}
+
+/// The features that [`check::features`] names. Reference types (their encodings, which
+/// compilers emit) have no switch in a runtime without a collector: they are on.
+fn settings() -> wasmtime::Config {
+    let mut config = wasmtime::Config::new();
+    config
+        .epoch_interruption(true)
+        .cranelift_nan_canonicalization(true)
+        .max_wasm_stack(STACK_BYTES)
+        .allocation_strategy(wasmtime::InstanceAllocationStrategy::OnDemand)
+        .wasm_bulk_memory(true)
+        .wasm_multi_value(true)
+        .wasm_extended_const(true)
+        .wasm_simd(true)
+        .wasm_relaxed_simd(false)
+        .wasm_tail_call(false)
+        .wasm_multi_memory(false)
+        .wasm_memory64(false)
+        .wasm_custom_page_sizes(false)
+        .wasm_wide_arithmetic(false);
+    config
+}
+
+/// Ticks until the engine is gone. A thread of its own: no guest can hold it up.
+fn tick(engine: EngineWeak) -> Result<(), String> {
+    let ticker = move || {
+        while let Some(engine) = engine.upgrade() {
+            engine.increment_epoch();
+            drop(engine);
+            std::thread::sleep(Duration::from_millis(TICK_MS));
+        }
+    };
+    let thread = std::thread::Builder::new().name("kasho-epoch".to_owned()).spawn(ticker);
+    thread.map(drop).map_err(|e| format!("cannot start the deadline thread: {e}"))
+}
+
+/// Epochs that are at least `ms` milliseconds.
+pub(super) fn ticks(ms: u64) -> u64 {
+    ms / TICK_MS + 2
+}
+
+/// Lower-case hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}

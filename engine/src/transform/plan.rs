@@ -1,0 +1,318 @@
+//! What becomes of one relation: who sees which of its columns, what never leaves, and
+//! whether its rows pass at all.
+//!
+//! A plan is made once for each description of a table, from the answers of the bindings
+//! that name it, and is refused where an answer contradicts the table or the contract. A
+//! column that nobody speaks of is the operator's decision (`new_columns`), never an
+//! accident.
+
+use std::sync::Arc;
+
+use kasho_plugin_sdk::abi::{Use, Wanted};
+use kasho_plugin_sdk::{Identity, Op, Relation, abi};
+
+use super::config::{NewColumns, Unruled};
+
+/// One column that a binding spoke of; its place is its slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Slot {
+    /// Place in the relation.
+    pub(super) column: usize,
+    /// What the plugin does with it.
+    pub(super) usage: Use,
+    /// Columns its new value is made from, beside itself.
+    pub(super) reads: Vec<usize>,
+    /// What it becomes: part of the identity of rows, if it is a key.
+    pub(super) mapping: String,
+}
+
+impl Slot {
+    /// Whether its values are sent.
+    pub(super) fn sees(&self) -> bool {
+        matches!(self.usage, Use::Read | Use::Write | Use::Mask)
+    }
+}
+
+/// What one binding does with one relation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LinkPlan {
+    /// The relation.
+    pub(super) relation: Arc<Relation>,
+    /// Columns by slot.
+    pub(super) slots: Vec<Slot>,
+    /// Whether a slot may be patched.
+    pub(super) patchable: Vec<bool>,
+    /// Operations it is called for, a bit each.
+    ops: u8,
+    /// It wants commit times.
+    pub(super) commit_time: bool,
+}
+
+impl LinkPlan {
+    /// Checks a plugin's answer against the relation.
+    ///
+    /// `mapping` is the fingerprint of a column whose mask has none of its own.
+    pub(super) fn new(
+        relation: &Arc<Relation>,
+        wanted: &Wanted,
+        mapping: impl Fn(Option<&str>) -> String,
+    ) -> Result<LinkPlan, Vec<String>> {
+        let mut wrong = Vec::new();
+        let place = |name: &str| relation.column(name);
+        let mut slots: Vec<Slot> = Vec::new();
+        for column in &wanted.columns {
+            let Some(at) = place(&column.name) else {
+                wrong.push(format!(
+                    "the plugin speaks of column {}, which does not exist",
+                    column.name
+                ));
+                continue;
+            };
+            if slots.iter().any(|s| s.column == at) {
+                wrong.push(format!("the plugin speaks twice of column {}", column.name));
+            }
+            let mut reads = Vec::new();
+            for name in &column.reads {
+                match place(name) {
+                    Some(read) => reads.push(read),
+                    None => wrong
+                        .push(format!("{} reads column {name}, which does not exist", column.name)),
+                }
+            }
+            let mapping = match column.usage {
+                Use::Mask | Use::Write => mapping(column.fingerprint.as_deref()),
+                Use::Pass | Use::Read | Use::Drop => String::new(),
+            };
+            slots.push(Slot { column: at, usage: column.usage, reads, mapping });
+        }
+        wrong.extend(contradictions(relation, wanted, &slots));
+        let patchable = slots.iter().map(|s| matches!(s.usage, Use::Write | Use::Mask)).collect();
+        let ops = wanted.ops.iter().fold(0, |bits, op| bits | 1 << *op as u8);
+        let relation = Arc::clone(relation);
+        if !wrong.is_empty() {
+            return Err(wrong);
+        }
+        Ok(LinkPlan { relation, slots, patchable, ops, commit_time: wanted.commit_time })
+    }
+
+    /// Whether it is called for this operation.
+    pub(super) fn wants(&self, op: Op) -> bool {
+        self.ops >> op as u8 & 1 == 1
+    }
+
+    /// The columns it uses in this way.
+    pub(super) fn used(&self, usage: Use) -> impl Iterator<Item = usize> + '_ {
+        self.slots.iter().filter(move |s| s.usage == usage).map(|s| s.column)
+    }
+
+    fn accounts_for(&self, column: usize) -> bool {
+        self.slots.iter().any(|s| s.column == column && s.usage != Use::Read)
+    }
+}
+
+/// What an answer may not say of this relation.
+fn contradictions(relation: &Relation, wanted: &Wanted, slots: &[Slot]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if wanted.rename.is_some() {
+        wrong.push("the plugin renames; renames are not supported yet".to_owned());
+    }
+    for slot in slots {
+        let column = &relation.columns[slot.column];
+        if !column.key || is_virtual(relation) {
+            continue;
+        }
+        let name = &column.name;
+        if slot.usage == Use::Drop {
+            wrong.push(format!("column {name} identifies rows and cannot be dropped: mask it"));
+        }
+        let foreign = slot.reads.iter().find(|r| !relation.columns[**r].key);
+        if let (Use::Write | Use::Mask, Some(read)) = (slot.usage, foreign) {
+            let read = &relation.columns[*read].name;
+            wrong.push(format!(
+                "column {name} identifies rows; it cannot be made from {read}, which does not: \
+                 a DELETE could not be mapped"
+            ));
+        }
+    }
+    let masks = slots.iter().any(|s| s.usage == Use::Mask);
+    let missing: Vec<_> = carries(relation)
+        .iter()
+        .filter(|op| !wanted.ops.contains(op))
+        .map(|op| op.name())
+        .collect();
+    if masks && !missing.is_empty() {
+        let missing = missing.join(", ");
+        wrong.push(format!(
+            "the plugin masks, but does not want {missing}: a mask has to see every row"
+        ));
+    }
+    wrong
+}
+
+/// Operations of a relation that carry values.
+fn carries(relation: &Relation) -> &'static [Op] {
+    if !is_virtual(relation) {
+        &[Op::Insert, Op::Update, Op::Delete, Op::Read]
+    } else if relation.table == abi::DDL_RELATION.1 {
+        &[Op::Ddl]
+    } else {
+        &[Op::Message]
+    }
+}
+
+/// Whether it stands for events that are not rows of a table.
+pub(super) fn is_virtual(relation: &Relation) -> bool {
+    [abi::DDL_RELATION, abi::MESSAGE_RELATION]
+        .contains(&(relation.schema.as_str(), relation.table.as_str()))
+}
+
+/// Whether rows of a relation go anywhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// They pass, through the links that want them.
+    Pass,
+    /// They are dropped.
+    Drop,
+    /// The first one stops the stream, for this reason.
+    Halt(String),
+}
+
+/// The relation without the columns that never leave.
+#[derive(Clone, Debug)]
+pub(super) struct Leaves {
+    /// As it leaves.
+    pub(super) relation: Arc<Relation>,
+    /// The columns that leave.
+    pub(super) kept: Vec<usize>,
+}
+
+/// What becomes of one relation.
+#[derive(Clone, Debug)]
+pub(super) struct RelationPlan {
+    /// The relation as it arrives.
+    pub(super) relation: Arc<Relation>,
+    /// For each binding of the chain what it does, if anything.
+    pub(super) links: Vec<Option<Arc<LinkPlan>>>,
+    /// Whether its rows pass.
+    pub(super) fate: Fate,
+    /// Masked columns that are not part of the identity: removed from old images.
+    pub(super) strip_old: Vec<usize>,
+    /// Columns nobody speaks of that leave as NULL.
+    pub(super) nulled: Vec<usize>,
+    /// Columns nobody speaks of that pass, by policy.
+    pub(super) open: Vec<usize>,
+    /// Set if columns are dropped.
+    pub(super) leaves: Option<Leaves>,
+    /// Nothing to do: rows pass untouched.
+    pub(super) idle: bool,
+}
+
+/// The policies of a chain that a relation's plan depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Policy {
+    /// Some binding masks or drops a column, or may.
+    pub(super) masks: bool,
+    /// What the file says of tables nobody names.
+    pub(super) unruled: Option<Unruled>,
+}
+
+impl Policy {
+    /// What becomes of a table that nobody names.
+    pub(super) fn unnamed(self) -> Unruled {
+        self.unruled.unwrap_or(if self.masks { Unruled::Halt } else { Unruled::Pass })
+    }
+}
+
+impl RelationPlan {
+    /// Puts the answers of the bindings together. `new_columns` is each binding's policy.
+    pub(super) fn new(
+        relation: &Arc<Relation>,
+        links: Vec<Option<Arc<LinkPlan>>>,
+        new_columns: &[NewColumns],
+        policy: Policy,
+    ) -> RelationPlan {
+        let bound =
+            || links.iter().zip(new_columns).filter_map(|(l, n)| l.as_ref().map(|l| (l, n)));
+        let ruled = bound().next().is_some();
+        let masked = |c: usize| bound().any(|(l, _)| l.used(Use::Mask).any(|m| m == c));
+        let all = || 0..relation.columns.len();
+        let strip_old = all().filter(|c| masked(*c) && !relation.columns[*c].key).collect();
+        let dropped: Vec<usize> =
+            all().filter(|c| bound().any(|(l, _)| l.used(Use::Drop).any(|d| d == *c))).collect();
+        let strangers: Vec<usize> = all()
+            .filter(|c| ruled && policy.masks && !bound().any(|(l, _)| l.accounts_for(*c)))
+            .collect();
+        let rule = bound().map(|(_, n)| *n).max().unwrap_or_default();
+        let mut fate = if ruled { Fate::Pass } else { unnamed(relation, policy) };
+        let (mut nulled, mut open) = (Vec::new(), Vec::new());
+        match rule {
+            NewColumns::Halt if !strangers.is_empty() => {
+                fate = Fate::Halt(no_rule(relation, &strangers))
+            }
+            NewColumns::Null => match strangers.iter().find(|c| relation.columns[**c].key) {
+                Some(_) => fate = Fate::Halt(no_rule(relation, &strangers)),
+                None => nulled = strangers,
+            },
+            NewColumns::Pass => open = strangers,
+            NewColumns::Halt => {}
+        }
+        let leaves = (!dropped.is_empty()).then(|| without(relation, &dropped));
+        let idle = fate == Fate::Pass && !ruled && nulled.is_empty() && leaves.is_none();
+        RelationPlan {
+            relation: Arc::clone(relation),
+            links,
+            fate,
+            strip_old,
+            nulled,
+            open,
+            leaves,
+            idle,
+        }
+    }
+
+    /// Whether unchanged values of `new` are to be filled from `old`.
+    pub(super) fn fills(&self) -> bool {
+        self.relation.identity == Identity::Full && !self.idle
+    }
+}
+
+fn unnamed(relation: &Relation, policy: Policy) -> Fate {
+    let table = relation.qualified();
+    if is_virtual(relation) && policy.masks && policy.unnamed() != Unruled::Drop {
+        return Fate::Halt(format!(
+            "no transform subscribes to {table} by name, and its text could hold what others mask: \
+             name it in `tables` of one that has a rule for it, or set unruled_tables = \"drop\""
+        ));
+    }
+    match policy.unnamed() {
+        Unruled::Pass => Fate::Pass,
+        Unruled::Drop => Fate::Drop,
+        Unruled::Halt => Fate::Halt(format!(
+            "no transform names {table}, so it does not leave: give it rules, or decide with \
+             unruled_tables = \"drop\" (or \"pass\", with allow_unmasked = true)"
+        )),
+    }
+}
+
+/// What is missing, as TOML to paste.
+fn no_rule(relation: &Relation, columns: &[usize]) -> String {
+    let lines: Vec<String> = columns
+        .iter()
+        .map(|c| {
+            let column = kasho_plugin_sdk::event::quote_identifier(&relation.columns[*c].name);
+            let path = format!("{}.{column}", relation.qualified());
+            format!("{} = \"pass\"", toml::Value::String(path))
+        })
+        .collect();
+    format!(
+        "columns without a rule (mask, pass or drop each, or set new_columns); to let them \
+         pass, add under [transform.rules]: {}",
+        lines.join("  ")
+    )
+}
+
+fn without(relation: &Relation, dropped: &[usize]) -> Leaves {
+    let kept: Vec<usize> = (0..relation.columns.len()).filter(|c| !dropped.contains(c)).collect();
+    let columns = kept.iter().map(|c| relation.columns[*c].clone()).collect();
+    Leaves { relation: Arc::new(Relation { columns, ..relation.clone() }), kept }
+}

@@ -1,0 +1,391 @@
+//! Notices that configuration or plugins changed, and makes a candidate of them.
+//!
+//! File events on the folders (never on a file: a rename replaces it, Kubernetes swaps a
+//! link) only wake the watcher; what counts is content, compared every few seconds
+//! too, and only once it has been the same twice: a file being written is not a candidate.
+//! Whatever is wrong with a candidate, what runs goes on running, and the report says why.
+//! Configuration and plugins that change together are one candidate; a plugin's `sha256`
+//! makes that so even if they are written apart.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use notify::event::{AccessKind, AccessMode};
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use sha2::{Digest, Sha256};
+
+use super::catalog::Catalog;
+use super::config::Config;
+use super::error::LoadError;
+use super::handle::Handle;
+use super::host::{Host, hex};
+use super::load::{Options, load};
+
+/// Content must be the same for this long.
+const SETTLE: Duration = Duration::from_millis(200);
+/// Events that come this close together are one.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+/// After so many events in a row the content is looked at although they go on.
+const PATIENCE: usize = 20;
+
+/// Where candidates come from.
+pub struct Sources {
+    /// Folders whose changes are noticed at once: the plugins', the configuration's.
+    pub folders: Vec<PathBuf>,
+    /// How often content is compared without an event.
+    pub poll: Duration,
+    /// Reads this station's part of the configuration file.
+    pub config: Box<dyn Fn() -> Result<Config, String> + Send>,
+    /// The tables as they are known now.
+    pub catalog: Box<dyn Fn() -> Catalog + Send>,
+}
+
+impl std::fmt::Debug for Sources {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sources").field("folders", &self.folders).finish_non_exhaustive()
+    }
+}
+
+/// A running watcher; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Watch {
+    wake: Sender<Wake>,
+    accepted: Arc<Mutex<BTreeSet<String>>>,
+    _events: Option<RecommendedWatcher>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wake {
+    /// Something may have changed.
+    Look,
+    /// Look again even at what was looked at.
+    Again,
+    /// The end.
+    Stop,
+}
+
+/// Starts watching, on a thread of its own: candidates are compiled there.
+///
+/// # Errors
+/// The thread cannot be started. Where file events cannot be had, the poll remains.
+pub fn watch(handle: &Arc<Handle>, host: &Arc<Host>, sources: Sources) -> Result<Watch, String> {
+    let (wake, woken) = channel();
+    let events = events(&sources.folders, wake.clone());
+    let accepted = Arc::new(Mutex::new(BTreeSet::new()));
+    let reloader = Reloader {
+        handle: Arc::clone(handle),
+        host: Arc::clone(host),
+        sources,
+        accepted: Arc::clone(&accepted),
+        seen: None,
+        pending: None,
+    };
+    let thread = std::thread::Builder::new().name("kasho-reload".to_owned());
+    let thread = thread.spawn(move || reloader.run(&woken));
+    thread.map_err(|e| format!("cannot start the reload thread: {e}"))?;
+    Ok(Watch { wake, accepted, _events: events })
+}
+
+impl Watch {
+    /// Looks at files and configuration now (SIGHUP, a control call).
+    pub fn poke(&self) {
+        // The thread is gone only if it panicked; then nothing is reloaded, and what runs runs.
+        let _ = self.wake.send(Wake::Again);
+    }
+
+    /// Confirms the candidate with this digest: it may let out what it says it lets out,
+    /// and map identities otherwise.
+    pub fn accept(&self, digest: &str) {
+        self.accepted.lock().unwrap_or_else(PoisonError::into_inner).insert(digest.to_owned());
+        self.poke();
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.wake.send(Wake::Stop);
+    }
+}
+
+fn events(folders: &[PathBuf], wake: Sender<Wake>) -> Option<RecommendedWatcher> {
+    let notice = move |event: notify::Result<notify::Event>| {
+        // Reading makes events too, and this thread reads.
+        let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
+        let read = |kind: &EventKind| matches!(kind, EventKind::Access(_)) && *kind != written;
+        if !event.is_ok_and(|event| read(&event.kind)) {
+            let _ = wake.send(Wake::Look);
+        }
+    };
+    let watcher = notify::recommended_watcher(notice).and_then(|mut watcher| {
+        for folder in folders {
+            watcher.watch(folder, RecursiveMode::NonRecursive)?;
+        }
+        Ok(watcher)
+    });
+    watcher.map_err(|e| tracing::warn!("no file events, only the poll: {e}")).ok()
+}
+
+struct Reloader {
+    handle: Arc<Handle>,
+    host: Arc<Host>,
+    sources: Sources,
+    accepted: Arc<Mutex<BTreeSet<String>>>,
+    /// Content that has been acted on.
+    seen: Option<String>,
+    /// Content that was there a moment ago.
+    pending: Option<String>,
+}
+
+impl Reloader {
+    fn run(mut self, woken: &Receiver<Wake>) {
+        let mut soon = true;
+        loop {
+            let wait = if soon { SETTLE } else { self.sources.poll };
+            let mut wake = match woken.recv_timeout(wait) {
+                Ok(wake) => wake,
+                Err(RecvTimeoutError::Timeout) => Wake::Look,
+                Err(RecvTimeoutError::Disconnected) => Wake::Stop,
+            };
+            for _ in 0..PATIENCE {
+                match (wake, woken.recv_timeout(DEBOUNCE)) {
+                    (Wake::Stop, _) => return,
+                    (Wake::Again, Ok(Wake::Look)) => {}
+                    (_, Ok(next)) => wake = next,
+                    (_, Err(_)) => break,
+                }
+            }
+            if wake == Wake::Stop {
+                return;
+            }
+            if wake == Wake::Again {
+                self.seen = None;
+            }
+            soon = self.consider();
+        }
+    }
+
+    /// Looks once; whether to look again soon.
+    fn consider(&mut self) -> bool {
+        let config = (self.sources.config)();
+        let content = content(&config);
+        if self.seen.as_ref() == Some(&content) {
+            self.pending = None;
+            return false;
+        }
+        if self.pending.as_ref() != Some(&content) {
+            self.pending = Some(content);
+            return true;
+        }
+        self.seen = self.pending.take();
+        if let Err(reasons) = config.map_err(unreadable).and_then(|config| self.candidate(&config))
+        {
+            for reason in &reasons {
+                tracing::error!("candidate refused: {reason}");
+            }
+            self.handle.refuse(&content, reasons);
+        }
+        false
+    }
+
+    fn candidate(&self, config: &Config) -> Result<(), Vec<LoadError>> {
+        let running = self.handle.newest();
+        let accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let options = Options {
+            running: Some(running.coverage()),
+            accepted: Some(&accepted),
+            number: running.number() + 1,
+        };
+        let candidate = load(&self.host, config, &(self.sources.catalog)(), options)?;
+        if candidate.digest() != running.digest() {
+            tracing::info!(
+                generation = candidate.number(),
+                digest = candidate.digest(),
+                "new generation"
+            );
+            self.handle.publish(candidate);
+        }
+        Ok(())
+    }
+}
+
+fn unreadable(text: String) -> Vec<LoadError> {
+    vec![LoadError::whole("configuration", text)]
+}
+
+/// A digest of everything a candidate is made of.
+fn content(config: &Result<Config, String>) -> String {
+    let mut hash = Sha256::new();
+    match config {
+        Err(text) => hash.update(text),
+        Ok(config) => {
+            hash.update(serde_json::to_vec(config).unwrap_or_default());
+            for binding in &config.transform {
+                hash.update(binding.rules_json().to_string());
+                match std::fs::read(config.plugins.folder.join(&binding.plugin)) {
+                    Ok(wasm) => hash.update(Sha256::digest(wasm)),
+                    Err(e) => hash.update(e.kind().to_string()),
+                }
+            }
+        }
+    }
+    hex(&hash.finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Guest, Setup, catalog, host, insert, said, shown, users};
+    use super::super::{Chains, Report};
+    use super::*;
+    use crate::pipeline::Chains as _;
+
+    fn masks(fake: &str) -> Guest {
+        let sides = [kasho_plugin_sdk::batch::Image::New];
+        Guest::new(&[("email", "mask"), ("id", "pass")]).masks(fake, &sides)
+    }
+
+    struct World {
+        setup: Setup,
+        config: Arc<Mutex<Result<Config, String>>>,
+        handle: Arc<Handle>,
+    }
+
+    impl World {
+        fn new() -> World {
+            let setup = Setup::new(&masks("one"));
+            let config = Arc::new(Mutex::new(Ok(setup.config.clone())));
+            let handle = Handle::new(setup.load(&catalog(&[&users()])).unwrap());
+            World { setup, config, handle }
+        }
+
+        fn sources(&self) -> Sources {
+            let config = Arc::clone(&self.config);
+            Sources {
+                folders: vec![self.setup.folder.path().to_owned()],
+                poll: Duration::from_secs(3600),
+                config: Box::new(move || config.lock().unwrap().clone()),
+                catalog: Box::new(|| catalog(&[&users()])),
+            }
+        }
+
+        fn reloader(&self) -> Reloader {
+            Reloader {
+                handle: Arc::clone(&self.handle),
+                host: host(),
+                sources: self.sources(),
+                accepted: Arc::default(),
+                seen: None,
+                pending: None,
+            }
+        }
+
+        fn refused(&self) -> String {
+            let report = self.handle.report().borrow().clone();
+            report.refused.map(|refused| said(&refused.reasons)).unwrap_or_default()
+        }
+    }
+
+    /// Looks until nothing more is to be looked at soon; how often.
+    fn settle(reloader: &mut Reloader) -> usize {
+        (1..).find(|_| !reloader.consider()).unwrap()
+    }
+
+    #[test]
+    fn content_counts_once_it_has_settled() {
+        let world = World::new();
+        let mut reloader = world.reloader();
+        assert_eq!(settle(&mut reloader), 2);
+        assert_eq!(world.handle.newest().number(), 1, "the same content is no new generation");
+        assert_eq!(settle(&mut reloader), 1);
+        world.setup.write("mask.wasm", &masks("two").wasm());
+        assert!(reloader.consider());
+        world.setup.write("mask.wasm", &masks("three").wasm());
+        assert!(reloader.consider(), "it is still being written");
+        assert_eq!(world.handle.newest().number(), 1);
+        assert!(!reloader.consider());
+        assert_eq!(world.handle.newest().number(), 2);
+    }
+
+    #[test]
+    fn a_bad_candidate_changes_nothing_and_is_told_once() {
+        let world = World::new();
+        let mut reloader = world.reloader();
+        settle(&mut reloader);
+        let wasm = masks("two").wasm();
+        world.setup.write("mask.wasm", &wasm[..wasm.len() / 2]);
+        settle(&mut reloader);
+        assert!(world.refused().contains("not a valid module"));
+        assert_eq!(world.handle.newest().number(), 1);
+        std::fs::remove_file(world.setup.folder.path().join("mask.wasm")).unwrap();
+        settle(&mut reloader);
+        assert!(world.refused().contains("No such file"));
+        *world.config.lock().unwrap() = Err("line 3: unclosed string".to_owned());
+        settle(&mut reloader);
+        assert_eq!(world.refused(), "configuration: line 3: unclosed string");
+        *world.config.lock().unwrap() = Ok(Config::default());
+        settle(&mut reloader);
+        assert!(world.refused().contains("without saying so"));
+        assert_eq!(world.handle.newest().number(), 1);
+        *world.config.lock().unwrap() = Ok(world.setup.config.clone());
+        world.setup.write("mask.wasm", &wasm);
+        settle(&mut reloader);
+        assert_eq!(world.handle.newest().number(), 2);
+        assert_eq!(world.refused(), "");
+    }
+
+    #[tokio::test]
+    async fn a_transaction_passes_through_one_generation() {
+        let world = World::new();
+        let mut chains = Chains::new(&world.handle);
+        assert_eq!(chains.adopt(), 1);
+        let email = |batch: &crate::batch::Batch| shown(batch)[0].clone();
+        let batch = chains.apply(insert("a")).await.unwrap();
+        assert!(email(&batch).contains("one"));
+        world.setup.write("mask.wasm", &masks("two").wasm());
+        settle(&mut world.reloader());
+        let batch = chains.apply(insert("a")).await.unwrap();
+        assert!(email(&batch).contains("one"), "until it is adopted");
+        assert_eq!(chains.adopt(), 2);
+        let batch = chains.apply(insert("a")).await.unwrap();
+        assert!(email(&batch).contains("two"));
+    }
+
+    #[tokio::test]
+    async fn a_changed_file_is_noticed_and_so_is_a_poke() {
+        let world = World::new();
+        let watch = watch(&world.handle, &host(), world.sources()).unwrap();
+        let mut report = world.handle.report();
+        let file = world.setup.folder.path().join("new");
+        std::fs::write(&file, masks("two").wasm()).unwrap();
+        std::fs::rename(&file, world.setup.folder.path().join("mask.wasm")).unwrap();
+        report.wait_for(|r: &Report| r.generation == 2).await.unwrap();
+        let mut other = world.setup.config.clone();
+        other.unruled_tables = Some(super::super::Unruled::Drop);
+        *world.config.lock().unwrap() = Ok(other);
+        watch.poke();
+        report.wait_for(|r: &Report| r.generation == 3).await.unwrap();
+    }
+
+    #[test]
+    fn a_confirmed_candidate_is_taken() {
+        let world = World::new();
+        let mut reloader = world.reloader();
+        settle(&mut reloader);
+        let open = Guest::new(&[("email", "pass"), ("id", "pass")]).wasm();
+        world.setup.write("mask.wasm", &open);
+        let mut config = world.setup.config.clone();
+        config.unruled_tables = Some(super::super::Unruled::Halt);
+        *world.config.lock().unwrap() = Ok(config);
+        settle(&mut reloader);
+        let text = world.refused();
+        assert!(text.contains("accept the candidate"), "{text}");
+        let digest = text.rsplit(' ').next().unwrap().to_owned();
+        reloader.accepted.lock().unwrap().insert(digest);
+        reloader.seen = None;
+        settle(&mut reloader);
+        assert_eq!(world.handle.newest().number(), 2);
+        assert!(world.handle.newest().warnings()[0].contains("it leaves from now on"));
+    }
+}

@@ -1,0 +1,145 @@
+//! What the host itself does to rows: filling, stripping, dropping columns, changing an
+//! update's kind. Functions on a batch; what they refuse is a row's error, as text.
+
+use std::sync::Arc;
+
+use kasho_plugin_sdk::Op;
+use kasho_plugin_sdk::batch::Image as Side;
+
+use crate::batch::{Batch, Cell, Image};
+
+use super::error::TransformError;
+use super::outcome::cell;
+use super::plan::{Fate, LinkPlan, RelationPlan};
+
+/// The plan of each relation of a batch; none where nothing is to be done.
+pub(super) type Plans = Vec<Option<Arc<RelationPlan>>>;
+
+pub(super) fn halted(
+    batch: &Batch,
+    plan: &RelationPlan,
+    row: usize,
+    reason: &str,
+) -> TransformError {
+    let (table, position) = (plan.relation.qualified(), batch.rows[row].position);
+    TransformError::Table { table, position, reason: reason.to_owned() }
+}
+
+/// What is done to rows before any plugin sees them.
+pub(super) fn prepare(batch: &mut Batch, plans: &Plans) -> Result<(), TransformError> {
+    for at in 0..batch.rows.len() {
+        let row = &batch.rows[at];
+        let Some(plan) = &plans[row.relation as usize] else { continue };
+        if row.dropped || row.op == Op::Truncate {
+            continue;
+        }
+        match &plan.fate {
+            Fate::Pass => {}
+            Fate::Drop => {
+                batch.rows[at].dropped = true;
+                continue;
+            }
+            Fate::Halt(reason) => return Err(halted(batch, plan, at, reason)),
+        }
+        let (new, old) = (row.new, row.old);
+        if let (Some(new), Some(old), true) = (new, old, plan.fills()) {
+            fill(batch, new, old);
+        }
+        for column in plan.strip_old.iter().chain(&plan.nulled) {
+            if let Some(old) = old {
+                batch.cells_mut(old)[*column] = Cell::Absent;
+            }
+        }
+        for column in &plan.nulled {
+            if let Some(new) = new {
+                let cell = &mut batch.cells_mut(new)[*column];
+                if matches!(cell, Cell::Text(_)) {
+                    *cell = Cell::Null;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Under FULL, what was not sent anew stands in the old image.
+fn fill(batch: &mut Batch, new: Image, old: Image) {
+    for column in 0..new.len as usize {
+        let before = batch.cells(old)[column];
+        let cell = &mut batch.cells_mut(new)[column];
+        if *cell == Cell::Unchanged {
+            *cell = before;
+        }
+    }
+}
+
+/// Takes the dropped columns out of relations and rows.
+pub(super) fn leave(batch: &mut Batch, plans: &Plans) {
+    if plans.iter().flatten().all(|plan| plan.leaves.is_none()) {
+        return;
+    }
+    for at in 0..batch.rows.len() {
+        let row = &batch.rows[at];
+        let Some(plan) = plans.get(row.relation as usize).and_then(Option::as_ref) else {
+            continue;
+        };
+        let Some(leaves) = plan.leaves.as_ref().filter(|_| !row.dropped) else { continue };
+        let (new, old) = (row.new, row.old);
+        let mut fewer = |image: Image| {
+            let cells = batch.cells(image);
+            let kept: Vec<Cell> = leaves.kept.iter().map(|column| cells[*column]).collect();
+            batch.push_image(kept)
+        };
+        let (new, old) = (new.map(&mut fewer), old.map(&mut fewer));
+        let relation = batch.relation_index(&leaves.relation);
+        let row = &mut batch.rows[at];
+        (row.new, row.old, row.relation) = (new, old, relation);
+    }
+}
+
+/// Bytes of the values a plugin sees of a row, and of the longest.
+pub(super) fn weigh(batch: &Batch, plan: &LinkPlan, row: u32) -> (usize, usize) {
+    let (mut sum, mut max) = (0, 0);
+    for slot in plan.slots.iter().filter(|s| s.sees()) {
+        for side in Side::ALL {
+            if let Cell::Text(span) = cell(batch, row, side, slot.column) {
+                sum += span.len as usize;
+                max = max.max(span.len as usize);
+            }
+        }
+    }
+    (sum, max)
+}
+
+pub(super) fn as_insert(batch: &mut Batch, plan: &LinkPlan, row: u32) -> Result<(), String> {
+    let new = batch.rows[row as usize].new;
+    let cells = new.map(|new| batch.cells(new)).unwrap_or_default();
+    if let Some(column) = cells.iter().position(|cell| *cell == Cell::Unchanged) {
+        let name = &plan.relation.columns[column].name;
+        let table = plan.relation.qualified();
+        return Err(format!(
+            "it becomes an insert, but column {name} was not sent (unchanged, TOASTed): \
+             ALTER TABLE {table} REPLICA IDENTITY FULL"
+        ));
+    }
+    let row = &mut batch.rows[row as usize];
+    (row.op, row.old) = (Op::Insert, None);
+    Ok(())
+}
+
+/// The old image says which row goes; without one, the identity in the new image does.
+pub(super) fn as_delete(batch: &mut Batch, plan: &LinkPlan, row: u32) {
+    let there = &batch.rows[row as usize];
+    let old = match (there.old, there.new) {
+        (Some(old), _) => Some(old),
+        (None, Some(new)) => {
+            let cells = batch.cells(new).iter().zip(&plan.relation.columns);
+            let keys: Vec<Cell> =
+                cells.map(|(cell, column)| if column.key { *cell } else { Cell::Absent }).collect();
+            Some(batch.push_image(keys))
+        }
+        (None, None) => None,
+    };
+    let row = &mut batch.rows[row as usize];
+    (row.op, row.new, row.old) = (Op::Delete, None, old);
+}
