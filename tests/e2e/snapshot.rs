@@ -440,6 +440,10 @@ struct Filter;
 impl Chains for Filter {
     type Error = std::convert::Infallible;
 
+    fn adopted(&self) -> u64 {
+        1
+    }
+
     fn adopt(&mut self) -> u64 {
         1
     }
