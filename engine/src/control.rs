@@ -20,7 +20,6 @@ use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use crate::bootstrap::{Refusal, StartRequest, State};
-use crate::config::GrpcConfig;
 use crate::error::Class;
 use crate::position::{Epoch, Lsn};
 use crate::sink::redis::RedisConnector;
@@ -35,7 +34,7 @@ mod stream;
 mod value;
 
 pub use change::change;
-pub use config::{ConfigError, check};
+pub use config::{Config, ConfigError};
 pub use status::{ConsumerStatus, LoadFigures, PluginStatus, Status, TableFigures};
 
 use auth::Policy;
@@ -172,8 +171,8 @@ impl Control {
     ///
     /// # Errors
     /// Each a mistake in the configuration, or an address that is taken.
-    pub async fn bind(config: &GrpcConfig) -> Result<Control, ControlError> {
-        check(config)?;
+    pub async fn bind(config: &Config) -> Result<Control, ControlError> {
+        config.check()?;
         let policy = Policy::new(config);
         let tls = tls(config, &policy).await?;
         let bind = |source| ControlError::Bind { listen: config.listen, source };
@@ -226,10 +225,7 @@ impl Control {
     }
 }
 
-async fn tls(
-    config: &GrpcConfig,
-    policy: &Policy,
-) -> Result<Option<ServerTlsConfig>, ControlError> {
+async fn tls(config: &Config, policy: &Policy) -> Result<Option<ServerTlsConfig>, ControlError> {
     let (Some(cert), Some(key)) = (&config.tls_cert, &config.tls_key) else {
         return Ok(None);
     };

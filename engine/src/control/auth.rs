@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tonic::{Request, Status};
 
-use crate::config::GrpcConfig;
+use crate::control::config::Config;
 
 /// What a call needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,7 +27,7 @@ pub(super) struct Policy {
 }
 
 impl Policy {
-    pub(super) fn new(config: &GrpcConfig) -> Policy {
+    pub(super) fn new(config: &Config) -> Policy {
         let digest = |token: &Option<SecretString>| {
             token.as_ref().map(|token| Sha256::digest(token.expose_secret()).into())
         };
@@ -80,10 +80,10 @@ mod tests {
     use tonic::Code;
 
     fn policy(read: Option<&str>, admin: Option<&str>) -> Policy {
-        Policy::new(&GrpcConfig {
+        Policy::new(&Config {
             read_token: read.map(|t| t.to_owned().into()),
             admin_token: admin.map(|t| t.to_owned().into()),
-            ..GrpcConfig::default()
+            ..Config::default()
         })
     }
 

@@ -1,14 +1,55 @@
-//! Which `[grpc]` sections may be listened with at all.
+//! The `[grpc]` section, and who may be listened to without being asked who he is.
 //!
 //! The loopback address needs no credentials. Any other needs TLS and either tokens or
 //! client certificates, or `insecure = true`: everything else is refused at start,
 //! because a stream of changes open to a network is a leak.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Deserializer};
 
-use crate::config::GrpcConfig;
+/// The `[grpc]` section.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// Address and port to listen on.
+    pub listen: SocketAddr,
+    /// Listen on any address without TLS and tokens. For a private network only.
+    pub insecure: bool,
+    /// PEM file with the server's certificate chain.
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file with its key.
+    pub tls_key: Option<PathBuf>,
+    /// PEM file with the authorities whose client certificates are accepted; a client
+    /// that shows one may do everything.
+    pub client_ca: Option<PathBuf>,
+    /// Allows GetStatus, Stream and Ack.
+    #[serde(deserialize_with = "secret")]
+    pub read_token: Option<SecretString>,
+    /// Allows every call.
+    #[serde(deserialize_with = "secret")]
+    pub admin_token: Option<SecretString>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            listen: SocketAddr::from(([127, 0, 0, 1], 50051)),
+            insecure: false,
+            tls_cert: None,
+            tls_key: None,
+            client_ca: None,
+            read_token: None,
+            admin_token: None,
+        }
+    }
+}
+
+fn secret<'de, D: Deserializer<'de>>(d: D) -> Result<Option<SecretString>, D::Error> {
+    Ok(Option::<String>::deserialize(d)?.map(SecretString::from))
+}
 
 /// A `[grpc]` section that contradicts itself or would leave the door open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,57 +82,62 @@ pub enum ConfigError {
     },
 }
 
-/// Whether this may be listened on.
-///
-/// # Errors
-/// The first contradiction or opening found.
-pub fn check(config: &GrpcConfig) -> Result<(), ConfigError> {
-    if config.tls_cert.is_some() != config.tls_key.is_some() {
-        return Err(ConfigError::HalfTls);
-    }
-    let tls = config.tls_cert.is_some();
-    if config.client_ca.is_some() && !tls {
-        return Err(ConfigError::ClientCaWithoutTls);
-    }
-    let tokens = [("read_token", &config.read_token), ("admin_token", &config.admin_token)];
-    for (name, token) in tokens {
-        if token.as_ref().is_some_and(|token| token.expose_secret().is_empty()) {
-            return Err(ConfigError::EmptyToken(name));
+impl Config {
+    /// Whether this may be listened on.
+    ///
+    /// # Errors
+    /// The first contradiction or opening found.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if self.tls_cert.is_some() != self.tls_key.is_some() {
+            return Err(ConfigError::HalfTls);
         }
+        let tls = self.tls_cert.is_some();
+        if self.client_ca.is_some() && !tls {
+            return Err(ConfigError::ClientCaWithoutTls);
+        }
+        let tokens = [("read_token", &self.read_token), ("admin_token", &self.admin_token)];
+        for (name, token) in tokens {
+            if token.as_ref().is_some_and(|token| token.expose_secret().is_empty()) {
+                return Err(ConfigError::EmptyToken(name));
+            }
+        }
+        if let (Some(read), Some(admin)) = (&self.read_token, &self.admin_token)
+            && read.expose_secret() == admin.expose_secret()
+        {
+            return Err(ConfigError::EqualTokens);
+        }
+        let credentials =
+            self.client_ca.is_some() || self.read_token.is_some() || self.admin_token.is_some();
+        if self.listen.ip().is_loopback() || self.insecure || (tls && credentials) {
+            return Ok(());
+        }
+        let (missing, needed) = if tls {
+            (", and nobody is asked who he is", "grpc.admin_token, or grpc.client_ca")
+        } else {
+            (
+                " without TLS",
+                "grpc.tls_cert and grpc.tls_key, with grpc.admin_token or grpc.client_ca",
+            )
+        };
+        Err(ConfigError::Open { listen: self.listen, missing, needed })
     }
-    if let (Some(read), Some(admin)) = (&config.read_token, &config.admin_token)
-        && read.expose_secret() == admin.expose_secret()
-    {
-        return Err(ConfigError::EqualTokens);
-    }
-    let credentials =
-        config.client_ca.is_some() || config.read_token.is_some() || config.admin_token.is_some();
-    if config.listen.ip().is_loopback() || config.insecure || (tls && credentials) {
-        return Ok(());
-    }
-    let (missing, needed) = if tls {
-        (", and nobody is asked who he is", "grpc.admin_token, or grpc.client_ca")
-    } else {
-        (" without TLS", "grpc.tls_cert and grpc.tls_key, with grpc.admin_token or grpc.client_ca")
-    };
-    Err(ConfigError::Open { listen: config.listen, missing, needed })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn with(change: impl FnOnce(&mut GrpcConfig)) -> Result<(), ConfigError> {
-        let mut config = GrpcConfig::default();
+    fn with(change: impl FnOnce(&mut Config)) -> Result<(), ConfigError> {
+        let mut config = Config::default();
         change(&mut config);
-        check(&config)
+        config.check()
     }
 
-    fn public(config: &mut GrpcConfig) {
+    fn public(config: &mut Config) {
         config.listen = SocketAddr::from(([0, 0, 0, 0], 50051));
     }
 
-    fn tls(config: &mut GrpcConfig) {
+    fn tls(config: &mut Config) {
         config.tls_cert = Some("cert.pem".into());
         config.tls_key = Some("key.pem".into());
     }
@@ -101,27 +147,27 @@ mod tests {
         assert_eq!(with(|_| ()), Ok(()));
         assert_eq!(with(|c| c.listen = "[::1]:1".parse().unwrap()), Ok(()));
         assert!(matches!(with(public), Err(ConfigError::Open { .. })));
-        let insecure = |c: &mut GrpcConfig| {
+        let insecure = |c: &mut Config| {
             public(c);
             c.insecure = true;
         };
         assert_eq!(with(insecure), Ok(()));
-        let token = |c: &mut GrpcConfig| {
+        let token = |c: &mut Config| {
             public(c);
             c.admin_token = Some("secret".to_owned().into());
         };
         assert!(matches!(with(token), Err(ConfigError::Open { .. })), "a token in clear text");
-        let only_tls = |c: &mut GrpcConfig| {
+        let only_tls = |c: &mut Config| {
             public(c);
             tls(c);
         };
         assert!(matches!(with(only_tls), Err(ConfigError::Open { .. })));
-        let both = |c: &mut GrpcConfig| {
+        let both = |c: &mut Config| {
             token(c);
             tls(c);
         };
         assert_eq!(with(both), Ok(()));
-        let certificates = |c: &mut GrpcConfig| {
+        let certificates = |c: &mut Config| {
             only_tls(c);
             c.client_ca = Some("ca.pem".into());
         };
@@ -132,12 +178,18 @@ mod tests {
     fn contradictions() {
         assert_eq!(with(|c| c.tls_cert = Some("x".into())), Err(ConfigError::HalfTls));
         assert_eq!(with(|c| c.client_ca = Some("x".into())), Err(ConfigError::ClientCaWithoutTls));
-        let empty = |c: &mut GrpcConfig| c.read_token = Some(String::new().into());
+        let empty = |c: &mut Config| c.read_token = Some(String::new().into());
         assert_eq!(with(empty), Err(ConfigError::EmptyToken("read_token")));
-        let equal = |c: &mut GrpcConfig| {
+        let equal = |c: &mut Config| {
             c.read_token = Some("a".to_owned().into());
             c.admin_token = Some("a".to_owned().into());
         };
         assert_eq!(with(equal), Err(ConfigError::EqualTokens));
+    }
+
+    #[test]
+    fn tokens_do_not_show() {
+        let config: Config = toml::from_str("admin_token = \"hush-hush\"").unwrap();
+        assert!(!format!("{config:?}").contains("hush"));
     }
 }

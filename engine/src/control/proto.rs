@@ -1,6 +1,11 @@
 //! The generated messages and services. Nothing is written by hand here.
 #![expect(missing_docs, reason = "generated from proto/, which is documented")]
-#![allow(clippy::all, rustdoc::all, reason = "generated")]
+#![allow(
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    rustdoc::all,
+    reason = "generated"
+)]
 
 /// `kasho.proto`.
 pub mod kasho {
