@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::position::{Epoch, Lsn};
 
+pub mod config;
 mod phase;
 mod start;
 mod stored;

@@ -6,6 +6,7 @@
 pub mod bootstrap;
 mod client;
 pub mod config;
+pub mod consumers;
 pub mod reset;
 pub mod snapshot;
 pub mod status;

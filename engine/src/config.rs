@@ -7,6 +7,7 @@
 
 mod env;
 mod error;
+mod findings;
 mod node;
 mod read;
 mod secret;
@@ -20,15 +21,13 @@ use serde::Deserialize;
 
 pub use env::Env;
 pub use error::{Errors, Place, Problem};
+pub(crate) use findings::Findings;
+pub(crate) use secret::secret;
 pub use secret::{KEY_BYTES, KeyConfig};
-pub use sections::{
-    Binding, BootstrapConfig, Budget, Durability, Encoding, Keys, LogConfig, LogFormat, NewColumns,
-    OnError, PluginsConfig, RedisConfig, Retention, Rules, Share, SourceConfig, Unruled,
-};
+pub use sections::{Binding, Keys, NewColumns, OnError, PluginsConfig, Rules, Unruled};
 pub use size::Size;
 
-use crate::control;
-pub use crate::control::Config as GrpcConfig;
+use crate::{bootstrap, control, log, sink, source};
 use node::{Entry, Kind, Node};
 use read::Context;
 
@@ -40,13 +39,13 @@ pub const DEFAULT_PATH: &str = "/etc/kasho/kasho.toml";
 #[serde(default)]
 pub struct Config {
     /// The database that is copied.
-    pub source: SourceConfig,
+    pub source: source::config::Config,
     /// Where changes are published.
-    pub redis: RedisConfig,
+    pub redis: sink::config::Config,
     /// The initial load.
-    pub bootstrap: BootstrapConfig,
+    pub bootstrap: bootstrap::config::Config,
     /// The control and change stream service.
-    pub grpc: GrpcConfig,
+    pub grpc: control::Config,
     /// Where plugins are.
     pub plugins: PluginsConfig,
     /// What happens to tables that no binding names; unset, `halt` once anything masks
@@ -61,7 +60,7 @@ pub struct Config {
     /// The chain, in order.
     pub transform: Vec<Binding>,
     /// What is logged.
-    pub log: LogConfig,
+    pub log: log::Config,
     /// What each key of the file said, for [`Config::changes`].
     #[serde(skip)]
     said: Said,
@@ -187,80 +186,22 @@ impl Config {
     }
 
     /// Values that are of the right type and make no sense.
-    fn invalid(&self) -> Vec<(String, String)> {
-        let mut wrong: Vec<(String, String)> = Vec::new();
-        let mut must = |holds: bool, key: &str, message: &str| {
-            if !holds {
-                wrong.push((key.to_owned(), message.to_owned()));
-            }
-        };
-        let (source, redis) = (&self.source, &self.redis);
-        must(
-            source.url.is_some(),
-            "source.url",
-            "is required: set it, source.url_file, or the variable PRIMARY_DATABASE_URL",
-        );
-        must(
-            redis.url.is_some(),
-            "redis.url",
-            "is required: set it, redis.url_file, or the variable KV_URL",
-        );
-        must(!source.publications.is_empty(), "source.publications", "names no publication");
-        must(is_slot_name(&source.slot), "source.slot", SLOT_NAME);
-        for (key, value) in [
-            ("source.status_interval_ms", source.status_interval_ms),
-            ("source.connect_timeout_ms", source.connect_timeout_ms),
-            ("source.queue_bytes", source.queue_bytes.0),
-            ("source.max_message_bytes", source.max_message_bytes.0),
-            ("redis.durability_timeout_ms", redis.durability_timeout_ms),
-            ("redis.connect_timeout_ms", redis.connect_timeout_ms),
-            ("redis.response_timeout_ms", redis.response_timeout_ms),
-            ("bootstrap.workers", u64::from(self.bootstrap.workers)),
-            ("bootstrap.range_mib", self.bootstrap.range_mib),
-            ("plugins.poll_ms", self.plugins.poll_ms),
-        ] {
-            must(value > 0, key, "must be greater than 0");
-        }
-        let plain = !redis.prefix.is_empty() && !redis.prefix.contains(['{', '}']);
-        must(plain, "redis.prefix", "must be a name without braces: they are added");
-        must(redis.durability != Durability::Replicas(0), "redis.durability", "needs a replica");
-        if let (Share::Part(a), Share::Part(b)) = (redis.budget.changes, redis.budget.bootstrap) {
-            must(a + b <= 1.0, "redis.budget", "the two shares are more than all of maxmemory");
-        }
-        let level = tracing_subscriber::EnvFilter::try_new(&self.log.level).is_ok();
-        must(level, "log.level", "is no level (error, warn, info, debug, trace) or directive");
-        wrong.extend(self.invalid_tls());
-        wrong.extend(self.invalid_grpc());
-        wrong.extend(self.invalid_chain());
-        wrong
+    fn invalid(&self) -> Findings {
+        let mut found = Findings::default();
+        found.section("source", self.source.invalid());
+        found.section("redis", self.redis.invalid());
+        found.section("bootstrap", self.bootstrap.invalid());
+        found.section("grpc", self.grpc.invalid());
+        found.section("log", self.log.invalid());
+        self.invalid_chain(&mut found);
+        found
     }
 
-    fn invalid_tls(&self) -> Option<(String, String)> {
-        let (cert, key) = (&self.redis.tls_cert, &self.redis.tls_key);
-        let there = if cert.is_some() { "cert" } else { "key" };
-        let message = "tls_cert and tls_key belong together".to_owned();
-        (cert.is_some() != key.is_some()).then(|| (format!("redis.tls_{there}"), message))
-    }
-
-    fn invalid_grpc(&self) -> Option<(String, String)> {
-        let wrong = self.grpc.check().err()?;
-        let half = if self.grpc.tls_cert.is_some() { "tls_cert" } else { "tls_key" };
-        let key = match wrong {
-            control::ConfigError::HalfTls => half,
-            control::ConfigError::ClientCaWithoutTls => "client_ca",
-            control::ConfigError::EmptyToken(token) => token,
-            control::ConfigError::EqualTokens => "admin_token",
-            control::ConfigError::Open { .. } => "listen",
-        };
-        Some((format!("grpc.{key}"), wrong.to_string()))
-    }
-
-    fn invalid_chain(&self) -> Vec<(String, String)> {
-        let mut wrong = Vec::new();
+    fn invalid_chain(&self, found: &mut Findings) {
         let mut names = BTreeSet::new();
         for (i, binding) in self.transform.iter().enumerate() {
             let mut tell = |key: &str, message: &str| {
-                wrong.push((format!("transform[{i}].{key}"), message.to_owned()));
+                found.wrong(format!("transform[{i}].{key}"), message);
             };
             if !names.insert(&binding.name) {
                 tell("name", "is the name of an earlier transform too");
@@ -288,18 +229,9 @@ impl Config {
         }
         if self.unruled_tables == Some(Unruled::Pass) && !self.allow_unmasked {
             let message = "\"pass\" lets rows leave unmasked: confirm with allow_unmasked = true";
-            wrong.push(("unruled_tables".to_owned(), message.to_owned()));
+            found.wrong("unruled_tables", message);
         }
-        wrong
     }
-}
-
-const SLOT_NAME: &str = "a slot's name is 1 to 63 of a-z, 0-9 and _";
-
-/// PostgreSQL manual, 27.2.6.1 "Replication slots".
-fn is_slot_name(name: &str) -> bool {
-    let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-    (1..=63).contains(&name.len()) && name.bytes().all(legal)
 }
 
 /// Whether a key is a section and nothing more.

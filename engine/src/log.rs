@@ -3,12 +3,50 @@
 
 use std::io::IsTerminal;
 
+use serde::Deserialize;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
-use crate::config::{LogConfig, LogFormat};
+use crate::config::Findings;
+
+/// `[log]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or directives such as
+    /// `info,kasho::source=debug`. Changes at run time.
+    pub level: String,
+    /// How lines look.
+    pub format: Format,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config { level: "info".to_owned(), format: Format::Text }
+    }
+}
+
+/// `log.format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Config {
+    /// What makes no sense.
+    pub(crate) fn invalid(&self) -> Findings {
+        let mut found = Findings::default();
+        let level = EnvFilter::try_new(&self.level).is_ok();
+        found.must(level, "level", "is no level (error, warn, info, debug, trace) or directive");
+        found
+    }
+}
 
 /// The running log.
 #[derive(Clone, Debug)]
@@ -20,12 +58,12 @@ pub struct Log {
 ///
 /// # Errors
 /// Logging was started before.
-pub fn init(config: &LogConfig) -> Result<Log, TryInitError> {
+pub fn init(config: &Config) -> Result<Log, TryInitError> {
     let (filter, level) = reload::Layer::new(EnvFilter::new(&config.level));
     let lines = fmt::layer().with_writer(std::io::stderr);
     let lines = match config.format {
-        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
-        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+        Format::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        Format::Json => lines.json().flatten_event(true).boxed(),
     };
     // The filter is a layer of its own, below: it decides for all.
     tracing_subscriber::registry().with(filter).with(lines).try_init()?;

@@ -5,6 +5,7 @@
 //! are two: [`redis`] and [`memory`], which has the same semantics of scripts, refused
 //! ids, out-of-memory and lost replies, and passes the same [`contract`].
 
+pub mod config;
 pub mod consumers;
 #[doc(hidden)]
 pub mod contract;

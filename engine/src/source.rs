@@ -6,6 +6,7 @@
 
 mod assemble;
 pub mod catalog;
+pub mod config;
 pub mod conninfo;
 pub mod copy;
 pub mod error;

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use kasho::batch::Batch;
 use kasho::bootstrap::{LoadMode, Snapshot};
-use kasho::config::RedisConfig as Config;
 use kasho::control::LoadFigures;
 use kasho::load::{self, Loader};
 use kasho::pipeline::Chains;
 use kasho::position::{Epoch, Lsn};
+use kasho::sink::config::Config;
 use kasho::sink::entry::{Content, Entry, Field};
 use kasho::sink::id::{Id, Lane};
 use kasho::sink::load::LoadWriter;

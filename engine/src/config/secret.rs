@@ -1,12 +1,17 @@
-//! Masking keys: 32 bytes that no `Debug` shows.
+//! Passwords, tokens and masking keys, which no `Debug` shows.
 //!
 //! What can go wrong: a file that cannot be read, or a text that is not 32 bytes.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use secrecy::{ExposeSecret, SecretBox};
+use secrecy::{ExposeSecret, SecretBox, SecretString};
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
+
+/// For a text that is a secret: `#[serde(deserialize_with = "secret")]`.
+pub(crate) fn secret<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SecretString>, D::Error> {
+    String::deserialize(from).map(|text| Some(SecretString::from(text)))
+}
 
 /// Bytes of a key.
 pub const KEY_BYTES: usize = 32;

@@ -5,6 +5,7 @@ use std::path::Path;
 use secrecy::ExposeSecret;
 
 use super::*;
+use crate::sink::config::{Budget, Durability, Share};
 
 const URLS: &str = "[source]\nurl = 'postgresql://h/d'\n[redis]\nurl = 'redis://h'\n";
 

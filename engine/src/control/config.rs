@@ -8,7 +8,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
+
+use crate::config::{Findings, secret};
 
 /// The `[grpc]` section.
 #[derive(Clone, Debug, Deserialize)]
@@ -47,10 +49,6 @@ impl Default for Config {
     }
 }
 
-fn secret<'de, D: Deserializer<'de>>(d: D) -> Result<Option<SecretString>, D::Error> {
-    Ok(Option::<String>::deserialize(d)?.map(SecretString::from))
-}
-
 /// A `[grpc]` section that contradicts itself or would leave the door open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
@@ -83,6 +81,23 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// What [`Config::check`] says, at the key that it says it of.
+    pub(crate) fn invalid(&self) -> Findings {
+        let mut found = Findings::default();
+        if let Err(wrong) = self.check() {
+            let half = if self.tls_cert.is_some() { "tls_cert" } else { "tls_key" };
+            let key = match wrong {
+                ConfigError::HalfTls => half,
+                ConfigError::ClientCaWithoutTls => "client_ca",
+                ConfigError::EmptyToken(token) => token,
+                ConfigError::EqualTokens => "admin_token",
+                ConfigError::Open { .. } => "listen",
+            };
+            found.wrong(key, wrong.to_string());
+        }
+        found
+    }
+
     /// Whether this may be listened on.
     ///
     /// # Errors

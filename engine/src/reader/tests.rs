@@ -1,8 +1,8 @@
 //! Reading over the fake: order, load points, torn transactions, trimmed positions.
 
 use super::*;
-use crate::config::RedisConfig;
 use crate::sink::Sink;
+use crate::sink::config::Config;
 use crate::sink::contract::sample::{self, Part};
 use crate::sink::load::LoadWriter;
 use crate::sink::memory::{MemoryServer, MemoryStore};
@@ -45,7 +45,7 @@ async fn world() -> World {
         token: WriterToken(1),
         accept_gap: false,
     };
-    let config = RedisConfig::default();
+    let config = Config::default();
     let store = server.connect().await.unwrap();
     let (sink, _) = Publisher::open(store, &config, &opening, Status::default()).await.unwrap();
     let store = server.connect().await.unwrap();

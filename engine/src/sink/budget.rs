@@ -11,8 +11,8 @@ use super::error::SinkError;
 use super::id::{Id, Lane};
 use super::status::Status;
 use super::store::{Backend, Consumer, Trim, Usage};
-use crate::config::{Budget, Retention, Share};
 use crate::position::Epoch;
+use crate::sink::config::{Budget, Retention, Share};
 
 /// Memory is sampled, and what was acknowledged is trimmed, at least this often while
 /// something happens.

@@ -12,7 +12,7 @@ use serde::ser::{Error as _, SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 
 use crate::batch::{Batch, Cell, Detail, Image, Piece, Row};
-use crate::config::Encoding;
+use crate::sink::config::Encoding;
 
 pub use decode::{Content, DecodeError, Entry, EntryOp, Field, RawEntry};
 

@@ -18,8 +18,8 @@ use super::publisher::{OomPause, settled};
 use super::status::Status;
 use super::store::{Answer, Backend, Finish, Finished, Guard, Leased, Load, NewEntry, StoreError};
 use crate::batch::Batch;
-use crate::config::{Durability, Encoding, RedisConfig};
 use crate::position::{Epoch, Lsn, Position};
+use crate::sink::config::{Config, Durability, Encoding};
 
 /// A loader that is silent for this long has lost its turn.
 const LEASE_MS: u64 = 30_000;
@@ -62,7 +62,7 @@ impl<S: Backend> LoadWriter<S> {
     /// Somebody else loads; the epoch is another; Redis lost data; the server's errors.
     pub async fn open(
         mut store: S,
-        config: &RedisConfig,
+        config: &Config,
         epoch: Epoch,
         owner: &str,
         token: WriterToken,

@@ -18,8 +18,8 @@ use super::id::{Id, Lane};
 use super::status::Status;
 use super::store::{Answer, Append, Backend, Guard, NewEntry, StoreError};
 use crate::batch::{Batch, Piece, Row};
-use crate::config::{Durability, Encoding, RedisConfig};
 use crate::position::{Lsn, Position};
+use crate::sink::config::{Config, Durability, Encoding};
 use tokio::time::Duration;
 
 pub use open::{NewEpoch, Opened, Opening, Promotion, WriterToken, begin_epoch};
@@ -387,13 +387,7 @@ pub(crate) fn settled(answer: Answer, lane: Lane, expected: Id) -> Result<(), Si
 
 /// The settings a publisher keeps.
 impl<S> Publisher<S> {
-    fn new(
-        store: S,
-        guard: Guard,
-        config: &RedisConfig,
-        status: Status,
-        limit: u64,
-    ) -> Publisher<S> {
+    fn new(store: S, guard: Guard, config: &Config, status: Status, limit: u64) -> Publisher<S> {
         Publisher {
             store,
             guard,

@@ -14,7 +14,7 @@ use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 use self::script::Script;
 use super::id::{Id, Keys};
 use super::store::{Answer, Connect, StoreError};
-use crate::config::RedisConfig;
+use crate::sink::config::Config;
 
 mod connect;
 mod feed;
@@ -26,13 +26,13 @@ mod write;
 /// Makes connections to the configured server.
 #[derive(Clone, Debug)]
 pub struct RedisConnector {
-    config: RedisConfig,
+    config: Config,
 }
 
 impl RedisConnector {
     /// For the server that `config` names.
     #[must_use]
-    pub fn new(config: &RedisConfig) -> RedisConnector {
+    pub fn new(config: &Config) -> RedisConnector {
         RedisConnector { config: config.clone() }
     }
 }

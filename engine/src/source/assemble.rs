@@ -306,9 +306,9 @@ mod tests {
                     turn(&mut asm, false);
                     for &published in events {
                         if published {
-                            asm.row(row(), 1).unwrap()
+                            asm.row(row(), 1).unwrap();
                         } else {
-                            asm.count().unwrap()
+                            asm.count().unwrap();
                         }
                         turn(&mut asm, false);
                     }

@@ -143,7 +143,7 @@ pub enum SourceError {
         /// What was being done.
         doing: String,
         /// What it said.
-        server: ServerError,
+        server: Box<ServerError>,
     },
     /// The connection broke.
     #[error("the connection to PostgreSQL broke during {doing}: {source}")]
@@ -300,7 +300,8 @@ impl SourceError {
     pub fn sql(doing: &str, error: &tokio_postgres::Error) -> SourceError {
         match error.as_db_error() {
             Some(db) => {
-                SourceError::Server { doing: doing.to_owned(), server: ServerError::from_db(db) }
+                let server = Box::new(ServerError::from_db(db));
+                SourceError::Server { doing: doing.to_owned(), server }
             }
             // Without a server's error the text is the driver's or the system's.
             None => SourceError::io(doing, io::Error::other(error.to_string())),
@@ -318,5 +319,11 @@ impl SourceError {
             }
             _ => self,
         }
+    }
+}
+
+impl crate::pipeline::Classified for SourceError {
+    fn class(&self) -> Class {
+        SourceError::class(self)
     }
 }

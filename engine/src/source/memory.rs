@@ -296,6 +296,12 @@ impl MemoryError {
     }
 }
 
+impl crate::pipeline::Classified for MemoryError {
+    fn class(&self) -> Class {
+        self.0
+    }
+}
+
 /// A reader of a [`MemoryServer`].
 pub struct MemorySource {
     server: MemoryServer,

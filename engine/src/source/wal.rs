@@ -22,6 +22,7 @@ mod heartbeat;
 mod lowat;
 mod options;
 pub mod pgoutput;
+mod queue;
 mod reader;
 mod relation;
 mod slot;
@@ -30,16 +31,17 @@ mod timeline;
 
 pub use connection::{ReplSession, SystemId};
 pub use options::{Options, conninfo};
+pub use queue::Figures;
 pub use relation::KnownRelations;
 pub use slot::{
     CreatedSlot, SlotName, SlotStatus, Snapshot, copy_slot, slot_status, temporary_slots_at,
 };
-pub use stream::Figures;
 pub use timeline::{SwitchPoint, diverged, switch_points};
 
+use queue::{End, Item, Shared};
 use reader::Reader;
 use relation::Relations;
-use stream::{End, Item, Shared, StreamOptions, Task};
+use stream::{StreamOptions, Task};
 
 /// `application_name` of the stream's sessions, as `pg_stat_activity` shows it.
 const APP_NAME: &str = "kasho";

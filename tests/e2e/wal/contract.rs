@@ -180,7 +180,11 @@ async fn contract(world: impl World) {
     let mut again = Checked::new();
     again.read(&mut source, 1006).await;
     assert_eq!(again.rows, seen.rows);
+    idle_and_resume(world, source, again).await;
+}
 
+/// The second half: acknowledging, cancelling, resuming, and the end.
+async fn idle_and_resume<W: World>(world: W, mut source: W::Source, mut again: Checked) {
     // Idle says how far the log was read, and what is acknowledged is confirmed.
     let end = world.other_log().await;
     let idle = loop {

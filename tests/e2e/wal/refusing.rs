@@ -97,7 +97,7 @@ async fn a_password_is_not_given_in_clear() {
         let url = server.url_as(&format!("{method}_user"), "pw");
         let info = Conninfo::parse(&url).unwrap();
         for error in [
-            sql_connect(&info, "test").await.err().expect("refused"),
+            sql_connect(&info, "test").await.expect_err("refused"),
             ReplSession::connect(&info, "test").await.err().expect("refused"),
         ] {
             assert!(matches!(&error, SourceError::Auth { .. }), "{method}: {error}");

@@ -1,8 +1,8 @@
 //! The loader's writer over the fake.
 
 use super::*;
-use crate::config::RedisConfig;
 use crate::error::Class;
+use crate::sink::config::Config;
 use crate::sink::contract::sample::{self, Part};
 use crate::sink::entry::{Content, Entry};
 use crate::sink::memory::{Fault, MemoryServer, MemoryStore, Step};
@@ -34,7 +34,7 @@ async fn open(
     token: u64,
 ) -> Result<(LoadWriter<MemoryStore>, Resumed), SinkError> {
     let store = server.connect().await?;
-    let config = RedisConfig::default();
+    let config = Config::default();
     LoadWriter::open(store, &config, Epoch(1), owner, WriterToken(token), Status::default()).await
 }
 

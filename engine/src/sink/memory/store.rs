@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{MemoryStore, Step};
-use crate::config::Durability;
 use crate::position::Epoch;
+use crate::sink::config::Durability;
 use crate::sink::entry::RawEntry;
 use crate::sink::id::{Id, Lane};
 use crate::sink::store::{

@@ -1,8 +1,8 @@
 //! The fake keeps the contract, and does every fault on command.
 
 use super::*;
-use crate::config::Durability;
 use crate::position::{Epoch, Lsn};
+use crate::sink::config::Durability;
 use crate::sink::contract::{self, Rig};
 use crate::sink::id::Id;
 use crate::sink::store::{Answer, Append, Begin, Guard, NewEntry, Store};

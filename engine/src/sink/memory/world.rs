@@ -151,7 +151,10 @@ impl World {
             checkpoint: Checkpoint::parse(&hash)?,
             changes: last(Lane::Changes),
             bootstrap: last(Lane::Bootstrap),
-            entries: self.epochs.get(&epoch.0).map_or(0, |e| e.stream(Lane::Changes).entries.len() as u64),
+            entries: self
+                .epochs
+                .get(&epoch.0)
+                .map_or(0, |e| e.stream(Lane::Changes).entries.len() as u64),
         })
     }
 

@@ -8,8 +8,8 @@
 use std::fmt;
 
 use super::Publisher;
-use crate::config::RedisConfig;
 use crate::position::{Epoch, Lsn, Position};
+use crate::sink::config::Config;
 use crate::sink::error::SinkError;
 use crate::sink::id::{Id, Lane};
 use crate::sink::status::Status;
@@ -96,7 +96,7 @@ impl<S: Backend> Publisher<S> {
     /// See [`SinkError`]; nothing was changed unless the token was raised.
     pub async fn open(
         mut store: S,
-        config: &RedisConfig,
+        config: &Config,
         opening: &Opening,
         status: Status,
     ) -> Result<(Publisher<S>, Opened), SinkError> {

@@ -4,14 +4,13 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::config::{Budget, RedisConfig, Retention, Share};
 use crate::position::Epoch;
+use crate::sink::config::{Budget, Config, Retention, Share};
 use crate::sink::consumers;
 use crate::sink::contract::sample::{self, Part};
 use crate::sink::entry::{Entry, EntryOp};
 use crate::sink::memory::{Fault, MemoryServer, MemoryStore, Step};
 use crate::sink::store::{Connect, Feed, Registry, Store};
-use kasho_plugin_sdk::Op;
 
 mod fence_model;
 
@@ -50,7 +49,7 @@ pub(super) async fn server() -> MemoryServer {
 
 pub(super) async fn try_open(
     server: &MemoryServer,
-    config: &RedisConfig,
+    config: &Config,
     opening: &Opening,
 ) -> Result<(Publisher<MemoryStore>, Opened), SinkError> {
     let store = server.connect().await?;
@@ -58,7 +57,7 @@ pub(super) async fn try_open(
 }
 
 pub(super) async fn open(server: &MemoryServer, token: u64) -> (Publisher<MemoryStore>, Opened) {
-    try_open(server, &RedisConfig::default(), &opening(token)).await.unwrap()
+    try_open(server, &Config::default(), &opening(token)).await.unwrap()
 }
 
 /// Every entry as `lsn-ordinal`, with `!` where a transaction ends and `c` for a commit.
@@ -167,15 +166,15 @@ async fn confirming_an_idle_stream_is_not_a_loss() {
     sink.confirm(Lsn(5000), Lsn(4000)).await.unwrap();
     sink.flush().await.unwrap();
     let told = Opening { confirmed_flush: Lsn(4000), ..opening(2) };
-    let (_, opened) = try_open(&server, &RedisConfig::default(), &told).await.unwrap();
+    let (_, opened) = try_open(&server, &Config::default(), &told).await.unwrap();
     assert_eq!((opened.published, opened.confirmed), (Position::after(Lsn(4999)), Lsn(4000)));
     let told = Opening { confirmed_flush: Lsn(4001), ..opening(3) };
-    let error = try_open(&server, &RedisConfig::default(), &told).await.unwrap_err();
+    let error = try_open(&server, &Config::default(), &told).await.unwrap_err();
     assert!(error.to_string().starts_with("Redis lost data (or was swapped): "), "{error}");
     assert!(error.to_string().contains("bootstrap again") && error.to_string().contains("gap"));
     assert_eq!(error.class(), crate::error::Class::Halt);
     let accepted = Opening { accept_gap: true, ..told };
-    let (mut sink, opened) = try_open(&server, &RedisConfig::default(), &accepted).await.unwrap();
+    let (mut sink, opened) = try_open(&server, &Config::default(), &accepted).await.unwrap();
     assert_eq!((opened.published, opened.confirmed), (Position::after(Lsn(4000)), Lsn(4001)));
     publish(&mut sink, &[Part::whole(6000, 1)], 100).await.unwrap();
     assert_eq!(stream(&server).await, ["200-1!", "6000-1!"]);
@@ -189,7 +188,7 @@ async fn an_emptied_or_swapped_redis_halts() {
     server.empty();
     let error = publish(&mut sink, &[Part::whole(300, 1)], 100).await.unwrap_err();
     assert_eq!(error.class(), crate::error::Class::Retry, "{error}");
-    let error = try_open(&server, &RedisConfig::default(), &opening(2)).await.unwrap_err();
+    let error = try_open(&server, &Config::default(), &opening(2)).await.unwrap_err();
     assert!(matches!(error, SinkError::LostData { .. }), "{error}");
     for change in
         [|o: &mut Opening| o.system_id = "8".into(), |o: &mut Opening| o.slot = "other".into()]
@@ -197,7 +196,7 @@ async fn an_emptied_or_swapped_redis_halts() {
         let server = self::server().await;
         let mut other = opening(1);
         change(&mut other);
-        let error = try_open(&server, &RedisConfig::default(), &other).await.unwrap_err();
+        let error = try_open(&server, &Config::default(), &other).await.unwrap_err();
         assert!(matches!(error, SinkError::ForeignCheckpoint { .. }), "{error}");
     }
 }
@@ -266,7 +265,7 @@ async fn a_used_up_budget_waits_for_consumers_and_names_them() {
     consumers::add(&mut store, "slow").await.unwrap();
     let changes = Share::Bytes(crate::config::Size(2_000));
     let budget = Budget { changes, ..Budget::default() };
-    let config = RedisConfig { budget, ..RedisConfig::default() };
+    let config = Config { budget, ..Config::default() };
     let (mut sink, _) = try_open(&server, &config, &opening(1)).await.unwrap();
     let status = sink.status();
     let publishing = async {
@@ -317,7 +316,7 @@ async fn memory_used_by_others_and_evicting_are_told_apart() {
     let error = sink.confirm(Lsn(300), Lsn(250)).await.unwrap_err();
     let evicting = SinkError::Evicting { policy: "allkeys-lru".into() };
     assert_eq!(error, evicting);
-    let error = try_open(&server, &RedisConfig::default(), &opening(2)).await.unwrap_err();
+    let error = try_open(&server, &Config::default(), &opening(2)).await.unwrap_err();
     assert_eq!(error, evicting);
 }
 
@@ -327,7 +326,7 @@ async fn ceilings_cut_whoever_still_reads() {
     let mut store = server.connect().await.unwrap();
     consumers::add(&mut store, "slow").await.unwrap();
     let retention = Retention { max_length: 4, ..Retention::default() };
-    let config = RedisConfig { retention, ..RedisConfig::default() };
+    let config = Config { retention, ..Config::default() };
     let (mut sink, _) = try_open(&server, &config, &opening(1)).await.unwrap();
     for lsn in 1..=4 {
         publish(&mut sink, &[Part::whole(lsn * 200, 3)], 100).await.unwrap();
@@ -337,7 +336,7 @@ async fn ceilings_cut_whoever_still_reads() {
     // 8 of 12 too many; the cut is where the transaction of the ninth begins.
     assert_eq!(stream(&server).await.first().map(String::as_str), Some("600-1"));
     let retention = Retention { max_age_ms: 1, ..Retention::default() };
-    let config = RedisConfig { retention, ..RedisConfig::default() };
+    let config = Config { retention, ..Config::default() };
     let (mut sink, _) = try_open(&server, &config, &opening(2)).await.unwrap();
     sink.confirm(Lsn(901), Lsn(100)).await.unwrap();
     assert_eq!(stream(&server).await, ["800-1", "800-2", "800-3!"], "the newest stays");
@@ -407,7 +406,7 @@ async fn a_promotion_goes_on_only_where_nothing_was_lost() {
         history: vec![Promotion { timeline: 1, at: Lsn(at) }],
         ..opening(token)
     };
-    let config = RedisConfig::default();
+    let config = Config::default();
     let error = try_open(&server, &config, &promoted(250, 2)).await.unwrap_err();
     assert!(matches!(error, SinkError::Promoted { transactions: 1, .. }), "{error}");
     assert!(error.to_string().starts_with("Redis holds 1 transaction(s) that this server never"));
@@ -447,13 +446,7 @@ async fn a_new_epoch_ends_the_old_writer_and_keeps_its_consumers() {
     assert_eq!(error.class(), crate::error::Class::Halt);
     assert_eq!(store.consumers().await.unwrap().len(), 1);
     let opened = Opening { confirmed_flush: Lsn(5000), ..opening(2) };
-    let (_, opened) = try_open(&server, &RedisConfig::default(), &opened).await.unwrap();
+    let (_, opened) = try_open(&server, &Config::default(), &opened).await.unwrap();
     assert_eq!((opened.checkpoint.epoch, opened.checkpoint.generation), (Epoch(2), 4));
     assert_eq!(opened.checkpoint.writer, format!("1-{:016x}", 2));
-}
-
-/// The op words are the contract's.
-#[test]
-fn words() {
-    assert_eq!(Op::Insert.name(), "insert");
 }

@@ -7,14 +7,14 @@ use redis::{AsyncConnectionConfig, Client, ClientTlsConfig, TlsCertificates};
 use secrecy::ExposeSecret;
 
 use super::{RedisStore, script, store_error};
-use crate::config::RedisConfig;
+use crate::sink::config::Config;
 use crate::sink::id::Keys;
 use crate::sink::store::StoreError;
 
 /// Written in one go up to this size.
 const WRITE_BOUNDARY: usize = 256 << 10;
 
-pub(super) async fn connect(config: &RedisConfig) -> Result<RedisStore, StoreError> {
+pub(super) async fn connect(config: &Config) -> Result<RedisStore, StoreError> {
     let client = client(config)?;
     let response_timeout = Duration::from_millis(config.response_timeout_ms);
     let settings = AsyncConnectionConfig::new()
@@ -38,7 +38,7 @@ pub(super) async fn connect(config: &RedisConfig) -> Result<RedisStore, StoreErr
     Ok(store)
 }
 
-fn client(config: &RedisConfig) -> Result<Client, StoreError> {
+fn client(config: &Config) -> Result<Client, StoreError> {
     let Some(url) = config.url.as_ref().map(|url| url.expose_secret()) else {
         return Err(StoreError::Unsupported("redis.url is not set".to_owned()));
     };

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::{RedisStore, number, text, texts};
-use crate::config::Durability;
 use crate::position::Epoch;
+use crate::sink::config::Durability;
 use crate::sink::id::Lane;
 use crate::sink::store::{Server, StoreError, Usage};
 

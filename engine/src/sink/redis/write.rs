@@ -5,8 +5,8 @@ use std::time::Duration;
 use redis::Cmd;
 
 use super::{RedisStore, answer, array, bytes, id, number, pairs, script, text, texts, unexpected};
-use crate::config::Durability;
 use crate::position::Epoch;
+use crate::sink::config::Durability;
 use crate::sink::id::{Id, Lane};
 use crate::sink::store::{
     Answer, Append, Begin, Begun, Checkpoint, Fence, Finish, Finished, Guard, Inspection, Leased,
@@ -52,14 +52,12 @@ impl Store for RedisStore {
                     .find(|name| name == expected)
                     .unwrap_or("key of ours"),
             }),
-            [kind, changes, bootstrap, entries, fields @ ..] if kind == "FOUND" => {
-                Ok(Inspection {
-                    checkpoint: Checkpoint::parse(&pairs(fields))?,
-                    changes: id(changes)?,
-                    bootstrap: id(bootstrap)?,
-                    entries: entries.parse().map_err(|_| unexpected())?,
-                })
-            }
+            [kind, changes, bootstrap, entries, fields @ ..] if kind == "FOUND" => Ok(Inspection {
+                checkpoint: Checkpoint::parse(&pairs(fields))?,
+                changes: id(changes)?,
+                bootstrap: id(bootstrap)?,
+                entries: entries.parse().map_err(|_| unexpected())?,
+            }),
             _ => Err(unexpected()),
         }
     }

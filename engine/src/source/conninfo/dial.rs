@@ -37,6 +37,12 @@ impl Stream {
         self.binding.as_deref()
     }
 
+    /// A stream whose other end a test holds.
+    #[cfg(test)]
+    pub(crate) fn of_test(stream: UnixStream) -> Stream {
+        Stream { inner: Inner::Unix(stream), guard: AuthGuard::spent(), binding: None }
+    }
+
     /// Whether TLS protects it.
     pub(crate) fn is_tls(&self) -> bool {
         matches!(self.inner, Inner::Tls(_))
@@ -64,6 +70,13 @@ impl AuthGuard {
     fn new(info: &Conninfo, protected: bool) -> AuthGuard {
         let default = AuthMethods { none: true, password: protected, md5: protected, scram: true };
         AuthGuard { allowed: info.auth.unwrap_or(default), seen: [0; 9], len: 0 }
+    }
+
+    /// For a stream that stands already.
+    #[cfg(test)]
+    fn spent() -> AuthGuard {
+        let allowed = AuthMethods { none: true, password: false, md5: false, scram: true };
+        AuthGuard { allowed, seen: [0; 9], len: 9 }
     }
 
     fn check(&mut self, new: &[u8]) -> io::Result<()> {
@@ -337,10 +350,10 @@ mod tests {
     fn ways_on_after_a_refusal() {
         let refused = |state: &str| SourceError::Server {
             doing: "x".into(),
-            server: crate::source::error::ServerError {
+            server: Box::new(crate::source::error::ServerError {
                 sqlstate: state.into(),
                 ..Default::default()
-            },
+            }),
         };
         let unreachable =
             || SourceError::Connect { host: "h".into(), source: io::Error::other("x") };

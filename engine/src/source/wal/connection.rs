@@ -199,7 +199,7 @@ impl ReplSession {
             let parsed = Message::parse(&mut self.buf);
             match parsed.map_err(|e| SourceError::protocol(doing, e.to_string()))? {
                 Some(Message::ErrorResponse(body)) => {
-                    let server = ServerError::from_response(&body, true);
+                    let server = Box::new(ServerError::from_response(&body, true));
                     return Err(SourceError::Server { doing: doing.to_owned(), server });
                 }
                 Some(Message::NoticeResponse(_) | Message::ParameterStatus(_)) => {}
@@ -313,7 +313,7 @@ impl ReplSession {
                 Some(_) if message_len(&self.buf).is_some_and(|len| self.buf.len() >= len) => {
                     match Message::parse(&mut self.buf) {
                         Ok(Some(Message::ErrorResponse(body))) => {
-                            let server = ServerError::from_response(&body, true);
+                            let server = Box::new(ServerError::from_response(&body, true));
                             let error = SourceError::Server { doing, server };
                             return Err(error.about_slot(slot.as_str()));
                         }

@@ -13,7 +13,7 @@ use tokio_postgres::Client;
 use super::super::assemble::HEARTBEAT_PREFIX;
 use super::super::conninfo::{Conninfo, sql_connect};
 use super::super::error::SourceError;
-use super::stream::Shared;
+use super::queue::Shared;
 use crate::position::Lsn;
 
 /// Beats for ever; it is aborted with its source. No role lacks what it needs: messages

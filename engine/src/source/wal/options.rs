@@ -8,7 +8,7 @@ use secrecy::ExposeSecret;
 use super::super::assemble::Limits;
 use super::super::conninfo::{Conninfo, ConninfoError};
 use super::super::error::SourceError;
-use crate::config::SourceConfig;
+use crate::source::config::Config;
 
 /// How a stream is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,12 +35,12 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options::from(&SourceConfig::default())
+        Options::from(&Config::default())
     }
 }
 
-impl From<&SourceConfig> for Options {
-    fn from(config: &SourceConfig) -> Options {
+impl From<&Config> for Options {
+    fn from(config: &Config) -> Options {
         Options {
             slot: config.slot.clone(),
             publications: config.publications.clone(),
@@ -59,7 +59,7 @@ impl From<&SourceConfig> for Options {
 ///
 /// # Errors
 /// Its URL is missing or cannot be used.
-pub fn conninfo(config: &SourceConfig) -> Result<Conninfo, SourceError> {
+pub fn conninfo(config: &Config) -> Result<Conninfo, SourceError> {
     let url = config.url.as_ref().ok_or(ConninfoError::Missing("source.url"))?;
     let mut info = Conninfo::parse(url.expose_secret())?;
     if config.connect_timeout_ms > 0 {
@@ -74,11 +74,11 @@ mod tests {
 
     #[test]
     fn a_section_becomes_options_and_a_connection() {
-        let config = SourceConfig { connect_timeout_ms: 7, ..SourceConfig::default() };
+        let config = Config { connect_timeout_ms: 7, ..Config::default() };
         assert_eq!(Options::default().slot, "kasho_slot");
         assert!(conninfo(&config).is_err());
         let url = secrecy::SecretString::from("postgres://u:s3cret@h/d");
-        let info = conninfo(&SourceConfig { url: Some(url), ..config }).unwrap();
+        let info = conninfo(&Config { url: Some(url), ..config }).unwrap();
         assert_eq!(info.connect_timeout, Duration::from_millis(7));
     }
 }

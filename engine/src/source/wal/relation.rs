@@ -216,7 +216,7 @@ mod tests {
         assert!(Arc::ptr_eq(&first, &known.settle(relation("a"))));
         let second = known.settle(relation("b"));
         assert_eq!(second.version, 2);
-        assert!(Arc::ptr_eq(&second, &known.clone().settle(relation("b"))));
+        assert!(Arc::ptr_eq(&second, &known.settle(relation("b"))));
         assert_eq!(known.settle(relation("a")).version, 3);
     }
 }

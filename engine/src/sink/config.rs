@@ -1,0 +1,182 @@
+//! `[redis]` of the configuration file: where and how changes are published. What can go
+//! wrong: values that make no sense, which [`Config::invalid`] names all at once.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use secrecy::SecretString;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, Visitor};
+
+use crate::config::{Findings, Size, secret};
+
+/// `[redis]`: where changes are published.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// `redis://`, `rediss://` or `redis+unix://`. Required.
+    #[serde(deserialize_with = "secret")]
+    pub url: Option<SecretString>,
+    /// Keys are `{prefix}:…`.
+    pub prefix: String,
+    /// How rows are written.
+    pub encoding: Encoding,
+    /// What counts as durable.
+    pub durability: Durability,
+    /// A durability wait that takes longer is an error, and tried again.
+    pub durability_timeout_ms: u64,
+    /// Longest wait for a connection.
+    pub connect_timeout_ms: u64,
+    /// Longest wait for a reply.
+    pub response_timeout_ms: u64,
+    /// PostgreSQL is told of a change when it has been durable for this long, …
+    pub ack_lag_ms: u64,
+    /// … or lies this many bytes of its log behind the newest one.
+    pub ack_lag_bytes: Size,
+    /// Certificates (PEM) to trust instead of the system's.
+    pub tls_ca: Option<PathBuf>,
+    /// Client certificate (PEM).
+    pub tls_cert: Option<PathBuf>,
+    /// Its key (PEM).
+    pub tls_key: Option<PathBuf>,
+    /// How much of Redis' memory each stream may take.
+    pub budget: Budget,
+    /// Ceilings that hold whoever still wants the data.
+    pub retention: Retention,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            url: None,
+            prefix: "kasho".to_owned(),
+            encoding: Encoding::Msgpack,
+            durability: Durability::Reply,
+            durability_timeout_ms: 10_000,
+            connect_timeout_ms: 5_000,
+            response_timeout_ms: 30_000,
+            ack_lag_ms: 5_000,
+            ack_lag_bytes: Size::mib(64),
+            tls_ca: None,
+            tls_cert: None,
+            tls_key: None,
+            budget: Budget::default(),
+            retention: Retention::default(),
+        }
+    }
+}
+
+/// `redis.encoding`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoding {
+    /// MessagePack.
+    Msgpack,
+    /// JSON.
+    Json,
+}
+
+/// `redis.durability`: what a write must have reached before PostgreSQL may forget it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// Redis' memory.
+    Reply,
+    /// Its append-only file, synced.
+    Aof,
+    /// The memory of this many replicas.
+    Replicas(u32),
+}
+
+/// `[redis.budget]`.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Budget {
+    /// Of the changes stream.
+    pub changes: Share,
+    /// Of the bootstrap stream.
+    pub bootstrap: Share,
+}
+
+impl Default for Budget {
+    fn default() -> Budget {
+        Budget { changes: Share::Part(0.5), bootstrap: Share::Part(0.3) }
+    }
+}
+
+/// `[redis.retention]`: ceilings of the changes stream; 0 = none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Retention {
+    /// Changes that committed longer ago go.
+    pub max_age_ms: u64,
+    /// The oldest changes go while there are more.
+    pub max_length: u64,
+}
+
+/// A part of `maxmemory`, or bytes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Share {
+    /// 0 < part ≤ 1; no limit where `maxmemory` is 0.
+    Part(f64),
+    /// Bytes.
+    Bytes(Size),
+}
+
+impl<'de> Deserialize<'de> for Share {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Share, D::Error> {
+        struct Any;
+        impl Visitor<'_> for Any {
+            type Value = Share;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a share of maxmemory (0.5), or a size (\"512MiB\")")
+            }
+            fn visit_f64<E: Error>(self, part: f64) -> Result<Share, E> {
+                let share = (part > 0.0 && part <= 1.0).then_some(Share::Part(part));
+                share.ok_or_else(|| E::custom("a share is greater than 0 and at most 1"))
+            }
+            fn visit_i64<E: Error>(self, number: i64) -> Result<Share, E> {
+                match u64::try_from(number) {
+                    Ok(1) => Ok(Share::Part(1.0)),
+                    Ok(bytes @ 2..) => Ok(Share::Bytes(Size(bytes))),
+                    _ => Err(E::custom("a budget is greater than 0")),
+                }
+            }
+            fn visit_u64<E: Error>(self, bytes: u64) -> Result<Share, E> {
+                Ok(Share::Bytes(Size(bytes)))
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<Share, E> {
+                match text.parse().map_err(E::custom)? {
+                    Size(0) => Err(E::custom("a budget is greater than 0")),
+                    size => Ok(Share::Bytes(size)),
+                }
+            }
+        }
+        from.deserialize_any(Any)
+    }
+}
+
+impl Config {
+    /// What makes no sense.
+    pub(crate) fn invalid(&self) -> Findings {
+        let mut found = Findings::default();
+        let url = "is required: set it, redis.url_file, or the variable KV_URL";
+        found.must(self.url.is_some(), "url", url);
+        let plain = !self.prefix.is_empty() && !self.prefix.contains(['{', '}']);
+        found.must(plain, "prefix", "must be a name without braces: they are added");
+        found.must(self.durability != Durability::Replicas(0), "durability", "needs a replica");
+        found.above_zero(&[
+            ("durability_timeout_ms", self.durability_timeout_ms),
+            ("connect_timeout_ms", self.connect_timeout_ms),
+            ("response_timeout_ms", self.response_timeout_ms),
+        ]);
+        let half = if self.tls_cert.is_some() { "tls_cert" } else { "tls_key" };
+        let whole = self.tls_cert.is_some() == self.tls_key.is_some();
+        found.must(whole, half, "tls_cert and tls_key belong together");
+        if let (Share::Part(a), Share::Part(b)) = (self.budget.changes, self.budget.bootstrap) {
+            let message = "the two shares are more than all of maxmemory";
+            found.must(a + b <= 1.0, "budget", message);
+        }
+        found
+    }
+}
