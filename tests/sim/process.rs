@@ -131,8 +131,9 @@ async fn once(world: &Arc<World>, memory: &Arc<Memory>, pid: u64) -> Result<Ende
     let open = Publisher::open(store, &world.settings, &opening, Status::default());
     let (publisher, opened) = open.await.map_err(Failure::Sink)?;
     world.trace.met("opened");
-    let (published, unfinished) = (opened.published, opened.unfinished);
-    world.trace.say(format_args!("process {pid}: open after {published}, {unfinished:?} open"));
+    let published = opened.published;
+    let open = opened.unfinished;
+    world.trace.say(format_args!("process {pid}: open after {published}, {open:?} unfinished"));
     let began = match opened.unfinished.filter(|_| world.sabotage != Sabotage::ForgetWhatBegan) {
         Some(_) => {
             world.trace.met("half published");
@@ -145,7 +146,8 @@ async fn once(world: &Arc<World>, memory: &Arc<Memory>, pid: u64) -> Result<Ende
     let settings = &world.settings;
     let lag = Lag { ms: settings.ack_lag_ms, bytes: settings.ack_lag_bytes.0 };
     let unfinished = opened.unfinished.filter(|_| began.is_some());
-    let start = Start { published, confirmed: opened.confirmed, unfinished };
+    let generation = opened.checkpoint.generation;
+    let start = Start { published, confirmed: opened.confirmed, unfinished, generation };
     let pipeline = Pipeline::new((source, chains, sink), start, lag, Arc::default());
     pipeline.run(CancellationToken::new()).await.map_err(|error| match error {
         pipeline::Error::Source(error) => Failure::Source(error),
