@@ -47,8 +47,9 @@ fn nothing_is_lost_repeated_or_out_of_order_whatever_happens() {
         }
         if !report.wrong.is_empty() {
             failed.push(seed);
+            println!("seed {seed}:\n{}", report.wrong.join("\n"));
             if failed.len() == 1 {
-                println!("{}\nseed {seed}:\n{}", report.trace.text(), report.wrong.join("\n"));
+                println!("{}", report.trace.text());
             }
         }
     }

@@ -45,7 +45,6 @@ impl World {
         sabotage: Sabotage,
     ) -> World {
         let redis = memory::MemoryServer::new("kasho");
-        redis.remember(64);
         let new = NewEpoch {
             slot: SLOT,
             system_id: SYSTEM,
@@ -57,6 +56,7 @@ impl World {
             catalog: None,
         };
         begin_epoch(&mut redis.connect().await.unwrap(), &new).await.unwrap();
+        redis.remember(64);
         let log = Log::new(source::MemoryServer::new(START, &[crate::log::LISTED]));
         let (history, complaints) = (Vec::new(), Vec::new());
         let state = State { log, history, holder: None, sessions: 0, complaints };
