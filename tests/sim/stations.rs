@@ -130,7 +130,7 @@ pub(crate) struct SimSink {
     publisher: Publisher<MemoryStore>,
     memory: Arc<Memory>,
     adopted: Adopted,
-    told: Option<u64>,
+    told: Option<Generation>,
     sabotage: Sabotage,
 }
 
@@ -195,11 +195,11 @@ impl Sink for SimSink {
         generation: u64,
         confirmed: Lsn,
     ) -> Result<(), SinkError> {
-        if self.told != Some(generation) && !batch.continues() {
-            let adopted = *self.adopted.lock().unwrap();
+        let adopted = *self.adopted.lock().unwrap();
+        if self.told != Some(adopted) && !batch.continues() {
             self.publisher.describe(adopted.rule.description());
             self.memory.pass(adopted);
-            self.told = Some(generation);
+            self.told = Some(adopted);
         }
         if self.sabotage == Sabotage::LoseRows {
             let unlucky = |row: &&mut Row| mix(Id::of(row.position).high, 77) % 4 == 0;

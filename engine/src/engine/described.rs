@@ -28,7 +28,9 @@ pub(super) struct Described {
     publisher: Publisher<RedisStore>,
     world: Arc<World>,
     adopted: Adopted,
-    told: Option<u64>,
+    /// The chain itself, not its number: one that finishes what another process began goes
+    /// under that one's number, which may be given here too.
+    told: Option<Arc<Generation>>,
 }
 
 /// A chain and a sink that belong together. `began` is what a half published transaction
@@ -73,11 +75,12 @@ impl Sink for Described {
         generation: u64,
         confirmed: Lsn,
     ) -> Result<(), SinkError> {
-        if self.told != Some(generation) && !batch.continues() {
-            let adopted = self.adopted.load_full();
+        let adopted = self.adopted.load_full();
+        let known = self.told.as_ref().is_some_and(|told| Arc::ptr_eq(told, &adopted));
+        if !known && !batch.continues() {
             self.publisher.describe(self.world.description(&adopted));
             self.world.remember(&adopted);
-            self.told = Some(generation);
+            self.told = Some(adopted);
         }
         self.publisher.publish(batch, generation, confirmed).await
     }
