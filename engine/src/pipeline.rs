@@ -175,6 +175,10 @@ impl<S: Source, C: Chains, K: Sink> Pipeline<S, C, K> {
         mut self,
         stop: CancellationToken,
     ) -> Result<Ended, Error<S::Error, C::Error, K::Error>> {
+        // What an earlier run had stored and did not live to tell: if nothing more happens
+        // in the database, this is the only time.
+        let durable = self.ledger.confirmed(self.start.confirmed);
+        self.source.acknowledge(durable);
         loop {
             let due = self.next_due();
             let received = tokio::select! {
