@@ -7,10 +7,12 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod cases;
 mod check;
 mod driver;
 mod log;
 mod process;
+mod proof;
 mod random;
 mod seeds;
 mod stations;
@@ -23,6 +25,20 @@ use seeds::simulate;
 use stations::Sabotage;
 
 const SEEDS: u64 = 500;
+
+/// What a run of all seeds must have met to be worth anything.
+const MET: [&str; 10] = [
+    "Closed",
+    "LostData",
+    "Quiet",
+    "crash",
+    "fenced",
+    "former rules put back",
+    "half published",
+    "tail lost inside",
+    "tail lost outside",
+    "thaw",
+];
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
@@ -54,5 +70,9 @@ fn nothing_is_lost_repeated_or_out_of_order_whatever_happens() {
         }
     }
     println!("{met:#?}");
+    if one.is_none() {
+        let missing = MET.iter().filter(|what| met.get(**what).is_none_or(|count| *count == 0));
+        assert_eq!(missing.collect::<Vec<_>>(), Vec::<&&str>::new(), "was never met");
+    }
     assert!(failed.is_empty(), "seeds {failed:?} failed; KASHO_SIM_SEED={} tells more", failed[0]);
 }

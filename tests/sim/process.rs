@@ -112,10 +112,9 @@ pub(crate) async fn process(world: Arc<World>, memory: Arc<Memory>, pid: u64, de
 }
 
 async fn once(world: &Arc<World>, memory: &Arc<Memory>, pid: u64) -> Result<Ended, Failure> {
-    let confirmed_flush = world.postgres().confirmed();
-    tokio::task::yield_now().await;
     let session = world.take_slot(pid).ok_or(Failure::SlotInUse)?;
     let source = SimSource::new(world, session);
+    let confirmed_flush = world.postgres().confirmed();
     tokio::task::yield_now().await;
     let (timeline, history) = world.timeline();
     let store = world.redis.connect().await.map_err(|error| Failure::Sink(error.into()))?;

@@ -111,11 +111,12 @@ impl Streaming {
         let mut session = ReplSession::connect(&world.info, "kasho").await?;
         let system = session.identify_system().await?;
         let history = session.timeline_history(system.timeline).await?;
-        let confirmed_flush = world.confirmed_flush().await?;
         let options = wal::Options::from(&world.config.source);
         // Whoever holds the slot raises the token, so the slot comes first.
         let source =
             WalSource::start(session, &options, &world.info, Lsn::ZERO, &self.shared.known).await?;
+        // Only now can nobody else move it.
+        let confirmed_flush = world.confirmed_flush().await?;
         *self.shared.wal.lock().unwrap_or_else(PoisonError::into_inner) = Some(source.figures());
         let store = world.redis_store().await?;
         let opening = Opening {
