@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use kasho::batch::{Batch, Cell, Piece, Row, Span};
 use kasho::bootstrap::{self, Command, Facts, Phase, State};
-use kasho::config::GrpcConfig;
+use kasho::control::Config as GrpcConfig;
 use kasho::control::{Answer, Call, Control, Shared, Status};
 use kasho::position::{Epoch, Lsn, Position};
 use kasho::sink::config::Config;

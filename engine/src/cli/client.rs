@@ -16,7 +16,8 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Status};
 
-use crate::config::{Config, GrpcConfig};
+use crate::config::Config;
+use crate::control::Config as GrpcConfig;
 use crate::control::proto::kasho::change_stream_service_client::ChangeStreamServiceClient;
 
 /// Where the engine is.
