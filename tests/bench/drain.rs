@@ -27,7 +27,6 @@ const MASK: &str = r#"
     plugin = "anonymize.wasm"
     tables = ["public.t10"]
     key = "bench"
-    new_columns = "pass"
     [transform.rules]
     "public.t10.id" = "pass"
     "public.t10.t1" = "fake_email"
@@ -149,7 +148,7 @@ async fn baseline(pg: &Postgres, end: &str) -> Drained {
 impl Variant {
     async fn start(pg: &Postgres, redis: &Redis, name: &'static str, more: &str) -> Variant {
         let builder = Engine::builder();
-        builder.home().write("key", [7u8; 32]);
+        builder.home().write("key", "5f1b0c7d93ae48e6b2d40f8a67c1e35920b4d86fa7139ce25d08f6417ba3c94e");
         let config = format!(
             "[source]\nurl = \"{}\"\nslot = \"{name}\"\n[redis]\nurl = \"{}\"\nprefix = \"{name}\"\n\
              [grpc]\nlisten = \"127.0.0.1:{}\"\n{more}",
