@@ -17,7 +17,7 @@ use crate::position::Lsn;
 use crate::sink::SinkError;
 use crate::sink::publisher::{Opening, Promotion, Publisher, WriterToken};
 use crate::source::error::SourceError;
-use crate::source::wal::{self, KnownRelations, ReplSession, WalSource};
+use crate::source::wal::{self, ReplSession, WalSource};
 use crate::transform::TransformError;
 
 /// Anything that ends one run of the stream.
@@ -61,7 +61,6 @@ impl StreamError {
 pub(super) struct Shared {
     pub(super) pipeline: Arc<Figures>,
     pub(super) sink: crate::sink::status::Status,
-    known: KnownRelations,
     wal: Arc<Mutex<Option<Arc<wal::Figures>>>>,
 }
 
@@ -115,7 +114,7 @@ impl Streaming {
         let options = wal::Options::from(&world.config.source);
         // Whoever holds the slot raises the token, so the slot comes first.
         let source =
-            WalSource::start(session, &options, &world.info, Lsn::ZERO, &self.shared.known).await?;
+            WalSource::start(session, &options, &world.info, Lsn::ZERO, &world.known).await?;
         *self.shared.wal.lock().unwrap_or_else(PoisonError::into_inner) = Some(source.figures());
         let store = world.redis_store().await?;
         let opening = Opening {

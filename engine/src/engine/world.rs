@@ -22,7 +22,7 @@ use crate::source::catalog::{Catalog, ConstraintKind};
 use crate::source::conninfo::{Conninfo, sql_connect};
 use crate::source::error::SourceError;
 use crate::source::snapshot::{HolderSpec, slot_fact};
-use crate::source::wal::{self, SlotName, slot_status};
+use crate::source::wal::{self, KnownRelations, SlotName, slot_status};
 use crate::transform::{self, Coverage, ForeignKey, Generation, Handle, Host};
 
 /// How long slot creation may wait for open transactions.
@@ -39,6 +39,8 @@ pub(super) struct World {
     pub(super) host: Arc<Host>,
     /// Go on although Redis lost what PostgreSQL no longer has.
     pub(super) accept_gap: bool,
+    /// Every table as last described: load and stream share its versions.
+    pub(super) known: KnownRelations,
     tables: Arc<Mutex<transform::Catalog>>,
     /// The generation that the stream passed last.
     passed: Mutex<Option<Arc<Generation>>>,
@@ -60,8 +62,8 @@ impl World {
         let empty = transform::load(&host, &none, &tables, transform::Options::default());
         let handle = Handle::new(empty.map_err(EngineError::Chain)?);
         let tables = Arc::new(Mutex::new(tables));
-        let passed = Mutex::default();
-        Ok(World { config, path, info, slot, handle, host, accept_gap, tables, passed })
+        let (known, passed) = (KnownRelations::default(), Mutex::default());
+        Ok(World { config, path, info, slot, handle, host, accept_gap, known, tables, passed })
     }
 
     pub(super) async fn sql(&self, name: &str) -> Result<Client, SourceError> {
