@@ -4,10 +4,12 @@
 //! Exit codes: 0 done, 1 an error that is told on standard error, 2 wrong usage.
 
 pub mod bootstrap;
+pub mod check;
 mod client;
 pub mod config;
 pub mod consumers;
 pub mod reset;
+pub mod run;
 pub mod snapshot;
 pub mod status;
 
@@ -15,9 +17,10 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 
-use crate::config::DEFAULT_PATH;
+use crate::config::{Config, DEFAULT_PATH};
 
 /// A live, private copy of a PostgreSQL database: logical replication through WASM
 /// plugins to Redis.
@@ -37,6 +40,13 @@ enum Command {
     /// Look at the configuration file.
     #[command(subcommand)]
     Config(config::Command),
+    /// Run the service.
+    Run(run::Arguments),
+    /// Look at configuration, servers and plugins as a start would; change nothing.
+    Check,
+    /// Say who reads the streams: nothing is trimmed that a consumer has not acknowledged.
+    #[command(subcommand)]
+    Consumers(consumers::Command),
     /// Show what the running engine does.
     Status(status::Arguments),
     /// Load what is in the database already, then stream its changes.
@@ -60,6 +70,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let path = cli.config.as_path();
     let outcome = match cli.command {
         Command::Config(command) => config::run(&command, path),
+        Command::Run(arguments) => block_on(run::run(&arguments, path)),
+        Command::Check => block_on(check::run(path)),
+        Command::Consumers(command) => Config::load(path)
+            .map_err(Into::into)
+            .and_then(|config| block_on(consumers::run(&command, &config))),
         Command::Status(arguments) => status::run(&arguments, path),
         Command::Bootstrap(arguments) => bootstrap::run(&arguments, path),
         Command::Reset(arguments) => reset::run(&arguments, path),
@@ -72,6 +87,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Runs a command that talks to servers.
+fn block_on(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Runtime::new().context("the runtime does not start")?.block_on(command)
 }
 
 #[cfg(test)]

@@ -82,7 +82,9 @@ impl Running {
     async fn end(mut self) {
         self.stop.cancel();
         if tokio::time::timeout(DRAIN, &mut self.task).await.is_err() {
-            tracing::warn!("a task did not end in {DRAIN:?} and was cut off; nothing is lost by that");
+            tracing::warn!(
+                "a task did not end in {DRAIN:?} and was cut off; nothing is lost by that"
+            );
             self.task.abort();
         }
     }
@@ -125,8 +127,13 @@ struct Engine {
 /// # Errors
 /// A mistake in the configuration or on a server that somebody has to mend; nothing was
 /// changed anywhere then.
-pub async fn run(config: Config, path: PathBuf, stop: CancellationToken) -> Result<(), EngineError> {
-    let world = Arc::new(World::new(config, path)?);
+pub async fn run(
+    config: Config,
+    path: PathBuf,
+    accept_gap: bool,
+    stop: CancellationToken,
+) -> Result<(), EngineError> {
+    let world = Arc::new(World::new(config, path, accept_gap)?);
     let control = Control::bind(&world.config.grpc).await?;
     let shared = Shared::new(Status {
         slot: world.slot.to_string(),

@@ -36,16 +36,15 @@ pub enum Error<C: std::error::Error + 'static> {
     /// Redis's side.
     #[error("initial load: {0}")]
     Sink(#[from] SinkError),
-    /// The stored progress is not ours.
-    #[error(
-        "the stored progress of the load holds the field {field:?}, which Kasho does not write: \
-         `kasho reset` (AbortBootstrap), then bootstrap again"
-    )]
-    Progress {
-        /// The field.
-        field: String,
-    },
 }
+
+/// The stored progress is not ours: it holds this field.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the stored progress of the load holds the field {0:?}, which Kasho does not write: \
+     `kasho reset` (AbortBootstrap), then bootstrap again"
+)]
+pub struct ProgressError(pub String);
 
 impl<C: std::error::Error + Classified + 'static> Classified for Error<C> {
     fn class(&self) -> Class {
@@ -53,7 +52,6 @@ impl<C: std::error::Error + Classified + 'static> Classified for Error<C> {
             Error::Source(error) => error.class(),
             Error::Transform(error) => error.class(),
             Error::Sink(error) => error.class(),
-            Error::Progress { .. } => Class::Halt,
         }
     }
 }
@@ -62,14 +60,11 @@ impl<C: std::error::Error + Classified + 'static> Classified for Error<C> {
 ///
 /// # Errors
 /// A field that this loader does not write: somebody else's progress is not to be guessed.
-pub fn progress<C: std::error::Error + 'static>(
-    stored: &HashMap<String, String>,
-) -> Result<Progress, Error<C>> {
-    let entry = |(field, value): (&String, &String)| {
-        let bad = || Error::Progress { field: field.clone() };
-        Ok((field.parse().map_err(|_| bad())?, value.parse().map_err(|_| bad())?))
-    };
-    stored.iter().map(entry).collect()
+pub fn progress(stored: &HashMap<String, String>) -> Result<Progress, ProgressError> {
+    let entry =
+        |(field, value): (&String, &String)| Some((field.parse().ok()?, value.parse().ok()?));
+    let bad = |stored: (&String, &String)| ProgressError(stored.0.clone());
+    stored.iter().map(|stored| entry(stored).ok_or_else(|| bad(stored))).collect()
 }
 
 /// A table whose last range was published: for [`crate::bootstrap::Command::TableDone`].
@@ -264,5 +259,22 @@ pub fn figures(load: &Load) -> LoadFigures {
         finished: load.loaded,
         tables: load.tables.iter().map(table).collect(),
         ..LoadFigures::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::snapshot::{RangeKey, RangeProgress};
+
+    #[test]
+    fn progress_is_ours_or_refused() {
+        let stored = |field: &str, value: &str| HashMap::from([(field.into(), value.into())]);
+        let key = RangeKey { oid: 16384, range: 2 };
+        let done = RangeProgress { rows: 7, done: true };
+        assert_eq!(progress(&stored("16384:2", "7.")), Ok([(key, done)].into()));
+        for (field, value) in [("offset", "7"), ("16384:2", "half")] {
+            assert_eq!(progress(&stored(field, value)), Err(ProgressError(field.into())));
+        }
     }
 }

@@ -31,6 +31,9 @@ pub trait Chains: Send {
     /// What a chain reports instead of rows.
     type Error: std::error::Error + Send + Sync + 'static;
 
+    /// The number of the generation that batches pass until another is adopted.
+    fn adopted(&self) -> u64;
+
     /// Takes the newest generation and says its number. Called only where a
     /// transaction begins, so that a transaction passes through one generation.
     fn adopt(&mut self) -> u64;
@@ -107,6 +110,17 @@ pub struct Figures {
     pub generation: AtomicU64,
 }
 
+/// Where a run goes on: what the sink says of itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    /// The last position it holds.
+    pub published: Position,
+    /// What its checkpoint says PostgreSQL may be told.
+    pub confirmed: Lsn,
+    /// A transaction that it holds in part: it is finished by the chain it began with.
+    pub unfinished: Option<Lsn>,
+}
+
 /// The stations of one run, and where it starts.
 #[derive(Debug)]
 pub struct Pipeline<S, C, K> {
@@ -114,7 +128,7 @@ pub struct Pipeline<S, C, K> {
     chains: C,
     sink: K,
     ledger: Ledger,
-    published: Position,
+    start: Start,
     generation: u64,
     figures: Arc<Figures>,
     started: Instant,
@@ -125,27 +139,26 @@ pub struct Pipeline<S, C, K> {
 }
 
 impl<S: Source, C: Chains, K: Sink> Pipeline<S, C, K> {
-    /// A run that goes on after `published`, the last position the sink holds, with a
-    /// checkpoint that says `confirmed`.
+    /// A run that goes on after what the sink holds.
     pub fn new(
         (source, chains, sink): (S, C, K),
-        published: Position,
-        confirmed: Lsn,
+        start: Start,
         lag: Lag,
         figures: Arc<Figures>,
     ) -> Self {
+        let generation = chains.adopted();
         Pipeline {
             source,
             chains,
             sink,
-            ledger: Ledger::new(confirmed, lag),
-            published,
-            generation: 0,
+            ledger: Ledger::new(start.confirmed, lag),
+            start,
+            generation,
             figures,
             started: Instant::now(),
             flush_due_ms: None,
             confirmed_at_ms: None,
-            carried: confirmed,
+            carried: start.confirmed,
         }
     }
 
@@ -186,8 +199,12 @@ impl<S: Source, C: Chains, K: Sink> Pipeline<S, C, K> {
         self.figures.rows.fetch_add(batch.rows.len() as u64, Relaxed);
         let ends = batch.pieces.iter().filter_map(|piece| piece.end_lsn);
         let (count, end) = ends.fold((0, None), |(n, _), lsn| (n + 1, Some(lsn)));
-        batch.skip_through(self.published);
-        if !batch.continues() {
+        let unfinished = self
+            .start
+            .unfinished
+            .is_some_and(|lsn| batch.pieces.first().is_some_and(|piece| piece.commit_lsn <= lsn));
+        batch.skip_through(self.start.published);
+        if !batch.continues() && !unfinished {
             self.generation = self.chains.adopt();
             self.figures.generation.store(self.generation, Relaxed);
         }

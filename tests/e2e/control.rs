@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use kasho::batch::{Batch, Cell, Piece, Row, Span};
 use kasho::bootstrap::{self, Command, Facts, Phase, State};
-use kasho::config::GrpcConfig;
+use kasho::control::Config as GrpcConfig;
 use kasho::control::{Answer, Call, Control, Shared, Status};
 use kasho::position::{Epoch, Lsn, Position};
 use kasho::sink::config::Config;
@@ -206,7 +206,7 @@ fn rows(count: u32) -> Batch {
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_of_the_load_are_streamed_from_redis() {
     let redis = Redis::start().await;
-    let config = Config { url: redis.url().into(), ..Config::default() };
+    let config = Config { url: Some(redis.url().into()), ..Config::default() };
     let listener = Listener::start(loopback(), &config).await;
     let connector = RedisConnector::new(&config);
     let mut store = connector.connect().await.unwrap();

@@ -6,9 +6,9 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use kasho::sink::config::{Config as RedisConfig, Durability};
 use kasho::error::Class;
 use kasho::position::{Epoch, Lsn, Position};
+use kasho::sink::config::{Config as RedisConfig, Durability};
 use kasho::sink::contract::sample::{self, Part};
 use kasho::sink::contract::{self, Rig};
 use kasho::sink::id::{Id, Keys, Lane};

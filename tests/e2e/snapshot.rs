@@ -19,10 +19,11 @@ use kasho::sink::status::Status;
 use kasho::sink::store::{Connect, Feed};
 use kasho::source::conninfo::Conninfo;
 use kasho::source::snapshot::{
-    HolderSpec, Progress, Reader, ReaderConfig, Report, Slice, SnapshotError, hold, hold_temporary,
-    holder_lives, release,
+    Holder, HolderSpec, Progress, Reader, ReaderConfig, Report, Slice, SnapshotError, hold,
+    hold_temporary, holder_lives, release,
 };
-use kasho::source::wal::SlotName;
+use kasho::source::wal::{KnownRelations, Options, SlotName, WalSource};
+use kasho::source::{Received, Source};
 use serde_json::Value;
 use tokio::io::{
     AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, Lines, ReadHalf, WriteHalf,
@@ -30,6 +31,7 @@ use tokio::io::{
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::harness::engine::binary;
 use crate::harness::{Postgres, eventually};
 
 /// A row as texts.
@@ -98,7 +100,8 @@ async fn slots(pg: &Postgres) -> String {
 fn open(url: &str, report: &Report, progress: &Progress) -> Reader {
     let info = Conninfo::parse(url).unwrap();
     let config = ReaderConfig { workers: 3 };
-    Reader::open(&info, config, &report.load, &report.catalog, progress).unwrap()
+    let both = (&report.load, &report.catalog);
+    Reader::open(&info, config, both, &KnownRelations::default(), progress).unwrap()
 }
 
 /// Adds the rows of a slice under the name that they are published as.
@@ -430,7 +433,9 @@ async fn refusals_are_clear() {
     pg.sql("SELECT pg_create_logical_replication_slot('kasho_slot', 'pgoutput')").await;
     let mut held = Held::start(&spec(&pg.url())).await;
     let event = held.event().await;
-    assert!(event["text"].as_str().unwrap().contains("already exists"), "{event}");
+    let text = event["text"].as_str().unwrap();
+    assert!(text.contains("\"kasho_slot\" already exists"), "{text}");
+    assert!(text.contains("kasho reset") && text.contains("pg_drop_replication_slot"), "{text}");
     assert_eq!(slots(&pg).await, "kasho_slot", "a foreign slot is left alone");
 }
 
@@ -439,6 +444,10 @@ struct Filter;
 
 impl Chains for Filter {
     type Error = std::convert::Infallible;
+
+    fn adopted(&self) -> u64 {
+        1
+    }
 
     fn adopt(&mut self) -> u64 {
         1
@@ -454,6 +463,42 @@ impl Chains for Filter {
     }
 }
 
+/// A store in its first epoch.
+async fn begin(start_lsn: Lsn) -> MemoryServer {
+    let server = MemoryServer::new("kasho");
+    let mut store = server.connect().await.unwrap();
+    let new = NewEpoch {
+        slot: "kasho_slot",
+        system_id: "1",
+        timeline: 1,
+        start_lsn,
+        description: Description {
+            options: String::new(),
+            chain: String::new(),
+            key_fingerprint: String::new(),
+        },
+        generation: 1,
+        state: None,
+        catalog: None,
+    };
+    assert_eq!(begin_epoch(&mut store, &new).await.unwrap(), Epoch(1));
+    server
+}
+
+/// The first column of every row of the bootstrap stream, by table.
+async fn loaded_ids(server: &MemoryServer) -> BTreeMap<String, Vec<String>> {
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut store = server.connect().await.unwrap();
+    let page = store.page(Epoch(1), Lane::Bootstrap, Id::ZERO, 100_000).await.unwrap();
+    for raw in page.entries {
+        let entry = Entry::decode(&raw, Lane::Bootstrap).unwrap();
+        let Content::Row { new: Some(new), .. } = entry.content else { panic!("not a row") };
+        let Field::Text(id) = &new[0] else { panic!("no id") };
+        found.entry(entry.table).or_default().push(id.clone());
+    }
+    found
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_load_that_is_killed_again_and_again_publishes_every_row_once() {
     let pg = Postgres::start().await;
@@ -465,24 +510,9 @@ async fn a_load_that_is_killed_again_and_again_publishes_every_row_once() {
     .await;
     let mut held = Held::start(&spec(&pg.url())).await;
     let report = held.ready().await;
-    let server = MemoryServer::new("kasho");
-    let mut store = server.connect().await.unwrap();
-    let new = NewEpoch {
-        slot: "kasho_slot",
-        system_id: "1",
-        timeline: 1,
-        start_lsn: report.load.start_lsn,
-        description: Description {
-            options: String::new(),
-            chain: String::new(),
-            key_fingerprint: String::new(),
-        },
-        generation: 1,
-        state: None,
-        catalog: None,
-    };
-    assert_eq!(begin_epoch(&mut store, &new).await.unwrap(), Epoch(1));
+    let server = begin(report.load.start_lsn).await;
     let info = Conninfo::parse(&pg.url()).unwrap();
+    let known = KnownRelations::default();
     let mut runs: u64 = 0;
     let done = loop {
         runs += 1;
@@ -502,10 +532,11 @@ async fn a_load_that_is_killed_again_and_again_publishes_every_row_once() {
         let token = WriterToken(runs);
         let opened = LoadWriter::open(store, &config, Epoch(1), "me", token, Status::default());
         let (mut writer, resumed) = opened.await.unwrap();
-        let from = load::progress::<std::convert::Infallible>(&resumed.progress).unwrap();
+        let from = load::progress(&resumed.progress).unwrap();
         let reader = ReaderConfig { workers: 3 };
+        let both = (&report.load, &report.catalog);
         let loader = Loader {
-            reader: Reader::open(&info, reader, &report.load, &report.catalog, &from).unwrap(),
+            reader: Reader::open(&info, reader, both, &known, &from).unwrap(),
             chains: &mut Filter,
             writer: &mut writer,
             max_rate: 0,
@@ -521,15 +552,7 @@ async fn a_load_that_is_killed_again_and_again_publishes_every_row_once() {
     let rows: u64 = done.iter().map(|table| table.rows).sum();
     assert_eq!((done.len(), rows), (2, 8000));
     server.no_plan();
-    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let mut store = server.connect().await.unwrap();
-    let page = store.page(Epoch(1), Lane::Bootstrap, Id::ZERO, 100_000).await.unwrap();
-    for raw in page.entries {
-        let entry = Entry::decode(&raw, Lane::Bootstrap).unwrap();
-        let Content::Row { new: Some(new), .. } = entry.content else { panic!("not a row") };
-        let Field::Text(id) = &new[0] else { panic!("no id") };
-        found.entry(entry.table).or_default().push(id.clone());
-    }
+    let mut found = loaded_ids(&server).await;
     for (table, ids) in &mut found {
         ids.sort();
         let query = format!("SELECT id FROM {table} WHERE id % 10 <> 0");
@@ -537,4 +560,81 @@ async fn a_load_that_is_killed_again_and_again_publishes_every_row_once() {
         assert_eq!(*ids, expected, "{table}");
     }
     held.abandon().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_load_describes_a_table_as_the_stream_does() {
+    let pg = Postgres::start().await;
+    pg.sql(
+        "CREATE TYPE mood AS ENUM ('sad', 'glad'); CREATE DOMAIN plain AS text NOT NULL; \
+         CREATE DOMAIN many AS int[]; \
+         CREATE TABLE a (id int PRIMARY KEY, m mood, ms mood[], d plain, n numeric(8, 2), \
+             v varchar(7) UNIQUE, many many, j jsonb NOT NULL, p text, \
+             g int GENERATED ALWAYS AS (id + 1) STORED); \
+         ALTER TABLE a ALTER p SET STORAGE PLAIN; CREATE UNIQUE INDEX ON a (j) WHERE id > 5; \
+         CREATE TABLE b (x int, y text NOT NULL, z text); \
+         CREATE UNIQUE INDEX b_y ON b (y) INCLUDE (z); \
+         ALTER TABLE b REPLICA IDENTITY USING INDEX b_y; \
+         CREATE TABLE c (x int, y text); ALTER TABLE c REPLICA IDENTITY FULL; \
+         CREATE TABLE p (id int PRIMARY KEY, v text) PARTITION BY LIST (id); \
+         CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1); \
+         CREATE PUBLICATION kasho_pub FOR TABLE a, b (y, z), c, p \
+             WITH (publish_via_partition_root)",
+    )
+    .await;
+    let mut held = Held::start(&spec(&pg.url())).await;
+    let report = held.ready().await;
+    pg.sql(
+        "INSERT INTO a VALUES (1, 'sad', '{glad}', 'x', 1, 'v', '{1}', '{}', 'p'); \
+         INSERT INTO b VALUES (1, 'y', 'z'); INSERT INTO c VALUES (1, 'y'); \
+         INSERT INTO p VALUES (1, 'v')",
+    )
+    .await;
+    let info = Conninfo::parse(&pg.url()).unwrap();
+    let known = KnownRelations::default();
+    let mut source = WalSource::open(&Options::default(), &info, Lsn::ZERO, &known).await.unwrap();
+    let mut seen = BTreeMap::new();
+    while seen.len() < 4 {
+        if let Received::Batch(batch) = source.next().await.unwrap() {
+            seen.extend(batch.relations.iter().map(|r| (r.qualified(), r.as_ref().clone())));
+        }
+    }
+    let loaded: BTreeMap<_, _> =
+        report.catalog.relations.iter().map(|r| (r.qualified(), r.as_ref().clone())).collect();
+    assert_eq!(loaded, seen);
+    drop(source);
+    held.task.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_is_a_process_that_outlives_who_started_it() {
+    let pg = Postgres::start().await;
+    pg.sql(TABLE).await;
+    let task = spec(&pg.url());
+    let program = tokio::task::spawn_blocking(binary).await.unwrap();
+    let mut holder = Holder::spawn(program, &task).await.unwrap();
+    let report = holder.ready(|_| ()).await.unwrap();
+    holder.adopt().await.unwrap();
+    let client = pg.client().await;
+    let name = report.load.holder.clone().unwrap();
+    assert_eq!(load(&pg.url(), &report).await.unwrap()["public.t"].len(), 3000);
+    assert!(holder_lives(&client, &name).await.unwrap());
+    assert_eq!(release(&client, &name).await.unwrap(), 1);
+    let gone = async || (!holder_lives(&client, &name).await.unwrap()).then_some(());
+    eventually("the holder's end", gone).await;
+    pg.sql("SELECT pg_drop_replication_slot('kasho_slot')").await;
+
+    // One that is not adopted undoes what it did, however its engine ends.
+    let mut holder = Holder::spawn(program, &task).await.unwrap();
+    holder.ready(|_| ()).await.unwrap();
+    assert_eq!(slots(&pg).await, "kasho_slot");
+    drop(holder);
+    eventually("its slot's end", async || slots(&pg).await.is_empty().then_some(())).await;
+    let busy = pg.client().await;
+    busy.batch_execute("SELECT pg_create_logical_replication_slot('kasho_slot', 'pgoutput')")
+        .await
+        .unwrap();
+    let mut holder = Holder::spawn(program, &task).await.unwrap();
+    let refused = holder.ready(|_| ()).await.unwrap_err();
+    assert!(refused.to_string().contains("already exists"), "{refused}");
 }

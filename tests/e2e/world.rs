@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-use crate::harness::engine::Builder;
 use crate::harness::{Engine, Output, Postgres, Redis, eventually, python};
 
 /// The ledger table with `rows` rows, and the publication.
@@ -76,9 +75,13 @@ impl World {
         self.engine.run(&["bootstrap", "--yes"]).await.success()
     }
 
-    /// Starts accumulating and loading, and returns at once.
-    pub(crate) async fn begin_bootstrap(&self) -> Output {
-        self.engine.run(&["bootstrap", "--no-wait"]).await.success()
+    /// Starts accumulating and loading, and returns once that is so: whoever asked for it
+    /// is not needed any more.
+    pub(crate) async fn begin_bootstrap(&self) {
+        tokio::select! {
+            output = self.engine.run(&["bootstrap"]) => drop(output.success()),
+            () = self.until_state("ACCUMULATING") => {}
+        }
     }
 
     /// Entries of a stream of epoch 1.
@@ -171,11 +174,4 @@ impl Writer {
         self.task.await.expect("writer");
         self.written.load(Ordering::Relaxed)
     }
-}
-
-/// For builders that want more than [`World::with`] offers.
-pub(crate) fn engine(pg: &Postgres, redis: &Redis, more: &str) -> Builder {
-    let builder = Engine::builder();
-    let text = config(&pg.url(), &redis.url(), builder.home().grpc_port(), more);
-    builder.config(&text)
 }

@@ -16,7 +16,8 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Status};
 
-use crate::config::{Config, GrpcConfig};
+use crate::config::Config;
+use crate::control::Config as GrpcConfig;
 use crate::control::proto::kasho::change_stream_service_client::ChangeStreamServiceClient;
 
 /// Where the engine is.
@@ -76,7 +77,9 @@ impl Server {
         let bearer = |token: &SecretString| format!("Bearer {}", token.expose_secret()).parse();
         let token = token.map(bearer).transpose().map_err(|_| anyhow!("the token is no text"))?;
         let channel = endpoint.connect().await.with_context(|| {
-            format!("no engine answers at {address}: is `kasho run` running? (--address names another)")
+            format!(
+                "no engine answers at {address}: is `kasho run` running? (--address names another)"
+            )
         })?;
         Ok((ChangeStreamServiceClient::with_interceptor(channel, Bearer(token)), address))
     }
@@ -117,7 +120,11 @@ mod tests {
     fn an_engine_is_reached_where_it_listens() {
         let at = |listen: &str, tls: bool| {
             let tls_cert = tls.then(|| PathBuf::from("c.pem"));
-            address(&GrpcConfig { listen: listen.parse().unwrap(), tls_cert, ..GrpcConfig::default() })
+            address(&GrpcConfig {
+                listen: listen.parse().unwrap(),
+                tls_cert,
+                ..GrpcConfig::default()
+            })
         };
         assert_eq!(at("127.0.0.1:50051", false), "http://127.0.0.1:50051");
         assert_eq!(at("0.0.0.0:6000", true), "https://127.0.0.1:6000");

@@ -10,11 +10,19 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::{engine, log};
 
+/// How it starts.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Go on although Redis has lost changes that PostgreSQL no longer has. The gap stays.
+    #[arg(long)]
+    accept_gap: bool,
+}
+
 /// Runs the service.
 ///
 /// # Errors
 /// The configuration, or what [`engine::run`] refuses to start with.
-pub async fn run(path: &Path) -> anyhow::Result<()> {
+pub async fn run(arguments: &Arguments, path: &Path) -> anyhow::Result<()> {
     let config = Config::load(path)?;
     let _log = log::init(&config.log)?;
     let stop = CancellationToken::new();
@@ -29,5 +37,5 @@ pub async fn run(path: &Path) -> anyhow::Result<()> {
         tracing::info!("asked to end");
         asked.cancel();
     });
-    Ok(engine::run(config, path.to_owned(), stop).await?)
+    Ok(engine::run(config, path.to_owned(), arguments.accept_gap, stop).await?)
 }

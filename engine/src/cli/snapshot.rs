@@ -10,7 +10,7 @@ use tokio::io::BufReader;
 use tokio::net::unix::pipe;
 
 use super::client::block_on;
-use crate::config::{Config, LogConfig};
+use crate::config::Config;
 use crate::source::snapshot::{hold, hold_temporary};
 use crate::source::wal::{SlotName, conninfo};
 
@@ -32,7 +32,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments, config: &Path) -> anyhow::Result<()> {
     if arguments.hold {
         leave_the_session();
-        let _log = crate::log::init(&LogConfig::default());
+        let _log = crate::log::init(&crate::log::Config::default());
         return block_on(async {
             let no_pipe = "--hold is for the engine, which speaks through pipes";
             let input = std::io::stdin().as_fd().try_clone_to_owned()?;

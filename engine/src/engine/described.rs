@@ -31,10 +31,16 @@ pub(super) struct Described {
     told: Option<u64>,
 }
 
-/// A chain and a sink that belong together.
-pub(super) fn pair(world: &Arc<World>, publisher: Publisher<RedisStore>) -> (Chains, Described) {
-    let adopted = Arc::new(ArcSwap::new(world.handle.newest()));
-    let chains = transform::Chains::new(&world.handle);
+/// A chain and a sink that belong together. `began` is what a half published transaction
+/// has to be finished with, before the newest generation is adopted.
+pub(super) fn pair(
+    world: &Arc<World>,
+    publisher: Publisher<RedisStore>,
+    began: Option<Arc<Generation>>,
+) -> (Chains, Described) {
+    let generation = began.unwrap_or_else(|| world.handle.newest());
+    let chains = transform::Chains::beginning_with(&world.handle, Arc::clone(&generation));
+    let adopted = Arc::new(ArcSwap::new(generation));
     let world = Arc::clone(world);
     let described = Described { publisher, world, adopted: Arc::clone(&adopted), told: None };
     (Chains { chains, adopted }, described)
@@ -43,9 +49,13 @@ pub(super) fn pair(world: &Arc<World>, publisher: Publisher<RedisStore>) -> (Cha
 impl pipeline::Chains for Chains {
     type Error = TransformError;
 
+    fn adopted(&self) -> u64 {
+        self.adopted.load().number()
+    }
+
     fn adopt(&mut self) -> u64 {
         let number = self.chains.adopt();
-        self.adopted.store(Arc::clone(self.chains.adopted()));
+        self.adopted.store(Arc::clone(self.chains.current()));
         number
     }
 

@@ -56,7 +56,10 @@ impl Engine {
     async fn store(&mut self, next: &Phase) -> Result<(), Refusal> {
         let text = bootstrap::store(next).into_bytes();
         let mut store = self.world.redis_store().await.map_err(unavailable)?;
-        self.world.swap_state(&mut store, self.stored.as_deref(), &text).await.map_err(unavailable)?;
+        self.world
+            .swap_state(&mut store, self.stored.as_deref(), &text)
+            .await
+            .map_err(unavailable)?;
         self.stored = Some(text);
         Ok(())
     }
@@ -73,7 +76,8 @@ impl Engine {
         }
         let text = bootstrap::store(next).into_bytes();
         let epoch = next.epoch().ok_or_else(|| unavailable("no epoch to complete"))?;
-        let mut writer = loading::writer(&self.world, epoch, &self.load).await.map_err(unavailable)?.0;
+        let mut writer =
+            loading::writer(&self.world, epoch, &self.load).await.map_err(unavailable)?.0;
         let end = writer.finish(start_lsn, load_points, self.stored.as_deref(), &text);
         end.await.map_err(unavailable)?;
         self.stored = Some(text);
@@ -208,7 +212,8 @@ impl Engine {
         let catalog = serde_json::to_vec(&report.catalog).map_err(unavailable)?;
         self.world.take_catalog(&report.catalog);
         let text = bootstrap::store(&next).into_bytes();
-        let mut session = ReplSession::connect(&self.world.info, "kasho").await.map_err(unavailable)?;
+        let mut session =
+            ReplSession::connect(&self.world.info, "kasho").await.map_err(unavailable)?;
         let system = session.identify_system().await.map_err(unavailable)?;
         let mut store = self.world.redis_store().await.map_err(unavailable)?;
         let generation = self.world.handle.newest();
@@ -224,7 +229,8 @@ impl Engine {
         };
         let epoch = begin_epoch(&mut store, &new).await.map_err(unavailable)?;
         if epoch != report.load.epoch {
-            let text = format!("Redis is at {epoch}, the bootstrap at {}; try again", report.load.epoch);
+            let text =
+                format!("Redis is at {epoch}, the bootstrap at {}; try again", report.load.epoch);
             return Err(unavailable(text));
         }
         self.stored = Some(text);

@@ -48,6 +48,8 @@ pub(super) enum LoadError {
     Sink(#[from] SinkError),
     #[error(transparent)]
     Run(#[from] load::Error<TransformError>),
+    #[error(transparent)]
+    Progress(#[from] load::ProgressError),
     #[error("no random numbers for a writer's token: {0}")]
     Random(#[from] getrandom::Error),
     #[error("the catalogue in Redis cannot be read ({0}): `kasho reset`, then bootstrap again")]
@@ -63,7 +65,7 @@ impl LoadError {
             LoadError::Sink(SinkError::Leased { .. }) | LoadError::Random(_) => Class::Retry,
             LoadError::Sink(e) => e.class(),
             LoadError::Run(e) => e.class(),
-            LoadError::Catalog(_) => Class::Halt,
+            LoadError::Progress(_) | LoadError::Catalog(_) => Class::Halt,
         }
     }
 }
@@ -128,7 +130,8 @@ impl Loading {
         let (mut writer, resumed) = writer(&world, self.load.epoch, &self.shared).await?;
         let progress = load::progress(&resumed.progress)?;
         let config = ReaderConfig { workers: world.config.bootstrap.workers as usize };
-        let reader = Reader::open(&world.info, config, &self.load, &catalog, &progress)?;
+        let plan = (&self.load, &catalog);
+        let reader = Reader::open(&world.info, config, plan, &world.known, &progress)?;
         let _ = self.events.send(Event::LoadTrouble(None)).await;
         let (events, mut late) = (self.events.clone(), Vec::new());
         let told = |table: TableDone| {

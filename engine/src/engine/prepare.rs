@@ -79,7 +79,7 @@ impl EngineError {
 /// What would keep the service from starting.
 pub async fn check(config: Config, path: PathBuf) -> Result<Vec<String>, EngineError> {
     config.grpc.check().map_err(ControlError::from)?;
-    let world = World::new(config, path)?;
+    let world = World::new(config, path, false)?;
     let warnings = world.look_at_source().await?;
     let mut store = world.redis_store().await?;
     check_server(&store.server().await.map_err(SinkError::from)?)?;
@@ -118,11 +118,13 @@ impl World {
         if checkpoint.as_ref().is_some_and(|c| c.chain != generation.digest()) {
             generation = self.load_chain(number + 1, running).await?;
         }
-        self.keys_belong(checkpoint.as_ref().map_or("", |c| c.key_fingerprint.as_str()), &generation)?;
+        self.keys_belong(
+            checkpoint.as_ref().map_or("", |c| c.key_fingerprint.as_str()),
+            &generation,
+        )?;
         for warning in generation.warnings() {
             tracing::warn!("{warning}");
         }
-        self.remember(&generation);
         self.handle.publish(generation);
         let stored = store.state().await.map_err(SinkError::from)?;
         let mut phase = match &stored {

@@ -39,7 +39,7 @@ impl Engine {
             current_lsn: lsn(self.figures.pipeline.published_lsn.load(Relaxed)),
             confirmed_lsn: slot.and_then(|slot| slot.confirmed_flush),
             accumulated_changes: self.accumulated(),
-            lag_bytes: self.observed.lag_bytes,
+            lag_bytes: self.lag_bytes(),
             retained_wal_bytes: slot.map_or(0, |slot| slot.retained_bytes),
             wal_status: slot.and_then(|slot| slot.wal_status.clone()).unwrap_or_default(),
             paused: sink.paused.or(load_sink.paused).unwrap_or_default(),
@@ -65,6 +65,14 @@ impl Engine {
         }
     }
 
+    /// Log between the server's end, as last heard on the stream or seen, and what is
+    /// confirmed.
+    fn lag_bytes(&self) -> u64 {
+        let heard = self.figures.wal().map(|wal| wal.wal_end()).unwrap_or_default();
+        let confirmed = self.observed.slot.as_ref().and_then(|slot| slot.confirmed_flush);
+        self.observed.lag_bytes.max(confirmed.map_or(0, |confirmed| heard.since(confirmed)))
+    }
+
     /// Why the service does not do what it should, the gravest first.
     fn last_error(&self) -> String {
         let waiting = match &self.phase {
@@ -72,7 +80,8 @@ impl Engine {
             Phase::Accumulating(_) | Phase::Streaming(_) => None,
         };
         let troubles = &self.troubles;
-        let all = [waiting, troubles.stream.as_ref(), troubles.load.as_ref(), troubles.observer.as_ref()];
+        let all =
+            [waiting, troubles.stream.as_ref(), troubles.load.as_ref(), troubles.observer.as_ref()];
         all.into_iter().flatten().next().cloned().unwrap_or_default()
     }
 

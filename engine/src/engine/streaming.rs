@@ -12,12 +12,12 @@ use super::backoff::Backoff;
 use super::{Event, World, described};
 use crate::ack::Lag;
 use crate::error::Class;
-use crate::pipeline::{self, Classified, Ended, Figures, Pipeline};
+use crate::pipeline::{self, Classified, Ended, Figures, Pipeline, Start};
 use crate::position::Lsn;
 use crate::sink::SinkError;
 use crate::sink::publisher::{Opening, Promotion, Publisher, WriterToken};
 use crate::source::error::SourceError;
-use crate::source::wal::{self, KnownRelations, ReplSession, WalSource};
+use crate::source::wal::{self, ReplSession, WalSource};
 use crate::transform::TransformError;
 
 /// Anything that ends one run of the stream.
@@ -61,7 +61,6 @@ impl StreamError {
 pub(super) struct Shared {
     pub(super) pipeline: Arc<Figures>,
     pub(super) sink: crate::sink::status::Status,
-    known: KnownRelations,
     wal: Arc<Mutex<Option<Arc<wal::Figures>>>>,
 }
 
@@ -69,11 +68,6 @@ impl Shared {
     /// Figures of the connection, once there was one.
     pub(super) fn wal(&self) -> Option<Arc<wal::Figures>> {
         self.wal.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Every table that the stream has described.
-    pub(super) fn known(&self) -> KnownRelations {
-        self.known.clone()
     }
 }
 
@@ -120,7 +114,7 @@ impl Streaming {
         let options = wal::Options::from(&world.config.source);
         // Whoever holds the slot raises the token, so the slot comes first.
         let source =
-            WalSource::start(session, &options, &world.info, Lsn::ZERO, &self.shared.known).await?;
+            WalSource::start(session, &options, &world.info, Lsn::ZERO, &world.known).await?;
         *self.shared.wal.lock().unwrap_or_else(PoisonError::into_inner) = Some(source.figures());
         let store = world.redis_store().await?;
         let opening = Opening {
@@ -130,21 +124,24 @@ impl Streaming {
             history: history.iter().map(|s| Promotion { timeline: s.timeline, at: s.at }).collect(),
             confirmed_flush,
             token: WriterToken::random()?,
-            accept_gap: false,
+            accept_gap: world.accept_gap,
         };
         let status = self.shared.sink.clone();
         let redis = &world.config.redis;
         let (publisher, opened) = Publisher::open(store, redis, &opening, status).await?;
-        if let Some(lsn) = opened.unfinished {
-            world.must_finish(lsn, &opened.checkpoint)?;
-        }
-        let (chains, sink) = described::pair(world, publisher);
+        let began = match opened.unfinished {
+            Some(lsn) => Some((lsn, world.to_finish(lsn, &opened.checkpoint)?)),
+            None => None,
+        };
+        let unfinished = began.as_ref().map(|(lsn, _)| *lsn);
+        let (chains, sink) = described::pair(world, publisher, began.map(|(_, chain)| chain));
         let lag = Lag { ms: redis.ack_lag_ms, bytes: redis.ack_lag_bytes.0 };
         let figures = Arc::clone(&self.shared.pipeline);
         tracing::info!(slot = %opening.slot, published = %opened.published, "the stream is open");
         let _ = self.events.send(Event::StreamTrouble(None)).await;
         let stations = (source, chains, sink);
-        let pipeline = Pipeline::new(stations, opened.published, opened.confirmed, lag, figures);
+        let start = Start { published: opened.published, confirmed: opened.confirmed, unfinished };
+        let pipeline = Pipeline::new(stations, start, lag, figures);
         Ok(pipeline.run(stop.clone()).await?)
     }
 }

@@ -14,15 +14,15 @@ use super::streaming::StreamError;
 use crate::bootstrap::{LoadMode, SlotFact, Snapshot};
 use crate::config::Config;
 use crate::position::{Epoch, Lsn};
+use crate::sink::SinkError;
 use crate::sink::publisher::Description;
 use crate::sink::redis::{RedisConnector, RedisStore};
 use crate::sink::store::{Checkpoint, Connect, Inspection, Registry, Store};
-use crate::sink::SinkError;
 use crate::source::catalog::{Catalog, ConstraintKind};
 use crate::source::conninfo::{Conninfo, sql_connect};
 use crate::source::error::SourceError;
 use crate::source::snapshot::{HolderSpec, slot_fact};
-use crate::source::wal::{self, SlotName, slot_status};
+use crate::source::wal::{self, KnownRelations, SlotName, slot_status};
 use crate::transform::{self, Coverage, ForeignKey, Generation, Handle, Host};
 
 /// How long slot creation may wait for open transactions.
@@ -37,12 +37,22 @@ pub(super) struct World {
     pub(super) slot: SlotName,
     pub(super) handle: Arc<Handle>,
     pub(super) host: Arc<Host>,
+    /// Go on although Redis lost what PostgreSQL no longer has.
+    pub(super) accept_gap: bool,
+    /// Every table as last described: load and stream share its versions.
+    pub(super) known: KnownRelations,
     tables: Arc<Mutex<transform::Catalog>>,
+    /// The generation that the stream passed last.
+    passed: Mutex<Option<Arc<Generation>>>,
 }
 
 impl World {
     /// Checks everything that can be checked without asking a server.
-    pub(super) fn new(config: Config, path: PathBuf) -> Result<World, EngineError> {
+    pub(super) fn new(
+        config: Config,
+        path: PathBuf,
+        accept_gap: bool,
+    ) -> Result<World, EngineError> {
         let info = wal::conninfo(&config.source)?;
         let slot = SlotName::new(&config.source.slot)?;
         let host = Host::new(Some(&config.plugins.store)).map_err(EngineError::Host)?;
@@ -52,7 +62,8 @@ impl World {
         let empty = transform::load(&host, &none, &tables, transform::Options::default());
         let handle = Handle::new(empty.map_err(EngineError::Chain)?);
         let tables = Arc::new(Mutex::new(tables));
-        Ok(World { config, path, info, slot, handle, host, tables })
+        let (known, passed) = (KnownRelations::default(), Mutex::default());
+        Ok(World { config, path, info, slot, handle, host, accept_gap, known, tables, passed })
     }
 
     pub(super) async fn sql(&self, name: &str) -> Result<Client, SourceError> {
@@ -93,18 +104,24 @@ impl World {
         Ok(status.ok_or_else(missing)?.confirmed_flush.unwrap_or(Lsn::ZERO))
     }
 
-    /// What a half published transaction began with has to be what it goes on with.
-    pub(super) fn must_finish(&self, lsn: Lsn, checkpoint: &Checkpoint) -> Result<(), StreamError> {
-        let now = self.description(&self.handle.newest());
-        let differs = [("plugins and rules", &now.chain, &checkpoint.chain), ("source options", &now.options, &checkpoint.options)];
-        match differs.into_iter().find(|(_, now, began)| now != began) {
-            None => Ok(()),
-            Some((what, now, began)) => Err(StreamError::Generation(format!(
-                "the transaction at {lsn} is published in part, and the {what} with which it began \
-                 (digest {began}) are not those in force (digest {now}): put the former ones back \
-                 until it is finished, then change them again"
-            ))),
+    /// The chain with which a half published transaction began, and has to go on: the one
+    /// in force, or the one before it if the files changed meanwhile.
+    pub(super) fn to_finish(
+        &self,
+        lsn: Lsn,
+        checkpoint: &Checkpoint,
+    ) -> Result<Arc<Generation>, StreamError> {
+        let newest = self.handle.newest();
+        let options = self.description(&newest).options;
+        if options != checkpoint.options {
+            return Err(half_published(lsn, "source options", &checkpoint.options, &options));
         }
+        let passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = [Some(Arc::clone(&newest)), passed].into_iter().flatten();
+        let began = known.into_iter().find(|generation| generation.digest() == checkpoint.chain);
+        began.ok_or_else(|| {
+            half_published(lsn, "plugins and rules", &checkpoint.chain, newest.digest())
+        })
     }
 
     /// The digests that stand in the checkpoint beside a generation's number.
@@ -113,7 +130,8 @@ impl World {
         let options = format!("{:?} {:?}", source.publications, source.messages);
         let options = Sha256::digest(options.as_bytes());
         let checks = generation.key_checks();
-        let keys: Vec<String> = checks.iter().map(|(name, check)| format!("{name}:{check}")).collect();
+        let keys: Vec<String> =
+            checks.iter().map(|(name, check)| format!("{name}:{check}")).collect();
         Description {
             options: options[..8].iter().map(|byte| format!("{byte:02x}")).collect(),
             chain: generation.digest().to_owned(),
@@ -132,7 +150,8 @@ impl World {
 
     /// Keeps what a generation covers, so that a start cannot unmask what a reload could
     /// not. Failing to is told and no more: the next start then compares with less.
-    pub(super) fn remember(&self, generation: &Generation) {
+    pub(super) fn remember(&self, generation: &Arc<Generation>) {
+        *self.passed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(generation));
         let write = || -> std::io::Result<()> {
             let store = &self.config.plugins.store;
             std::fs::create_dir_all(store)?;
@@ -161,10 +180,8 @@ impl World {
     pub(super) fn watch(&self) -> Result<transform::reload::Watch, String> {
         let (path, tables) = (self.path.clone(), Arc::clone(&self.tables));
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let folders = vec![
-            folder.unwrap_or(Path::new(".")).to_owned(),
-            self.config.plugins.folder.clone(),
-        ];
+        let folders =
+            vec![folder.unwrap_or(Path::new(".")).to_owned(), self.config.plugins.folder.clone()];
         let sources = transform::reload::Sources {
             folders,
             poll: Duration::from_millis(self.config.plugins.poll_ms),
@@ -172,7 +189,9 @@ impl World {
                 Ok(config) => Ok(config.chain()),
                 Err(errors) => Err(errors.to_string()),
             }),
-            catalog: Box::new(move || tables.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+            catalog: Box::new(move || {
+                tables.lock().unwrap_or_else(PoisonError::into_inner).clone()
+            }),
         };
         transform::reload::watch(&self.handle, &self.host, sources)
     }
@@ -197,6 +216,14 @@ impl World {
             connect_timeout_ms: self.config.source.connect_timeout_ms,
         }
     }
+}
+
+fn half_published(lsn: Lsn, what: &str, began: &str, now: &str) -> StreamError {
+    StreamError::Generation(format!(
+        "the transaction at {lsn} is published in part, and the {what} with which it began (digest \
+         {began}) are not those in force (digest {now}): put the former ones back until it is \
+         finished, then change them again"
+    ))
 }
 
 /// The catalogue in the chain's words.

@@ -22,6 +22,7 @@ use crate::position::{Lsn, Position};
 use crate::sink::config::{Config, Durability, Encoding};
 use tokio::time::Duration;
 
+pub(crate) use open::check_server;
 pub use open::{NewEpoch, Opened, Opening, Promotion, WriterToken, begin_epoch};
 
 pub(crate) mod open;

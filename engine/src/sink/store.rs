@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::entry::RawEntry;
 use super::id::{Id, Lane};
-use crate::sink::config::Durability;
 use crate::position::Epoch;
+use crate::sink::config::Durability;
 
 pub use words::*;
 

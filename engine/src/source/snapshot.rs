@@ -59,6 +59,12 @@ pub enum SnapshotError {
         /// `schema.table`.
         table: String,
     },
+    /// A slot of that name stands in the way.
+    #[error("{}", crate::bootstrap::slot_exists(slot))]
+    SlotExists {
+        /// Its name.
+        slot: String,
+    },
     /// Slot creation waited too long.
     #[error(
         "making the replication slot took longer than {seconds} s: it waits until every \
@@ -116,6 +122,7 @@ impl SnapshotError {
             SnapshotError::Catalog(error) => error.class(),
             SnapshotError::Holder { retry: true, .. } => Class::Retry,
             SnapshotError::Gone
+            | SnapshotError::SlotExists { .. }
             | SnapshotError::Copy { .. }
             | SnapshotError::Cut { .. }
             | SnapshotError::SlotTimeout { .. }
@@ -124,6 +131,14 @@ impl SnapshotError {
             | SnapshotError::HolderEnded(_)
             | SnapshotError::Holder { retry: false, .. } => Class::Halt,
         }
+    }
+}
+
+/// What PostgreSQL's refusal means that makes a slot which exists.
+fn exists(error: SourceError, slot: &crate::source::wal::SlotName) -> SnapshotError {
+    match error.sqlstate() {
+        Some("42710") => SnapshotError::SlotExists { slot: slot.as_str().to_owned() },
+        _ => error.into(),
     }
 }
 

@@ -111,12 +111,28 @@ impl Chains {
     /// Takes generations from a handle.
     #[must_use]
     pub fn new(handle: &Arc<Handle>) -> Chains {
-        Chains { handle: Arc::clone(handle), adopted: handle.newest(), chain: None }
+        Chains::beginning_with(handle, handle.newest())
+    }
+
+    /// The same, with a generation that is in force until the next is adopted.
+    #[must_use]
+    pub fn beginning_with(handle: &Arc<Handle>, generation: Arc<Generation>) -> Chains {
+        Chains { handle: Arc::clone(handle), adopted: generation, chain: None }
+    }
+
+    /// The generation that batches pass now.
+    #[must_use]
+    pub fn current(&self) -> &Arc<Generation> {
+        &self.adopted
     }
 }
 
 impl pipeline::Chains for Chains {
     type Error = TransformError;
+
+    fn adopted(&self) -> u64 {
+        self.adopted.number()
+    }
 
     fn adopt(&mut self) -> u64 {
         let newest = self.handle.newest();

@@ -8,7 +8,7 @@ use crate::position::Lsn;
 use crate::source::conninfo::{Conninfo, sql_connect_with};
 use crate::source::error::SourceError;
 use crate::source::snapshot::reader::import;
-use crate::source::snapshot::{SETTINGS, SnapshotError};
+use crate::source::snapshot::{SETTINGS, SnapshotError, exists};
 use crate::source::wal::{self, ReplSession, SlotName, copy_slot, slot_status, temporary_slots_at};
 
 /// Makes the permanent slot out of the one temporary `pgoutput` slot that stands at `lsn`.
@@ -25,7 +25,7 @@ pub async fn copy_temporary_slot(
         let present = temporary_slots(client).await?;
         return Err(SnapshotError::NoTemporarySlot { lsn, found: found.len(), present });
     };
-    let at = copy_slot(client, from, slot).await?;
+    let at = copy_slot(client, from, slot).await.map_err(|error| exists(error, slot))?;
     if at != lsn {
         // The temporary slot was moved on between the look and the copy.
         drop_slot(client, slot, false).await?;

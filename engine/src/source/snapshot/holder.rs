@@ -24,7 +24,7 @@ use crate::source::catalog::Catalog;
 use crate::source::conninfo::{Conninfo, sql_connect_with};
 use crate::source::error::SourceError;
 use crate::source::snapshot::reader::import;
-use crate::source::snapshot::{SETTINGS, SnapshotError, adopt, identifier, plan};
+use crate::source::snapshot::{SETTINGS, SnapshotError, adopt, exists, identifier, plan};
 use crate::source::wal::{self, CreatedSlot, ReplSession, SlotName};
 
 /// How often is looked at what slot creation waits for, and whether the sessions live.
@@ -228,7 +228,9 @@ impl<I: AsyncBufRead + Unpin, O: AsyncWrite + Unpin> Talk<I, O> {
         let mut shown = None;
         loop {
             tokio::select! {
-                created = &mut creating => return Ok(Some(created?)),
+                created = &mut creating => {
+                    return created.map(Some).map_err(|error| exists(error, slot));
+                }
                 _ = look.tick() => {
                     let blocking = blocking(watch, slot).await?;
                     if blocking != shown {

@@ -26,6 +26,7 @@ use crate::source::copy::Decoder;
 use crate::source::error::SourceError;
 use crate::source::snapshot::plan::{self, Progress, RangeKey, RangeProgress, Unit};
 use crate::source::snapshot::{SETTINGS, SnapshotError, copy_statement, literal};
+use crate::source::wal::KnownRelations;
 
 /// Rows of a batch at most, so that a chain is called often enough.
 const BATCH_ROWS: usize = 1024;
@@ -71,10 +72,16 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(load: &Load, catalog: &Catalog, progress: &Progress) -> Result<Plan, SnapshotError> {
+    fn new(
+        load: &Load,
+        catalog: &Catalog,
+        known: &KnownRelations,
+        progress: &Progress,
+    ) -> Result<Plan, SnapshotError> {
         let described = |oid: u32| {
             let table = catalog.tables.iter().find(|table| table.oid == oid)?;
-            Some((table.clone(), Arc::clone(catalog.relation(table.relation)?)))
+            let relation = catalog.relation(table.relation)?.as_ref().clone();
+            Some((table.clone(), known.settle(relation)))
         };
         let known: Option<Vec<_>> = load.tables.iter().map(|table| described(table.oid)).collect();
         let Some(tables) = known else {
@@ -92,6 +99,8 @@ impl Plan {
 
 impl Reader {
     /// Opens the sessions and begins to read whatever `progress` does not show as done.
+    /// `known` is shared with the stream: a table has one version for both as long as
+    /// both describe it alike, and another one where it was altered since.
     ///
     /// # Errors
     /// The catalogue does not belong to the load. Everything else comes from
@@ -99,11 +108,11 @@ impl Reader {
     pub fn open(
         info: &Conninfo,
         config: ReaderConfig,
-        load: &Load,
-        catalog: &Catalog,
+        (load, catalog): (&Load, &Catalog),
+        known: &KnownRelations,
         progress: &Progress,
     ) -> Result<Reader, SnapshotError> {
-        let plan = Arc::new(Plan::new(load, catalog, progress)?);
+        let plan = Arc::new(Plan::new(load, catalog, known, progress)?);
         let workers = config.workers.clamp(1, plan.units.len().max(1));
         let (sender, slices) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
