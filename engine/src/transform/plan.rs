@@ -234,13 +234,16 @@ impl RelationPlan {
         let bound =
             || links.iter().zip(new_columns).filter_map(|(l, n)| l.as_ref().map(|l| (l, n)));
         let ruled = bound().next().is_some();
+        // Whoever rules one column of a table rules the table, whether anything is masked or not.
+        let speaks = bound().any(|(l, _)| l.slots.iter().any(|s| s.usage != Use::Read));
+        let counts = ruled && (policy.masks || speaks);
         let masked = |c: usize| bound().any(|(l, _)| l.used(Use::Mask).any(|m| m == c));
         let all = || 0..relation.columns.len();
         let strip_old = all().filter(|c| masked(*c) && !relation.columns[*c].key).collect();
         let dropped: Vec<usize> =
             all().filter(|c| bound().any(|(l, _)| l.used(Use::Drop).any(|d| d == *c))).collect();
         let strangers: Vec<usize> = all()
-            .filter(|c| ruled && policy.masks && !bound().any(|(l, _)| l.accounts_for(*c)))
+            .filter(|c| counts && !bound().any(|(l, _)| l.accounts_for(*c)))
             .collect();
         let rule = bound().map(|(_, n)| *n).max().unwrap_or_default();
         let mut fate = if ruled { Fate::Pass } else { unnamed(relation, policy) };
