@@ -140,8 +140,8 @@ impl World {
     }
 
     /// Takes over the tables of a new load or start; the chain is asked about them.
-    pub(super) fn take_catalog(&self, catalog: &Catalog) {
-        *self.tables.lock().unwrap_or_else(PoisonError::into_inner) = tables(catalog);
+    pub(super) fn take_catalog(&self, catalog: &Catalog, caught_up: bool) {
+        *self.tables.lock().unwrap_or_else(PoisonError::into_inner) = tables(catalog, caught_up);
     }
 
     pub(super) fn tables(&self) -> transform::Catalog {
@@ -227,7 +227,7 @@ fn half_published(lsn: Lsn, what: &str, began: &str, now: &str) -> StreamError {
 }
 
 /// The catalogue in the chain's words.
-fn tables(catalog: &Catalog) -> transform::Catalog {
+fn tables(catalog: &Catalog, caught_up: bool) -> transform::Catalog {
     let name = |oid: u32| {
         catalog.relation(oid).map(|relation| (relation.schema.clone(), relation.table.clone()))
     };
@@ -244,6 +244,6 @@ fn tables(catalog: &Catalog) -> transform::Catalog {
     transform::Catalog {
         relations: catalog.relations.clone(),
         foreign_keys: foreign_keys.collect(),
-        caught_up: false,
+        caught_up,
     }
 }
