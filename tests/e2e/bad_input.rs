@@ -123,7 +123,9 @@ async fn mistakes_about_plugins() {
     let key = "[keys]\nk = { file = \"key\" }\n";
     let with = |text: &str| {
         let builder = engine(&pg.url(), &redis.url(), text);
-        builder.home().write("key", "5f1b0c7d93ae48e6b2d40f8a67c1e35920b4d86fa7139ce25d08f6417ba3c94e");
+        builder
+            .home()
+            .write("key", "5f1b0c7d93ae48e6b2d40f8a67c1e35920b4d86fa7139ce25d08f6417ba3c94e");
         builder.plugin("anonymize")
     };
 
