@@ -25,16 +25,10 @@ use crate::source::snapshot::{Reader, ReaderConfig, SnapshotError, holder_lives}
 use crate::transform::{Chains, TransformError};
 
 /// How far the load has come, for the status.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Shared {
     pub(super) figures: watch::Sender<LoadFigures>,
     pub(super) sink: crate::sink::status::Status,
-}
-
-impl Default for Shared {
-    fn default() -> Shared {
-        Shared { figures: watch::Sender::default(), sink: crate::sink::status::Status::default() }
-    }
 }
 
 /// Anything that ends one run of the load.

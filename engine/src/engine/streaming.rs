@@ -130,7 +130,10 @@ impl Streaming {
         let redis = &world.config.redis;
         let (publisher, opened) = Publisher::open(store, redis, &opening, status).await?;
         let began = match opened.unfinished {
-            Some(lsn) => Some((lsn, world.to_finish(lsn, &opened.checkpoint)?)),
+            Some(lsn) => {
+                let chain = world.to_finish(lsn, &opened.checkpoint);
+                Some((lsn, chain.map_err(StreamError::Generation)?))
+            }
             None => None,
         };
         let unfinished = began.as_ref().map(|(lsn, _)| *lsn);

@@ -10,7 +10,6 @@ use sha2::{Digest, Sha256};
 use tokio_postgres::Client;
 
 use super::prepare::EngineError;
-use super::streaming::StreamError;
 use crate::bootstrap::{LoadMode, SlotFact, Snapshot};
 use crate::config::Config;
 use crate::position::{Epoch, Lsn};
@@ -106,11 +105,14 @@ impl World {
 
     /// The chain with which a half published transaction began, and has to go on: the one
     /// in force, or the one before it if the files changed meanwhile.
+    ///
+    /// # Errors
+    /// Neither is the one it began with: what to do.
     pub(super) fn to_finish(
         &self,
         lsn: Lsn,
         checkpoint: &Checkpoint,
-    ) -> Result<Arc<Generation>, StreamError> {
+    ) -> Result<Arc<Generation>, String> {
         let newest = self.handle.newest();
         let options = self.description(&newest).options;
         if options != checkpoint.options {
@@ -218,12 +220,12 @@ impl World {
     }
 }
 
-fn half_published(lsn: Lsn, what: &str, began: &str, now: &str) -> StreamError {
-    StreamError::Generation(format!(
+fn half_published(lsn: Lsn, what: &str, began: &str, now: &str) -> String {
+    format!(
         "the transaction at {lsn} is published in part, and the {what} with which it began (digest \
          {began}) are not those in force (digest {now}): put the former ones back until it is \
          finished, then change them again"
-    ))
+    )
 }
 
 /// The catalogue in the chain's words.

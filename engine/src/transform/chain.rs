@@ -31,13 +31,17 @@ const ROWS: u32 = 1024;
 /// Descriptions of one table that are kept.
 const VERSIONS: usize = 8;
 
+/// A description of a table, and what is planned for rows described so.
+type Described = (Arc<Relation>, Arc<RelationPlan>);
+
 /// A generation, running.
 #[derive(Debug)]
 pub struct Chain {
     generation: Arc<Generation>,
     links: Vec<Link>,
     policy: Policy,
-    plans: HashMap<u32, Vec<(Arc<Relation>, Arc<RelationPlan>)>>,
+    /// By table.
+    plans: HashMap<u32, Vec<Described>>,
 }
 
 impl Chain {
@@ -282,7 +286,7 @@ impl Chain {
             tracing::warn!(%binding, table = %plan.relation.qualified(), rows = rows.len(), "plugin failed: {failure}");
             match failure {
                 Failure::Deadline { .. } if deadline == usual => {
-                    deadline = usual.saturating_mul(10)
+                    deadline = usual.saturating_mul(10);
                 }
                 Failure::Deadline { .. } => {
                     let position = batch.rows[rows[0] as usize].position;

@@ -249,7 +249,7 @@ impl RelationPlan {
         let (mut nulled, mut open) = (Vec::new(), Vec::new());
         match rule {
             NewColumns::Halt if !strangers.is_empty() => {
-                fate = Fate::Halt(no_rule(relation, &strangers))
+                fate = Fate::Halt(no_rule(relation, &strangers));
             }
             NewColumns::Null => match strangers.iter().find(|c| relation.columns[**c].key) {
                 Some(_) => fate = Fate::Halt(no_rule(relation, &strangers)),
