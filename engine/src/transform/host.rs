@@ -125,6 +125,7 @@ fn settings() -> wasmtime::Config {
 
 /// Ticks until the engine is gone. A thread of its own: no guest can hold it up.
 fn tick(engine: EngineWeak) -> Result<(), String> {
+    #[expect(clippy::disallowed_methods, reason = "this thread is the clock itself")]
     let ticker = move || {
         while let Some(engine) = engine.upgrade() {
             engine.increment_epoch();

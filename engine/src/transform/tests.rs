@@ -516,7 +516,7 @@ fn a_generation_knows_itself() {
     let one = setup.load(&catalog(&[&users()])).unwrap();
     let two = setup.load(&catalog(&[&users()])).unwrap();
     assert_eq!(one.digest(), two.digest());
-    let mut other = setup.config.clone();
+    let mut other = setup.config;
     other.transform[0].on_error = OnError::Drop;
     let other = load(&host(), &other, &catalog(&[&users()]), Options::default()).unwrap();
     assert_ne!(one.digest(), other.digest());
