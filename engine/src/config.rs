@@ -123,9 +123,8 @@ impl Config {
         let partial = problems.iter().any(|p| {
             p.key.starts_with("keys") || p.key.starts_with("transform") && !p.key.contains('.')
         });
-        let invalid = config.invalid().into_iter().filter(|(key, _)| {
-            !broken.contains(key) && !(partial && key.starts_with("transform["))
-        });
+        let told = |key: &str| broken.contains(key) || partial && key.starts_with("transform[");
+        let invalid = config.invalid().into_iter().filter(|(key, _)| !told(key));
         problems.extend(invalid.map(|(key, message)| {
             let place = config.said.get(&key).map_or(Place::Nowhere, |(place, _)| place.clone());
             Problem { place, key, message }

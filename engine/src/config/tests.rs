@@ -91,6 +91,11 @@ fn missing_keys_of_a_binding_are_named() {
     let found = problems(&text);
     assert_eq!(found[0], "kasho.toml:5:1: transform[0]: the key \"tables\" is missing");
     assert_eq!(found[1], "kasho.toml:8:1: transform[1]: the key \"plugin\" is missing");
+    // Where a binding or a key is left out, nothing is said of what the others lack by it.
+    let text = format!(
+        "{URLS}[keys]\nk = 1\n[[transform]]\nname = 'a'\nplugin = 'b'\ntables = ['c.d']\nkey = 'k'\n"
+    );
+    assert_eq!(problems(&text).len(), 1);
 }
 
 #[test]

@@ -24,7 +24,10 @@ pub enum EngineError {
     /// The gRPC listener.
     #[error(transparent)]
     Control(ControlError),
-    /// PostgreSQL, or `source.url`.
+    /// The text of the connection.
+    #[error("source.url: {0}")]
+    Url(#[source] SourceError),
+    /// PostgreSQL.
     #[error(transparent)]
     Source(#[from] SourceError),
     /// The publications and their tables.
@@ -61,7 +64,7 @@ impl EngineError {
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
-            EngineError::Source(e) => e.class(),
+            EngineError::Url(e) | EngineError::Source(e) => e.class(),
             EngineError::Catalog(e) => e.class(),
             EngineError::Sink(e) => e.class(),
             EngineError::Control(_)

@@ -53,7 +53,7 @@ impl World {
         path: PathBuf,
         accept_gap: bool,
     ) -> Result<World, EngineError> {
-        let info = wal::conninfo(&config.source)?;
+        let info = wal::conninfo(&config.source).map_err(EngineError::Url)?;
         let slot = SlotName::new(&config.source.slot)?;
         let host = Host::new(Some(&config.plugins.store)).map_err(EngineError::Host)?;
         // Nothing passes through this one: the chain is loaded once the tables are known.
