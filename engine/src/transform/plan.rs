@@ -272,6 +272,13 @@ impl RelationPlan {
         }
     }
 
+    /// Whether the host itself has something to do to the rows of this relation; `old`:
+    /// some of them have an old image.
+    pub(super) fn prepares(&self, old: bool) -> bool {
+        let strips = old && (!self.strip_old.is_empty() || self.fills());
+        strips || self.fate != Fate::Pass || !self.nulled.is_empty()
+    }
+
     /// Whether unchanged values of `new` are to be filled from `old`.
     pub(super) fn fills(&self) -> bool {
         self.relation.identity == Identity::Full && !self.idle
