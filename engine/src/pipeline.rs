@@ -117,8 +117,10 @@ pub struct Start {
     pub published: Position,
     /// What its checkpoint says PostgreSQL may be told.
     pub confirmed: Lsn,
-    /// A transaction that it holds in part: it is finished by the chain it began with.
+    /// A transaction that it holds in part: it is finished by the chain it began with, …
     pub unfinished: Option<Lsn>,
+    /// … under the number of the newest entries, which that chain may have lost since.
+    pub generation: u64,
 }
 
 /// The stations of one run, and where it starts.
@@ -146,7 +148,10 @@ impl<S: Source, C: Chains, K: Sink> Pipeline<S, C, K> {
         lag: Lag,
         figures: Arc<Figures>,
     ) -> Self {
-        let generation = chains.adopted();
+        let generation = match start.unfinished {
+            Some(_) => start.generation,
+            None => chains.adopted(),
+        };
         Pipeline {
             source,
             chains,

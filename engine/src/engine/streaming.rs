@@ -143,7 +143,12 @@ impl Streaming {
         tracing::info!(slot = %opening.slot, published = %opened.published, "the stream is open");
         let _ = self.events.send(Event::StreamTrouble(None)).await;
         let stations = (source, chains, sink);
-        let start = Start { published: opened.published, confirmed: opened.confirmed, unfinished };
+        let start = Start {
+            published: opened.published,
+            confirmed: opened.confirmed,
+            unfinished,
+            generation: opened.checkpoint.generation,
+        };
         let pipeline = Pipeline::new(stations, start, lag, figures);
         Ok(pipeline.run(stop.clone()).await?)
     }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use self::world::World;
 use super::id::Keys;
-use super::store::{Connect, StoreError};
+use super::store::{Checkpoint, Connect, StoreError};
 
 mod store;
 mod world;
@@ -210,6 +210,15 @@ impl MemoryServer {
             true => inner.world.wrong.insert(key.to_owned()),
             false => inner.world.wrong.remove(key),
         };
+    }
+
+    /// The checkpoint as it stands, or as the worst fail-over that may come now would
+    /// leave it; seen from outside, by no step of any connection.
+    #[must_use]
+    pub fn checkpoint(&self, after_worst: bool) -> Option<Checkpoint> {
+        let inner = self.lock();
+        let oldest = inner.journal.first().filter(|_| after_worst);
+        oldest.unwrap_or(&inner.world).inspect(&self.keys).ok()?.checkpoint
     }
 
     /// Bytes in use.

@@ -199,11 +199,22 @@ impl MemoryServer {
 
     /// Commits a transaction and returns the LSN of its commit record.
     pub fn commit(&self, transaction: Transaction) -> Lsn {
-        let mut state = self.state();
-        state.xid += 1;
         // 64 bytes of log a change and 48 for the commit record: any growth will do.
         let changes = u64::try_from(transaction.changes.len()).unwrap_or(0);
-        let commit_lsn = Lsn(state.wal_end.0 + 64 * changes);
+        self.commit_after(64 * changes, transaction)
+    }
+
+    /// Commits a transaction whose changes were logged before whatever was logged last, so
+    /// that its commit record begins exactly at the end of the log: where a message that
+    /// was just emitted lies.
+    pub fn commit_logged(&self, transaction: Transaction) -> Lsn {
+        self.commit_after(0, transaction)
+    }
+
+    fn commit_after(&self, bytes: u64, transaction: Transaction) -> Lsn {
+        let mut state = self.state();
+        state.xid += 1;
+        let commit_lsn = Lsn(state.wal_end.0 + bytes);
         let end_lsn = Lsn(commit_lsn.0 + 48);
         state.wal_end = end_lsn;
         let (xid, us) = (state.xid, time(commit_lsn));
@@ -215,7 +226,7 @@ impl MemoryServer {
     }
 
     /// `pg_logical_emit_message(false, …)`; as on a real server its LSN may be exactly
-    /// that of the commit that comes next.
+    /// that of the commit that comes next ([`MemoryServer::commit_logged`]).
     pub fn emit(&self, prefix: &str, content: &[u8]) -> Lsn {
         let mut state = self.state();
         let lsn = Lsn(state.wal_end.0 + 64);
@@ -259,6 +270,28 @@ impl MemoryServer {
     pub fn fail_next(&self, class: Class) {
         self.state().failures.push_back(class);
         self.grown.notify_waiters();
+    }
+
+    /// A standby that received the log up to `at` and is promoted, with a copy of the slot:
+    /// from there on it uses the same addresses for another log.
+    #[must_use]
+    pub fn promoted(&self, at: Lsn) -> MemoryServer {
+        let state = self.state();
+        let log: Vec<Entry> =
+            state.log.iter().filter(|entry| entry.end() <= at).cloned().collect();
+        let state = State {
+            log,
+            wal_end: at,
+            xid: state.xid,
+            confirmed: state.confirmed.min(at),
+            failures: VecDeque::new(),
+            shut: false,
+        };
+        MemoryServer {
+            state: Arc::new(Mutex::new(state)),
+            grown: Arc::default(),
+            messages: Arc::clone(&self.messages),
+        }
     }
 
     /// Reads the slot, from what is confirmed or from `from` if that is later.

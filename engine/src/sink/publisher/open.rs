@@ -215,9 +215,23 @@ async fn check<S: Feed>(
         checkpoint.timeline = opening.timeline;
         checkpoint.position = rewound(&checkpoint);
     }
-    // Published is published, whatever the position says.
-    checkpoint.position = checkpoint.position.max(checkpoint.last.position(Lane::Changes));
+    checkpoint.position = resumed(checkpoint.position, checkpoint.last);
     Ok(checkpoint)
+}
+
+/// Published is published, whatever the position says. But where the first rows of a
+/// transaction were all dropped, nothing of it is, and nobody would be held to the chain
+/// that dropped them: it is begun anew, so that one chain decides about all of it.
+fn resumed(position: Position, last: Id) -> Position {
+    let published = last.position(Lane::Changes);
+    match position {
+        Position::Wal { commit_lsn, ordinal: 1..Position::LAST }
+            if commit_lsn.0 != last.high || last.low == 0 =>
+        {
+            published.max(Position::Wal { commit_lsn, ordinal: 0 })
+        }
+        _ => published.max(position),
+    }
 }
 
 /// Rule: the stream ends where the checkpoint says, and PostgreSQL was told no more

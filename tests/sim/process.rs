@@ -1,0 +1,164 @@
+//! One engine process: opens slot and sink, runs the pipeline, and opens them again when
+//! something fails that can heal. The order of its steps is the engine's.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use kasho::ack::Lag;
+use kasho::error::Class;
+use kasho::pipeline::{self, Classified, Ended, Pipeline, Start};
+use kasho::sink::SinkError;
+use kasho::sink::publisher::{Opening, Publisher, WriterToken};
+use kasho::sink::status::Status;
+use kasho::sink::store::{Checkpoint, Connect};
+use kasho::source::memory::MemoryError;
+use tokio_util::sync::CancellationToken;
+
+use crate::stations::{Generation, Rule, Sabotage, SimSource, pair};
+use crate::world::{SLOT, SYSTEM, World};
+
+const BACKOFF_MS: (u64, u64) = (100, 5_000);
+
+/// What a process knows of its chains.
+pub(crate) struct Memory(Mutex<Known>);
+
+struct Known {
+    newest: Generation,
+    /// The generation that the stream passed last.
+    passed: Option<Generation>,
+}
+
+impl Memory {
+    /// A process starts: the same chain goes on under its number, another one is new.
+    pub(crate) fn starting(checkpoint: Option<&Checkpoint>, rule: Rule) -> Arc<Memory> {
+        let number = checkpoint.map_or(1, |c| c.generation.max(1));
+        let other = checkpoint.is_some_and(|c| c.chain != rule.digest());
+        let newest = Generation { number: number + u64::from(other), rule };
+        Arc::new(Memory(Mutex::new(Known { newest, passed: None })))
+    }
+
+    pub(crate) fn newest(&self) -> Generation {
+        self.0.lock().unwrap().newest
+    }
+
+    /// The files changed.
+    pub(crate) fn reload(&self, rule: Rule) {
+        let mut known = self.0.lock().unwrap();
+        if known.newest.rule != rule {
+            known.newest = Generation { number: known.newest.number + 1, rule };
+        }
+    }
+
+    pub(crate) fn pass(&self, generation: Generation) {
+        self.0.lock().unwrap().passed = Some(generation);
+    }
+
+    /// The chain with which a half published transaction began.
+    fn to_finish(&self, checkpoint: &Checkpoint) -> Option<Generation> {
+        let known = self.0.lock().unwrap();
+        let all = [Some(known.newest), known.passed].into_iter().flatten();
+        all.into_iter().find(|generation| generation.rule.digest() == checkpoint.chain)
+    }
+}
+
+/// Why one run of the stream ended.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    Source(MemoryError),
+    Sink(SinkError),
+    /// Somebody else reads it.
+    SlotInUse,
+    /// The chain that has to finish a transaction is not to be had.
+    Generation(String),
+}
+
+impl Failure {
+    fn class(&self) -> Class {
+        match self {
+            Failure::Source(error) => Classified::class(error),
+            Failure::Sink(error) => error.class(),
+            Failure::SlotInUse => Class::Retry,
+            Failure::Generation(_) => Class::Halt,
+        }
+    }
+}
+
+/// Why a process ended.
+#[derive(Debug)]
+pub(crate) enum Exit {
+    /// Only a person can help.
+    Halted(Failure),
+    /// The server closed.
+    Closed,
+}
+
+/// A process, from its start to its end, unless it is dropped before.
+pub(crate) async fn process(world: Arc<World>, memory: Arc<Memory>, pid: u64, delay: Duration) -> Exit {
+    tokio::time::sleep(delay).await;
+    let mut pause = BACKOFF_MS.0;
+    loop {
+        match once(&world, &memory, pid).await {
+            Ok(Ended::Closed | Ended::Stopped) => return Exit::Closed,
+            Err(failure) => {
+                world.trace.say(format_args!("process {pid}: {failure:?}"));
+                if failure.class() == Class::Halt {
+                    return Exit::Halted(failure);
+                }
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        pause = (pause * 2).min(BACKOFF_MS.1);
+    }
+}
+
+async fn once(world: &Arc<World>, memory: &Arc<Memory>, pid: u64) -> Result<Ended, Failure> {
+    let confirmed_flush = world.postgres().confirmed();
+    tokio::task::yield_now().await;
+    let session = world.take_slot(pid).ok_or(Failure::SlotInUse)?;
+    let source = SimSource::new(world, session);
+    tokio::task::yield_now().await;
+    let (timeline, history) = world.timeline();
+    let store = world.redis.connect().await.map_err(|error| Failure::Sink(error.into()))?;
+    let opening = Opening {
+        slot: SLOT.to_owned(),
+        system_id: SYSTEM.to_owned(),
+        timeline,
+        history,
+        confirmed_flush,
+        token: WriterToken(session),
+        accept_gap: false,
+    };
+    let open = Publisher::open(store, &world.settings, &opening, Status::default());
+    let (publisher, opened) = open.await.map_err(Failure::Sink)?;
+    world.trace.met("opened");
+    let published = opened.published;
+    let open = opened.unfinished;
+    world.trace.say(format_args!("process {pid}: open after {published}, {open:?} unfinished"));
+    let began = match opened.unfinished.filter(|_| world.sabotage != Sabotage::ForgetWhatBegan) {
+        Some(_) => {
+            world.trace.met("half published");
+            let chain = || Failure::Generation(opened.checkpoint.chain.clone());
+            Some(memory.to_finish(&opened.checkpoint).ok_or_else(chain)?)
+        }
+        None => None,
+    };
+    let (chains, sink) = pair(world, memory, publisher, began);
+    let settings = &world.settings;
+    let lag = Lag { ms: settings.ack_lag_ms, bytes: settings.ack_lag_bytes.0 };
+    let unfinished = opened.unfinished.filter(|_| began.is_some());
+    let generation = opened.checkpoint.generation;
+    let start = Start { published, confirmed: opened.confirmed, unfinished, generation };
+    let pipeline = Pipeline::new((source, chains, sink), start, lag, Arc::default());
+    pipeline.run(CancellationToken::new()).await.map_err(|error| match error {
+        pipeline::Error::Source(error) => Failure::Source(error),
+        pipeline::Error::Sink(error) => Failure::Sink(error),
+        pipeline::Error::Transform(never) => match never {},
+    })
+}
+
+/// The process that opened with this token, as the checkpoint holds it.
+pub(crate) fn pid_of(writer: &str) -> Option<u64> {
+    let token = writer.split('-').nth(1)?;
+    Some(u64::from_str_radix(token, 16).ok()? >> 32)
+}
+

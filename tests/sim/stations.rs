@@ -1,0 +1,221 @@
+//! The stations around the pipeline as the engine sets them up: a source that holds a slot
+//! and loses it, chains that drop rows and say which generation they are, a sink that
+//! writes down what it is told of them. Where a run is to be spoilt on purpose
+//! ([`Sabotage`]), it is done here.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use kasho::ack::Durable;
+use kasho::batch::{Batch, Cell, Row, Span};
+use kasho::error::Class;
+use kasho::pipeline::Chains;
+use kasho::position::{Lsn, Position};
+use kasho::sink::id::Id;
+use kasho::sink::memory::MemoryStore;
+use kasho::sink::publisher::{Description, Publisher};
+use kasho::sink::{Sink, SinkError};
+use kasho::source::memory::{MemoryError, MemorySource};
+use kasho::source::{Received, Source};
+
+use crate::process::Memory;
+use crate::random::mix;
+use crate::world::World;
+
+/// What is broken on purpose, to see that the check complains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sabotage {
+    None,
+    /// The sink forgets a row now and then.
+    LoseRows,
+    /// The chain changes in the middle of a transaction.
+    MixGenerations,
+    /// The sink says "durable" without having waited.
+    LieAboutDurability,
+    /// A half published transaction is finished by the newest chain.
+    ForgetWhatBegan,
+}
+
+/// Which rows a chain keeps: 0 all, 1 none, the others two of three.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Rule(pub(crate) u64);
+
+impl Rule {
+    pub(crate) const ALL: [Rule; 5] = [Rule(0), Rule(1), Rule(2), Rule(3), Rule(4)];
+
+    pub(crate) fn keeps(self, position: Position) -> bool {
+        let Position::Wal { commit_lsn, ordinal } = position else { return true };
+        match self.0 {
+            0 => true,
+            1 => false,
+            rule => mix(mix(rule, commit_lsn.0), ordinal) % 3 != 0,
+        }
+    }
+
+    /// The digest of the chain, and the mark it leaves in rows.
+    pub(crate) fn digest(self) -> String {
+        format!("rule {}", self.0)
+    }
+
+    pub(crate) fn description(self) -> Description {
+        let (options, key_fingerprint) = ("options".to_owned(), "none".to_owned());
+        Description { options, chain: self.digest(), key_fingerprint }
+    }
+}
+
+/// A rule under its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Generation {
+    pub(crate) number: u64,
+    pub(crate) rule: Rule,
+}
+
+/// A reader of the slot. One that lost it hands out what it had received before, and is
+/// heard no more.
+pub(crate) struct SimSource {
+    world: Arc<World>,
+    inner: MemorySource,
+    session: u64,
+    received: u64,
+}
+
+impl SimSource {
+    pub(crate) fn new(world: &Arc<World>, session: u64) -> SimSource {
+        let inner = world.postgres().open(Lsn::ZERO, world.limits);
+        SimSource { world: Arc::clone(world), inner, session, received: session % 4 }
+    }
+
+    fn holds(&self) -> bool {
+        self.world.holder() == Some(self.session)
+    }
+}
+
+impl Source for SimSource {
+    type Error = MemoryError;
+
+    async fn next(&mut self) -> Result<Received, MemoryError> {
+        if !self.holds() {
+            self.received = self.received.checked_sub(1).ok_or(MemoryError(Class::Retry))?;
+        }
+        self.inner.next().await
+    }
+
+    fn acknowledge(&mut self, durable: Durable) {
+        if self.holds() {
+            self.world.acknowledged(durable.lsn());
+            self.inner.acknowledge(durable);
+        }
+    }
+}
+
+impl Drop for SimSource {
+    fn drop(&mut self) {
+        self.world.release(self.session);
+    }
+}
+
+/// The generation that the batch in flight passes.
+type Adopted = Arc<Mutex<Generation>>;
+
+/// As the engine's: takes the newest generation of its process.
+pub(crate) struct SimChains {
+    world: Arc<World>,
+    memory: Arc<Memory>,
+    adopted: Adopted,
+}
+
+/// As the engine's: tells the publisher which chain it is, with its first batch.
+pub(crate) struct SimSink {
+    publisher: Publisher<MemoryStore>,
+    memory: Arc<Memory>,
+    adopted: Adopted,
+    told: Option<u64>,
+    sabotage: Sabotage,
+}
+
+/// A chain and a sink that belong together; `began` has to finish what is half published.
+pub(crate) fn pair(
+    world: &Arc<World>,
+    memory: &Arc<Memory>,
+    publisher: Publisher<MemoryStore>,
+    began: Option<Generation>,
+) -> (SimChains, SimSink) {
+    let adopted = Arc::new(Mutex::new(began.unwrap_or_else(|| memory.newest())));
+    let (world, sabotage) = (Arc::clone(world), world.sabotage);
+    let (chains, memory) = (Arc::clone(memory), Arc::clone(memory));
+    let chains = SimChains { world, memory: chains, adopted: Arc::clone(&adopted) };
+    (chains, SimSink { publisher, memory, adopted, told: None, sabotage })
+}
+
+impl Chains for SimChains {
+    type Error = Infallible;
+
+    fn adopted(&self) -> u64 {
+        self.adopted.lock().unwrap().number
+    }
+
+    fn adopt(&mut self) -> u64 {
+        let newest = self.memory.newest();
+        *self.adopted.lock().unwrap() = newest;
+        newest.number
+    }
+
+    async fn apply(&mut self, mut batch: Batch) -> Result<Batch, Infallible> {
+        tokio::task::yield_now().await;
+        let mut rule = self.adopted.lock().unwrap().rule;
+        if self.world.sabotage == Sabotage::MixGenerations && batch.continues() {
+            rule = self.memory.newest().rule;
+        }
+        for piece in batch.pieces.iter().filter(|piece| !piece.rows.is_empty()) {
+            self.world.work(|log| log.passes(piece.xid, piece.commit_lsn, rule));
+        }
+        let digest = rule.digest();
+        let len = u32::try_from(digest.len()).unwrap();
+        let segment = batch.push_segment(Bytes::from(digest));
+        let mark = Cell::Text(Span { segment, start: 0, len });
+        for at in 0..batch.rows.len() {
+            let row = &mut batch.rows[at];
+            row.dropped = !rule.keeps(row.position);
+            let (new, old) = (row.new, row.old);
+            for image in [new, old].into_iter().flatten() {
+                batch.cells_mut(image)[1] = mark;
+            }
+        }
+        Ok(batch)
+    }
+}
+
+impl Sink for SimSink {
+    type Error = SinkError;
+
+    async fn publish(
+        &mut self,
+        mut batch: Batch,
+        generation: u64,
+        confirmed: Lsn,
+    ) -> Result<(), SinkError> {
+        if self.told != Some(generation) && !batch.continues() {
+            let adopted = *self.adopted.lock().unwrap();
+            self.publisher.describe(adopted.rule.description());
+            self.memory.pass(adopted);
+            self.told = Some(generation);
+        }
+        if self.sabotage == Sabotage::LoseRows {
+            let unlucky = |row: &&mut Row| mix(Id::of(row.position).high, 77) % 4 == 0;
+            batch.rows.iter_mut().filter(unlucky).for_each(|row| row.dropped = true);
+        }
+        self.publisher.publish(batch, generation, confirmed).await
+    }
+
+    async fn confirm(&mut self, position: Lsn, confirmed: Lsn) -> Result<(), SinkError> {
+        self.publisher.confirm(position, confirmed).await
+    }
+
+    async fn flush(&mut self) -> Result<(), SinkError> {
+        match self.sabotage {
+            Sabotage::LieAboutDurability => Ok(()),
+            _ => self.publisher.flush().await,
+        }
+    }
+}
