@@ -4,7 +4,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := test
-.PHONY: setup test lint guests fmt
+.PHONY: setup test lint guests fmt demo bench
 
 setup:
 	@.ci/setup
@@ -23,6 +23,16 @@ lint: setup
 guests: setup
 	$(CARGO) build --locked --profile guest --target wasm32-unknown-unknown \
 	  --target-dir "$${CARGO_TARGET_DIR:-target}/guests" $(patsubst plugins/%/Cargo.toml,-p kasho-%,$(wildcard plugins/*/Cargo.toml))
+
+# A database loaded and streamed through two plugins; ARGS=--keep leaves it running.
+demo: setup guests
+	$(CARGO) build --locked --release --bin kasho
+	@config/demo/run $(ARGS)
+
+# Ratios to baselines of the same run; QUICK=1 for less, BENCH=drain,memory for parts.
+bench: setup guests
+	$(CARGO) build --locked --release --bin kasho
+	@KASHO_BIN="$$(realpath "$${CARGO_TARGET_DIR:-target}")/release/kasho" $(CARGO) bench --locked -p kasho-tests --bench bench
 
 fmt:
 	$(CARGO) fmt --all

@@ -10,9 +10,8 @@ mod error;
 mod findings;
 mod node;
 mod read;
-mod secret;
-mod sections;
 pub mod size;
+mod with;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -22,12 +21,10 @@ use serde::Deserialize;
 pub use env::Env;
 pub use error::{Errors, Place, Problem};
 pub(crate) use findings::Findings;
-pub(crate) use secret::secret;
-pub use secret::{KEY_BYTES, KeyConfig};
-pub use sections::{Binding, Keys, NewColumns, OnError, PluginsConfig, Rules, Unruled};
 pub use size::Size;
+pub(crate) use with::{secret, verbatim};
 
-use crate::{bootstrap, control, log, sink, source};
+use crate::{bootstrap, control, log, sink, source, transform};
 use node::{Entry, Kind, Node};
 use read::Context;
 
@@ -47,18 +44,18 @@ pub struct Config {
     /// The control and change stream service.
     pub grpc: control::Config,
     /// Where plugins are.
-    pub plugins: PluginsConfig,
+    pub plugins: transform::Plugins,
     /// What happens to tables that no binding names; unset, `halt` once anything masks
     /// and `pass` otherwise.
-    pub unruled_tables: Option<Unruled>,
+    pub unruled_tables: Option<transform::Unruled>,
     /// Confirms every setting by which rows leave unmasked.
     pub allow_unmasked: bool,
     /// Confirms, for unattended use, a file that masks less than the running one.
     pub accept_unmask: bool,
     /// Masking keys by name.
-    pub keys: Keys,
+    pub keys: BTreeMap<String, transform::KeySource>,
     /// The chain, in order.
-    pub transform: Vec<Binding>,
+    pub transform: Vec<transform::Binding>,
     /// What is logged.
     pub log: log::Config,
     /// What each key of the file said, for [`Config::changes`].
@@ -119,20 +116,38 @@ impl Config {
         config.said = context.values.take();
         let mut problems = syntax;
         problems.extend(context.problems.take());
-        config.load_keys(folder, &mut problems);
+        config.rebase(folder);
         // A value that is left out for an error must not be called missing beside.
         let broken: BTreeSet<String> = problems.iter().map(|p| p.key.clone()).collect();
-        let invalid = config.invalid().into_iter().filter(|(key, _)| !broken.contains(key));
+        // Nor must a binding be held against keys, or counted by bindings, that are left out.
+        let partial = problems.iter().any(|p| {
+            p.key.starts_with("keys") || p.key.starts_with("transform") && !p.key.contains('.')
+        });
+        let told = |key: &str| broken.contains(key) || partial && key.starts_with("transform[");
+        let invalid = config.invalid().into_iter().filter(|(key, _)| !told(key));
         problems.extend(invalid.map(|(key, message)| {
             let place = config.said.get(&key).map_or(Place::Nowhere, |(place, _)| place.clone());
             Problem { place, key, message }
         }));
-        config.rebase(folder);
         if problems.is_empty() {
             return Ok(config);
         }
         problems.sort_by(|a, b| a.place.cmp(&b.place));
         Err(Errors { file: path.to_owned(), problems })
+    }
+
+    /// The settings of the chain: all that stands at the top of the file and in `[keys]`,
+    /// `[plugins]` and `[[transform]]`.
+    #[must_use]
+    pub fn chain(&self) -> transform::Config {
+        transform::Config {
+            unruled_tables: self.unruled_tables,
+            allow_unmasked: self.allow_unmasked,
+            accept_unmask: self.accept_unmask,
+            keys: self.keys.clone(),
+            transform: self.transform.clone(),
+            plugins: self.plugins.clone(),
+        }
     }
 
     /// What a reload from here to `new` would change.
@@ -159,15 +174,6 @@ impl Config {
         changes
     }
 
-    fn load_keys(&mut self, folder: &Path, problems: &mut Vec<Problem>) {
-        for (name, key) in &mut self.keys {
-            let Err(message) = key.load(folder) else { continue };
-            let path = format!("keys.{name}");
-            let place = self.said.get(&path).map_or(Place::Nowhere, |(place, _)| place.clone());
-            problems.push(Problem { place, key: path, message });
-        }
-    }
-
     /// Makes paths relative to the file.
     fn rebase(&mut self, folder: &Path) {
         let fixed =
@@ -181,7 +187,11 @@ impl Config {
             &mut grpc.tls_key,
             &mut grpc.client_ca,
         ];
-        let paths = fixed.into_iter().chain(optional.into_iter().flatten());
+        let keys = self.keys.values_mut().filter_map(|key| match key {
+            transform::KeySource::File(path) => Some(path),
+            transform::KeySource::Env(_) => None,
+        });
+        let paths = fixed.into_iter().chain(optional.into_iter().flatten()).chain(keys);
         paths.for_each(|path: &mut PathBuf| *path = folder.join(&*path));
     }
 
@@ -193,44 +203,13 @@ impl Config {
         found.section("bootstrap", self.bootstrap.invalid());
         found.section("grpc", self.grpc.invalid());
         found.section("log", self.log.invalid());
-        self.invalid_chain(&mut found);
+        found.extend(self.chain().invalid());
+        for (name, source) in &self.keys {
+            if let Err(error) = transform::Key::read(name, source) {
+                found.wrong(format!("keys.{name}"), error.to_string());
+            }
+        }
         found
-    }
-
-    fn invalid_chain(&self, found: &mut Findings) {
-        let mut names = BTreeSet::new();
-        for (i, binding) in self.transform.iter().enumerate() {
-            let mut tell = |key: &str, message: &str| {
-                found.wrong(format!("transform[{i}].{key}"), message);
-            };
-            if !names.insert(&binding.name) {
-                tell("name", "is the name of an earlier transform too");
-            }
-            if binding.tables.is_empty() {
-                tell("tables", "names no table");
-            }
-            if binding.tables.iter().any(|table| !table.contains('.')) {
-                tell("tables", "a table is written schema.table, or schema.* for all");
-            }
-            let digest =
-                |text: &String| text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
-            if binding.sha256.as_ref().is_some_and(|text| !digest(text)) {
-                tell("sha256", "is 64 hexadecimal digits");
-            }
-            for (key, value) in [("memory_mib", binding.memory_mib), ("max_rows", binding.max_rows)]
-            {
-                if value == 0 {
-                    tell(key, "must be greater than 0");
-                }
-            }
-            if binding.deadline_ms == 0 {
-                tell("deadline_ms", "must be greater than 0");
-            }
-        }
-        if self.unruled_tables == Some(Unruled::Pass) && !self.allow_unmasked {
-            let message = "\"pass\" lets rows leave unmasked: confirm with allow_unmasked = true";
-            found.wrong("unruled_tables", message);
-        }
     }
 }
 

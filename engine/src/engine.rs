@@ -28,7 +28,6 @@ mod effects;
 mod loading;
 mod observe;
 mod prepare;
-mod shim;
 mod status;
 mod streaming;
 mod world;

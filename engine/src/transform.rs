@@ -48,6 +48,8 @@ pub use load::{Options, load};
 #[cfg(test)]
 mod evil;
 #[cfg(test)]
+mod real;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;

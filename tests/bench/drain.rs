@@ -9,8 +9,8 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use crate::amount;
 use crate::harness::{Engine, Postgres, Redis, eventually};
-use crate::quick;
 use crate::table::{Spread, Table};
 
 const TABLE: &str = "
@@ -27,7 +27,6 @@ const MASK: &str = r#"
     plugin = "anonymize.wasm"
     tables = ["public.t10"]
     key = "bench"
-    new_columns = "pass"
     [transform.rules]
     "public.t10.id" = "pass"
     "public.t10.t1" = "fake_email"
@@ -56,8 +55,8 @@ struct Drained {
 }
 
 pub(crate) async fn run(table: &mut Table) {
-    let rows: u64 = if quick() { 100_000 } else { 500_000 };
-    let rounds = if quick() { 3 } else { 5 };
+    let rows: u64 = amount(5_000, 100_000, 500_000);
+    let rounds = amount(1, 3, 5);
     let (pg, redis) = tokio::join!(
         Postgres::builder().setting("max_wal_size", "8GB").start(),
         Redis::builder().setting("save", "").start()
@@ -69,7 +68,11 @@ pub(crate) async fn run(table: &mut Table) {
     let end = pg.value("SELECT pg_current_wal_flush_lsn()").await;
     let (mut base, mut without, mut with) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..=rounds {
-        let measured = (baseline(&pg, &end).await, plain.drain(&pg, &redis).await, masked.drain(&pg, &redis).await);
+        let measured = (
+            baseline(&pg, &end).await,
+            plain.drain(&pg, &redis).await,
+            masked.drain(&pg, &redis).await,
+        );
         // The first round warms the caches of the file system.
         if round > 0 {
             base.push(measured.0);
@@ -84,13 +87,15 @@ fn report(table: &mut Table, rows: f64, base: &[Drained], without: &[Drained], w
     let rates = |of: &[Drained]| of.iter().map(|d| rows / d.wall).collect::<Vec<f64>>();
     let (base_rate, plain_rate, mask_rate) = (rates(base), rates(without), rates(with));
     let median = |of: &[f64]| Spread::of(of.iter().copied()).median;
-    let absolute = format!(
-        "{:.0}k rows/s against {:.0}k",
-        median(&mask_rate) / 1e3,
-        median(&base_rate) / 1e3
-    );
+    let absolute =
+        format!("{:.0}k rows/s against {:.0}k", median(&mask_rate) / 1e3, median(&base_rate) / 1e3);
     let masked = Spread::ratio(&mask_rate, &base_rate);
-    table.at_least("drain to Redis, TCP, one column masked : pg_recvlogical", &masked, 0.8, &absolute);
+    table.at_least(
+        "drain to Redis, TCP, one column masked : pg_recvlogical",
+        &masked,
+        0.8,
+        &absolute,
+    );
     let absolute = format!(
         "{:.0}k rows/s against {:.0}k",
         median(&mask_rate) / 1e3,
@@ -101,7 +106,12 @@ fn report(table: &mut Table, rows: f64, base: &[Drained], without: &[Drained], w
     let cpu = |of: &[Drained]| of.iter().map(|d| d.cpu * 1e6 / rows).collect::<Vec<f64>>();
     let (base_cpu, mask_cpu) = (cpu(base), cpu(with));
     let absolute = format!("{:.2} s a million rows, {:.2} s", median(&mask_cpu), median(&base_cpu));
-    table.at_most("engine CPU : pg_recvlogical's", &Spread::ratio(&mask_cpu, &base_cpu), 1.5, &absolute);
+    table.at_most(
+        "engine CPU : pg_recvlogical's",
+        &Spread::ratio(&mask_cpu, &base_cpu),
+        1.5,
+        &absolute,
+    );
     let start = Spread::of(with.iter().map(|d| d.start_up));
     table.at_most("seconds from start to reading the slot, one plugin", &start, 1.0, "");
 }
@@ -137,7 +147,16 @@ async fn fresh_slot(pg: &Postgres, name: &str) {
 async fn baseline(pg: &Postgres, end: &str) -> Drained {
     fresh_slot(pg, "recv").await;
     let mut command = pg.tool("pg_recvlogical");
-    command.args(["-h", "127.0.0.1", "-p", &pg.port().to_string(), "-U", "postgres", "-d", "postgres"]);
+    command.args([
+        "-h",
+        "127.0.0.1",
+        "-p",
+        &pg.port().to_string(),
+        "-U",
+        "postgres",
+        "-d",
+        "postgres",
+    ]);
     command.args(["-S", "recv", "--start", "--no-loop", "-f", "/dev/null", "--endpos", end]);
     command.args(["-o", "proto_version=1", "-o", "publication_names=kasho_pub"]);
     let (started, cpu) = (Instant::now(), children_cpu());
@@ -149,7 +168,9 @@ async fn baseline(pg: &Postgres, end: &str) -> Drained {
 impl Variant {
     async fn start(pg: &Postgres, redis: &Redis, name: &'static str, more: &str) -> Variant {
         let builder = Engine::builder();
-        builder.home().write("key", [7u8; 32]);
+        builder
+            .home()
+            .write("key", "5f1b0c7d93ae48e6b2d40f8a67c1e35920b4d86fa7139ce25d08f6417ba3c94e");
         let config = format!(
             "[source]\nurl = \"{}\"\nslot = \"{name}\"\n[redis]\nurl = \"{}\"\nprefix = \"{name}\"\n\
              [grpc]\nlisten = \"127.0.0.1:{}\"\n{more}",
@@ -158,7 +179,8 @@ impl Variant {
             builder.home().grpc_port()
         );
         let engine = builder.plugin("anonymize").config(&config).start();
-        eventually("the engine", async || (engine.run(&["status"]).await.code == 0).then_some(())).await;
+        eventually("the engine", async || (engine.run(&["status"]).await.code == 0).then_some(()))
+            .await;
         engine.run(&["bootstrap", "--yes"]).await.success();
         engine.terminate().await;
         let keys: Vec<String> = redis.command(&["KEYS", &format!("{{{name}}}:*")]).await;
@@ -177,11 +199,13 @@ impl Variant {
         let _: () = redis::cmd("FLUSHALL").query_async(&mut client).await.expect("FLUSHALL");
         for (key, bytes) in &self.keys {
             let mut restore = redis::cmd("RESTORE");
-            let _: () = restore.arg(key).arg(0).arg(bytes).query_async(&mut client).await.expect("RESTORE");
+            let _: () =
+                restore.arg(key).arg(0).arg(bytes).query_async(&mut client).await.expect("RESTORE");
         }
         let started = Instant::now();
         self.engine.start_again();
-        let active = format!("SELECT active FROM pg_replication_slots WHERE slot_name = '{}'", self.name);
+        let active =
+            format!("SELECT active FROM pg_replication_slots WHERE slot_name = '{}'", self.name);
         let observer = pg.client().await;
         loop {
             if observer.query_one(&active, &[]).await.expect("slot").get::<_, bool>(0) {
@@ -194,7 +218,8 @@ impl Variant {
         let key = format!("{{{}}}:1:changes", self.name);
         let rows: u64 = pg.value("SELECT count(*) FROM t10").await.parse().expect("count");
         loop {
-            let length: u64 = redis::cmd("XLEN").arg(&key).query_async(&mut client).await.expect("XLEN");
+            let length: u64 =
+                redis::cmd("XLEN").arg(&key).query_async(&mut client).await.expect("XLEN");
             if length >= rows {
                 break;
             }

@@ -1,8 +1,8 @@
 //! What the engine's memory peaks at: one transaction of a million rows, and a load of
 //! two gigabytes. Peak is the kernel's high-water mark of the resident set.
 
+use crate::amount;
 use crate::harness::{Engine, Postgres, Redis, eventually};
-use crate::quick;
 use crate::table::{Spread, Table};
 
 pub(crate) async fn run(table: &mut Table) {
@@ -19,7 +19,8 @@ async fn engine(pg: &Postgres, redis: &Redis) -> Engine {
         builder.home().grpc_port()
     );
     let engine = builder.config(&config).start();
-    eventually("the engine", async || (engine.run(&["status"]).await.code == 0).then_some(())).await;
+    eventually("the engine", async || (engine.run(&["status"]).await.code == 0).then_some(()))
+        .await;
     engine
 }
 
@@ -28,23 +29,36 @@ async fn length(redis: &Redis, stream: &str) -> u64 {
 }
 
 async fn transaction(table: &mut Table) {
-    let rows: u64 = if quick() { 200_000 } else { 1_000_000 };
+    let rows: u64 = amount(10_000, 200_000, 1_000_000);
     let (pg, redis) = tokio::join!(Postgres::start(), Redis::builder().setting("save", "").start());
-    pg.sql("CREATE TABLE t (id bigint PRIMARY KEY, v text); CREATE PUBLICATION kasho_pub FOR TABLE t").await;
+    pg.sql(
+        "CREATE TABLE t (id bigint PRIMARY KEY, v text); CREATE PUBLICATION kasho_pub FOR TABLE t",
+    )
+    .await;
     let engine = engine(&pg, &redis).await;
     engine.run(&["bootstrap", "--yes"]).await.success();
-    pg.sql(&format!("INSERT INTO t SELECT n, repeat(md5(n::text), 8) FROM generate_series(1, {rows}) n")).await;
-    eventually("the transaction", async || (length(&redis, "changes").await >= rows).then_some(())).await;
+    pg.sql(&format!(
+        "INSERT INTO t SELECT n, repeat(md5(n::text), 8) FROM generate_series(1, {rows}) n"
+    ))
+    .await;
+    eventually("the transaction", async || (length(&redis, "changes").await >= rows).then_some(()))
+        .await;
     let peak = peak_mib(engine.process().pid());
     let what = format!("MiB at the peak, one transaction of {rows} rows");
     table.at_most(&what, &Spread::of([peak]), 100.0, "");
 }
 
 async fn load(table: &mut Table) {
-    let rows: u64 = if quick() { 200_000 } else { 2_000_000 };
+    let rows: u64 = amount(10_000, 200_000, 2_000_000);
     let (pg, redis) = tokio::join!(Postgres::start(), Redis::builder().setting("save", "").start());
-    pg.sql("CREATE TABLE t (id bigint PRIMARY KEY, v text); CREATE PUBLICATION kasho_pub FOR TABLE t").await;
-    pg.sql(&format!("INSERT INTO t SELECT n, repeat(md5(n::text), 32) FROM generate_series(1, {rows}) n")).await;
+    pg.sql(
+        "CREATE TABLE t (id bigint PRIMARY KEY, v text); CREATE PUBLICATION kasho_pub FOR TABLE t",
+    )
+    .await;
+    pg.sql(&format!(
+        "INSERT INTO t SELECT n, repeat(md5(n::text), 32) FROM generate_series(1, {rows}) n"
+    ))
+    .await;
     let engine = engine(&pg, &redis).await;
     let started = std::time::Instant::now();
     engine.run(&["bootstrap", "--yes"]).await.success();

@@ -40,9 +40,18 @@ impl Table {
         self.push(what, figure, figure.median <= target, &format!("≤ {target}"), absolute);
     }
 
+    /// A figure without a target.
+    pub(crate) fn figure(&mut self, what: &str, figure: &Spread) {
+        self.push(what, figure, true, "", "");
+    }
+
     fn push(&mut self, what: &str, figure: &Spread, met: bool, target: &str, absolute: &str) {
         let Spread { median, min, max } = figure;
-        let verdict = if met { "reached" } else { "NOT reached" };
+        let verdict = match (target, met) {
+            ("", _) => "",
+            (_, true) => "reached",
+            (_, false) => "NOT reached",
+        };
         self.rows.push([
             what.to_owned(),
             format!("{median:.2} ({min:.2}–{max:.2})"),

@@ -123,13 +123,15 @@ async fn mistakes_about_plugins() {
     let key = "[keys]\nk = { file = \"key\" }\n";
     let with = |text: &str| {
         let builder = engine(&pg.url(), &redis.url(), text);
-        builder.home().write("key", [7u8; 32]);
+        builder
+            .home()
+            .write("key", "5f1b0c7d93ae48e6b2d40f8a67c1e35920b4d86fa7139ce25d08f6417ba3c94e");
         builder.plugin("anonymize")
     };
 
     let builder = with(&binding("broken.wasm", "email", key));
     builder.home().write("plugins/broken.wasm", "#!/bin/sh");
-    says(&refused(builder).await, &["broken.wasm", "WASM"]);
+    says(&refused(builder).await, &["broken.wasm", "WebAssembly"]);
 
     let error = refused(with(&binding("missing.wasm", "email", key))).await;
     says(&error, &["missing.wasm"]);

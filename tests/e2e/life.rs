@@ -102,6 +102,7 @@ async fn an_emptied_redis_halts_the_engine_with_the_two_ways_on() {
     world.bootstrap().await;
     fill(&world.pg, 1_001, 1_100).await;
     eventually("the changes", async || (world.entries("changes").await >= 100).then_some(())).await;
+    world.redis.kill9().await;
     world.redis.start_empty().await;
     let error = eventually("the engine to say so", async || {
         let status = world.try_status().await?;

@@ -15,6 +15,7 @@ mod plugins;
 mod readme;
 mod sink;
 mod snapshot;
+mod states;
 mod types;
 mod wal;
 mod world;

@@ -20,7 +20,9 @@ async fn both_readers_read() {
     world.settle(4).await;
 
     let mut shell = Command::new("bash");
-    shell.args(["-euc", &block("sh reader")]).env("KV_URL", world.redis.url());
+    shell
+        .args(["-euc", &block("sh reader")])
+        .env("KV_URL", world.redis.url().replace("//:", "//default:"));
     let output = Output::of(shell, "").await.success();
     assert!(output.stdout.contains("public.ledger"), "{}", output.stdout);
 

@@ -19,6 +19,8 @@ for name, values in seen.items():
         for id, entry in page:
             if entry[b"o"] in (b"read", b"insert"):
                 data = msgpack.unpackb(entry[b"d"])
+                if "v" not in data["cols"]:
+                    continue
                 row = dict(zip(data["cols"], data["new"]))
                 key = (entry[b"t"].decode(), (int(row["id"]) - 1) % 1000)
                 values[key] = (row["v"], dict(zip(data["cols"], data["oids"]))["v"])

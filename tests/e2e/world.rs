@@ -52,7 +52,9 @@ impl World {
 
     /// `kasho status --json`; none while the engine does not answer.
     pub(crate) async fn try_status(&self) -> Option<Value> {
-        let output = self.engine.run(&["status", "--json"]).await;
+        // By address: a test may have spoiled the configuration file.
+        let address = format!("http://127.0.0.1:{}", self.engine.home().grpc_port());
+        let output = self.engine.run(&["status", "--json", "--address", &address]).await;
         (output.code == 0).then(|| serde_json::from_str(&output.stdout).expect("JSON"))
     }
 

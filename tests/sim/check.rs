@@ -64,7 +64,8 @@ fn transaction(happened: &Happened, group: &[Entry], through: Position) -> Vec<S
             say(format!("xid {}", entry.xid));
         }
     }
-    let position = |event: &&Event| Position::Wal { commit_lsn: *commit_lsn, ordinal: event.ordinal };
+    let position =
+        |event: &&Event| Position::Wal { commit_lsn: *commit_lsn, ordinal: event.ordinal };
     let closed = group.last().is_some_and(|entry| entry.last);
     let told = |event: &&Event| closed || position(event) <= through;
     let rows: Vec<&Entry> = group.iter().filter(|entry| entry.op != EntryOp::Commit).collect();
@@ -80,7 +81,10 @@ fn transaction(happened: &Happened, group: &[Entry], through: Position) -> Vec<S
     let untouched = group.is_empty() && !events.iter().any(|event| told(&event));
     if !untouched && !passed.iter().any(fits) {
         let found: Vec<Id> = group.iter().map(|entry| Id::of(entry.position)).collect();
-        say(format!("{found:?} under {marks:?} are not what any of {passed:?} keeps of {}", events.len()));
+        say(format!(
+            "{found:?} under {marks:?} are not what any of {passed:?} keeps of {}",
+            events.len()
+        ));
     }
     wrong
 }

@@ -58,7 +58,8 @@ pub(crate) struct Run {
     /// Redis lost what PostgreSQL was told.
     doomed: bool,
     end: Option<End>,
-    /// How often an operator restarts a process in place where a rule is put back.
+    seen: Seen,
+    /// Where a rule is put back, the process is told so, and not started anew.
     pub(crate) in_place: bool,
 }
 
@@ -72,7 +73,8 @@ impl Run {
         let world = Arc::new(World::new(settings, limits, trace, sabotage).await);
         let (fibers, rule) = (Vec::new(), Rule(0));
         let (pids, main, doomed, end, in_place) = (0, 0, false, None, false);
-        Run { world, fibers, pids, main, rule, doomed, end, in_place }
+        let seen = Seen::default();
+        Run { world, fibers, pids, main, rule, doomed, end, seen, in_place }
     }
 
     fn say(&self, what: &str) {
@@ -148,7 +150,11 @@ impl Run {
         self.doomed |= kept.is_none_or(|kept| kept < told);
         self.say(&format!("fail-over, {lost} lost, kept {kept:?}, told {told}"));
         if lost > 0 {
-            self.world.trace.met(if self.doomed { "tail lost outside" } else { "tail lost inside" });
+            self.world.trace.met(if self.doomed {
+                "tail lost outside"
+            } else {
+                "tail lost inside"
+            });
         }
         let settings = &self.world.settings;
         if self.doomed && settings.durability != kasho::sink::config::Durability::Reply {
@@ -189,10 +195,12 @@ impl Run {
             if fiber.frozen {
                 continue;
             }
-            let before = crowd.then(|| self.world.redis.checkpoint(false));
+            if crowd {
+                self.seen.look(&self.world);
+            }
             let exit = fiber.future.as_mut().poll(cx);
-            if let Some(before) = before {
-                rightful(&self.world, fiber.pid, before.as_ref());
+            if crowd {
+                rightful(&self.world, fiber.pid, &self.seen);
             }
             if let Poll::Ready(exit) = exit {
                 at -= 1;
@@ -280,10 +288,29 @@ impl Run {
     }
 }
 
+/// The checkpoint after the newest write.
+#[derive(Default)]
+struct Seen {
+    writes: u64,
+    checkpoint: Option<Checkpoint>,
+}
+
+impl Seen {
+    fn look(&mut self, world: &World) {
+        let writes = world.redis.writes();
+        if writes != self.writes || self.checkpoint.is_none() {
+            (self.writes, self.checkpoint) = (writes, world.redis.checkpoint(false));
+        }
+    }
+}
+
 /// Rule: only who raised the token last changes anything; to raise it is a change of its own.
-fn rightful(world: &World, pid: u64, before: Option<&Checkpoint>) {
+fn rightful(world: &World, pid: u64, before: &Seen) {
+    if world.redis.writes() == before.writes {
+        return;
+    }
     let after = world.redis.checkpoint(false);
-    if after.as_ref() == before {
+    if after == before.checkpoint {
         return;
     }
     let writer = after.map(|checkpoint| checkpoint.writer).unwrap_or_default();

@@ -123,11 +123,7 @@ impl Log {
         self.happened.push(Happened { xid: 0, lsn, end: lsn, events, passed: BTreeSet::new() });
     }
 
-    pub(crate) fn transaction(
-        &mut self,
-        kinds: impl Iterator<Item = Kind>,
-        logged: bool,
-    ) -> Lsn {
+    pub(crate) fn transaction(&mut self, kinds: impl Iterator<Item = Kind>, logged: bool) -> Lsn {
         let (mut transaction, mut events) = (Transaction::new(), Vec::new());
         for (kind, ordinal) in kinds.zip(1..) {
             let event;

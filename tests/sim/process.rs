@@ -93,7 +93,12 @@ pub(crate) enum Exit {
 }
 
 /// A process, from its start to its end, unless it is dropped before.
-pub(crate) async fn process(world: Arc<World>, memory: Arc<Memory>, pid: u64, delay: Duration) -> Exit {
+pub(crate) async fn process(
+    world: Arc<World>,
+    memory: Arc<Memory>,
+    pid: u64,
+    delay: Duration,
+) -> Exit {
     tokio::time::sleep(delay).await;
     let mut pause = BACKOFF_MS.0;
     loop {
@@ -160,4 +165,3 @@ pub(crate) fn pid_of(writer: &str) -> Option<u64> {
     let token = writer.split('-').nth(1)?;
     Some(u64::from_str_radix(token, 16).ok()? >> 32)
 }
-

@@ -33,11 +33,7 @@ pub(crate) fn simulate(seed: u64, all_lines: bool, sabotage: Sabotage) -> Report
     })
 }
 
-async fn whole_run(
-    random: &mut Random,
-    trace: &Trace,
-    sabotage: Sabotage,
-) -> (End, Vec<String>) {
+async fn whole_run(random: &mut Random, trace: &Trace, sabotage: Sabotage) -> (End, Vec<String>) {
     let (settings, limits) = (settings(random), limits(random));
     let mut run = Run::new(settings, limits, trace, sabotage).await;
     let weather = Weather { per_mille: random.one(&[0, 10, 40, 150]) };

@@ -157,7 +157,9 @@ impl World {
         let open = open.map(|(commit_lsn, _)| commit_lsn);
         drop(state);
         if let Some(open) = open {
-            self.complain(format!("{lsn} is acknowledged, the transaction at {open} is not stored"));
+            self.complain(format!(
+                "{lsn} is acknowledged, the transaction at {open} is not stored"
+            ));
         }
     }
 

@@ -1,5 +1,5 @@
 //! `[bootstrap]` of the configuration file: how the initial data is read. What can go
-//! wrong: values that make no sense, which [`Config::invalid`] names all at once.
+//! wrong: values that make no sense, which `Config::invalid` names all at once.
 
 use std::path::PathBuf;
 

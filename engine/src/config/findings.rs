@@ -26,6 +26,11 @@ impl Findings {
         }
     }
 
+    /// Takes over what else is wrong with the same section.
+    pub(crate) fn extend(&mut self, found: Findings) {
+        self.0.extend(found.0);
+    }
+
     /// Takes over what is wrong with the section of this name.
     pub(crate) fn section(&mut self, name: &str, found: Findings) {
         self.0.extend(found.0.into_iter().map(|(key, message)| (format!("{name}.{key}"), message)));

@@ -81,14 +81,6 @@ impl<'de> Deserialize<'de> for Size {
     }
 }
 
-/// For a `u64` field: `#[serde(deserialize_with = "crate::config::size::bytes")]`.
-///
-/// # Errors
-/// The deserializer's, and a text that is no size.
-pub fn bytes<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
-    Size::deserialize(from).map(|size| size.0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -37,16 +37,17 @@ fn every_form_of_a_value_is_read() {
         [source]\nurl = 'x'\nqueue_bytes = '1MiB'\nmessages = ['a', 'b']\n\
         [redis]\nurl = 'y'\ndurability = { replicas = 2 }\nencoding = 'json'\n\
         [redis.budget]\nchanges = '512MiB'\nbootstrap = 0.25\n\
-        [[transform]]\nname = 'm'\nplugin = 'a.wasm'\ntables = ['public.*']\non_error = 'dead_letter'\n\
+        [[transform]]\nname = 'm'\nplugin = 'a.wasm'\ntables = ['public.*']\non_error = 'drop'\n\
         [transform.rules]\n'public.users.email' = 'fake_email'\n\
         're' = { to = '${1}$$', file = 'x', n = 1, f = [1.5, true] }\n";
     let config = parse(text).unwrap();
     assert_eq!(config.source.queue_bytes, Size::mib(1));
     assert_eq!(config.redis.durability, Durability::Replicas(2));
     assert_eq!(config.redis.budget.changes, Share::Bytes(Size::mib(512)));
-    assert_eq!(config.unruled_tables, Some(Unruled::Drop));
-    let rules = serde_json::Value::Object(config.transform[0].rules.0.clone());
+    assert_eq!(config.unruled_tables, Some(transform::Unruled::Drop));
+    let rules = config.transform[0].rules_json();
     assert_eq!(rules["re"]["to"], "${1}$$", "a plugin's texts are its own");
+    assert_eq!(rules["re"]["file"], "x", "and no secret's place");
     assert_eq!(rules["re"]["f"], serde_json::json!([1.5, true]));
 }
 
@@ -90,6 +91,11 @@ fn missing_keys_of_a_binding_are_named() {
     let found = problems(&text);
     assert_eq!(found[0], "kasho.toml:5:1: transform[0]: the key \"tables\" is missing");
     assert_eq!(found[1], "kasho.toml:8:1: transform[1]: the key \"plugin\" is missing");
+    // Where a binding or a key is left out, nothing is said of what the others lack by it.
+    let text = format!(
+        "{URLS}[keys]\nk = 1\n[[transform]]\nname = 'a'\nplugin = 'b'\ntables = ['c.d']\nkey = 'k'\n"
+    );
+    assert_eq!(problems(&text).len(), 1);
 }
 
 #[test]
@@ -106,14 +112,15 @@ fn no_problem_quotes_a_text() {
 fn variables_and_files_give_secrets_and_no_debug_shows_them() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("url"), "redis://:hunter2@h\n").unwrap();
-    std::fs::write(folder.path().join("key"), [7; KEY_BYTES]).unwrap();
+    std::fs::write(folder.path().join("key"), "00ff".repeat(16)).unwrap();
     let env = |name: &str| (name == "PASSWORD").then(|| "hunter2".to_owned());
     let text = "[source]\nurl = 'postgresql://u:${PASSWORD}@h/$$d'\n[redis]\nurl_file = 'url'\n\
         [grpc]\nread_token = { file = 'url' }\n[keys]\nk1 = { file = 'key' }\n";
     let config = Config::parse(text, &folder.path().join("kasho.toml"), &env).unwrap();
     assert_eq!(config.source.url.as_ref().unwrap().expose_secret(), "postgresql://u:hunter2@h/$d");
     assert_eq!(config.redis.url.as_ref().unwrap().expose_secret(), "redis://:hunter2@h");
-    assert_eq!(config.keys["k1"].key().unwrap().expose_secret(), &[7; KEY_BYTES]);
+    let key = transform::KeySource::File(folder.path().join("key"));
+    assert_eq!(config.chain().keys["k1"], key, "relative to the file");
     assert!(!format!("{config:?}").contains("hunter2"));
     assert_eq!(config.plugins.folder, folder.path().join("plugins"));
 }
@@ -121,18 +128,19 @@ fn variables_and_files_give_secrets_and_no_debug_shows_them() {
 #[test]
 fn what_a_secret_lacks_is_told() {
     let text = "[source]\nurl = '${NOPE}'\n[redis]\nurl = 'x'\nurl_file = 'y'\n\
-        [grpc]\nread_token_file = 'absent'\n[keys]\nk = { file = 'absent' }\nl = { flie = 'x' }\n";
+        [grpc]\nread_token_file = 'absent'\n[keys]\nk = { file = 'absent' }\nl = { flie = 'x' }\nm = '00'\n";
     let found = problems(text);
     for expected in [
         "2:7: source.url: the environment variable NOPE is not set",
         "5:1: redis.url_file: url is set too: keep one of the two",
         "7:19: grpc.read_token_file: cannot read absent: ",
-        "9:5: keys.k: absent: ",
-        "10:5: keys.l: a key is { file = \"…\" } or \"${VARIABLE}\"",
+        "9:5: keys.k: key `k`: cannot read absent: ",
+        "10:5: keys.l: a key is { file = \"…\" } or { env = \"VARIABLE\" }",
+        "11:5: keys.m: expected { file = \"…\" } or { env = \"VARIABLE\" }, found a text",
     ] {
         assert!(found.iter().any(|line| line.contains(expected)), "{expected}\n{found:#?}");
     }
-    assert_eq!(found.len(), 5, "{found:#?}");
+    assert_eq!(found.len(), 6, "{found:#?}");
 }
 
 #[test]
@@ -176,7 +184,8 @@ fn values_that_contradict_are_found() {
     let text = format!(
         "unruled_tables = 'pass'\n{URLS}tls_cert = 'c'\nprefix = '{{k}}'\n\
          budget = {{ changes = 0.9, bootstrap = 0.9 }}\n[grpc]\nlisten = '0.0.0.0:1'\n[bootstrap]\nworkers = 0\n\
-         [log]\nlevel = 'loud=very'\n[[transform]]\nname='a'\nplugin='b'\ntables=['users']\nsha256='1'\n"
+         [log]\nlevel = 'loud=very'\n[[transform]]\nname='a'\nplugin='b'\ntables=['users']\nsha256='1'\n\
+         new_columns = 'pass'\nkey = 'k'\ninit_ms = 0\n"
     );
     let found = problems(&text).join("\n");
     for key in [
@@ -187,8 +196,11 @@ fn values_that_contradict_are_found() {
         "grpc.listen",
         "workers",
         "level",
-        "tables",
+        "transform[0].tables[0]: is no pattern",
         "sha256",
+        "new_columns",
+        "transform[0].key: there is no key",
+        "init_ms",
     ] {
         assert!(found.contains(key), "{key}: {found}");
     }

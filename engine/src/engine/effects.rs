@@ -210,7 +210,7 @@ impl Engine {
         let load = Command::Started(Box::new(report.load.clone()));
         let Transition { next, effects } = bootstrap::on(&self.phase, load, &facts)?;
         let catalog = serde_json::to_vec(&report.catalog).map_err(unavailable)?;
-        self.world.take_catalog(&report.catalog);
+        self.world.take_catalog(&report.catalog, false);
         let text = bootstrap::store(&next).into_bytes();
         let mut session =
             ReplSession::connect(&self.world.info, "kasho").await.map_err(unavailable)?;

@@ -25,16 +25,10 @@ use crate::source::snapshot::{Reader, ReaderConfig, SnapshotError, holder_lives}
 use crate::transform::{Chains, TransformError};
 
 /// How far the load has come, for the status.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Shared {
     pub(super) figures: watch::Sender<LoadFigures>,
     pub(super) sink: crate::sink::status::Status,
-}
-
-impl Default for Shared {
-    fn default() -> Shared {
-        Shared { figures: watch::Sender::default(), sink: crate::sink::status::Status::default() }
-    }
 }
 
 /// Anything that ends one run of the load.
@@ -48,6 +42,8 @@ pub(super) enum LoadError {
     Sink(#[from] SinkError),
     #[error(transparent)]
     Run(#[from] load::Error<TransformError>),
+    #[error(transparent)]
+    Progress(#[from] load::ProgressError),
     #[error("no random numbers for a writer's token: {0}")]
     Random(#[from] getrandom::Error),
     #[error("the catalogue in Redis cannot be read ({0}): `kasho reset`, then bootstrap again")]
@@ -63,7 +59,7 @@ impl LoadError {
             LoadError::Sink(SinkError::Leased { .. }) | LoadError::Random(_) => Class::Retry,
             LoadError::Sink(e) => e.class(),
             LoadError::Run(e) => e.class(),
-            LoadError::Catalog(_) => Class::Halt,
+            LoadError::Progress(_) | LoadError::Catalog(_) => Class::Halt,
         }
     }
 }
@@ -128,7 +124,8 @@ impl Loading {
         let (mut writer, resumed) = writer(&world, self.load.epoch, &self.shared).await?;
         let progress = load::progress(&resumed.progress)?;
         let config = ReaderConfig { workers: world.config.bootstrap.workers as usize };
-        let reader = Reader::open(&world.info, config, &self.load, &catalog, &progress)?;
+        let plan = (&self.load, &catalog);
+        let reader = Reader::open(&world.info, config, plan, &world.known, &progress)?;
         let _ = self.events.send(Event::LoadTrouble(None)).await;
         let (events, mut late) = (self.events.clone(), Vec::new());
         let told = |table: TableDone| {

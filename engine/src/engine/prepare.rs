@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use super::world::World;
-use crate::bootstrap::{self, Phase, Reconciled, reconcile};
+use crate::bootstrap::{self, Phase, Reconciled, SlotFact, reconcile};
 use crate::config::Config;
 use crate::control::ControlError;
 use crate::error::Class;
@@ -24,7 +24,10 @@ pub enum EngineError {
     /// The gRPC listener.
     #[error(transparent)]
     Control(ControlError),
-    /// PostgreSQL, or `source.url`.
+    /// The text of the connection.
+    #[error("source.url: {0}")]
+    Url(#[source] SourceError),
+    /// PostgreSQL.
     #[error(transparent)]
     Source(#[from] SourceError),
     /// The publications and their tables.
@@ -61,7 +64,7 @@ impl EngineError {
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
-            EngineError::Source(e) => e.class(),
+            EngineError::Url(e) | EngineError::Source(e) => e.class(),
             EngineError::Catalog(e) => e.class(),
             EngineError::Sink(e) => e.class(),
             EngineError::Control(_)
@@ -158,7 +161,9 @@ impl World {
         if !errors.is_empty() {
             return Err(EngineError::Findings(errors));
         }
-        self.take_catalog(&Catalog::read(&client, publications).await?);
+        // Without a slot nothing lags: what a rule names has to exist now.
+        let caught_up = slot_fact(&client, &self.info, &self.slot).await? == SlotFact::Absent;
+        self.take_catalog(&Catalog::read(&client, publications).await?, caught_up);
         Ok(warnings.iter().map(|f| format!("{f}; to mend it: {}", f.remedy())).collect())
     }
 

@@ -17,7 +17,7 @@ use crate::position::Lsn;
 use crate::sink::SinkError;
 use crate::sink::publisher::{Opening, Promotion, Publisher, WriterToken};
 use crate::source::error::SourceError;
-use crate::source::wal::{self, KnownRelations, ReplSession, WalSource};
+use crate::source::wal::{self, ReplSession, WalSource};
 use crate::transform::TransformError;
 
 /// Anything that ends one run of the stream.
@@ -61,7 +61,6 @@ impl StreamError {
 pub(super) struct Shared {
     pub(super) pipeline: Arc<Figures>,
     pub(super) sink: crate::sink::status::Status,
-    known: KnownRelations,
     wal: Arc<Mutex<Option<Arc<wal::Figures>>>>,
 }
 
@@ -114,7 +113,7 @@ impl Streaming {
         let options = wal::Options::from(&world.config.source);
         // Whoever holds the slot raises the token, so the slot comes first.
         let source =
-            WalSource::start(session, &options, &world.info, Lsn::ZERO, &self.shared.known).await?;
+            WalSource::start(session, &options, &world.info, Lsn::ZERO, &world.known).await?;
         // Only now can nobody else move it.
         let confirmed_flush = world.confirmed_flush().await?;
         *self.shared.wal.lock().unwrap_or_else(PoisonError::into_inner) = Some(source.figures());
@@ -132,7 +131,10 @@ impl Streaming {
         let redis = &world.config.redis;
         let (publisher, opened) = Publisher::open(store, redis, &opening, status).await?;
         let began = match opened.unfinished {
-            Some(lsn) => Some((lsn, world.to_finish(lsn, &opened.checkpoint)?)),
+            Some(lsn) => {
+                let chain = world.to_finish(lsn, &opened.checkpoint);
+                Some((lsn, chain.map_err(StreamError::Generation)?))
+            }
             None => None,
         };
         let unfinished = began.as_ref().map(|(lsn, _)| *lsn);

@@ -10,7 +10,6 @@ use sha2::{Digest, Sha256};
 use tokio_postgres::Client;
 
 use super::prepare::EngineError;
-use super::streaming::StreamError;
 use crate::bootstrap::{LoadMode, SlotFact, Snapshot};
 use crate::config::Config;
 use crate::position::{Epoch, Lsn};
@@ -22,7 +21,7 @@ use crate::source::catalog::{Catalog, ConstraintKind};
 use crate::source::conninfo::{Conninfo, sql_connect};
 use crate::source::error::SourceError;
 use crate::source::snapshot::{HolderSpec, slot_fact};
-use crate::source::wal::{self, SlotName, slot_status};
+use crate::source::wal::{self, KnownRelations, SlotName, slot_status};
 use crate::transform::{self, Coverage, ForeignKey, Generation, Handle, Host};
 
 /// How long slot creation may wait for open transactions.
@@ -39,6 +38,8 @@ pub(super) struct World {
     pub(super) host: Arc<Host>,
     /// Go on although Redis lost what PostgreSQL no longer has.
     pub(super) accept_gap: bool,
+    /// Every table as last described: load and stream share its versions.
+    pub(super) known: KnownRelations,
     tables: Arc<Mutex<transform::Catalog>>,
     /// The generation that the stream passed last.
     passed: Mutex<Option<Arc<Generation>>>,
@@ -51,7 +52,7 @@ impl World {
         path: PathBuf,
         accept_gap: bool,
     ) -> Result<World, EngineError> {
-        let info = wal::conninfo(&config.source)?;
+        let info = wal::conninfo(&config.source).map_err(EngineError::Url)?;
         let slot = SlotName::new(&config.source.slot)?;
         let host = Host::new(Some(&config.plugins.store)).map_err(EngineError::Host)?;
         // Nothing passes through this one: the chain is loaded once the tables are known.
@@ -60,8 +61,8 @@ impl World {
         let empty = transform::load(&host, &none, &tables, transform::Options::default());
         let handle = Handle::new(empty.map_err(EngineError::Chain)?);
         let tables = Arc::new(Mutex::new(tables));
-        let passed = Mutex::default();
-        Ok(World { config, path, info, slot, handle, host, accept_gap, tables, passed })
+        let (known, passed) = (KnownRelations::default(), Mutex::default());
+        Ok(World { config, path, info, slot, handle, host, accept_gap, known, tables, passed })
     }
 
     pub(super) async fn sql(&self, name: &str) -> Result<Client, SourceError> {
@@ -104,11 +105,14 @@ impl World {
 
     /// The chain with which a half published transaction began, and has to go on: the one
     /// in force, or the one before it if the files changed meanwhile.
+    ///
+    /// # Errors
+    /// Neither is the one it began with: what to do.
     pub(super) fn to_finish(
         &self,
         lsn: Lsn,
         checkpoint: &Checkpoint,
-    ) -> Result<Arc<Generation>, StreamError> {
+    ) -> Result<Arc<Generation>, String> {
         let newest = self.handle.newest();
         let options = self.description(&newest).options;
         if options != checkpoint.options {
@@ -138,8 +142,8 @@ impl World {
     }
 
     /// Takes over the tables of a new load or start; the chain is asked about them.
-    pub(super) fn take_catalog(&self, catalog: &Catalog) {
-        *self.tables.lock().unwrap_or_else(PoisonError::into_inner) = tables(catalog);
+    pub(super) fn take_catalog(&self, catalog: &Catalog, caught_up: bool) {
+        *self.tables.lock().unwrap_or_else(PoisonError::into_inner) = tables(catalog, caught_up);
     }
 
     pub(super) fn tables(&self) -> transform::Catalog {
@@ -216,16 +220,16 @@ impl World {
     }
 }
 
-fn half_published(lsn: Lsn, what: &str, began: &str, now: &str) -> StreamError {
-    StreamError::Generation(format!(
+fn half_published(lsn: Lsn, what: &str, began: &str, now: &str) -> String {
+    format!(
         "the transaction at {lsn} is published in part, and the {what} with which it began (digest \
          {began}) are not those in force (digest {now}): put the former ones back until it is \
          finished, then change them again"
-    ))
+    )
 }
 
 /// The catalogue in the chain's words.
-fn tables(catalog: &Catalog) -> transform::Catalog {
+fn tables(catalog: &Catalog, caught_up: bool) -> transform::Catalog {
     let name = |oid: u32| {
         catalog.relation(oid).map(|relation| (relation.schema.clone(), relation.table.clone()))
     };
@@ -242,6 +246,6 @@ fn tables(catalog: &Catalog) -> transform::Catalog {
     transform::Catalog {
         relations: catalog.relations.clone(),
         foreign_keys: foreign_keys.collect(),
-        caught_up: false,
+        caught_up,
     }
 }

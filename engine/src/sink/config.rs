@@ -1,5 +1,5 @@
 //! `[redis]` of the configuration file: where and how changes are published. What can go
-//! wrong: values that make no sense, which [`Config::invalid`] names all at once.
+//! wrong: values that make no sense, which `Config::invalid` names all at once.
 
 use std::fmt;
 use std::path::PathBuf;

@@ -221,6 +221,12 @@ impl MemoryServer {
         oldest.unwrap_or(&inner.world).inspect(&self.keys).ok()?.checkpoint
     }
 
+    /// Counts whatever may have changed what is stored.
+    #[must_use]
+    pub fn writes(&self) -> u64 {
+        *self.changed.borrow()
+    }
+
     /// Bytes in use.
     #[must_use]
     pub fn used(&self) -> u64 {

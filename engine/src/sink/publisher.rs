@@ -35,7 +35,7 @@ const CALL_ENTRIES: usize = 8_192;
 /// First and longest pause while Redis is out of memory.
 const OOM_PAUSE_MS: (u64, u64) = (100, 2_000);
 
-/// Publishes to a [`Store`].
+/// Publishes to a [`Store`](crate::sink::store::Store).
 #[derive(Debug)]
 pub struct Publisher<S> {
     store: S,

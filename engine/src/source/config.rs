@@ -1,5 +1,5 @@
 //! `[source]` of the configuration file: which database is read, and how. What can go
-//! wrong: values that make no sense, which [`Config::invalid`] names all at once.
+//! wrong: values that make no sense, which `Config::invalid` names all at once.
 
 use secrecy::SecretString;
 use serde::Deserialize;

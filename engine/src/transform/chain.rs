@@ -31,13 +31,45 @@ const ROWS: u32 = 1024;
 /// Descriptions of one table that are kept.
 const VERSIONS: usize = 8;
 
+/// A description of a table as it came, and what was planned for it.
+type Known = (Arc<Relation>, Arc<RelationPlan>);
+
+/// What a look over a batch's rows finds.
+struct Seen {
+    /// The first row of each relation.
+    first: Vec<Option<u32>>,
+    /// There is a TRUNCATE.
+    truncates: bool,
+    /// Some row has an old image.
+    old: bool,
+}
+
+impl Seen {
+    fn of(batch: &Batch) -> Seen {
+        let first = vec![None; batch.relations.len()];
+        let mut seen = Seen { first, truncates: false, old: false };
+        for (at, row) in batch.rows.iter().enumerate().filter(|(_, row)| !row.dropped) {
+            let at = u32::try_from(at).unwrap_or(u32::MAX);
+            seen.first[row.relation as usize].get_or_insert(at);
+            seen.old |= row.old.is_some();
+            seen.truncates |= row.op == Op::Truncate;
+            if let Some(Detail::Truncate { relations, .. }) = row.detail.as_deref() {
+                for relation in relations {
+                    seen.first[*relation as usize].get_or_insert(at);
+                }
+            }
+        }
+        seen
+    }
+}
+
 /// A generation, running.
 #[derive(Debug)]
 pub struct Chain {
     generation: Arc<Generation>,
     links: Vec<Link>,
     policy: Policy,
-    plans: HashMap<u32, Vec<(Arc<Relation>, Arc<RelationPlan>)>>,
+    plans: HashMap<u32, Vec<Known>>,
 }
 
 impl Chain {
@@ -76,12 +108,17 @@ impl Chain {
     /// # Errors
     /// [`TransformError`]; nothing of the batch may be published then.
     pub fn apply(&mut self, batch: &mut Batch) -> Result<(), TransformError> {
-        let plans = self.resolve(batch)?;
+        let seen = Seen::of(batch);
+        let plans = self.resolve(batch, &seen)?;
         if plans.iter().all(Option::is_none) {
             return Ok(());
         }
-        self.truncates(batch, &plans)?;
-        prepare(batch, &plans)?;
+        if seen.truncates {
+            self.truncates(batch, &plans)?;
+        }
+        if plans.iter().flatten().any(|plan| plan.prepares(seen.old)) {
+            prepare(batch, &plans)?;
+        }
         for at in 0..self.links.len() {
             for (rows, plan) in self.buckets(batch, &plans, at) {
                 self.pour(batch, at, &plan, &rows)?;
@@ -98,20 +135,10 @@ impl Chain {
     }
 
     /// The plan of each relation that has rows here; none where nothing is to be done.
-    fn resolve(&mut self, batch: &Batch) -> Result<Plans, TransformError> {
-        let mut first: Vec<Option<u32>> = vec![None; batch.relations.len()];
-        for (at, row) in batch.rows.iter().enumerate().filter(|(_, row)| !row.dropped) {
-            let at = u32::try_from(at).unwrap_or(u32::MAX);
-            first[row.relation as usize].get_or_insert(at);
-            if let Some(Detail::Truncate { relations, .. }) = row.detail.as_deref() {
-                for relation in relations {
-                    first[*relation as usize].get_or_insert(at);
-                }
-            }
-        }
+    fn resolve(&mut self, batch: &Batch, seen: &Seen) -> Result<Plans, TransformError> {
         'again: loop {
             let mut plans: Plans = vec![None; batch.relations.len()];
-            for (index, row) in first.iter().enumerate() {
+            for (index, row) in seen.first.iter().enumerate() {
                 let Some(row) = row else { continue };
                 let relation = &batch.relations[index];
                 let plan = match self.known(relation) {
@@ -282,7 +309,7 @@ impl Chain {
             tracing::warn!(%binding, table = %plan.relation.qualified(), rows = rows.len(), "plugin failed: {failure}");
             match failure {
                 Failure::Deadline { .. } if deadline == usual => {
-                    deadline = usual.saturating_mul(10)
+                    deadline = usual.saturating_mul(10);
                 }
                 Failure::Deadline { .. } => {
                     let position = batch.rows[rows[0] as usize].position;

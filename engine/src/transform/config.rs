@@ -1,11 +1,16 @@
 //! The station's part of the configuration file. What a rule means is the plugin's
-//! business: rules are handed to it as they stand. What can go wrong is said by
-//! [`super::load`], which checks everything at once.
+//! business: rules are handed to it as they stand. What can go wrong: values that make no
+//! sense, which [`Config::check`] names all at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::PathBuf;
 
+use kasho_plugin_sdk::pattern::TablePattern;
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
+
+use crate::config::{Findings, verbatim};
 
 /// Top-level settings and tables of the file that belong to this station.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -40,8 +45,8 @@ pub enum Unruled {
 }
 
 /// Where a masking key is: 32 bytes, raw, in hexadecimal or in base64.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase", deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum KeySource {
     /// In this file.
     File(PathBuf),
@@ -55,15 +60,15 @@ pub enum KeySource {
 pub struct Plugins {
     /// Folder of the `.wasm` files.
     pub folder: PathBuf,
-    /// Folder for compiled code, private to the service's user; unset: compile at every start.
-    pub store: Option<PathBuf>,
+    /// Folder for compiled code and what generations covered, private to the service's user.
+    pub store: PathBuf,
     /// How often the folder's content is compared, milliseconds, beside file events.
     pub poll_ms: u64,
 }
 
 impl Default for Plugins {
     fn default() -> Self {
-        Plugins { folder: PathBuf::from("plugins"), store: None, poll_ms: 5_000 }
+        Plugins { folder: PathBuf::from("plugins"), store: PathBuf::from("store"), poll_ms: 2_000 }
     }
 }
 
@@ -136,7 +141,7 @@ pub struct Binding {
     #[serde(default = "max_file_mib")]
     pub max_file_mib: u32,
     /// The plugin's own configuration.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "verbatim")]
     pub rules: toml::Table,
 }
 
@@ -156,7 +161,105 @@ fn max_file_mib() -> u32 {
     16
 }
 
+const A_KEY: &str = "{ file = \"…\" } or { env = \"VARIABLE\" }";
+
+impl<'de> Deserialize<'de> for KeySource {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<KeySource, D::Error> {
+        struct Table;
+        impl<'de> Visitor<'de> for Table {
+            type Value = KeySource;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(A_KEY)
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<KeySource, A::Error> {
+                let wrong = || A::Error::custom(format!("a key is {A_KEY}"));
+                let source = match map.next_key::<String>()?.as_deref() {
+                    Some("file") => KeySource::File(map.next_value()?),
+                    Some("env") => KeySource::Env(map.next_value()?),
+                    _ => return Err(wrong()),
+                };
+                map.next_key::<String>()?.map_or(Ok(source), |_| Err(wrong()))
+            }
+        }
+        from.deserialize_any(Table)
+    }
+}
+
+impl Config {
+    /// What makes no sense, whatever the plugins and tables are: the binding it is about
+    /// (by its place in [`Config::transform`]), the setting, what is wrong.
+    pub(super) fn check(&self) -> Vec<(Option<usize>, String, String)> {
+        let mut wrong = Vec::new();
+        if self.unruled_tables == Some(Unruled::Pass) && !self.allow_unmasked {
+            let text = "\"pass\" lets tables out as they are: say allow_unmasked = true beside it";
+            wrong.push((None, "unruled_tables".to_owned(), text.to_owned()));
+        }
+        let mut names = BTreeSet::new();
+        for (i, binding) in self.transform.iter().enumerate() {
+            let mut found = binding.check();
+            if binding.name.is_empty() || !names.insert(&binding.name) {
+                found.wrong("name", "every transform needs a name of its own");
+            }
+            match &binding.key {
+                Some(name) if !self.keys.contains_key(name) => {
+                    found.wrong("key", "there is no key of this name under [keys]");
+                }
+                None if self.keys.len() > 1 => {
+                    found.wrong(
+                        "key",
+                        "there are several keys under [keys]: say which, key = \"…\"",
+                    );
+                }
+                _ => {}
+            }
+            wrong.extend(found.into_iter().map(|(at, text)| (Some(i), at, text)));
+        }
+        wrong
+    }
+
+    /// [`Config::check`] by the keys of the file.
+    pub(crate) fn invalid(&self) -> Findings {
+        let mut found = Findings::default();
+        found.above_zero(&[("plugins.poll_ms", self.plugins.poll_ms)]);
+        for (binding, at, text) in self.check() {
+            found.wrong(binding.map_or(at.clone(), |i| format!("transform[{i}].{at}")), text);
+        }
+        found
+    }
+}
+
 impl Binding {
+    fn check(&self) -> Findings {
+        let mut found = Findings::default();
+        let dead = self.on_error == OnError::DeadLetter;
+        let text = "\"dead_letter\" is not there yet: use \"halt\", or \"drop\" to lose such rows";
+        found.must(!dead, "on_error", text);
+        let text = "\"pass\" lets rows out as they are: say allow_unmasked = true beside it";
+        let may = |pass: bool| !pass || self.allow_unmasked;
+        found.must(may(self.on_error == OnError::Pass), "on_error", text);
+        let text = "\"pass\" lets columns out as they are: say allow_unmasked = true beside it";
+        found.must(may(self.new_columns == NewColumns::Pass), "new_columns", text);
+        found.must(!self.tables.is_empty(), "tables", "names no table, so it would do nothing");
+        for (i, table) in self.tables.iter().enumerate() {
+            let text = "is no pattern of tables: write schema.table, or schema.* for all of it";
+            found.must(TablePattern::parse(table).is_ok(), format!("tables[{i}]"), text);
+        }
+        let digest = |pin: &String| pin.len() == 64 && pin.bytes().all(|b| b.is_ascii_hexdigit());
+        let text = "is no SHA-256: 64 hexadecimal digits, as sha256sum prints";
+        found.must(self.sha256.as_ref().is_none_or(digest), "sha256", text);
+        for (setting, value, most) in [
+            ("memory_mib", self.memory_mib, 2048),
+            ("deadline_ms", self.deadline_ms, 600_000),
+            ("init_ms", self.init_ms, 600_000),
+            ("max_rows", self.max_rows, 65_536),
+            ("max_file_mib", self.max_file_mib, 256),
+        ] {
+            let text = format!("must lie between 1 and {most}");
+            found.must((1..=most).contains(&value), setting, &text);
+        }
+        found
+    }
+
     /// A binding with every default.
     #[must_use]
     pub fn new(name: &str, plugin: &str, tables: &[&str]) -> Binding {

@@ -159,14 +159,18 @@ fn write(
     plan: &LinkPlan,
     rows: &[u32],
 ) -> Result<(bool, bool), kasho_plugin_sdk::batch::TooLarge> {
-    let row = |r: &u32| &batch.rows[*r as usize];
     let relation = &plan.relation;
-    builder.begin(relation.id, relation.version, call, rows.iter().map(|r| row(r).op));
+    let (mut old, mut new) = (false, false);
+    let ops = rows.iter().map(|r| {
+        let row = &batch.rows[*r as usize];
+        old |= row.old.is_some();
+        new |= row.new.is_some();
+        row.op
+    });
+    builder.begin(relation.id, relation.version, call, ops);
     if plan.commit_time {
         builder.commit_us(rows.iter().map(|r| commit_us(batch, *r)))?;
     }
-    let old = rows.iter().any(|r| row(r).old.is_some());
-    let new = rows.iter().any(|r| row(r).new.is_some());
     for (slot, s) in plan.slots.iter().enumerate().filter(|(_, s)| s.sees()) {
         for (image, there) in [(Image::New, new), (Image::Old, old)] {
             if there {

@@ -5,11 +5,12 @@
 //! can go wrong is a module that the compiler refuses, which [`super::check`] has all but
 //! excluded.
 
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use wasmtime::{Engine, EngineWeak, InstancePre, Linker, Module};
+use wasmtime::{Engine, InstancePre, Linker, Module};
 
 use super::check::{self, Checked};
 use super::imports::{self, GuestState};
@@ -46,6 +47,8 @@ pub struct Host {
     linker: Linker<GuestState>,
     compiled: Mutex<Vec<Arc<Compiled>>>,
     store: Option<Store>,
+    /// The ticker ends with it.
+    _alive: mpsc::Sender<()>,
 }
 
 impl std::fmt::Debug for Host {
@@ -64,9 +67,9 @@ impl Host {
         let engine = Engine::new(&settings()).map_err(|e| format!("WebAssembly engine: {e:#}"))?;
         let mut linker = Linker::new(&engine);
         imports::link(&mut linker).map_err(|e| format!("WebAssembly engine: {e:#}"))?;
-        tick(engine.weak())?;
+        let alive = tick(engine.clone())?;
         let store = store.map(Store::open).transpose()?;
-        Ok(Arc::new(Host { engine, linker, compiled: Mutex::default(), store }))
+        Ok(Arc::new(Host { engine, linker, compiled: Mutex::default(), store, _alive: alive }))
     }
 
     /// Checks and compiles a plugin, or finds it compiled.
@@ -123,17 +126,17 @@ fn settings() -> wasmtime::Config {
     config
 }
 
-/// Ticks until the engine is gone. A thread of its own: no guest can hold it up.
-fn tick(engine: EngineWeak) -> Result<(), String> {
+/// Ticks until what it returns is dropped. A thread of its own: no guest can hold it up.
+fn tick(engine: Engine) -> Result<mpsc::Sender<()>, String> {
+    let (alive, owner) = mpsc::channel::<()>();
     let ticker = move || {
-        while let Some(engine) = engine.upgrade() {
+        let pause = Duration::from_millis(TICK_MS);
+        while let Err(RecvTimeoutError::Timeout) = owner.recv_timeout(pause) {
             engine.increment_epoch();
-            drop(engine);
-            std::thread::sleep(Duration::from_millis(TICK_MS));
         }
     };
     let thread = std::thread::Builder::new().name("kasho-epoch".to_owned()).spawn(ticker);
-    thread.map(drop).map_err(|e| format!("cannot start the deadline thread: {e}"))
+    thread.map(|_| alive).map_err(|e| format!("cannot start the deadline thread: {e}"))
 }
 
 /// Epochs that are at least `ms` milliseconds.

@@ -181,7 +181,7 @@ fn log(mut caller: Caller<'_, GuestState>, level: u32, ptr: u32, len: u32) -> Re
     let binding = &state.binding;
     match (state.lines, level) {
         (LOG_LINES, _) => {
-            tracing::warn!(%binding, "plugin logs too much; the rest of this second is lost")
+            tracing::warn!(%binding, "plugin logs too much; the rest of this second is lost");
         }
         (n, _) if n > LOG_LINES => {}
         (_, 0 | 1) => tracing::error!(%binding, "plugin: {text}"),

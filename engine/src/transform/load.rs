@@ -14,7 +14,7 @@ use kasho_plugin_sdk::pattern::TablePattern;
 use sha2::{Digest, Sha256};
 
 use super::catalog::Catalog;
-use super::config::{Binding, Config, NewColumns, OnError, Unruled};
+use super::config::{Binding, Config, Unruled};
 use super::coverage::Coverage;
 use super::error::LoadError;
 use super::generation::{Bound, Figures, Generation, has_column, start};
@@ -89,54 +89,12 @@ pub fn load(
 
 /// Settings that contradict one another.
 fn settings(config: &Config) -> Errors {
-    let mut errors = Vec::new();
-    if config.unruled_tables == Some(Unruled::Pass) && !config.allow_unmasked {
-        errors.push(LoadError::whole(
-            "unruled_tables",
-            "\"pass\" lets tables out as they are: say allow_unmasked = true beside it",
-        ));
-    }
-    let mut names = BTreeSet::new();
-    for binding in &config.transform {
-        let mut wrong =
-            |at: &str, text: &str| errors.push(LoadError::binding(&binding.name, at, text));
-        if binding.name.is_empty() || !names.insert(&binding.name) {
-            wrong("name", "every transform needs a name of its own");
-        }
-        if binding.on_error == OnError::DeadLetter {
-            wrong(
-                "on_error",
-                "\"dead_letter\" is not there yet: use \"halt\", or \"drop\" to lose such rows",
-            );
-        }
-        if binding.on_error == OnError::Pass && !binding.allow_unmasked {
-            wrong(
-                "on_error",
-                "\"pass\" lets rows out as they are: say allow_unmasked = true beside it",
-            );
-        }
-        if binding.new_columns == NewColumns::Pass && !binding.allow_unmasked {
-            wrong(
-                "new_columns",
-                "\"pass\" lets columns out as they are: say allow_unmasked = true beside it",
-            );
-        }
-        if binding.tables.is_empty() {
-            wrong("tables", "names no table, so it would do nothing");
-        }
-        for (setting, value, most) in [
-            ("memory_mib", binding.memory_mib, 2048),
-            ("deadline_ms", binding.deadline_ms, 600_000),
-            ("init_ms", binding.init_ms, 600_000),
-            ("max_rows", binding.max_rows, 65_536),
-            ("max_file_mib", binding.max_file_mib, 256),
-        ] {
-            if value == 0 || value > most {
-                wrong(setting, &format!("must lie between 1 and {most}"));
-            }
-        }
-    }
-    errors
+    let name = |i: usize| config.transform.get(i).map_or("", |binding| binding.name.as_str());
+    let error = |(binding, at, text): (Option<usize>, String, String)| match binding {
+        Some(i) => LoadError::binding(name(i), at, text),
+        None => LoadError::whole(at, text),
+    };
+    config.check().into_iter().map(error).collect()
 }
 
 fn read_keys(config: &Config, errors: &mut Errors) -> BTreeMap<String, Arc<Key>> {
@@ -159,14 +117,10 @@ fn bind(
 ) -> Result<(Bound, Instance), Errors> {
     let wrong = |at: &str, text: String| LoadError::binding(&binding.name, at, text);
     let mut errors = Vec::new();
-    let mut patterns = Vec::new();
-    for table in &binding.tables {
-        match TablePattern::parse(table) {
-            Ok(pattern) => patterns.push(pattern),
-            Err(e) => errors.push(wrong("tables", e)),
-        }
-    }
-    let key = choose_key(binding, keys).map_err(|e| errors.push(wrong("key", e))).unwrap_or(None);
+    // What is no pattern has been told.
+    let patterns = binding.tables.iter().filter_map(|table| TablePattern::parse(table).ok());
+    let patterns = patterns.collect();
+    let key = choose_key(binding, keys);
     let compiled = read(&config.plugins.folder, binding).and_then(|wasm| {
         pinned(binding, &wasm)?;
         host.compile(&wasm, (binding.max_file_mib as usize) << 20)
@@ -221,19 +175,11 @@ fn above(binding: &Binding, needs: &Needs) -> Vec<(&'static str, String)> {
         .collect()
 }
 
-fn choose_key(
-    binding: &Binding,
-    keys: &BTreeMap<String, Arc<Key>>,
-) -> Result<Option<Arc<Key>>, String> {
+/// That there is one to choose has been checked.
+fn choose_key(binding: &Binding, keys: &BTreeMap<String, Arc<Key>>) -> Option<Arc<Key>> {
     match &binding.key {
-        Some(name) => match keys.get(name) {
-            Some(key) => Ok(Some(Arc::clone(key))),
-            None => Err(format!("there is no key `{name}` under [keys]")),
-        },
-        None if keys.len() > 1 => {
-            Err("there are several keys under [keys]: say which, key = \"…\"".to_owned())
-        }
-        None => Ok(keys.values().next().cloned()),
+        Some(name) => keys.get(name).cloned(),
+        None => keys.values().next().cloned(),
     }
 }
 

@@ -234,20 +234,22 @@ impl RelationPlan {
         let bound =
             || links.iter().zip(new_columns).filter_map(|(l, n)| l.as_ref().map(|l| (l, n)));
         let ruled = bound().next().is_some();
+        // Whoever rules one column of a table rules the table, whether anything is masked or not.
+        let speaks = bound().any(|(l, _)| l.slots.iter().any(|s| s.usage != Use::Read));
+        let counts = ruled && (policy.masks || speaks);
         let masked = |c: usize| bound().any(|(l, _)| l.used(Use::Mask).any(|m| m == c));
         let all = || 0..relation.columns.len();
         let strip_old = all().filter(|c| masked(*c) && !relation.columns[*c].key).collect();
         let dropped: Vec<usize> =
             all().filter(|c| bound().any(|(l, _)| l.used(Use::Drop).any(|d| d == *c))).collect();
-        let strangers: Vec<usize> = all()
-            .filter(|c| ruled && policy.masks && !bound().any(|(l, _)| l.accounts_for(*c)))
-            .collect();
+        let strangers: Vec<usize> =
+            all().filter(|c| counts && !bound().any(|(l, _)| l.accounts_for(*c))).collect();
         let rule = bound().map(|(_, n)| *n).max().unwrap_or_default();
         let mut fate = if ruled { Fate::Pass } else { unnamed(relation, policy) };
         let (mut nulled, mut open) = (Vec::new(), Vec::new());
         match rule {
             NewColumns::Halt if !strangers.is_empty() => {
-                fate = Fate::Halt(no_rule(relation, &strangers))
+                fate = Fate::Halt(no_rule(relation, &strangers));
             }
             NewColumns::Null => match strangers.iter().find(|c| relation.columns[**c].key) {
                 Some(_) => fate = Fate::Halt(no_rule(relation, &strangers)),
@@ -268,6 +270,13 @@ impl RelationPlan {
             leaves,
             idle,
         }
+    }
+
+    /// Whether the host itself has something to do to the rows of this relation; `old`:
+    /// some of them have an old image.
+    pub(super) fn prepares(&self, old: bool) -> bool {
+        let strips = old && (!self.strip_old.is_empty() || self.fills());
+        strips || self.fate != Fate::Pass || !self.nulled.is_empty()
     }
 
     /// Whether unchanged values of `new` are to be filled from `old`.

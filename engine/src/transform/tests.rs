@@ -108,6 +108,9 @@ fn a_column_without_a_rule_follows_new_columns() {
     let mut chain = setup.chain(&[&users()]);
     let text = halt(&mut chain, &wider, Op::Insert, &["1", "a", "s"], &[]);
     assert!(text.contains("columns without a rule"), "{text}");
+    let passing = Setup::new(&Guest::new(&[("id", "pass")]));
+    let text = passing.refusal(&[&users()]);
+    assert!(text.contains("public.users.email"), "although nothing is masked: {text}");
     setup.binding().new_columns = NewColumns::Null;
     let mut chain = setup.chain(&[&wider]);
     assert_eq!(
@@ -513,7 +516,7 @@ fn a_generation_knows_itself() {
     let one = setup.load(&catalog(&[&users()])).unwrap();
     let two = setup.load(&catalog(&[&users()])).unwrap();
     assert_eq!(one.digest(), two.digest());
-    let mut other = setup.config.clone();
+    let mut other = setup.config;
     other.transform[0].on_error = OnError::Drop;
     let other = load(&host(), &other, &catalog(&[&users()]), Options::default()).unwrap();
     assert_ne!(one.digest(), other.digest());

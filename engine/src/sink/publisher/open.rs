@@ -225,8 +225,9 @@ async fn check<S: Feed>(
 fn resumed(position: Position, last: Id) -> Position {
     let published = last.position(Lane::Changes);
     match position {
-        Position::Wal { commit_lsn, ordinal: 1..Position::LAST }
-            if commit_lsn.0 != last.high || last.low == 0 =>
+        Position::Wal { commit_lsn, ordinal }
+            if (1..Position::LAST).contains(&ordinal)
+                && (commit_lsn.0 != last.high || last.low == 0) =>
         {
             published.max(Position::Wal { commit_lsn, ordinal: 0 })
         }

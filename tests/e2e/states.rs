@@ -1,0 +1,170 @@
+//! The three states as a client of the gRPC service sees them, driven by Python through
+//! server reflection: the whole life, every refusal on the way, and what a slot that
+//! somebody left behind does.
+
+use serde_json::Value;
+
+use crate::harness::{Output, eventually, python};
+use crate::world::{World, fill};
+
+const SERVICE: &str = "kasho.ChangeStreamService";
+
+async fn call(world: &World, method: &str, request: &str, count: &str) -> Output {
+    let address = format!("127.0.0.1:{}", world.engine.home().grpc_port());
+    let method = match method.contains('/') {
+        true => method.to_owned(),
+        false => format!("{SERVICE}/{method}"),
+    };
+    let output = python(include_str!("grpcurl.py"), &[&address, &method, request, count]).await;
+    output.search("grpcurl");
+    output
+}
+
+async fn ask(world: &World, method: &str, request: &str) -> Value {
+    let output = call(world, method, request, "0").await.success();
+    serde_json::from_str(output.stdout.lines().next().expect("an answer")).expect("JSON")
+}
+
+async fn refused(world: &World, method: &str, words: &[&str]) {
+    let output = call(world, method, "{}", "0").await;
+    assert_eq!(output.code, 1, "{method} was accepted");
+    for word in words {
+        assert!(output.stdout.contains(word), "no word of {word:?} in {}", output.stdout);
+    }
+}
+
+/// What stands in the way, once the engine says so, in WAITING.
+async fn told(world: &World) -> String {
+    eventually("the engine to say what is wrong", async || {
+        let status = world.try_status().await?;
+        let error = status["last_error"].as_str()?;
+        (status["state"] == "WAITING" && !error.is_empty()).then(|| error.to_owned())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_python_client_drives_the_whole_life() {
+    let world = World::start(300).await;
+    assert_eq!(ask(&world, "GetStatus", "{}").await["state"], "WAITING");
+    refused(&world, "CompleteBootstrap", &["FAILED_PRECONDITION", "WAITING"]).await;
+
+    let started = ask(&world, "StartBootstrap", "{}").await;
+    assert_eq!(started["status"], "started");
+    assert_eq!(
+        (&started["previousState"], &started["currentState"]),
+        (&"WAITING".into(), &"ACCUMULATING".into())
+    );
+    assert!(started["startLsn"].as_str().is_some_and(|lsn| lsn.contains('/')), "{started}");
+    assert!(started["snapshotName"].as_str().is_some(), "{started}");
+    refused(&world, "StartBootstrap", &["FAILED_PRECONDITION", "ACCUMULATING"]).await;
+
+    fill(&world.pg, 301, 310).await;
+    let status = eventually("load and accumulated changes", async || {
+        let status = ask(&world, "GetStatus", "{}").await;
+        let whole = status["load"]["finished"] == true && status["accumulatedChanges"] == "10";
+        whole.then_some(status)
+    })
+    .await;
+    assert_eq!(status["load"]["rows"], "300");
+    assert_eq!(world.entries("bootstrap").await, 300);
+
+    let completed = ask(&world, "CompleteBootstrap", "{}").await;
+    assert_eq!(completed["status"], "completed");
+    assert_eq!(
+        (&completed["currentState"], &completed["readyToStream"]),
+        (&"STREAMING".into(), &true.into())
+    );
+    assert_eq!(world.entries("bootstrap").await, 301, "the end entry is written with the phase");
+
+    let everything = call(
+        &world,
+        "change_stream.ChangeStream/Stream",
+        r#"{"last_position": "bootstrap"}"#,
+        "310",
+    )
+    .await;
+    let changes: Vec<Value> = everything
+        .success()
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert_eq!(changes.len(), 310);
+    assert_eq!(changes[309]["dml"]["columnValues"][0]["intValue"], "310");
+    let position = changes[304]["position"].as_str().expect("position");
+    let request = format!(r#"{{"position": "{position}"}}"#);
+    let rest = call(&world, "Stream", &request, "5").await.success();
+    let first: Value =
+        serde_json::from_str(rest.stdout.lines().next().expect("line")).expect("JSON");
+    assert_eq!(first["dml"]["columnValues"][0]["intValue"], "306", "strictly after");
+
+    refused(&world, "AbortBootstrap", &["FAILED_PRECONDITION", "STREAMING"]).await;
+    let aborted = ask(&world, "AbortBootstrap", r#"{"force": true}"#).await;
+    assert_eq!(aborted["currentState"], "WAITING");
+    assert_eq!(world.pg.value("SELECT count(*) FROM pg_replication_slots").await, "0");
+
+    let again = ask(&world, "StartBootstrap", "{}").await;
+    assert_eq!(again["epoch"], "2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_left_over_slot_is_told_with_both_remedies() {
+    let mut world = World::start(10).await;
+    assert!(world.engine.terminate().await.success());
+    world.pg.sql("SELECT pg_create_logical_replication_slot('kasho_slot', 'pgoutput')").await;
+    world.engine.start_again();
+    let error = told(&world).await;
+    assert!(error.starts_with("replication slot \"kasho_slot\" already exists"), "{error}");
+    refused(
+        &world,
+        "StartBootstrap",
+        &["FAILED_PRECONDITION", "already exists", "pg_drop_replication_slot", "kasho reset"],
+    )
+    .await;
+    world.engine.run(&["reset", "--yes"]).await.success();
+    assert_eq!(world.pg.value("SELECT count(*) FROM pg_replication_slots").await, "0");
+    world.bootstrap().await;
+    assert_eq!(world.entries("bootstrap").await, 11);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_vanishes_is_told_and_the_next_bootstrap_begins_anew() {
+    let mut world = World::start(10).await;
+    world.bootstrap().await;
+    assert!(world.engine.terminate().await.success());
+    eventually("the slot to be free", async || {
+        let drop = "SELECT pg_drop_replication_slot('kasho_slot')";
+        world.pg.client().await.batch_execute(drop).await.ok()
+    })
+    .await;
+    world.engine.start_again();
+    let error = told(&world).await;
+    assert!(error.contains("is gone although the state was STREAMING"), "{error}");
+    world.bootstrap().await;
+    assert_eq!(world.status().await["epoch"], 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_holder_gone_halts_the_load_and_reset_begins_anew() {
+    let mut world = World::start(200_000).await;
+    world.begin_bootstrap().await;
+    world.engine.kill9().await;
+    let loaded = world.entries("bootstrap").await;
+    assert!(loaded < 200_000, "killed too late to show anything");
+    world
+        .pg
+        .sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'kasho holder%'")
+        .await;
+    world.engine.start_again();
+    let error = eventually("the load to halt", async || {
+        let status = world.try_status().await?;
+        let error = status["last_error"].as_str()?.to_owned();
+        error.contains("snapshot").then_some(error)
+    })
+    .await;
+    assert!(error.contains("kasho reset"), "{error}");
+    world.engine.run(&["reset", "--yes"]).await.success();
+    world.bootstrap().await;
+    assert_eq!(world.status().await["epoch"], 2);
+}
