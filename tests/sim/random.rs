@@ -6,7 +6,7 @@ pub(crate) struct Random(u64);
 
 impl Random {
     pub(crate) fn new(seed: u64) -> Random {
-        Random(mix(seed, 0x6b61_7368_6f))
+        Random(mix(seed, 0x006b_6173_686f))
     }
 
     /// Another stream, so that what draws from it does not shift what draws from this one.

@@ -49,7 +49,7 @@ impl Rule {
         match self.0 {
             0 => true,
             1 => false,
-            rule => mix(mix(rule, commit_lsn.0), ordinal) % 3 != 0,
+            rule => !mix(mix(rule, commit_lsn.0), ordinal).is_multiple_of(3),
         }
     }
 
@@ -202,7 +202,7 @@ impl Sink for SimSink {
             self.told = Some(adopted);
         }
         if self.sabotage == Sabotage::LoseRows {
-            let unlucky = |row: &&mut Row| mix(Id::of(row.position).high, 77) % 4 == 0;
+            let unlucky = |row: &&mut Row| mix(Id::of(row.position).high, 77).is_multiple_of(4);
             batch.rows.iter_mut().filter(unlucky).for_each(|row| row.dropped = true);
         }
         self.publisher.publish(batch, generation, confirmed).await

@@ -277,8 +277,7 @@ impl MemoryServer {
     #[must_use]
     pub fn promoted(&self, at: Lsn) -> MemoryServer {
         let state = self.state();
-        let log: Vec<Entry> =
-            state.log.iter().filter(|entry| entry.end() <= at).cloned().collect();
+        let log: Vec<Entry> = state.log.iter().filter(|entry| entry.end() <= at).cloned().collect();
         let state = State {
             log,
             wal_end: at,

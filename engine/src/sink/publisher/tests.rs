@@ -139,6 +139,23 @@ async fn a_commit_entry_closes_what_was_published_before_a_restart() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_transaction_of_which_all_was_dropped_so_far_is_begun_anew() {
+    for message in [true, false] {
+        let server = server().await;
+        let (mut sink, _) = open(&server, 1).await;
+        if message {
+            sink.publish(sample::message(200, true), 1, Lsn(100)).await.unwrap();
+        }
+        publish(&mut sink, &[part(200, &[(1, false), (2, false)], true, false)], 100)
+            .await
+            .unwrap();
+        let (_, opened) = open(&server, 2).await;
+        let begin = Position::Wal { commit_lsn: Lsn(200), ordinal: 0 };
+        assert_eq!((opened.published, opened.unfinished), (begin, None));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_message_at_the_lsn_of_the_next_transaction_swallows_nothing() {
     for kept in [true, false] {
         let server = server().await;
