@@ -242,13 +242,33 @@ impl Engine {
         mut inbox: mpsc::Receiver<Event>,
         stop: &CancellationToken,
     ) {
+        let mut generations = self.world.handle.report();
+        let mut passing = generations.borrow_and_update().generation;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
+                Ok(()) = generations.changed() => {
+                    let newest = generations.borrow_and_update().generation;
+                    if std::mem::replace(&mut passing, newest) != newest {
+                        self.try_again();
+                    }
+                }
                 Some(call) = calls.recv() => self.answer(call).await,
                 Some(event) = inbox.recv() => self.hear(event).await,
             }
             self.publish_status();
+        }
+    }
+
+    /// What a plugin or a rule had halted may pass the new generation.
+    fn try_again(&mut self) {
+        if self.streaming.is_none() && self.phase.epoch().is_some() {
+            self.open_stream();
+        }
+        if self.loading.is_none()
+            && matches!(&self.phase, Phase::Accumulating(load) if !load.loaded)
+        {
+            self.begin_load();
         }
     }
 

@@ -153,6 +153,13 @@ async fn a_table_that_nobody_named_halts_and_does_not_leave() {
     })
     .await;
     assert!(error.contains("unruled_tables"), "{error}");
+    // A rule that names it lets everything go on from there.
+    let named =
+        rules("gen-1").replace("\"public.people\"]", "\"public.people\", \"public.secrets\"]");
+    people.write_rules(&format!(
+        "{named}\"public.secrets.id\" = \"pass\"\n\"public.secrets.s\" = {{ transform = \"constant\", value = \"gen-s\" }}\n"
+    ));
+    people.settle(1_000).await;
     let streams = people.world.redis.cli(&["XRANGE", "{kasho}:1:changes", "-", "+"]).await;
     assert!(!streams.contains(&people.secret));
 }
