@@ -12,7 +12,7 @@ use kasho::position::Position;
 use kasho::sink::SinkError;
 use kasho::sink::config::Config;
 use kasho::sink::store::Checkpoint;
-use kasho::source::Limits;
+use kasho::source::{HEARTBEAT_PREFIX, Limits};
 
 use crate::check::check;
 use crate::process::{Exit, Failure, Memory, pid_of, process};
@@ -261,6 +261,10 @@ impl Run {
             let postgres = self.world.postgres();
             if !close && !self.doomed && postgres.confirmed() == postgres.wal_end() {
                 return End::Quiet;
+            }
+            if self.doomed {
+                // A writer with nothing to do does not look at Redis until the next heartbeat.
+                self.world.work(|log| log.message(HEARTBEAT_PREFIX));
             }
             self.run(200, 1_000).await;
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use kasho::position::Lsn;
 use kasho::sink::contract::sample;
+use kasho::source::HEARTBEAT_PREFIX;
 use kasho::source::memory::{MemoryServer, Transaction};
 use kasho_plugin_sdk::{Op, Relation, Value};
 
@@ -89,9 +90,9 @@ impl Log {
             0 => drop(self.server.advance(random.within(1, 500))),
             1 => self.message(LISTED),
             2 => self.message("unlisted"),
-            3 => self.message("kasho.heartbeat"),
+            3 => self.message(HEARTBEAT_PREFIX),
             4 | 5 => {
-                self.message(random.one(&[LISTED, LISTED, "kasho.heartbeat"]));
+                self.message(random.one(&[LISTED, LISTED, HEARTBEAT_PREFIX]));
                 let rows = random.within(0, 12);
                 self.random_transaction(rows, true, random);
             }
@@ -115,7 +116,8 @@ impl Log {
         self.transaction(kinds.into_iter(), logged);
     }
 
-    fn message(&mut self, prefix: &str) {
+    /// A message outside any transaction.
+    pub(crate) fn message(&mut self, prefix: &str) {
         let lsn = self.server.emit(prefix, b"content");
         let (ordinal, op, table) = (0, Op::Message, "kasho.message".to_owned());
         let event = Event { ordinal, op, table, id: Some(prefix.to_owned()) };
