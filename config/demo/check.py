@@ -80,7 +80,8 @@ def replay(redis, epoch, problems):
 
 
 def source(psql, table):
-    columns = f"SELECT string_agg(format('%I::text', attname), ',') FROM pg_attribute WHERE attrelid = '{table}'::regclass AND attnum > 0"
+    """Every column as its type prints it, which is what the engine publishes."""
+    columns = f"SELECT string_agg(format('CASE WHEN %1$I IS NOT NULL THEN format(''%%s'', %1$I) END AS %1$I', attname), ',') FROM pg_attribute WHERE attrelid = '{table}'::regclass AND attnum > 0"
     listed = subprocess.run([*psql, "-Atc", columns], check=True, capture_output=True, text=True).stdout.strip()
     query = f"SET timezone = 'UTC'; SELECT row_to_json(t) FROM (SELECT {listed} FROM {table}) t"
     out = subprocess.run([*psql, "-qAtc", query], check=True, capture_output=True, text=True).stdout
