@@ -9,8 +9,10 @@ CARGO ?= cargo
 setup:
 	@.ci/setup
 
-# Examples first: so the last line is the test runner's own summary.
+# Benchmarks, in their smallest size and for nobody's figures, and examples come first: so
+# the last line is the test runner's own summary.
 test: setup lint guests
+	@TINY=1 $(CARGO) bench --locked --profile dev -p kasho-tests --bench bench
 	@$(CARGO) test --workspace --locked --doc
 	@$(CARGO) test --workspace --locked --all-targets
 

@@ -16,8 +16,7 @@ use crate::table::{Spread, Table};
 const TABLE: &str = "
     CREATE TABLE t10 (id bigint PRIMARY KEY, t1 text, t2 text, t3 text, t4 text,
         n numeric(14,2), ts timestamptz, b bool, j jsonb, u uuid);
-    CREATE PUBLICATION kasho_pub FOR TABLE t10;
-    SELECT pg_create_logical_replication_slot('base', 'pgoutput');";
+    CREATE PUBLICATION kasho_pub FOR TABLE t10;";
 
 const MASK: &str = r#"
     [keys]
@@ -62,6 +61,7 @@ pub(crate) async fn run(table: &mut Table) {
         Redis::builder().setting("save", "").start()
     );
     pg.sql(TABLE).await;
+    pg.sql("SELECT pg_create_logical_replication_slot('base', 'pgoutput')").await;
     let mut plain = Variant::start(&pg, &redis, "plain", "").await;
     let mut masked = Variant::start(&pg, &redis, "masked", MASK).await;
     backlog(&pg, rows).await;
