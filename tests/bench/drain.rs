@@ -147,16 +147,7 @@ async fn fresh_slot(pg: &Postgres, name: &str) {
 async fn baseline(pg: &Postgres, end: &str) -> Drained {
     fresh_slot(pg, "recv").await;
     let mut command = pg.tool("pg_recvlogical");
-    command.args([
-        "-h",
-        "127.0.0.1",
-        "-p",
-        &pg.port().to_string(),
-        "-U",
-        "postgres",
-        "-d",
-        "postgres",
-    ]);
+    command.args(["-d", &pg.url()]).stdin(Stdio::null());
     command.args(["-S", "recv", "--start", "--no-loop", "-f", "/dev/null", "--endpos", end]);
     command.args(["-o", "proto_version=1", "-o", "publication_names=kasho_pub"]);
     let (started, cpu) = (Instant::now(), children_cpu());

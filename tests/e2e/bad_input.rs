@@ -137,7 +137,7 @@ async fn mistakes_about_plugins() {
     says(&error, &["missing.wasm"]);
 
     let error = refused(with(&binding("anonymize.wasm", "emial", key))).await;
-    says(&error, &["public.users.emial"]);
+    says(&error, &["public.users", "emial"]);
 
     let error = refused(with(&binding("anonymize.wasm", "email", ""))).await;
     says(&error, &["key", "mask"]);
