@@ -140,6 +140,8 @@ async fn mistakes_about_plugins() {
     says(&error, &["public.users", "emial"]);
 
     let error = refused(with(&binding("anonymize.wasm", "email", ""))).await;
-    says(&error, &["key", "mask"]);
+    says(&error, &["transform[0].key", "[keys]"]);
+    let keyless = binding("anonymize.wasm", "email", "").replace("key = \"k\"\n", "");
+    says(&refused(with(&keyless)).await, &["mask", "key"]);
     untouched(&pg, &redis).await;
 }

@@ -33,8 +33,17 @@ impl Engine {
             }
             _ => self.store(&next).await?,
         }
+        let holder = self.holder();
         self.phase = next;
-        self.act(effects).await
+        self.act(effects, holder).await
+    }
+
+    /// Who keeps the snapshots of the load under way.
+    fn holder(&self) -> Option<String> {
+        match &self.phase {
+            Phase::Accumulating(load) => load.holder.clone(),
+            Phase::Waiting(_) | Phase::Streaming(_) => None,
+        }
     }
 
     /// What the state machine has to know of the world.
@@ -84,7 +93,8 @@ impl Engine {
         Ok(())
     }
 
-    async fn act(&mut self, effects: Vec<Effect>) -> Result<(), Refusal> {
+    /// `holder` is that of the phase before.
+    async fn act(&mut self, effects: Vec<Effect>, holder: Option<String>) -> Result<(), Refusal> {
         for effect in effects {
             match effect {
                 Effect::MakeSlot { epoch, request } => self.make_slot(epoch, request),
@@ -99,7 +109,7 @@ impl Engine {
                 Effect::AdoptHolder | Effect::WriteEnd { .. } => {}
                 Effect::OpenStream => self.open_stream(),
                 Effect::BeginLoad => self.begin_load(),
-                Effect::ReleaseHolder => self.release_holders().await,
+                Effect::ReleaseHolder => self.release(holder.as_deref()).await,
                 Effect::StopLoad => {
                     if let Some(loading) = self.loading.take() {
                         loading.end().await;
@@ -148,29 +158,27 @@ impl Engine {
         self.loading = Some(Running::spawn(|stop| loading.run(stop)));
     }
 
-    /// The holders are recognised by name: this works after a restart of the engine too.
-    async fn release_holders(&self) {
-        let spec = self.spec(self.phase.epoch().unwrap_or(Epoch(0)), None);
+    /// A holder is known by its name: this works after a restart of the engine too.
+    async fn release(&self, holder: Option<&str>) {
+        let Some(holder) = holder else { return };
         let released = async {
             let client = self.world.sql("kasho").await?;
-            release(&client, &spec.application_name()).await
+            release(&client, holder).await
         };
         if let Err(error) = released.await {
             tracing::warn!(%error, "the snapshot holder was not ended; it ends with the slot");
         }
     }
 
-    fn spec(&self, epoch: Epoch, request: Option<&StartRequest>) -> HolderSpec {
-        let given = request.and_then(|request| {
-            let name = request.snapshot_name.clone().unwrap_or_default();
-            request.start_lsn.map(|lsn| Snapshot { name, lsn })
-        });
-        self.world.holder_spec(epoch, request.map(|r| r.mode), given)
+    fn spec(&self, epoch: Epoch, request: &StartRequest) -> HolderSpec {
+        let name = request.snapshot_name.clone().unwrap_or_default();
+        let given = request.start_lsn.map(|lsn| Snapshot { name, lsn });
+        self.world.holder_spec(epoch, request.mode, given)
     }
 
     /// Starts a holder and comes back with what it says.
     fn make_slot(&mut self, epoch: Epoch, request: StartRequest) {
-        let spec = self.spec(epoch, Some(&request));
+        let spec = self.spec(epoch, &request);
         let events = self.events.clone();
         let task = tokio::spawn(async move {
             let event = match make(&spec, &events).await {
@@ -237,7 +245,7 @@ impl Engine {
         self.phase = next;
         self.load = loading::Shared::default();
         holder.adopt().await.map_err(unavailable)?;
-        self.act(effects).await
+        self.act(effects, report.load.holder.clone()).await
     }
 
     /// What the caller of a bootstrap command is told.

@@ -201,7 +201,7 @@ impl World {
     pub(super) fn holder_spec(
         &self,
         epoch: Epoch,
-        mode: Option<LoadMode>,
+        mode: LoadMode,
         given: Option<Snapshot>,
     ) -> HolderSpec {
         let url = self.config.source.url.as_ref();
@@ -211,7 +211,7 @@ impl World {
             slot: self.slot.to_string(),
             publications: self.config.source.publications.clone(),
             epoch: epoch.0,
-            mode: mode.unwrap_or(LoadMode::Direct),
+            mode,
             given,
             range_blocks: u32::try_from(blocks).unwrap_or(u32::MAX).max(1),
             slot_timeout_s: SLOT_TIMEOUT_S,
