@@ -14,7 +14,7 @@ setup:
 test: setup lint guests
 	@TINY=1 $(CARGO) bench --locked --profile dev -p kasho-tests --bench bench
 	@$(CARGO) test --workspace --locked --doc
-	@$(CARGO) test --workspace --locked --all-targets
+	@$(CARGO) test --workspace --locked --tests
 
 lint: setup
 	$(CARGO) fmt --all --check
