@@ -175,6 +175,12 @@ impl Postgres {
         first.and_then(|row| row.into_iter().next().flatten()).unwrap_or_default()
     }
 
+    /// Its version, such as 15. What a version does not have, a test must say of it.
+    pub(crate) async fn version(&self) -> u32 {
+        let number = self.value("SHOW server_version_num").await;
+        number.parse::<u32>().expect("a number") / 10_000
+    }
+
     /// Runs `psql` with the script on its command line and returns its unaligned output.
     pub(crate) async fn psql(&self, script: &str) -> String {
         let mut command = self.tool("psql");
