@@ -9,6 +9,7 @@
 
 pub(crate) mod engine;
 pub(crate) mod guest;
+pub(crate) mod http;
 pub(crate) mod logs;
 pub(crate) mod postgres;
 pub(crate) mod process;
@@ -18,6 +19,7 @@ pub(crate) mod redis;
 
 pub(crate) use engine::{Engine, Output};
 pub(crate) use guest::guest;
+pub(crate) use http::get;
 pub(crate) use postgres::Postgres;
 pub(crate) use process::Process;
 pub(crate) use proxy::{Fault, Proxy};

@@ -366,6 +366,7 @@ mod tests {
             wal_status: Some("reserved".into()),
             retained_bytes: 0,
             catalog_xmin_age: None,
+            safe_wal_bytes: None,
         };
         let slot = SlotName::new("s").unwrap();
         assert_eq!(judge_slot(&slot, &good, "shop"), []);
