@@ -8,6 +8,7 @@ mod harness;
 
 mod bad_input;
 mod config;
+mod container;
 mod control;
 mod harness_works;
 mod life;
