@@ -7,6 +7,7 @@
 mod harness;
 
 mod bad_input;
+mod compat;
 mod config;
 mod container;
 mod control;
