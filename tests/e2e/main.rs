@@ -16,6 +16,7 @@ mod life;
 mod limit;
 mod operating;
 mod plugins;
+mod pressure;
 mod readme;
 mod shutdown;
 mod sink;
