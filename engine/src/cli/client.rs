@@ -59,7 +59,7 @@ impl Server {
     pub(super) async fn connect(&self, config: &Path) -> anyhow::Result<(Client, String)> {
         let grpc = match &self.address {
             Some(_) => GrpcConfig::default(),
-            None => Config::load(config).map_err(|errors| anyhow!("{errors}"))?.grpc,
+            None => Config::load_grpc(config).map_err(|errors| anyhow!("{errors}"))?,
         };
         let address = self.address.clone().unwrap_or_else(|| address(&grpc));
         let mut endpoint = Endpoint::from_shared(address.clone())
