@@ -10,6 +10,7 @@
 pub(crate) mod certificates;
 pub(crate) mod engine;
 pub(crate) mod guest;
+pub(crate) mod http;
 pub(crate) mod logs;
 pub(crate) mod postgres;
 pub(crate) mod process;
@@ -20,6 +21,7 @@ pub(crate) mod redis;
 pub(crate) use certificates::Certificates;
 pub(crate) use engine::{Engine, Output};
 pub(crate) use guest::guest;
+pub(crate) use http::get;
 pub(crate) use postgres::Postgres;
 pub(crate) use process::Process;
 pub(crate) use proxy::{Fault, Proxy};

@@ -9,6 +9,7 @@ use crate::bootstrap::{self, Phase, Reconciled, SlotFact, reconcile};
 use crate::config::Config;
 use crate::control::{ControlError, Status};
 use crate::error::Class;
+use crate::http::HttpError;
 use crate::sink::SinkError;
 use crate::sink::publisher::check_server;
 use crate::sink::store::{Registry, Store};
@@ -24,6 +25,9 @@ pub enum EngineError {
     /// The gRPC listener.
     #[error(transparent)]
     Control(ControlError),
+    /// The listener of metrics and health.
+    #[error(transparent)]
+    Http(HttpError),
     /// The text of the connection.
     #[error("source.url: {0}")]
     Url(#[source] SourceError),
@@ -68,6 +72,7 @@ impl EngineError {
             EngineError::Catalog(e) => e.class(),
             EngineError::Sink(e) => e.class(),
             EngineError::Control(_)
+            | EngineError::Http(_)
             | EngineError::Findings(_)
             | EngineError::Chain(_)
             | EngineError::Host(_)
@@ -82,6 +87,7 @@ impl EngineError {
 /// What would keep the service from starting.
 pub async fn check(config: Config, path: PathBuf) -> Result<Vec<String>, EngineError> {
     config.grpc.check().map_err(ControlError::from)?;
+    config.http.check().map_err(HttpError::from)?;
     let world = World::new(config, path, false)?;
     let warnings = world.look_at_source().await?;
     let mut store = world.redis_store().await?;

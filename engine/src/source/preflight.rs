@@ -442,6 +442,7 @@ mod tests {
             retained_bytes: 0,
             catalog_xmin_age: None,
             invalidation_reason: None,
+            safe_wal_bytes: None,
         };
         let slot = SlotName::new("s").unwrap();
         assert_eq!(judge_slot(&slot, &good, "shop"), []);

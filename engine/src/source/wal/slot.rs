@@ -133,6 +133,9 @@ pub struct SlotStatus {
     pub invalidation_reason: Option<String>,
     /// Log kept for it, in bytes.
     pub retained_bytes: u64,
+    /// Log that may still be written before the slot is lost, in bytes; none without
+    /// `max_slot_wal_keep_size`.
+    pub safe_wal_bytes: Option<u64>,
     /// Transactions this old block VACUUM of the catalogs.
     pub catalog_xmin_age: Option<i64>,
 }
@@ -164,7 +167,7 @@ pub async fn slot_status(
             confirmed_flush_lsn::text, restart_lsn::text, wal_status,
             greatest(0, pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery()
                 THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END, restart_lsn))::int8,
-            age(catalog_xmin)::int8, to_jsonb(s) ->> 'invalidation_reason'
+            age(catalog_xmin)::int8, to_jsonb(s) ->> 'invalidation_reason', safe_wal_size
         FROM pg_catalog.pg_replication_slots s WHERE slot_name = $1::text::name";
     let rows = client.query(SQL, &[&name.as_str()]).await;
     let rows = rows.map_err(|e| SourceError::sql("a look at pg_replication_slots", &e))?;
@@ -183,6 +186,7 @@ pub async fn slot_status(
             .unwrap_or(0),
         catalog_xmin_age: row.get(8),
         invalidation_reason: row.get(9),
+        safe_wal_bytes: row.get::<_, Option<i64>>(10).map(|n| u64::try_from(n).unwrap_or(0)),
     }))
 }
 
