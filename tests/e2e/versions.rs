@@ -135,3 +135,27 @@ async fn a_slot_that_the_server_invalidates_is_told_with_its_reason() {
     world.engine.run(&["bootstrap", "--yes", "--discard"]).await.success();
     assert_eq!(world.status().await["epoch"], 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_is_kept_through_a_failover_where_the_server_can() {
+    let (pg, redis) = tokio::join!(Postgres::start(), Redis::start());
+    pg.sql(LEDGER).await;
+    let builder = Engine::builder();
+    let text = config(&pg.url(), &redis.url(), builder.home().grpc_port(), "");
+    let builder = builder.config(&text.replace("[source]\n", "[source]\nfailover = true\n"));
+    if pg.version().await < 17 {
+        let check = builder.build().run(&["check"]).await;
+        assert_eq!(check.code, 1);
+        assert!(check.stderr.contains("source.failover needs PostgreSQL 17"), "{}", check.stderr);
+        return;
+    }
+    let mut world = World { engine: builder.start(), pg, redis };
+    world.until_state("WAITING").await;
+    world.bootstrap().await;
+    let kept = "SELECT failover FROM pg_replication_slots WHERE slot_name = 'kasho_slot'";
+    assert_eq!(world.pg.value(kept).await, "t");
+    world.engine.kill9().await;
+    world.engine.start_again();
+    world.settle(1).await;
+    assert_eq!(world.pg.value(kept).await, "t");
+}
