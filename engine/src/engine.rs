@@ -38,6 +38,7 @@ use backoff::Backoff;
 use observe::Observed;
 use streaming::{DRAIN, Streaming};
 use world::World;
+pub(crate) use world::tables as chain_catalog;
 
 /// What the engine's own tasks tell it.
 enum Event {
@@ -308,6 +309,10 @@ impl Engine {
             Event::Observed(observed) => {
                 self.troubles.observer = observed.error.clone();
                 self.observed = *observed;
+                let external = self.phase.external_load().is_some_and(|load| !load.loaded);
+                if external && self.observed.loader.done {
+                    self.apply(Command::LoadDone, "the dump is loaded").await;
+                }
             }
         }
     }

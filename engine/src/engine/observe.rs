@@ -13,10 +13,11 @@ use super::{Event, LOOK, World};
 use crate::control::ConsumerStatus;
 use crate::position::EpochPosition;
 use crate::sink::redis::RedisStore;
-use crate::sink::store::Store;
+use crate::sink::store::{Registry, Store};
 use crate::sink::{SinkError, consumers};
 use crate::source::error::SourceError;
 use crate::source::wal::{SlotStatus, slot_status};
+use crate::sync::Stored;
 
 /// What was found.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +32,8 @@ pub(super) struct Observed {
     pub(super) changes_entries: u64,
     /// Entries in the bootstrap stream.
     pub(super) bootstrap_entries: u64,
+    /// What the loader of a dump file has stored in this epoch.
+    pub(super) loader: Stored,
     /// Registered consumers.
     pub(super) consumers: Vec<ConsumerStatus>,
     /// Why a server could not be looked at.
@@ -108,6 +111,10 @@ impl Observer {
         found.changes_entries = inspection.entries;
         found.bootstrap_entries = inspection.bootstrap.high;
         let epoch = inspection.checkpoint.map(|checkpoint| checkpoint.epoch);
+        found.loader = match epoch {
+            Some(epoch) => Stored::read(&store.progress(epoch).await?),
+            None => Stored::default(),
+        };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let status = |lag: consumers::Lag| ConsumerStatus {
             name: lag.consumer.name,

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::Engine;
-use crate::bootstrap::Phase;
+use super::{Engine, Observed};
+use crate::bootstrap::{LoadMode, Phase};
 use crate::control::{LoadFigures, PluginStatus, Status};
 use crate::position::Lsn;
 use crate::sink::config::Durability;
@@ -29,6 +29,7 @@ impl Engine {
         let warnings = sink.warning.iter().chain(&load_sink.warning).cloned();
         let mut warnings: Vec<String> = warnings.chain(report.warnings.iter().cloned()).collect();
         warnings.dedup();
+        warnings.extend(self.incomplete());
         let unmasked = report.plugins.iter().flat_map(|plugin| {
             plugin.unmasked.iter().map(|policy| format!("{}: {policy} = \"pass\"", plugin.binding))
         });
@@ -65,6 +66,18 @@ impl Engine {
         }
     }
 
+    /// What is missing in the initial load by intention.
+    fn incomplete(&self) -> Option<String> {
+        match &self.phase {
+            Phase::Streaming(streaming) if streaming.incomplete => Some(format!(
+                "the initial load of {} is incomplete: it was completed before it had finished, or \
+                 was told to leave rows out (pg-bootstrap-sync -m)",
+                streaming.epoch
+            )),
+            _ => None,
+        }
+    }
+
     /// Log between the server's end, as last heard on the stream or seen, and what is
     /// confirmed.
     fn lag_bytes(&self) -> u64 {
@@ -85,6 +98,17 @@ impl Engine {
         all.into_iter().flatten().next().cloned().unwrap_or_default()
     }
 
+    /// Of a load that another program writes: rows are entries, bytes those of its file.
+    fn external_figures(&self, figures: LoadFigures) -> LoadFigures {
+        let Observed { loader, bootstrap_entries: rows, .. } = &self.observed;
+        LoadFigures {
+            rows: *rows,
+            bytes: loader.bytes,
+            bytes_estimated: loader.total,
+            ..figures
+        }
+    }
+
     fn load_figures(&self) -> LoadFigures {
         let blocking = self.starting.as_ref().and_then(|starting| starting.blocking.clone());
         match &self.phase {
@@ -92,12 +116,12 @@ impl Engine {
                 let figures = self.load.figures.borrow().clone();
                 let known = !figures.tables.is_empty() || load.tables.is_empty();
                 let figures = if known { figures } else { crate::load::figures(load) };
-                let rows = figures.rows.max(match load.mode {
-                    crate::bootstrap::LoadMode::External => self.observed.bootstrap_entries,
-                    _ => 0,
-                });
+                let figures = match load.mode {
+                    LoadMode::External => self.external_figures(figures),
+                    LoadMode::Direct | LoadMode::None => figures,
+                };
                 let mode = load.mode.name().to_owned();
-                LoadFigures { mode, rows, finished: load.loaded, blocking, ..figures }
+                LoadFigures { mode, finished: load.loaded, blocking, ..figures }
             }
             Phase::Streaming(streaming) => {
                 LoadFigures { rows: streaming.rows, finished: true, ..LoadFigures::default() }
