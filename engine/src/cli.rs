@@ -8,13 +8,15 @@ pub mod check;
 mod client;
 pub mod config;
 pub mod consumers;
+mod dump;
 pub mod reset;
 pub mod run;
 pub mod snapshot;
 pub mod status;
+pub mod sync;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -51,15 +53,27 @@ enum Command {
     Status(status::Arguments),
     /// Load what is in the database already, then stream its changes.
     Bootstrap(bootstrap::Arguments),
+    /// Load a dump file: what pg-bootstrap-sync does.
+    BootstrapSync(sync::Arguments),
     /// Drop the slot and begin anew: back to WAITING.
     Reset(reset::Arguments),
     /// Hold an exported snapshot, for a bootstrap by hand.
     Snapshot(snapshot::Arguments),
 }
 
+/// The program under the document's names is one of its commands.
+fn by_name(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    let name = arguments.first().map(|name| Path::new(name).file_name().unwrap_or_default());
+    if name.is_some_and(|name| name == "pg-bootstrap-sync") {
+        arguments.insert(1, "bootstrap-sync".into());
+    }
+    arguments
+}
+
 /// Runs the command that the arguments ask for; the first one is the program's name.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments) {
+    let cli = match Cli::try_parse_from(by_name(arguments)) {
         Ok(cli) => cli,
         Err(usage) => {
             // `--help` and `--version` come this way too, with another code and output.
@@ -77,6 +91,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             .and_then(|config| block_on(consumers::run(&command, &config))),
         Command::Status(arguments) => status::run(&arguments, path),
         Command::Bootstrap(arguments) => bootstrap::run(&arguments, path),
+        Command::BootstrapSync(arguments) => block_on(sync::run(&arguments, path)),
         Command::Reset(arguments) => reset::run(&arguments, path),
         Command::Snapshot(arguments) => snapshot::run(&arguments, path),
     };
@@ -102,5 +117,21 @@ mod tests {
     #[test]
     fn the_arguments_make_sense() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_program_by_its_old_name_takes_the_flags_of_the_original() {
+        let parsed =
+            |line: &str| Cli::try_parse_from(by_name(line.split(' ').map(OsString::from)));
+        for line in [
+            "/app/bin/pg-bootstrap-sync --dump-file=/data/dump.sql --redis-url=redis://redis:6379",
+            "pg-bootstrap-sync -d dump.sql -k redis://r -b 500 -m 10 -p 1000 --dry-run -v",
+            "pg-bootstrap-sync --kv-url redis://r --dump-file - --config kasho.toml",
+            "kasho bootstrap-sync -d x --batch-size 5 --max-rows-per-table 1 --progress-interval 2",
+        ] {
+            let cli = parsed(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+            assert!(matches!(cli.command, Command::BootstrapSync(_)), "{line}");
+        }
+        assert!(parsed("pg-bootstrap-sync").is_err() && parsed("kasho --dump-file x").is_err());
     }
 }

@@ -16,6 +16,7 @@ mod with;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use secrecy::SecretString;
 use serde::Deserialize;
 
 pub use env::Env;
@@ -94,12 +95,7 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn load(path: &Path) -> Result<Config, Errors> {
-        let text = std::fs::read_to_string(path).map_err(|e| {
-            let message = format!("cannot be read: {e}; name another with --config FILE");
-            let problem = Problem { place: Place::Nowhere, key: String::new(), message };
-            Errors { file: path.to_owned(), problems: vec![problem] }
-        })?;
-        Config::parse(&text, path, &|name| std::env::var(name).ok())
+        Config::parse(&text_of(path)?, path, &|name| std::env::var(name).ok())
     }
 
     /// Reads a file's text as [`Config::load`] does. `path` is named in errors, and what
@@ -108,6 +104,36 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn parse(text: &str, path: &Path, env: Env<'_>) -> Result<Config, Errors> {
+        let (config, problems) = Config::read(text, path, env);
+        whole(config, problems, path)
+    }
+
+    /// As [`Config::load`], for a program that has nothing but Redis: what is wrong with
+    /// the sections that it does not use is not its business, and `redis_url` counts more
+    /// than the file. Without a file, the variables of the environment and the defaults.
+    ///
+    /// # Errors
+    /// Everything else that is wrong with it.
+    pub fn load_for_redis(
+        path: Option<&Path>,
+        redis_url: Option<&SecretString>,
+    ) -> Result<Config, Errors> {
+        let text = path.map(text_of).transpose()?.unwrap_or_default();
+        let path = path.unwrap_or(Path::new(""));
+        let (mut config, mut problems) =
+            Config::read(&text, path, &|name| std::env::var(name).ok());
+        problems.retain(|problem| {
+            let other = ["source", "grpc", "bootstrap", "log"]
+                .iter()
+                .any(|section| problem.key.split('.').next() == Some(section));
+            !other && !(redis_url.is_some() && problem.key == "redis.url")
+        });
+        config.redis.url = redis_url.cloned().or(config.redis.url);
+        whole(config, problems, path)
+    }
+
+    /// What can be read, and everything that is wrong with the rest.
+    fn read(text: &str, path: &Path, env: Env<'_>) -> (Config, Vec<Problem>) {
         let folder = path.parent().unwrap_or(Path::new("."));
         let (mut root, syntax) = node::parse(text);
         add_stand_ins(&mut root, env);
@@ -129,11 +155,7 @@ impl Config {
             let place = config.said.get(&key).map_or(Place::Nowhere, |(place, _)| place.clone());
             Problem { place, key, message }
         }));
-        if problems.is_empty() {
-            return Ok(config);
-        }
-        problems.sort_by(|a, b| a.place.cmp(&b.place));
-        Err(Errors { file: path.to_owned(), problems })
+        (config, problems)
     }
 
     /// The settings of the chain: all that stands at the top of the file and in `[keys]`,
@@ -211,6 +233,23 @@ impl Config {
         }
         found
     }
+}
+
+fn text_of(path: &Path) -> Result<String, Errors> {
+    std::fs::read_to_string(path).map_err(|e| {
+        let message = format!("cannot be read: {e}; name another with --config FILE");
+        let problem = Problem { place: Place::Nowhere, key: String::new(), message };
+        Errors { file: path.to_owned(), problems: vec![problem] }
+    })
+}
+
+/// A configuration without a problem, or all the problems in the order of the file.
+fn whole(config: Config, mut problems: Vec<Problem>, path: &Path) -> Result<Config, Errors> {
+    if problems.is_empty() {
+        return Ok(config);
+    }
+    problems.sort_by(|a, b| a.place.cmp(&b.place));
+    Err(Errors { file: path.to_owned(), problems })
 }
 
 /// Whether a key is a section and nothing more.

@@ -15,4 +15,5 @@ pub mod position;
 pub mod reader;
 pub mod sink;
 pub mod source;
+pub mod sync;
 pub mod transform;
