@@ -7,15 +7,18 @@
 mod harness;
 
 mod bad_input;
+mod by_dump;
 mod config;
 mod control;
 mod harness_works;
 mod life;
+mod manual;
 mod plugins;
 mod readme;
 mod sink;
 mod snapshot;
 mod states;
+mod sync;
 mod types;
 mod wal;
 mod world;

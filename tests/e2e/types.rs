@@ -71,6 +71,22 @@ fn table(number: usize, name: &str, values: &[String], array: bool) -> (String, 
     (create, format!("INSERT INTO v{number} (id, v) VALUES {};", rows.join(", ")))
 }
 
+/// A table of every type and of its array, with values; answers what writes the same
+/// values once more.
+pub(crate) async fn tables(pg: &Postgres) -> Vec<String> {
+    pg.sql(OWN_TYPES).await;
+    let mut inserts = Vec::new();
+    for (number, (name, values)) in values().iter().enumerate() {
+        for (offset, array) in [(0, false), (1000, true)] {
+            let (create, insert) = table(number + offset, name, values, array);
+            pg.sql(&create).await;
+            pg.sql(&insert.replace("{base}", "0")).await;
+            inserts.push(insert.replace("{base}", "1000"));
+        }
+    }
+    inserts
+}
+
 /// Types of the catalogue whose input function refuses every text, as it says itself.
 async fn refuses_input(pg: &Postgres, name: &str) -> bool {
     let client = pg.client().await;
@@ -81,22 +97,13 @@ async fn refuses_input(pg: &Postgres, name: &str) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_value_has_one_text() {
     let (pg, redis) = tokio::join!(Postgres::start(), Redis::start());
-    pg.sql(OWN_TYPES).await;
+    let inserts = tables(&pg).await;
     let values = values();
     let listed: BTreeSet<&str> = values.keys().map(String::as_str).collect();
     for row in pg.rows(CATALOGUE).await {
         let name = row[0].as_deref().expect("name");
         let covered = listed.contains(name) || refuses_input(&pg, name).await;
         assert!(covered, "values.txt has no value of {name}");
-    }
-    let mut inserts = Vec::new();
-    for (number, (name, values)) in values.iter().enumerate() {
-        for (offset, array) in [(0, false), (1000, true)] {
-            let (create, insert) = table(number + offset, name, values, array);
-            pg.sql(&create).await;
-            pg.sql(&insert.replace("{base}", "0")).await;
-            inserts.push(insert.replace("{base}", "1000"));
-        }
     }
     let world = World::with(pg, redis, 1, "").await;
     world.bootstrap().await;

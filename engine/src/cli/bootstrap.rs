@@ -65,9 +65,10 @@ async fn bootstrap(arguments: &Arguments, config: &Path) -> anyhow::Result<()> {
         println!("state: STREAMING; this bootstrap is complete already");
         return Ok(());
     }
+    // A dump has to be taken away before this ends; otherwise a signal just ends it.
     let stop = match arguments.by_dump.dump {
-        true => Some(sync::stop_on_signals()?),
-        false => None,
+        true => sync::stop_on_signals()?,
+        false => CancellationToken::new(),
     };
     // Everything that can be refused is refused before anything is begun.
     let plan = match arguments.by_dump.dump {
@@ -82,21 +83,32 @@ async fn bootstrap(arguments: &Arguments, config: &Path) -> anyhow::Result<()> {
         println!("state: ACCUMULATING; going on with epoch {}", status.epoch);
     } else {
         println!("step 1 of 6: a replication slot with a consistent snapshot");
-        start(&mut client, arguments).await?;
+        unless(&stop, start(&mut client, arguments)).await?;
         println!("step 2 of 6: changes accumulate from there on");
         status = ask(&mut client).await?;
     }
-    if let (Some(plan), Some(stop)) = (&plan, &stop) {
-        by_dump(plan, &status, stop).await?;
+    if let Some(plan) = &plan {
+        by_dump(plan, &status, &stop).await?;
     } else if !arguments.external && !arguments.no_initial_data {
         println!("step 3 of 6: the tables are read at the snapshot, without a dump file");
         println!("step 4 of 6: their rows go through the plugin chain to the bootstrap stream");
     }
-    watch(&mut client).await?;
+    unless(&stop, watch(&mut client)).await?;
     if plan.is_none() {
         println!("step 5 of 6: clean up: the snapshot and its locks are let go");
     }
-    complete(&mut client, arguments, &address).await
+    unless(&stop, complete(&mut client, arguments, &address)).await
+}
+
+/// The engine goes on with what it was asked for; this ends.
+async fn unless<T>(
+    stop: &CancellationToken,
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    tokio::select! {
+        () = stop.cancelled() => bail!("interrupted; the same command goes on where it is now"),
+        done = work => done,
+    }
 }
 
 /// Dump and load, unless that is done or is somebody else's.
@@ -127,7 +139,7 @@ async fn complete(
     address: &str,
 ) -> anyhow::Result<()> {
     println!("step 6 of 6: to STREAMING");
-    if !arguments.yes && !agreed()? {
+    if !arguments.yes && !asked().await? {
         println!(
             "state: ACCUMULATING; complete it with `kasho bootstrap --yes`, or\n  {}",
             complete_line(address)
@@ -247,6 +259,13 @@ fn describe(load: &LoadProgress, paused: &str) -> String {
         "" => done,
         why => format!("{done}; paused: {why}"),
     }
+}
+
+/// As [`agreed`], on a thread that nobody waits for at the end.
+async fn asked() -> anyhow::Result<bool> {
+    let (say, answer) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || drop(say.send(agreed())));
+    answer.await?
 }
 
 /// Asks the person, if there is one.

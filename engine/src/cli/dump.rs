@@ -228,7 +228,9 @@ impl Plan {
             command.arg("--compress=0");
         }
         command.args(&self.tables);
-        FOREIGN_VARIABLES.iter().for_each(|name| drop(command.env_remove(name)));
+        for name in FOREIGN_VARIABLES {
+            command.env_remove(name);
+        }
         command.envs(self.info.libpq_env("kasho dump"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         command.kill_on_drop(true);

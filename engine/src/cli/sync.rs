@@ -323,3 +323,48 @@ fn left_out(report: &Report, figures: &Figures) -> Vec<String> {
     }
     lines
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_is_told() {
+        let count = |rows| TableCount { rows, bytes: 0 };
+        let report = Report {
+            tables: [("public.a".to_owned(), count(3))].into(),
+            skipped: [("public.log".to_owned(), count(9))].into(),
+            sequences: 2,
+            ..Report::default()
+        };
+        let figures = Figures {
+            rows: 5,
+            entries: 4,
+            resumed: Some(2),
+            ddl: 1,
+            sequences: 2,
+            ..Figures::default()
+        };
+        let lines = told(&Outcome::Loaded(report), &figures);
+        assert_eq!(
+            lines[0],
+            "loaded: 5 rows (2 of them by earlier runs) of 1 tables; 4 passed the chain"
+        );
+        let rest = lines[1..].join("\n");
+        for words in ["--all-tables loads them): 9 rows of public.log", "1 schema", "2 positions"] {
+            assert!(rest.contains(words), "no {words:?} in {rest}");
+        }
+        assert_eq!(lines.len(), 4, "{lines:?}");
+    }
+
+    #[test]
+    fn no_password_is_repeated() {
+        for (url, told) in [
+            ("redis://:s3c@ret@h:1/0", "redis://…@h:1/0"),
+            ("redis://redis:6379", "redis://redis:6379"),
+            ("s3cret", "…"),
+        ] {
+            assert_eq!(without_password(url), told);
+        }
+    }
+}

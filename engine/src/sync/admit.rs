@@ -24,9 +24,10 @@ pub(super) struct Found {
 pub enum Refusal {
     /// No engine was ever there.
     #[error(
-        "pg-bootstrap-sync refused: no engine has stored a state in this Redis under the prefix \
-         {0:?}. Start it (`kasho run`), begin a bootstrap with `kasho bootstrap --external` or \
-         StartBootstrap, and see that both use the same redis.url and redis.prefix"
+        "pg-bootstrap-sync refused in state WAITING: no bootstrap was ever begun in this Redis \
+         (prefix {0:?}), so nothing captures the changes made since the dump. Begin one with \
+         StartBootstrap or `kasho bootstrap --external`; is the engine's redis.url and redis.prefix \
+         the same?"
     )]
     NoState(String),
     /// WAITING.

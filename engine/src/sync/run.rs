@@ -6,7 +6,6 @@
 use std::pin::pin;
 
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant, MissedTickBehavior};
 
 use super::admit::{self, Admitted, Found};
@@ -169,34 +168,37 @@ async fn open(
     blocking(opened).await?
 }
 
-/// What comes out of the file, and the bytes read of it by then.
-type Read = Result<(Piece, u64), DumpError>;
+/// What comes out of the file.
+enum Read {
+    /// A piece, and the bytes read by then.
+    Piece(Piece, u64),
+    /// That was all.
+    End(Report),
+}
 
-/// Reads the file on a thread of its own.
-fn pump(mut dump: Dump) -> (mpsc::Receiver<Read>, JoinHandle<Dump>) {
+/// Reads the file on a thread of its own. It may wait for standard input longer than
+/// anybody wants to wait for it, so it is none of the runtime's.
+fn pump(mut dump: Dump) -> mpsc::Receiver<Result<Read, DumpError>> {
     let (sender, pieces) = mpsc::channel(AHEAD);
-    let task = tokio::task::spawn_blocking(move || {
+    std::thread::spawn(move || {
         loop {
             let read = match dump.next() {
-                Ok(Some(piece)) => Ok((piece, dump.read_bytes())),
-                Ok(None) => break,
+                Ok(Some(piece)) => Ok(Read::Piece(piece, dump.read_bytes())),
+                Ok(None) => Ok(Read::End(dump.report().clone())),
                 Err(error) => Err(error),
             };
-            let last = read.is_err();
+            let more = matches!(read, Ok(Read::Piece(..)));
             // Nobody listens any more when the load was ended.
-            if sender.blocking_send(read).is_err() || last {
-                break;
+            if sender.blocking_send(read).is_err() || !more {
+                return;
             }
         }
-        dump
     });
-    (pieces, task)
+    pieces
 }
 
-async fn report(task: JoinHandle<Dump>) -> Result<Report, SyncError> {
-    let dump = task.await.map_err(|_| SyncError::Internal("reading the dump panicked"))?;
-    Ok(dump.report().clone())
-}
+/// The end of a channel whose thread has said no last word.
+const PANICKED: SyncError = SyncError::Internal("reading the dump panicked");
 
 /// Counts what stands in the file and is no row.
 fn count(figures: &mut Figures, piece: &Piece) {
@@ -254,14 +256,14 @@ impl Loading<'_> {
             (figures.epoch, figures.rows, figures.entries) = (epoch, stored.rows, entries);
             (figures.bytes, figures.total) = (stored.bytes, stored.total);
         });
-        let (mut pieces, task) = pump(dump);
+        let mut pieces = pump(dump);
         let mut chains = Chains::new(&self.chain.handle);
         let mut watcher = Watcher::start(&self.config, self.admitted.load.epoch);
         let ended = watcher.ended();
         let mut ended = pin!(ended);
         let mut renew = tokio::time::interval(RENEW);
         renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
+        let report = loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(Outcome::Stopped),
@@ -271,8 +273,10 @@ impl Loading<'_> {
                     self.store(&Batch::default(), chains.adopt(), stored).await?;
                 }
                 read = pieces.recv() => {
-                    let Some(read) = read else { break };
-                    let (piece, bytes) = read?;
+                    let (piece, bytes) = match read.ok_or(PANICKED)?? {
+                        Read::Piece(piece, bytes) => (piece, bytes),
+                        Read::End(report) => break report,
+                    };
                     // A batch may wait long for room. Whether one that is cut off was
                     // published, the next run reads.
                     tokio::select! {
@@ -284,8 +288,7 @@ impl Loading<'_> {
                     renew.reset();
                 }
             }
-        }
-        let report = report(task).await?;
+        };
         // The engine may have ended the bootstrap while the last rows were on their way.
         Look::open(&self.config).await?.current(self.admitted.load.epoch).await??;
         stored.done = true;
@@ -380,15 +383,17 @@ async fn dry(
     let chain = blocking(move || Chain::load(&recipe, &tables, &checkpoint)).await??;
     let (dump, _) = open(job, &catalog, Lsn::ZERO, &Stored::default()).await?;
     let total = dump.total_bytes().unwrap_or(0);
-    let (mut pieces, task) = pump(dump);
+    let mut pieces = pump(dump);
     let mut chains = Chains::new(&chain.handle);
     loop {
         let read = tokio::select! {
             () = stop.cancelled() => return Ok(Outcome::Stopped),
             read = pieces.recv() => read,
         };
-        let Some(read) = read else { break };
-        let (piece, bytes) = read?;
+        let (piece, bytes) = match read.ok_or(PANICKED)?? {
+            Read::Piece(piece, bytes) => (piece, bytes),
+            Read::End(report) => return Ok(Outcome::Dry(report)),
+        };
         figures.send_modify(|figures| count(figures, &piece));
         let Piece::Rows { table, batch, .. } = piece else { continue };
         let rows = batch.rows.len() as u64;
@@ -400,5 +405,4 @@ async fn dry(
             figures.table = name(&catalog, table);
         });
     }
-    Ok(Outcome::Dry(report(task).await?))
 }

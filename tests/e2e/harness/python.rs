@@ -24,8 +24,8 @@ pub(crate) async fn python(program: &str, arguments: &[&str]) -> Output {
     Output::of(command, "").await
 }
 
-/// The interpreter of the environment.
-fn interpreter() -> PathBuf {
+/// The interpreter of the environment. Blocks while that is made.
+pub(crate) fn interpreter() -> PathBuf {
     let name = REQUIREMENTS.join("-").replace("==", "-");
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("python-{name}"));
     let lock = fs::File::create(folder.with_extension("lock")).expect("lock file");
