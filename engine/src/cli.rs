@@ -121,8 +121,7 @@ mod tests {
 
     #[test]
     fn a_program_by_its_old_name_takes_the_flags_of_the_original() {
-        let parsed =
-            |line: &str| Cli::try_parse_from(by_name(line.split(' ').map(OsString::from)));
+        let parsed = |line: &str| Cli::try_parse_from(by_name(line.split(' ').map(OsString::from)));
         for line in [
             "/app/bin/pg-bootstrap-sync --dump-file=/data/dump.sql --redis-url=redis://redis:6379",
             "pg-bootstrap-sync -d dump.sql -k redis://r -b 500 -m 10 -p 1000 --dry-run -v",

@@ -203,7 +203,11 @@ async fn the_manual_path_is_typed_as_it_stands() {
     assert!(early.code == 1 && early.stdout.contains("has not finished"), "{}", early.stdout);
     let loaded = site.sh("sh bootstrap-step-4", &[]).await.success();
     assert!(loaded.stdout.contains("loaded: "), "{}", loaded.stdout);
-    let watched = site.sh("sh bootstrap-watch", &[]).await.success();
+    let watched = eventually("the load to be seen as finished", async || {
+        let watched = site.sh("sh bootstrap-watch", &[]).await.success();
+        watched.stdout.contains("finished").then_some(watched)
+    })
+    .await;
     for word in ["accumulatedChanges", "ACCUMULATING", "external: ", "(100 %)"] {
         assert!(watched.stdout.contains(word), "no {word:?} in {}", watched.stdout);
     }
@@ -238,8 +242,7 @@ async fn one_command_in_the_container_and_every_trouble() {
     let script = format!("{}{}", site.shell(), site.text("sh bootstrap-interactive", &[]));
     let typed = site.folder.join("interactive.sh");
     std::fs::write(&typed, script).expect("write");
-    let on_a_terminal =
-        format!("printf 'n\\n' | script -qec 'bash {}' /dev/null", typed.display());
+    let on_a_terminal = format!("printf 'n\\n' | script -qec 'bash {}' /dev/null", typed.display());
     let output = site.world.engine.shell(&on_a_terminal).await.success();
     assert!(output.stdout.contains("Switch to STREAMING now?"), "{}", output.stdout);
     assert_eq!(state(&site).await, "ACCUMULATING");
@@ -260,10 +263,7 @@ async fn one_command_in_the_container_and_every_trouble() {
     site.world.until_state("WAITING").await;
 
     // A slot that is there already.
-    site.world
-        .pg
-        .sql("SELECT pg_create_logical_replication_slot('kasho_slot', 'pgoutput')")
-        .await;
+    site.world.pg.sql("SELECT pg_create_logical_replication_slot('kasho_slot', 'pgoutput')").await;
     let refused = states::call(&site.world, "StartBootstrap", "{}", "0").await;
     assert!(refused.stdout.contains("\"kasho_slot\" already exists"), "{}", refused.stdout);
     let slots = site.sql("sql bootstrap-slots", &[]).await;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::harness::engine::Builder;
 use crate::harness::{Engine, Output, Postgres, Process, Redis, eventually, logs, python, unique};
 use crate::states::ask;
-use crate::world::{LEDGER, World, Writer, config, fill};
+use crate::world::{World, Writer, config};
 use crate::{states, types};
 
 /// Begins a bootstrap that somebody else loads, and answers the snapshot.
@@ -181,7 +181,7 @@ fn loader_on_a_pipe(world: &World) -> (Process, std::fs::File) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_at_once_are_refused_and_standard_input_is_a_file_too() {
-    let world = World::start(20_000).await;
+    let world = World::start(60_000).await;
     let snapshot = external(&world).await;
     let file = dump(&world, &snapshot, "dump.sql", &[]).await;
     let text = std::fs::read(&file).expect("dump");
@@ -210,8 +210,8 @@ async fn two_at_once_are_refused_and_standard_input_is_a_file_too() {
     .expect("write");
     assert!(loader.wait_exit().await.success());
     complete(&world).await;
-    let told = world.check_ledger(20_001).await;
-    assert!(told.contains("loaded 20000") && told.contains("problems 0"), "{told}");
+    let told = world.check_ledger(60_001).await;
+    assert!(told.contains("loaded 60000") && told.contains("problems 0"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -229,7 +229,8 @@ async fn every_wrong_moment_is_refused_with_what_to_do() {
     refused(engine, &line, &["state WAITING", "kasho bootstrap --external"]).await;
 
     ask(&world, "StartBootstrap", "{}").await;
-    refused(engine, &line, &["state ACCUMULATING", "engine itself loads epoch 2", "directly"]).await;
+    refused(engine, &line, &["state ACCUMULATING", "engine itself loads epoch 2", "directly"])
+        .await;
     engine.run(&["reset", "--yes"]).await.success();
 
     ask(&world, "StartBootstrap", r#"{"load": "LOAD_NONE"}"#).await;
@@ -254,7 +255,7 @@ async fn every_wrong_moment_is_refused_with_what_to_do() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bootstrap_that_ends_under_the_loader_ends_it() {
-    let world = World::start(20_000).await;
+    let world = World::start(60_000).await;
     let snapshot = external(&world).await;
     let file = dump(&world, &snapshot, "dump.sql", &[]).await;
     let text = std::fs::read(&file).expect("dump");
@@ -287,7 +288,8 @@ async fn another_file_or_other_options_do_not_go_on_with_a_load() {
     let before = world.entries("bootstrap").await;
     refused(&world.engine, &sync(&other, &[]), &["kasho reset"]).await;
     refused(&world.engine, &sync(&cut, &[]), &["kasho reset"]).await;
-    refused(&world.engine, &sync(&file, &["-m", "5"]), &["other options", "rows per table 5"]).await;
+    refused(&world.engine, &sync(&file, &["-m", "5"]), &["other options", "rows per table 5"])
+        .await;
     assert_eq!(world.entries("bootstrap").await, before, "nothing of another file");
     world.engine.run(&sync(&file, &[])).await.success();
     complete(&world).await;

@@ -38,7 +38,7 @@ pub struct Arguments {
     #[arg(long)]
     no_initial_data: bool,
     #[command(flatten)]
-    by_dump: dump::Arguments,
+    by_dump: dump::ByDump,
     /// Go on to STREAMING without asking.
     #[arg(long, short, env = "WAIT_FOR_BOOTSTRAP", value_parser = FalseyValueParser::new())]
     yes: bool,
@@ -122,22 +122,22 @@ async fn by_dump(
         bail!(
             "the bootstrap under way (epoch {}) loads in another way ({}): let it finish (kasho \
              bootstrap), or `kasho reset` first",
-            status.epoch, load.mode
+            status.epoch,
+            load.mode
         );
     }
     if load.finished {
         println!("the dump is loaded already");
         return Ok(());
     }
-    println!("step 3 of 6: a dump of the published tables at the snapshot {}", status.snapshot_name);
+    println!(
+        "step 3 of 6: a dump of the published tables at the snapshot {}",
+        status.snapshot_name
+    );
     plan.load(status.epoch, &status.snapshot_name, stop).await
 }
 
-async fn complete(
-    client: &mut Client,
-    arguments: &Arguments,
-    address: &str,
-) -> anyhow::Result<()> {
+async fn complete(client: &mut Client, arguments: &Arguments, address: &str) -> anyhow::Result<()> {
     println!("step 6 of 6: to STREAMING");
     if !arguments.yes && !asked().await? {
         println!(

@@ -42,7 +42,7 @@ const ARGUMENTS: usize = 1 << 20;
 
 /// Arguments of `kasho bootstrap` about a dump.
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(super) struct ByDump {
     /// Load by way of a dump file, written by pg_dump at the same snapshot.
     #[arg(long, conflicts_with_all = ["direct", "external", "no_initial_data"])]
     pub(super) dump: bool,
@@ -84,7 +84,7 @@ pub(super) struct Plan {
 
 impl Plan {
     /// Looks at everything and changes nothing.
-    pub(super) async fn new(arguments: &Arguments, path: &Path) -> anyhow::Result<Plan> {
+    pub(super) async fn new(arguments: &ByDump, path: &Path) -> anyhow::Result<Plan> {
         let config = Config::load(path).map_err(|errors| anyhow!("{errors}"))?;
         let info = conninfo(&config.source)?;
         let client = sql_connect(&info, "kasho bootstrap").await?;
@@ -195,12 +195,14 @@ impl Plan {
         let part = folder.join("part");
         remove(&part)?;
         if self.jobs.is_none() {
-            let private = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part);
+            let private =
+                fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part);
             private.with_context(|| format!("making {}", part.display()))?;
         }
-        let mut child = self.pg_dump(&part, snapshot).spawn().with_context(|| {
-            format!("starting {}", self.program.display())
-        })?;
+        let mut child = self
+            .pg_dump(&part, snapshot)
+            .spawn()
+            .with_context(|| format!("starting {}", self.program.display()))?;
         let watched = self.watch(&mut child, &part, stop).await;
         if watched.is_err() {
             // Waited for, so that nothing writes any more when the folder goes.

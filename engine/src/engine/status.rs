@@ -101,12 +101,7 @@ impl Engine {
     /// Of a load that another program writes: rows are entries, bytes those of its file.
     fn external_figures(&self, figures: LoadFigures) -> LoadFigures {
         let Observed { loader, bootstrap_entries: rows, .. } = &self.observed;
-        LoadFigures {
-            rows: *rows,
-            bytes: loader.bytes,
-            bytes_estimated: loader.total,
-            ..figures
-        }
+        LoadFigures { rows: *rows, bytes: loader.bytes, bytes_estimated: loader.total, ..figures }
     }
 
     fn load_figures(&self) -> LoadFigures {

@@ -193,7 +193,8 @@ fn pairs(words: &[String]) -> HashMap<String, String> {
 
 /// A loader's own fields among those of its hash.
 fn progress(words: &[String]) -> HashMap<String, String> {
-    let own = |(field, value): (String, String)| Some((field.strip_prefix("p:")?.to_owned(), value));
+    let own =
+        |(field, value): (String, String)| Some((field.strip_prefix("p:")?.to_owned(), value));
     pairs(words).into_iter().filter_map(own).collect()
 }
 

@@ -75,7 +75,8 @@ mod tests {
         let name = this().replacen(&std::process::id().to_string(), &child.id().to_string(), 1);
         child.wait().unwrap();
         assert_eq!(life(&name), Life::Dead, "{name}");
-        for stranger in ["engine kasho_slot", "pg-bootstrap-sync", "pg-bootstrap-sync pid 1 started 1 on x"]
+        for stranger in
+            ["engine kasho_slot", "pg-bootstrap-sync", "pg-bootstrap-sync pid 1 started 1 on x"]
         {
             assert_eq!(life(stranger), Life::Unknown, "{stranger}");
         }

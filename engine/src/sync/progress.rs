@@ -86,6 +86,9 @@ mod tests {
         };
         let fields = stored.fields().into_iter().filter_map(|(name, value)| Some((name, value?)));
         assert_eq!(Stored::read(&fields.collect()), stored);
-        assert_eq!(Stored::read(&HashMap::from([("16384:0".into(), "7".into())])), Stored::default());
+        assert_eq!(
+            Stored::read(&HashMap::from([("16384:0".into(), "7".into())])),
+            Stored::default()
+        );
     }
 }

@@ -131,11 +131,7 @@ async fn lease(
 }
 
 /// Whether an earlier run has loaded this very file, and the bootstrap went on since.
-async fn already(
-    job: &Job,
-    look: &mut Look,
-    found: &Found,
-) -> Result<Option<Outcome>, SyncError> {
+async fn already(job: &Job, look: &mut Look, found: &Found) -> Result<Option<Outcome>, SyncError> {
     let Some(text) = &found.state else { return Ok(None) };
     let phase = bootstrap::load(&String::from_utf8_lossy(text)).unwrap_or_default();
     let (Phase::Streaming(streaming), Ok(catalog)) = (phase, admit::catalog(found)) else {
@@ -360,19 +356,16 @@ impl Loading<'_> {
         let mut fields = stored.fields();
         if std::mem::replace(&mut self.sent, true) && !stored.done {
             // What does not change is stored once.
-            fields.retain(|(name, _)| [".mark", ".rows", ".bytes"].iter().any(|end| name.ends_with(end)));
+            fields.retain(|(name, _)| {
+                [".mark", ".rows", ".bytes"].iter().any(|end| name.ends_with(end))
+            });
         }
         Ok(self.writer.append(batch, generation, fields).await?)
     }
 }
 
 /// Everything but publishing: what a load of this file would do.
-async fn dry(
-    job: &Job,
-    found: &Found,
-    figures: &Watch,
-    stop: &Stop,
-) -> Result<Outcome, SyncError> {
+async fn dry(job: &Job, found: &Found, figures: &Watch, stop: &Stop) -> Result<Outcome, SyncError> {
     if let Err(refusal) = admit::admit(found) {
         tracing::warn!("a load would be refused now: {refusal}");
     }

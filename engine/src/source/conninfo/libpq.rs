@@ -112,7 +112,9 @@ mod tests {
         assert!(options.starts_with("-c work_mem=1MB ") && options.contains("-c timezone=UTC"));
         assert_eq!(value("PGHOSTADDR"), "");
         let socket = Conninfo::parse("host=/tmp user=u port=7").unwrap().libpq_env("x");
-        assert!(socket.contains(&("PGHOST", "/tmp".into())) && socket.contains(&("PGPORT", "7".into())));
+        assert!(
+            socket.contains(&("PGHOST", "/tmp".into())) && socket.contains(&("PGPORT", "7".into()))
+        );
         let no = |name: &str| !socket.iter().any(|(known, _)| *known == name);
         assert!(no("PGPASSWORD") && no("PGHOSTADDR"));
     }
