@@ -203,6 +203,7 @@ impl Builder {
     pub(super) fn take(&mut self, chunk: &Bytes, lsn: Lsn) -> Result<(Batch, u64), BadText> {
         let mut batch = std::mem::take(&mut self.batch);
         let text = chunk.slice(self.start..self.end);
+        self.start = self.end;
         check(&text).map_err(|(at, what)| BadText { at: Some(at), what })?;
         check(&self.side).map_err(|(_, what)| BadText { at: None, what })?;
         let bytes = text.len() as u64;

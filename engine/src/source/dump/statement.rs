@@ -263,17 +263,59 @@ fn tag(verb: &str, tokens: &mut Tokens<'_>) -> String {
     format!("{verb} {name}").trim_end().to_owned()
 }
 
-/// Leading words in upper case: three at most, and only plain ASCII ones that a key word
-/// could be; names and values in quotes never.
+/// Words that may be told: what stands at the beginning of an SQL statement. Others may
+/// be a row's, where the text is not what it seems.
+const TELLABLE: [&str; 36] = [
+    "ABORT",
+    "ANALYZE",
+    "CALL",
+    "CHECKPOINT",
+    "CLOSE",
+    "CLUSTER",
+    "COPY",
+    "DEALLOCATE",
+    "DECLARE",
+    "DELETE",
+    "DISCARD",
+    "DO",
+    "EXECUTE",
+    "EXPLAIN",
+    "FETCH",
+    "FROM",
+    "INSERT",
+    "INTO",
+    "LISTEN",
+    "LOAD",
+    "LOCK",
+    "MERGE",
+    "MOVE",
+    "NOTIFY",
+    "PREPARE",
+    "REINDEX",
+    "RESET",
+    "SELECT",
+    "SET",
+    "SHOW",
+    "TABLE",
+    "TRUNCATE",
+    "UNLISTEN",
+    "UPDATE",
+    "VACUUM",
+    "WITH",
+];
+
+/// By the leading key words.
 fn unknown(text: &[u8]) -> Statement {
     let words = Tokens::new(text).map_while(|token| match token {
-        Token::Word(word) if word.iter().all(u8::is_ascii_alphabetic) => {
-            Some(lossy(word).to_ascii_uppercase())
+        Token::Word(word) => {
+            TELLABLE.into_iter().find(|known| word.eq_ignore_ascii_case(known.as_bytes()))
         }
         _ => None,
     });
-    let kind = words.take(2).collect::<Vec<_>>().join(" ");
-    let kind = if kind.is_empty() { "something that is no statement".to_owned() } else { kind };
+    let mut kind = words.take(2).collect::<Vec<_>>().join(" ");
+    if kind.is_empty() {
+        kind.push_str("something that is no statement");
+    }
     Statement::Unknown { kind }
 }
 

@@ -241,7 +241,8 @@ impl Stream {
             "connect" | "c" if self.connected => return Err(DumpError::Databases { place }),
             "connect" | "c" => self.connected = true,
             "encoding" => self.setting("client_encoding", rest.trim(), place)?,
-            _ => self.unknown(format!("\\{word}"), place)?,
+            // Its name may be a row's, where the text is not what it seems.
+            _ => self.unknown("a psql command".to_owned(), place)?,
         }
         self.text.advance_over(len);
         Ok(())
