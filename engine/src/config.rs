@@ -95,7 +95,23 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn load(path: &Path) -> Result<Config, Errors> {
-        Config::parse(&text_of(path)?, path, &|name| std::env::var(name).ok())
+        Config::parse(&text(path)?, path, &|name| std::env::var(name).ok())
+    }
+
+    /// The section `[grpc]` of a file, for a command that only wants to talk to the engine:
+    /// what else is wrong with the file, or is a secret of the service's own environment,
+    /// keeps nobody from asking how it is.
+    ///
+    /// # Errors
+    /// The file is no TOML, or something is wrong with that section.
+    pub fn load_grpc(path: &Path) -> Result<control::Config, Errors> {
+        let (config, mut problems) =
+            Config::look(&text(path)?, path, &|name| std::env::var(name).ok());
+        problems.retain(|p| p.key.is_empty() || p.key == "grpc" || p.key.starts_with("grpc."));
+        match problems.is_empty() {
+            true => Ok(config.grpc),
+            false => Err(Errors { file: path.to_owned(), problems }),
+        }
     }
 
     /// Reads a file's text as [`Config::load`] does. `path` is named in errors, and what
@@ -104,7 +120,7 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn parse(text: &str, path: &Path, env: Env<'_>) -> Result<Config, Errors> {
-        let (config, problems) = Config::read(text, path, env);
+        let (config, problems) = Config::look(text, path, env);
         whole(config, problems, path)
     }
 
@@ -118,22 +134,21 @@ impl Config {
         path: Option<&Path>,
         redis_url: Option<&SecretString>,
     ) -> Result<Config, Errors> {
-        let text = path.map(text_of).transpose()?.unwrap_or_default();
+        let said = path.map(text).transpose()?.unwrap_or_default();
         let path = path.unwrap_or(Path::new(""));
         let (mut config, mut problems) =
-            Config::read(&text, path, &|name| std::env::var(name).ok());
+            Config::look(&said, path, &|name| std::env::var(name).ok());
         problems.retain(|problem| {
-            let other = ["source", "grpc", "bootstrap", "log"]
-                .iter()
-                .any(|section| problem.key.split('.').next() == Some(section));
+            let section = problem.key.split('.').next().unwrap_or_default();
+            let other = ["source", "grpc", "http", "bootstrap", "log"].contains(&section);
             !other && !(redis_url.is_some() && problem.key == "redis.url")
         });
         config.redis.url = redis_url.cloned().or(config.redis.url);
         whole(config, problems, path)
     }
 
-    /// What can be read, and everything that is wrong with the rest.
-    fn read(text: &str, path: &Path, env: Env<'_>) -> (Config, Vec<Problem>) {
+    /// What can be made of a file, and everything that is wrong with it, in its order.
+    fn look(text: &str, path: &Path, env: Env<'_>) -> (Config, Vec<Problem>) {
         let folder = path.parent().unwrap_or(Path::new("."));
         let (mut root, syntax) = node::parse(text);
         add_stand_ins(&mut root, env);
@@ -155,6 +170,7 @@ impl Config {
             let place = config.said.get(&key).map_or(Place::Nowhere, |(place, _)| place.clone());
             Problem { place, key, message }
         }));
+        problems.sort_by(|a, b| a.place.cmp(&b.place));
         (config, problems)
     }
 
@@ -235,7 +251,7 @@ impl Config {
     }
 }
 
-fn text_of(path: &Path) -> Result<String, Errors> {
+fn text(path: &Path) -> Result<String, Errors> {
     std::fs::read_to_string(path).map_err(|e| {
         let message = format!("cannot be read: {e}; name another with --config FILE");
         let problem = Problem { place: Place::Nowhere, key: String::new(), message };
@@ -243,13 +259,12 @@ fn text_of(path: &Path) -> Result<String, Errors> {
     })
 }
 
-/// A configuration without a problem, or all the problems in the order of the file.
-fn whole(config: Config, mut problems: Vec<Problem>, path: &Path) -> Result<Config, Errors> {
-    if problems.is_empty() {
-        return Ok(config);
+/// A configuration without a problem, or all the problems.
+fn whole(config: Config, problems: Vec<Problem>, path: &Path) -> Result<Config, Errors> {
+    match problems.is_empty() {
+        true => Ok(config),
+        false => Err(Errors { file: path.to_owned(), problems }),
     }
-    problems.sort_by(|a, b| a.place.cmp(&b.place));
-    Err(Errors { file: path.to_owned(), problems })
 }
 
 /// Whether a key is a section and nothing more.

@@ -17,3 +17,4 @@ pub mod sink;
 pub mod source;
 pub mod sync;
 pub mod transform;
+mod trust;

@@ -17,7 +17,7 @@ mod libpq;
 mod params;
 mod tls;
 
-pub(crate) use connect::options_with;
+pub(crate) use connect::{PATIENT, options_with};
 pub use connect::{PINNED_SETTINGS, sql_connect, sql_connect_with};
 pub(crate) use dial::{Dialer, Stream};
 pub use libpq::FOREIGN as FOREIGN_VARIABLES;
