@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::bootstrap::{Blocking, Command, Phase, Refusal};
+use crate::bootstrap::{Blocking, Command, Load, Phase, Refusal};
 use crate::config::Config;
 use crate::control::{Answer, Call, Control, ControlError, Reply, Shared};
 use crate::error::Class;
@@ -306,8 +306,10 @@ impl Engine {
                 let errors = [&observed.source_error, &observed.sink_error];
                 self.troubles.observer = errors.into_iter().flatten().next().cloned();
                 self.observed = *observed;
-                let external = self.phase.external_load().is_some_and(|load| !load.loaded);
-                if external && self.observed.loader.done {
+                // What was seen may be older than the epoch in force.
+                let seen = self.observed.epoch;
+                let ours = |load: &Load| !load.loaded && seen == Some(load.epoch);
+                if self.phase.external_load().is_some_and(ours) && self.observed.loader.done {
                     self.apply(Command::LoadDone, "the dump is loaded").await;
                 }
             }

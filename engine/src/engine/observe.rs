@@ -33,7 +33,7 @@ pub(super) struct Observed {
     pub(super) xmin_age: u64,
     /// Bytes of log after what the slot has confirmed.
     pub(super) lag_bytes: u64,
-    /// The epoch that Redis holds; the next three are of it.
+    /// The epoch that Redis holds; the next four are of it.
     pub(super) epoch: Option<Epoch>,
     /// Commit LSN of the last entry of the changes stream.
     pub(super) changes_lsn: Lsn,

@@ -100,7 +100,10 @@ impl Engine {
 
     /// Of a load that another program writes: rows are entries, bytes those of its file.
     fn external_figures(&self, figures: LoadFigures) -> LoadFigures {
-        let Observed { loader, bootstrap_entries: rows, .. } = &self.observed;
+        let Observed { epoch, loader, bootstrap_entries: rows, .. } = &self.observed;
+        if *epoch != self.phase.epoch() {
+            return figures;
+        }
         LoadFigures { rows: *rows, bytes: loader.bytes, bytes_estimated: loader.total, ..figures }
     }
 
