@@ -119,7 +119,7 @@ fn generation(
 ) -> Result<Generation, ChainError> {
     let config = recipe.config()?.chain();
     let number = checkpoint.generation.max(1);
-    let options = transform::Options { running: None, accepted: None, number };
+    let options = transform::Options { number, ..transform::Options::default() };
     let loaded = transform::load(host, &config, tables, options).map_err(ChainError::Load)?;
     if loaded.digest() == checkpoint.chain {
         return Ok(loaded);
