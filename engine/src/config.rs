@@ -140,8 +140,8 @@ impl Config {
             Config::look(&said, path, &|name| std::env::var(name).ok());
         problems.retain(|problem| {
             let section = problem.key.split('.').next().unwrap_or_default();
-            let other = ["source", "grpc", "http", "bootstrap", "log"].contains(&section);
-            !other && !(redis_url.is_some() && problem.key == "redis.url")
+            let told = redis_url.is_some() && problem.key == "redis.url";
+            !told && !["source", "grpc", "http", "bootstrap", "log"].contains(&section)
         });
         config.redis.url = redis_url.cloned().or(config.redis.url);
         whole(config, problems, path)

@@ -103,7 +103,7 @@ pub enum SyncError {
     Mark(#[from] MarkError),
     /// A plugin, or a rule.
     #[error("the plugin chain: {0}")]
-    Transform(#[from] TransformError),
+    Transform(Box<TransformError>),
     /// Redis.
     #[error(transparent)]
     Sink(#[from] SinkError),
@@ -164,6 +164,12 @@ pub enum SyncError {
     /// The system.
     #[error("no random numbers for a writer's token: {0}")]
     Random(#[from] getrandom::Error),
+}
+
+impl From<TransformError> for SyncError {
+    fn from(error: TransformError) -> SyncError {
+        SyncError::Transform(Box::new(error))
+    }
 }
 
 impl SyncError {

@@ -179,21 +179,24 @@ fn loader_on_a_pipe(world: &World) -> (Process, std::fs::File) {
     (loader, writer)
 }
 
+/// Writes the first half of a dump, and keeps the pipe open.
+async fn write_half(mut pipe: std::fs::File, text: Vec<u8>) -> std::fs::File {
+    let written = tokio::task::spawn_blocking(move || {
+        pipe.write_all(&text[..text.len() / 2]).expect("write");
+        pipe
+    });
+    written.await.expect("write")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_at_once_are_refused_and_standard_input_is_a_file_too() {
     let world = World::start(60_000).await;
     let snapshot = external(&world).await;
     let file = dump(&world, &snapshot, "dump.sql", &[]).await;
     let text = std::fs::read(&file).expect("dump");
-    let (loader, mut pipe) = loader_on_a_pipe(&world);
-    let (half, rest) = text.split_at(text.len() / 2);
-    let (half, rest) = (half.to_vec(), rest.to_vec());
-    let mut pipe = tokio::task::spawn_blocking(move || {
-        pipe.write_all(&half).expect("write");
-        pipe
-    })
-    .await
-    .expect("write");
+    let (loader, pipe) = loader_on_a_pipe(&world);
+    let rest = text[text.len() / 2..].to_vec();
+    let mut pipe = write_half(pipe, text).await;
     eventually("rows", async || (world.entries("bootstrap").await > 0).then_some(())).await;
     let words = ["another loader writes this epoch", "pg-bootstrap-sync pid", "end it"];
     refused(&world.engine, &sync(&file, &[]), &words).await;
@@ -209,6 +212,24 @@ async fn two_at_once_are_refused_and_standard_input_is_a_file_too() {
     .await
     .expect("write");
     assert!(loader.wait_exit().await.success());
+    complete(&world).await;
+    let told = world.check_ledger(60_001).await;
+    assert!(told.contains("loaded 60000") && told.contains("problems 0"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn standard_input_goes_on_behind_what_is_published() {
+    let world = World::start(60_000).await;
+    let snapshot = external(&world).await;
+    let file = dump(&world, &snapshot, "dump.sql", &[]).await;
+    let half = std::fs::read(&file).expect("dump");
+    let (loader, pipe) = loader_on_a_pipe(&world);
+    let _pipe = write_half(pipe, half).await;
+    eventually("rows", async || (world.entries("bootstrap").await > 0).then_some(())).await;
+    loader.kill9().await;
+    let again = "cat dump.sql | \"$KASHO\" bootstrap-sync --dump-file - -b 20";
+    let output = world.engine.shell(again).await.success();
+    assert!(output.stdout.contains("of them by earlier runs"), "{}", output.stdout);
     complete(&world).await;
     let told = world.check_ledger(60_001).await;
     assert!(told.contains("loaded 60000") && told.contains("problems 0"), "{told}");
@@ -259,13 +280,8 @@ async fn a_bootstrap_that_ends_under_the_loader_ends_it() {
     let snapshot = external(&world).await;
     let file = dump(&world, &snapshot, "dump.sql", &[]).await;
     let text = std::fs::read(&file).expect("dump");
-    let (loader, mut pipe) = loader_on_a_pipe(&world);
-    let half = text[..text.len() / 2].to_vec();
-    let pipe = tokio::task::spawn_blocking(move || {
-        pipe.write_all(&half).expect("write");
-        pipe
-    });
-    let _pipe = pipe.await.expect("write");
+    let (loader, pipe) = loader_on_a_pipe(&world);
+    let _pipe = write_half(pipe, text).await;
     eventually("rows", async || (world.entries("bootstrap").await > 0).then_some(())).await;
     world.engine.run(&["reset", "--yes"]).await.success();
     loader.wait_for("the bootstrap has ended while the dump was being loaded").await;

@@ -117,7 +117,7 @@ pub async fn run(arguments: &Arguments, config: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Cancelled by the first SIGINT or SIGTERM. Exits by itself at the second.
+/// Cancelled by SIGINT or SIGTERM.
 pub(super) fn stop_on_signals() -> anyhow::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -125,16 +125,11 @@ pub(super) fn stop_on_signals() -> anyhow::Result<CancellationToken> {
     let stop = CancellationToken::new();
     let asked = stop.clone();
     tokio::spawn(async move {
-        loop {
-            let code = tokio::select! {
-                _ = interrupt.recv() => 130,
-                _ = terminate.recv() => 143,
-            };
-            if asked.is_cancelled() {
-                std::process::exit(code);
-            }
-            asked.cancel();
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
         }
+        asked.cancel();
     });
     Ok(stop)
 }

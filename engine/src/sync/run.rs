@@ -32,6 +32,8 @@ use crate::transform::Chains;
 const RENEW: Duration = Duration::from_secs(10);
 /// A Redis that does not come back within this time ends the program.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// Time to give the turn back after being asked to end.
+const GRACE: Duration = Duration::from_secs(3);
 /// Pieces between the file's reader and the chain.
 const AHEAD: usize = 2;
 
@@ -44,7 +46,13 @@ pub async fn run(job: &Job, figures: &Watch, stop: &Stop) -> Result<Outcome, Syn
     let mut pause = Duration::from_millis(500);
     loop {
         let before = figures.borrow().rows;
-        let error = match once(job, figures, stop).await {
+        let outcome = tokio::select! {
+            biased;
+            outcome = once(job, figures, stop) => outcome,
+            // Whatever does not look at it gives up too, and leaves nothing half done.
+            () = late(stop) => return Ok(Outcome::Stopped),
+        };
+        let error = match outcome {
             Ok(outcome) => return Ok(outcome),
             Err(error) => error,
         };
@@ -84,11 +92,20 @@ async fn once(job: &Job, figures: &Watch, stop: &Stop) -> Result<Outcome, SyncEr
     loading.run(&resumed, stop).await
 }
 
-/// Work that blocks: files, compilers, other programs.
+/// A while after `stop`.
+async fn late(stop: &Stop) {
+    stop.cancelled().await;
+    tokio::time::sleep(GRACE).await;
+}
+
+/// Work that blocks: files, compilers, other programs. On a thread that nobody waits for at
+/// the end: standard input may stay silent for ever.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, SyncError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| SyncError::Internal("a task panicked"))
+    let (say, done) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || drop(say.send(work())));
+    done.await.map_err(|_| SyncError::Internal("a task panicked"))
 }
 
 /// Takes the loader's turn: at once from a holder that is dead, never from one that lives,
