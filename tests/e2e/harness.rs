@@ -7,6 +7,7 @@
 #![allow(dead_code, reason = "a tool box: not every tool is in use at every time")]
 #![allow(unused_imports, reason = "the tools are offered here under one name")]
 
+pub(crate) mod clients;
 pub(crate) mod engine;
 pub(crate) mod guest;
 pub(crate) mod logs;
@@ -16,6 +17,7 @@ pub(crate) mod proxy;
 pub(crate) mod python;
 pub(crate) mod redis;
 
+pub(crate) use clients::clients;
 pub(crate) use engine::{Engine, Output};
 pub(crate) use guest::guest;
 pub(crate) use postgres::Postgres;

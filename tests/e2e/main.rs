@@ -9,6 +9,7 @@ mod harness;
 mod bad_input;
 mod config;
 mod control;
+mod dump;
 mod harness_works;
 mod life;
 mod plugins;
