@@ -94,12 +94,23 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn load(path: &Path) -> Result<Config, Errors> {
-        let text = std::fs::read_to_string(path).map_err(|e| {
-            let message = format!("cannot be read: {e}; name another with --config FILE");
-            let problem = Problem { place: Place::Nowhere, key: String::new(), message };
-            Errors { file: path.to_owned(), problems: vec![problem] }
-        })?;
-        Config::parse(&text, path, &|name| std::env::var(name).ok())
+        Config::parse(&text(path)?, path, &|name| std::env::var(name).ok())
+    }
+
+    /// The section `[grpc]` of a file, for a command that only wants to talk to the engine:
+    /// what else is wrong with the file, or is a secret of the service's own environment,
+    /// keeps nobody from asking how it is.
+    ///
+    /// # Errors
+    /// The file is no TOML, or something is wrong with that section.
+    pub fn load_grpc(path: &Path) -> Result<control::Config, Errors> {
+        let (config, mut problems) =
+            Config::look(&text(path)?, path, &|name| std::env::var(name).ok());
+        problems.retain(|p| p.key.is_empty() || p.key == "grpc" || p.key.starts_with("grpc."));
+        match problems.is_empty() {
+            true => Ok(config.grpc),
+            false => Err(Errors { file: path.to_owned(), problems }),
+        }
     }
 
     /// Reads a file's text as [`Config::load`] does. `path` is named in errors, and what
@@ -108,6 +119,15 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn parse(text: &str, path: &Path, env: Env<'_>) -> Result<Config, Errors> {
+        let (config, problems) = Config::look(text, path, env);
+        match problems.is_empty() {
+            true => Ok(config),
+            false => Err(Errors { file: path.to_owned(), problems }),
+        }
+    }
+
+    /// What can be made of a file, and everything that is wrong with it, in its order.
+    fn look(text: &str, path: &Path, env: Env<'_>) -> (Config, Vec<Problem>) {
         let folder = path.parent().unwrap_or(Path::new("."));
         let (mut root, syntax) = node::parse(text);
         add_stand_ins(&mut root, env);
@@ -129,11 +149,8 @@ impl Config {
             let place = config.said.get(&key).map_or(Place::Nowhere, |(place, _)| place.clone());
             Problem { place, key, message }
         }));
-        if problems.is_empty() {
-            return Ok(config);
-        }
         problems.sort_by(|a, b| a.place.cmp(&b.place));
-        Err(Errors { file: path.to_owned(), problems })
+        (config, problems)
     }
 
     /// The settings of the chain: all that stands at the top of the file and in `[keys]`,
@@ -211,6 +228,14 @@ impl Config {
         }
         found
     }
+}
+
+fn text(path: &Path) -> Result<String, Errors> {
+    std::fs::read_to_string(path).map_err(|e| {
+        let message = format!("cannot be read: {e}; name another with --config FILE");
+        let problem = Problem { place: Place::Nowhere, key: String::new(), message };
+        Errors { file: path.to_owned(), problems: vec![problem] }
+    })
 }
 
 /// Whether a key is a section and nothing more.

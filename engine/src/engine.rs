@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bootstrap::{Blocking, Command, Phase, Refusal};
 use crate::config::Config;
-use crate::control::{Answer, Call, Control, ControlError, Reply, Shared, Status};
+use crate::control::{Answer, Call, Control, ControlError, Reply, Shared};
 use crate::error::Class;
 use crate::sink::redis::RedisConnector;
 use crate::source::snapshot::{Holder, Report};
@@ -135,11 +135,7 @@ pub async fn run(
 ) -> Result<(), EngineError> {
     let world = Arc::new(World::new(config, path, accept_gap)?);
     let control = Control::bind(&world.config.grpc).await?;
-    let shared = Shared::new(Status {
-        slot: world.slot.to_string(),
-        publication: world.config.source.publications.join(","),
-        ..Status::default()
-    });
+    let shared = Shared::new(world.unseen(None, "PostgreSQL and Redis are not looked at yet"));
     tracing::info!(listen = %control.address(), "gRPC is listening");
     let (mailbox, calls) = mpsc::channel(16);
     let redis = RedisConnector::new(&world.config.redis);
@@ -205,8 +201,8 @@ async fn until_ready(
             Err(error) => error.to_string(),
         };
         tracing::warn!(%error, "not ready yet, trying again");
-        let status = Status { last_error: error, ..Status::clone(&shared.status.load()) };
-        shared.status.store(Arc::new(status));
+        let stored = world.stored_phase().await;
+        shared.status.store(Arc::new(world.unseen(stored.as_ref(), &error)));
         tokio::select! {
             () = stop.cancelled() => return Ok(None),
             () = tokio::time::sleep(backoff.next()) => {}
@@ -306,7 +302,8 @@ impl Engine {
                 }
             }
             Event::Observed(observed) => {
-                self.troubles.observer = observed.error.clone();
+                let errors = [&observed.source_error, &observed.sink_error];
+                self.troubles.observer = errors.into_iter().flatten().next().cloned();
                 self.observed = *observed;
             }
         }

@@ -16,3 +16,4 @@ pub mod reader;
 pub mod sink;
 pub mod source;
 pub mod transform;
+mod trust;

@@ -256,3 +256,19 @@ proptest::proptest! {
         let _ = parse(&text);
     }
 }
+
+#[test]
+fn a_client_needs_only_its_own_section() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("kasho.toml");
+    let broken =
+        "[source]\nurl = '${NOT_SET_ANYWHERE}'\nslto = 1\n[keys]\nk = { env = 'NOT_SET' }\n";
+    std::fs::write(&file, format!("{broken}[grpc]\nlisten = '127.0.0.1:7'\n")).unwrap();
+    assert!(Config::load(&file).is_err());
+    assert_eq!(Config::load_grpc(&file).unwrap().listen.port(), 7);
+    for (text, told) in [("[grpc]\nlisten = 7\n", "grpc.listen"), ("[grpc\n", "kasho.toml:1")] {
+        std::fs::write(&file, text).unwrap();
+        let error = Config::load_grpc(&file).unwrap_err().to_string();
+        assert!(error.contains(told), "{error}");
+    }
+}

@@ -1,7 +1,6 @@
 //! Puts the status together from what every part knows at the moment.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use super::Engine;
 use crate::bootstrap::Phase;
@@ -24,10 +23,11 @@ impl Engine {
         let report = report.borrow().clone();
         let slot = self.observed.slot.as_ref();
         let epoch = self.phase.epoch();
-        let lsn = |n: u64| (n > 0).then_some(Lsn(n));
+        let seen = Some(self.observed.changes_lsn).filter(|lsn| *lsn > Lsn::ZERO);
         let key = |lane| epoch.map(|e| Keys::new(&config.redis.prefix).stream(e, lane));
         let warnings = sink.warning.iter().chain(&load_sink.warning).cloned();
-        let mut warnings: Vec<String> = warnings.chain(report.warnings.iter().cloned()).collect();
+        let seen_warnings = self.observed.warnings.iter().chain(&report.warnings).cloned();
+        let mut warnings: Vec<String> = warnings.chain(seen_warnings).collect();
         warnings.dedup();
         let unmasked = report.plugins.iter().flat_map(|plugin| {
             plugin.unmasked.iter().map(|policy| format!("{}: {policy} = \"pass\"", plugin.binding))
@@ -36,7 +36,7 @@ impl Engine {
             state: Some(self.phase.state()),
             epoch,
             start_lsn: self.phase.start_lsn(),
-            current_lsn: lsn(self.figures.pipeline.published_lsn.load(Relaxed)),
+            current_lsn: seen.filter(|_| epoch.is_some() && epoch == self.observed.epoch),
             confirmed_lsn: slot.and_then(|slot| slot.confirmed_flush),
             accumulated_changes: self.accumulated(),
             lag_bytes: self.lag_bytes(),
@@ -97,7 +97,9 @@ impl Engine {
                     _ => 0,
                 });
                 let mode = load.mode.name().to_owned();
-                LoadFigures { mode, rows, finished: load.loaded, blocking, ..figures }
+                let stopped = self.loading.is_none() && !load.loaded;
+                let halted = self.troubles.load.clone().filter(|_| stopped).unwrap_or_default();
+                LoadFigures { mode, rows, finished: load.loaded, blocking, halted, ..figures }
             }
             Phase::Streaming(streaming) => {
                 LoadFigures { rows: streaming.rows, finished: true, ..LoadFigures::default() }
