@@ -10,6 +10,7 @@ mod bad_input;
 mod by_dump;
 mod config;
 mod control;
+mod dump;
 mod grpc_tls;
 mod harness_works;
 mod life;

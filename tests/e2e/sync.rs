@@ -119,7 +119,7 @@ async fn a_dump_loads_what_the_direct_load_and_copy_load() {
         .setting("bytea_output", "escape")
         .start();
     let (pg, redis) = tokio::join!(pg, Redis::start());
-    types::tables(&pg).await;
+    types::fill(&pg).await;
     pg.sql(NAMES).await;
     let world = World::with(pg, redis, 100, "").await;
     world.bootstrap().await;

@@ -71,27 +71,35 @@ fn table(number: usize, name: &str, values: &[String], array: bool) -> (String, 
     (create, format!("INSERT INTO v{number} (id, v) VALUES {};", rows.join(", ")))
 }
 
-/// The values that this server can be given.
-async fn readable(pg: &Postgres) -> BTreeMap<String, Vec<String>> {
-    let mut values = values();
-    if pg.version().await < 15 {
-        // The text of such a value is no UTF-8 there, but a single byte of it.
-        values.get_mut("pg_catalog.char").expect("listed").retain(|text| text.is_ascii());
-    }
-    values
+/// Types of the catalogue whose input function refuses every text, as it says itself.
+async fn refuses_input(pg: &Postgres, name: &str) -> bool {
+    let client = pg.client().await;
+    let error = client.batch_execute(&format!("SELECT 'x'::{}", quoted(name))).await.err();
+    error.and_then(|e| e.code().cloned()).is_some_and(|code| code.code() == "0A000")
 }
 
-/// A table of every type and of its array, with values; answers what writes the same
-/// values once more.
-pub(crate) async fn tables(pg: &Postgres) -> Vec<String> {
+/// Makes a table for every type, and one for its arrays, with a row for every value.
+/// Answers the statements that add the same values again.
+pub(crate) async fn fill(pg: &Postgres) -> Vec<String> {
     for extension in ["hstore", "citext"] {
         let query = "SELECT count(*) FROM pg_available_extensions WHERE name = '";
         let there = pg.value(&format!("{query}{extension}'")).await;
         assert_eq!(there, "1", "no extension {extension}: add the contrib modules to this server");
     }
     pg.sql(OWN_TYPES).await;
+    let mut values = values();
+    if pg.version().await < 15 {
+        // The text of such a value is no UTF-8 there, but a single byte of it.
+        values.get_mut("pg_catalog.char").expect("listed").retain(|text| text.is_ascii());
+    }
+    let listed: BTreeSet<&str> = values.keys().map(String::as_str).collect();
+    for row in pg.rows(CATALOGUE).await {
+        let name = row[0].as_deref().expect("name");
+        let covered = listed.contains(name) || refuses_input(pg, name).await;
+        assert!(covered, "values.txt has no value of {name}");
+    }
     let mut inserts = Vec::new();
-    for (number, (name, values)) in readable(pg).await.iter().enumerate() {
+    for (number, (name, values)) in values.iter().enumerate() {
         for (offset, array) in [(0, false), (1000, true)] {
             let (create, insert) = table(number + offset, name, values, array);
             pg.sql(&create).await;
@@ -102,24 +110,10 @@ pub(crate) async fn tables(pg: &Postgres) -> Vec<String> {
     inserts
 }
 
-/// Types of the catalogue whose input function refuses every text, as it says itself.
-async fn refuses_input(pg: &Postgres, name: &str) -> bool {
-    let client = pg.client().await;
-    let error = client.batch_execute(&format!("SELECT 'x'::{}", quoted(name))).await.err();
-    error.and_then(|e| e.code().cloned()).is_some_and(|code| code.code() == "0A000")
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn every_value_has_one_text() {
     let (pg, redis) = tokio::join!(Postgres::start(), Redis::start());
-    let inserts = tables(&pg).await;
-    let values = readable(&pg).await;
-    let listed: BTreeSet<&str> = values.keys().map(String::as_str).collect();
-    for row in pg.rows(CATALOGUE).await {
-        let name = row[0].as_deref().expect("name");
-        let covered = listed.contains(name) || refuses_input(&pg, name).await;
-        assert!(covered, "values.txt has no value of {name}");
-    }
+    let inserts = fill(&pg).await;
     let world = World::with(pg, redis, 1, "").await;
     world.bootstrap().await;
     for insert in inserts {

@@ -192,6 +192,7 @@ impl Dump {
     /// # Errors
     /// See [`DumpError`]. After one the dump is spent; the mark of the last piece tells
     /// where to go on once the cause is mended.
+    #[expect(clippy::should_implement_trait, reason = "an error ends it, and says so with `?`")]
     pub fn next(&mut self) -> Result<Option<Piece>, DumpError> {
         self.inner.next()
     }

@@ -136,7 +136,7 @@ pub(super) struct Restored {
 
 impl Restored {
     /// All of it, for what is known to be short.
-    pub(super) fn to_end(mut self) -> io::Result<Vec<u8>> {
+    pub(super) fn into_text(mut self) -> io::Result<Vec<u8>> {
         let mut text = Vec::new();
         self.read_to_end(&mut text)?;
         Ok(text)

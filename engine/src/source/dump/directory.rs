@@ -286,7 +286,7 @@ impl io::Read for WithList {
 /// (sequences, large objects), the rest of the schema.
 fn units(path: &Path, program: &PgRestore) -> Result<Vec<Unit>, DumpError> {
     let arguments: [OsString; 2] = ["-l".into(), path.into()];
-    let listed = program.start(&arguments, Input::None)?.to_end();
+    let listed = program.start(&arguments, Input::None)?.into_text();
     let listed = listed.map_err(|error| match error.downcast::<archive::Failed>() {
         Ok(archive::Failed { status, said }) => {
             DumpError::PgRestore { place: Place { offset: 0, line: 1 }, status, said }

@@ -168,7 +168,6 @@ fn refuse(head: &[u8]) -> Result<(), DumpError> {
 }
 
 /// The beginning of what is read, and all of it.
-#[expect(clippy::type_complexity, reason = "a pair, named by its maker")]
 fn peek(
     mut reader: Box<dyn Read + Send>,
     packing: Packing,

@@ -173,7 +173,7 @@ proptest! {
     #[test]
     fn any_bytes_are_items_or_a_cut_in_any_windows(text in soup(), step in 1usize..9) {
         let whole = items(&text, text.len().max(1));
-        prop_assert_eq!(items(&text, step), whole.clone());
+        prop_assert_eq!(&items(&text, step), &whole);
         if let Ok(found) = whole {
             prop_assert_eq!(found.into_iter().flat_map(|(_, bytes)| bytes).collect::<Vec<_>>(), text);
         }
