@@ -260,7 +260,12 @@ async fn one_command_in_the_container_and_every_trouble() {
     site.world.engine.start_again();
     std::fs::remove_file(home.join("start")).expect("start");
     assert!(running.wait_exit().await.success(), "{:?}", running.lines());
-    site.world.until_state("WAITING").await;
+    eventually("the engine to miss its slot", async || {
+        let status = site.world.try_status().await?;
+        status["last_error"].as_str()?.contains("is gone although the state was").then_some(())
+    })
+    .await;
+    assert_eq!(state(&site).await, "WAITING");
 
     // A slot that is there already.
     site.world.pg.sql("SELECT pg_create_logical_replication_slot('kasho_slot', 'pgoutput')").await;

@@ -69,7 +69,7 @@ pub(super) struct ByDump {
 pub(super) struct Plan {
     info: Conninfo,
     program: PathBuf,
-    /// The program knows `--restrict-key`: without it two dumps are never alike.
+    /// The program knows `--restrict-key`: without it two plain dumps are never alike.
     restrict_key: bool,
     /// Folder of the dump folders, and how those of this slot begin.
     base: PathBuf,
@@ -218,11 +218,10 @@ impl Plan {
         command.args(["-c", "umask 077; exec \"$@\"", "sh"]).arg(&self.program);
         command.args(["--no-password", "--data-only", "--no-owner", "--no-privileges"]);
         command.arg(format!("--snapshot={snapshot}")).arg("--file").arg(file);
-        if self.restrict_key {
-            command.arg("--restrict-key=kasho");
-        }
         if let Some(jobs) = self.jobs {
             command.args(["--format=directory", &format!("--jobs={jobs}")]);
+        } else if self.restrict_key {
+            command.arg("--restrict-key=kasho");
         }
         if let Some(level) = &self.compress {
             command.arg(format!("--compress={level}"));
