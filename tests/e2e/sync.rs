@@ -361,7 +361,7 @@ async fn masked(secret: &str, rows: u64) -> World {
     pg.sql("CREATE TABLE people (id bigint PRIMARY KEY, mail text)").await;
     pg.sql("CREATE PUBLICATION kasho_pub FOR ALL TABLES").await;
     pg.sql(&format!(
-        "INSERT INTO people SELECT n, '{secret}' || n FROM generate_series(1, {rows}) n"
+        "INSERT INTO people SELECT n, '{secret}' || repeat('x', 150) FROM generate_series(1, {rows}) n"
     ))
     .await;
     let builder: Builder = Engine::builder();
