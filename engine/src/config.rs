@@ -24,7 +24,7 @@ pub(crate) use findings::Findings;
 pub use size::Size;
 pub(crate) use with::{secret, verbatim};
 
-use crate::{bootstrap, control, log, sink, source, transform};
+use crate::{bootstrap, control, http, log, sink, source, transform};
 use node::{Entry, Kind, Node};
 use read::Context;
 
@@ -43,6 +43,8 @@ pub struct Config {
     pub bootstrap: bootstrap::config::Config,
     /// The control and change stream service.
     pub grpc: control::Config,
+    /// Metrics and health.
+    pub http: http::Config,
     /// Where plugins are.
     pub plugins: transform::Plugins,
     /// What happens to tables that no binding names; unset, `halt` once anything masks
@@ -195,7 +197,7 @@ impl Config {
     fn rebase(&mut self, folder: &Path) {
         let fixed =
             [&mut self.bootstrap.state_dir, &mut self.plugins.folder, &mut self.plugins.store];
-        let (redis, grpc) = (&mut self.redis, &mut self.grpc);
+        let (redis, grpc, http) = (&mut self.redis, &mut self.grpc, &mut self.http);
         let optional = [
             &mut redis.tls_ca,
             &mut redis.tls_cert,
@@ -203,6 +205,8 @@ impl Config {
             &mut grpc.tls_cert,
             &mut grpc.tls_key,
             &mut grpc.client_ca,
+            &mut http.tls_cert,
+            &mut http.tls_key,
         ];
         let keys = self.keys.values_mut().filter_map(|key| match key {
             transform::KeySource::File(path) => Some(path),
@@ -219,6 +223,7 @@ impl Config {
         found.section("redis", self.redis.invalid());
         found.section("bootstrap", self.bootstrap.invalid());
         found.section("grpc", self.grpc.invalid());
+        found.section("http", self.http.invalid());
         found.section("log", self.log.invalid());
         found.extend(self.chain().invalid());
         for (name, source) in &self.keys {
@@ -241,7 +246,7 @@ fn text(path: &Path) -> Result<String, Errors> {
 /// Whether a key is a section and nothing more.
 fn is_section(key: &str) -> bool {
     let sections = ["", "source", "redis", "redis.budget", "redis.retention", "bootstrap", "grpc"];
-    sections.contains(&key) || ["plugins", "log"].contains(&key)
+    sections.contains(&key) || ["http", "plugins", "log"].contains(&key)
 }
 
 /// `source.messages[1]` is a change of `source.messages`.

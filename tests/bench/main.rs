@@ -14,6 +14,7 @@ mod e2e {
 
 mod drain;
 mod dump;
+mod guest;
 mod memory;
 mod plugin;
 mod table;

@@ -7,14 +7,20 @@
 mod harness;
 
 mod bad_input;
+mod compat;
 mod config;
+mod container;
 mod control;
 mod dump;
 mod grpc_tls;
 mod harness_works;
 mod life;
+mod limit;
+mod operating;
 mod plugins;
+mod pressure;
 mod readme;
+mod shutdown;
 mod sink;
 mod snapshot;
 mod states;

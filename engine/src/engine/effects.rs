@@ -39,7 +39,7 @@ impl Engine {
     }
 
     /// Who keeps the snapshots of the load under way.
-    fn holder(&self) -> Option<String> {
+    pub(super) fn holder(&self) -> Option<String> {
         match &self.phase {
             Phase::Accumulating(load) => load.holder.clone(),
             Phase::Waiting(_) | Phase::Streaming(_) => None,
@@ -62,7 +62,7 @@ impl Engine {
     }
 
     /// Stores a phase over the one that was read or stored last.
-    async fn store(&mut self, next: &Phase) -> Result<(), Refusal> {
+    pub(super) async fn store(&mut self, next: &Phase) -> Result<(), Refusal> {
         let text = bootstrap::store(next).into_bytes();
         let mut store = self.world.redis_store().await.map_err(unavailable)?;
         self.world
@@ -70,6 +70,7 @@ impl Engine {
             .await
             .map_err(unavailable)?;
         self.stored = Some(text);
+        self.unstored = false;
         Ok(())
     }
 
@@ -94,7 +95,11 @@ impl Engine {
     }
 
     /// `holder` is that of the phase before.
-    async fn act(&mut self, effects: Vec<Effect>, holder: Option<String>) -> Result<(), Refusal> {
+    pub(super) async fn act(
+        &mut self,
+        effects: Vec<Effect>,
+        holder: Option<String>,
+    ) -> Result<(), Refusal> {
         for effect in effects {
             match effect {
                 Effect::MakeSlot { epoch, request } => self.make_slot(epoch, request),
@@ -120,7 +125,7 @@ impl Engine {
                     if let Some(streaming) = self.streaming.take() {
                         streaming.end().await;
                     }
-                    self.troubles.stream = None;
+                    (self.troubles.stream, self.stream_open) = (None, false);
                 }
                 Effect::DropSlot { terminate } => {
                     let client = self.world.sql("kasho").await.map_err(unavailable)?;
@@ -139,7 +144,7 @@ impl Engine {
             shared: self.figures.clone(),
             events: self.events.clone(),
         };
-        self.troubles.stream = None;
+        (self.troubles.stream, self.stream_open) = (None, false);
         self.streaming = Some(Running::spawn(|stop| streaming.run(stop)));
     }
 

@@ -9,12 +9,13 @@ use crate::bootstrap::{self, Phase, Reconciled, SlotFact, reconcile};
 use crate::config::Config;
 use crate::control::{ControlError, Status};
 use crate::error::Class;
+use crate::http::HttpError;
 use crate::sink::SinkError;
 use crate::sink::publisher::check_server;
 use crate::sink::store::{Registry, Store};
 use crate::source::catalog::{Catalog, CatalogError};
 use crate::source::error::SourceError;
-use crate::source::preflight::{Finding, preflight};
+use crate::source::preflight::{Finding, failover, preflight};
 use crate::source::snapshot::slot_fact;
 use crate::transform::{self, Generation, LoadError};
 
@@ -24,6 +25,9 @@ pub enum EngineError {
     /// The gRPC listener.
     #[error(transparent)]
     Control(ControlError),
+    /// The listener of metrics and health.
+    #[error(transparent)]
+    Http(HttpError),
     /// The text of the connection.
     #[error("source.url: {0}")]
     Url(#[source] SourceError),
@@ -68,6 +72,7 @@ impl EngineError {
             EngineError::Catalog(e) => e.class(),
             EngineError::Sink(e) => e.class(),
             EngineError::Control(_)
+            | EngineError::Http(_)
             | EngineError::Findings(_)
             | EngineError::Chain(_)
             | EngineError::Host(_)
@@ -82,6 +87,7 @@ impl EngineError {
 /// What would keep the service from starting.
 pub async fn check(config: Config, path: PathBuf) -> Result<Vec<String>, EngineError> {
     config.grpc.check().map_err(ControlError::from)?;
+    config.http.check().map_err(HttpError::from)?;
     let world = World::new(config, path, false)?;
     let warnings = world.look_at_source().await?;
     let mut store = world.redis_store().await?;
@@ -180,7 +186,10 @@ impl World {
     async fn look_at_source(&self) -> Result<Vec<String>, EngineError> {
         let client = self.sql("kasho").await?;
         let publications = &self.config.source.publications;
-        let found = preflight(&client, &self.slot, publications).await?;
+        let mut found = preflight(&client, &self.slot, publications).await?;
+        if self.config.source.failover {
+            found.extend(failover(&client).await?);
+        }
         let relevant = found.into_iter().filter(|finding| !is_about_slot(finding));
         let (warnings, errors): (Vec<_>, Vec<_>) = relevant.partition(Finding::is_warning);
         if !errors.is_empty() {

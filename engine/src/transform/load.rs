@@ -143,7 +143,7 @@ fn bind(
     if !errors.is_empty() {
         return Err(errors);
     }
-    let (name, figures) = (Arc::clone(&ceilings.binding), Figures::default());
+    let (name, figures) = (Arc::clone(&ceilings.binding), Arc::<Figures>::default());
     let config = binding.clone();
     Ok((Bound { config, name, patterns, compiled, key, init, needs, ceilings, figures }, instance))
 }
