@@ -353,15 +353,17 @@ async fn a_part_of_each_table_makes_the_epoch_incomplete() {
 }
 
 /// An engine that masks the ledger's payload.
-async fn masked(secret: &str) -> World {
+async fn masked(secret: &str, rows: u64) -> World {
     const RULES: &str = "[[transform]]\nname = \"mask\"\nplugin = \"anonymize.wasm\"\n\
          tables = [\"public.people\"]\n[transform.rules]\n\"public.people.id\" = \"pass\"\n\
          \"public.people.mail\" = { transform = \"constant\", value = \"masked-1\" }\n";
     let (pg, redis) = tokio::join!(Postgres::start(), Redis::start());
     pg.sql("CREATE TABLE people (id bigint PRIMARY KEY, mail text)").await;
     pg.sql("CREATE PUBLICATION kasho_pub FOR ALL TABLES").await;
-    pg.sql(&format!("INSERT INTO people SELECT n, '{secret}' || n FROM generate_series(1, 900) n"))
-        .await;
+    pg.sql(&format!(
+        "INSERT INTO people SELECT n, '{secret}' || repeat('x', 150) FROM generate_series(1, {rows}) n"
+    ))
+    .await;
     let builder: Builder = Engine::builder();
     let text = config(&pg.url(), &redis.url(), builder.home().grpc_port(), RULES);
     let engine = builder.plugin("anonymize").config(&text).start();
@@ -373,7 +375,7 @@ async fn masked(secret: &str) -> World {
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_of_a_dump_pass_the_chain_or_do_not_pass() {
     let secret = logs::planted_unique("dumped");
-    let world = masked(&secret).await;
+    let world = masked(&secret, 900).await;
     let snapshot = external(&world).await;
     let file = dump(&world, &snapshot, "dump.sql", &[]).await;
 
@@ -404,6 +406,43 @@ async fn rows_of_a_dump_pass_the_chain_or_do_not_pass() {
     assert_eq!(world.entries("bootstrap").await, 901);
     let stream = world.redis.cli(&["XRANGE", "{kasho}:1:bootstrap", "-", "+"]).await;
     assert!(!stream.contains(&secret) && stream.contains("masked-1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_that_changes_counts_for_the_rest_of_the_dump() {
+    let secret = logs::planted_unique("dumped");
+    let world = masked(&secret, 60_000).await;
+    let snapshot = external(&world).await;
+    let file = dump(&world, &snapshot, "dump.sql", &[]).await;
+    let text = std::fs::read(&file).expect("dump");
+    let rest = text[text.len() / 2..].to_vec();
+    let (loader, pipe) = loader_on_a_pipe(&world);
+    let mut pipe = write_half(pipe, text).await;
+    eventually("rows", async || (world.entries("bootstrap").await > 0).then_some(())).await;
+    let home = world.engine.home();
+    let rules = std::fs::read_to_string(home.config_path()).expect("kasho.toml");
+    home.write_config(&rules.replace("masked-1", "masked-2"));
+    eventually("the new generation", async || {
+        (world.try_status().await?["generation"].as_u64()? > 1).then_some(())
+    })
+    .await;
+    // It is written down with the first change that passes it.
+    world.pg.sql(&format!("INSERT INTO people VALUES (0, '{secret}')")).await;
+    loader.wait_for("the engine has another chain, and so has the load").await;
+    tokio::task::spawn_blocking(move || {
+        pipe.write_all(&rest).expect("write");
+        drop(pipe);
+    })
+    .await
+    .expect("write");
+    assert!(loader.wait_exit().await.success());
+    complete(&world).await;
+    let arguments = [&world.redis.url(), "1", "public.people", "mail", "masked-"];
+    let output = python(include_str!("masked.py"), &arguments).await;
+    assert_eq!(output.code, 0, "{}{}", output.stdout, output.stderr);
+    let stream = world.redis.cli(&["XRANGE", "{kasho}:1:bootstrap", "-", "+"]).await;
+    assert!(stream.contains("masked-1") && stream.contains("masked-2"), "both generations");
+    assert_eq!(world.entries("bootstrap").await, 60_001);
 }
 
 #[tokio::test(flavor = "multi_thread")]
