@@ -50,7 +50,7 @@ pub struct Catalog {
     pub constraints: Vec<Constraint>,
     /// By OID, the types of columns whose text depends on the settings of whoever prints
     /// it, and where in it.
-    #[serde(default)]
+    #[serde(default, with = "shapes::pairs")]
     pub shapes: BTreeMap<u32, Shape>,
 }
 
