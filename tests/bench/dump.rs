@@ -42,7 +42,7 @@ pub(crate) fn run(table: &mut Table) {
         let figure = Spread::of(ours);
         match target {
             Some(target) => table.at_least(&what, &figure, target, &absolute),
-            None => table.figure(&format!("{what} ({absolute})"), &figure),
+            None => table.figure(&what, &figure, &absolute),
         }
     }
 }

@@ -312,6 +312,23 @@ async fn compressed_files_are_recognised_by_their_first_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_is_read_like_a_file() {
+    let world = World::start().await;
+    for (name, arguments) in [("plain", &[][..]), ("custom", &["-Fc"])] {
+        let path = world.dump(&world.program, name, arguments, "").await;
+        let pipe = path.with_extension("pipe");
+        let mut mkfifo = Command::new("mkfifo");
+        mkfifo.arg(&pipe);
+        run(mkfifo).await;
+        let mut writer = Command::new("sh");
+        writer.args(["-c", "cat \"$0\" > \"$1\""]).arg(&path).arg(&pipe);
+        let writer = tokio::spawn(run(writer));
+        world.check(&pipe, &with(&world.program)).await;
+        writer.await.expect("the writer");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_load_goes_on_from_its_last_mark_in_every_form() {
     let world = World::start().await;
     let program = world.program.clone();

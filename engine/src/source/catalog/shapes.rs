@@ -28,6 +28,31 @@ pub enum Shape {
     Composite(Vec<Option<Shape>>),
 }
 
+/// Shapes as a list of pairs: numbers as a map's keys do not survive an enum with a tag,
+/// which is how the snapshot's holder tells its catalogue.
+pub(super) mod pairs {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::Shape;
+
+    /// Writes the pairs.
+    pub(crate) fn serialize<S: Serializer>(
+        shapes: &BTreeMap<u32, Shape>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.collect_seq(shapes)
+    }
+
+    /// Reads them.
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<BTreeMap<u32, Shape>, D::Error> {
+        Ok(Vec::<(u32, Shape)>::deserialize(from)?.into_iter().collect())
+    }
+}
+
 const TIMESTAMPTZ: Oid = 1184;
 const BYTEA: Oid = 17;
 
@@ -142,6 +167,21 @@ mod tests {
 
     fn plain(kind: u8) -> Type {
         Type { kind, base: 0, element: 0, subtype: 0, range: 0, fields: Vec::new() }
+    }
+
+    #[test]
+    fn shapes_survive_an_enum_with_a_tag() {
+        #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "event")]
+        enum Event {
+            Ready {
+                #[serde(with = "pairs")]
+                shapes: BTreeMap<u32, Shape>,
+            },
+        }
+        let event = Event::Ready { shapes: BTreeMap::from([(1184, Shape::Timestamptz)]) };
+        let json = serde_json::to_string(&event).unwrap();
+        assert_eq!(serde_json::from_str::<Event>(&json).unwrap(), event);
     }
 
     #[test]
