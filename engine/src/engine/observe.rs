@@ -123,7 +123,7 @@ impl Observer {
                 if all.sink_error.is_none() {
                     (all.changes_entries, all.consumers) = (new.changes_entries, new.consumers);
                     (all.epoch, all.changes_lsn) = (new.epoch, new.changes_lsn);
-                    all.bootstrap_entries = new.bootstrap_entries;
+                    (all.bootstrap_entries, all.loader) = (new.bootstrap_entries, new.loader);
                     all.usage = new.usage;
                 }
             })
