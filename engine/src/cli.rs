@@ -61,6 +61,19 @@ enum Command {
     Snapshot(snapshot::Arguments),
 }
 
+/// The program under the document's names is one of its commands.
+fn by_name(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    let name = arguments.first().map(|name| Path::new(name).file_name().unwrap_or_default());
+    let command = match name.and_then(|name| name.to_str()) {
+        Some("pg-change-stream") => "run",
+        Some("pg-bootstrap-sync") => "bootstrap-sync",
+        _ => return arguments,
+    };
+    arguments.insert(1, command.into());
+    arguments
+}
+
 /// Runs the command that the arguments ask for; the first one is the program's name.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(by_name(arguments)) {
@@ -96,21 +109,6 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// The program under the document's names is one of its commands.
-fn by_name(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
-    let name = arguments.first().map(|name| Path::new(name).file_name().unwrap_or_default());
-    let command = match name.and_then(|name| name.to_str()) {
-        Some("pg-change-stream") => Some("run"),
-        Some("pg-bootstrap-sync") => Some("bootstrap-sync"),
-        _ => None,
-    };
-    if let Some(command) = command {
-        arguments.insert(1, command.into());
-    }
-    arguments
-}
-
 /// An error that the log has told: a log of JSON lines has no other lines in it.
 #[derive(Debug, thiserror::Error)]
 #[error("see the log")]
@@ -132,6 +130,20 @@ mod tests {
     }
 
     #[test]
+    fn the_documents_names_are_commands() {
+        let parsed = |words: &[&str]| {
+            let words = words.iter().map(OsString::from);
+            Cli::try_parse_from(by_name(words)).map(|cli| cli.command)
+        };
+        for words in [&["/usr/bin/pg-change-stream"][..], &["kasho", "run"]] {
+            assert!(matches!(parsed(words), Ok(Command::Run(_))), "{words:?}");
+        }
+        let elsewhere = parsed(&["pg-change-stream", "--config", "x.toml", "--accept-gap"]);
+        assert!(matches!(elsewhere, Ok(Command::Run(_))));
+        assert!(parsed(&["kasho"]).is_err());
+    }
+
+    #[test]
     fn a_program_by_its_old_name_takes_the_flags_of_the_original() {
         let parsed = |line: &str| Cli::try_parse_from(by_name(line.split(' ').map(OsString::from)));
         for line in [
@@ -144,19 +156,5 @@ mod tests {
             assert!(matches!(cli.command, Command::BootstrapSync(_)), "{line}");
         }
         assert!(parsed("pg-bootstrap-sync").is_err() && parsed("kasho --dump-file x").is_err());
-    }
-
-    #[test]
-    fn the_documents_names_are_commands() {
-        let parsed = |words: &[&str]| {
-            let words = words.iter().map(OsString::from);
-            Cli::try_parse_from(by_name(words)).map(|cli| cli.command)
-        };
-        for words in [&["/usr/bin/pg-change-stream"][..], &["kasho", "run"]] {
-            assert!(matches!(parsed(words), Ok(Command::Run(_))), "{words:?}");
-        }
-        let elsewhere = parsed(&["pg-change-stream", "--config", "x.toml", "--accept-gap"]);
-        assert!(matches!(elsewhere, Ok(Command::Run(_))));
-        assert!(parsed(&["kasho"]).is_err());
     }
 }

@@ -43,10 +43,10 @@ pub(super) struct Observed {
     pub(super) changes_entries: u64,
     /// Entries written to the bootstrap stream.
     pub(super) bootstrap_entries: u64,
-    /// What the loader of a dump file has stored in this epoch.
-    pub(super) loader: Stored,
     /// Memory of Redis and of both streams.
     pub(super) usage: Usage,
+    /// What the loader of a dump file has stored in this epoch.
+    pub(super) loader: Stored,
     /// What is not as it should be on the source, though it does not stop us.
     pub(super) warnings: Vec<String>,
     /// Registered consumers.
@@ -123,8 +123,8 @@ impl Observer {
                 if all.sink_error.is_none() {
                     (all.changes_entries, all.consumers) = (new.changes_entries, new.consumers);
                     (all.epoch, all.changes_lsn) = (new.epoch, new.changes_lsn);
-                    (all.bootstrap_entries, all.loader) = (new.bootstrap_entries, new.loader);
-                    all.usage = new.usage;
+                    all.bootstrap_entries = new.bootstrap_entries;
+                    (all.usage, all.loader) = (new.usage, new.loader);
                 }
             })
             .await;
@@ -193,11 +193,11 @@ impl Observer {
         found.bootstrap_entries = inspection.bootstrap.high;
         let epoch = inspection.checkpoint.map(|checkpoint| checkpoint.epoch);
         found.epoch = epoch;
+        found.usage = store.usage(epoch.unwrap_or(Epoch(0))).await?;
         found.loader = match epoch {
             Some(epoch) => Stored::read(&store.progress(epoch).await?),
             None => Stored::default(),
         };
-        found.usage = store.usage(epoch.unwrap_or(Epoch(0))).await?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let status = |lag: consumers::Lag| ConsumerStatus {
             name: lag.consumer.name,

@@ -32,10 +32,10 @@ impl Engine {
         let seen_warnings = self.observed.warnings.iter().chain(&report.warnings).cloned();
         let mut warnings: Vec<String> = warnings.chain(seen_warnings).collect();
         warnings.dedup();
-        warnings.extend(self.incomplete());
         let retained = slot.map_or(0, |slot| slot.retained_bytes);
         warnings.extend(super::guard::warning(&self.world, retained));
         let usage = &self.observed.usage;
+        warnings.extend(self.incomplete());
         let unmasked = report.plugins.iter().flat_map(|plugin| {
             plugin.unmasked.iter().map(|policy| format!("{}: {policy} = \"pass\"", plugin.binding))
         });
