@@ -138,29 +138,6 @@ fn shape(oid: Oid, types: &BTreeMap<Oid, Type>) -> Option<Shape> {
     }
 }
 
-/// As a list of pairs: a number as key of a JSON object is a text, and inside a tagged
-/// enum (a holder's report) serde does not make a number of it again.
-pub(super) mod pairs {
-    use std::collections::BTreeMap;
-
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    use super::Shape;
-
-    pub(in crate::source::catalog) fn serialize<S: Serializer>(
-        shapes: &BTreeMap<u32, Shape>,
-        s: S,
-    ) -> Result<S::Ok, S::Error> {
-        s.collect_seq(shapes)
-    }
-
-    pub(in crate::source::catalog) fn deserialize<'de, D: Deserializer<'de>>(
-        d: D,
-    ) -> Result<BTreeMap<u32, Shape>, D::Error> {
-        Vec::deserialize(d).map(|pairs: Vec<(u32, Shape)>| pairs.into_iter().collect())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
