@@ -12,7 +12,7 @@ use kasho::source::copy::{Field, fields};
 use kasho::source::dump::{Dump, DumpError, Input, Mark, Options, Piece, Policy};
 use tempfile::TempDir;
 
-use crate::harness::{Postgres, clients};
+use crate::harness::{MAJORS, Postgres, clients};
 use crate::types;
 
 /// A row as texts.
@@ -70,14 +70,11 @@ struct World {
     program: PathBuf,
 }
 
-/// Clients that can be had.
-const CLIENTS: [u32; 3] = [15, 16, 18];
-
 /// Those that may dump a server: they are not older than it.
 async fn programs(pg: &Postgres) -> Vec<(u32, PathBuf)> {
     let server = pg.version().await;
     let mut found = Vec::new();
-    for major in CLIENTS.into_iter().filter(|major| *major >= server) {
+    for major in MAJORS.into_iter().filter(|major| *major >= server) {
         found.push((major, clients(major).await));
     }
     found
