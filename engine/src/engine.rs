@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bootstrap::{Blocking, Command, Phase, Refusal};
 use crate::config::Config;
-use crate::control::{Answer, Call, Control, ControlError, Reply, Shared, Status};
+use crate::control::{Answer, Call, Control, ControlError, Reply, Shared};
 use crate::error::Class;
 use crate::http::{Http, HttpError};
 use crate::position::Lsn;
@@ -150,11 +150,7 @@ pub async fn run(
     let world = Arc::new(World::new(config, path, accept_gap)?);
     let control = Control::bind(&world.config.grpc).await?;
     let http = Http::bind(&world.config.http).await?;
-    let shared = Shared::new(Status {
-        slot: world.slot.to_string(),
-        publication: world.config.source.publications.join(","),
-        ..Status::default()
-    });
+    let shared = Shared::new(world.unseen(None, "PostgreSQL and Redis are not looked at yet"));
     tracing::info!(listen = %control.address(), "gRPC is listening");
     tracing::info!(listen = %http.address(), "HTTP is listening: /metrics, /livez, /readyz");
     tokio::spawn(http.serve(Arc::clone(&shared), stop.clone()));
@@ -228,8 +224,8 @@ async fn until_ready(
             Err(error) => error.to_string(),
         };
         tracing::warn!(%error, "not ready yet, trying again");
-        let status = Status { last_error: error, ..Status::clone(&shared.status.load()) };
-        shared.status.store(Arc::new(status));
+        let stored = world.stored_phase().await;
+        shared.status.store(Arc::new(world.unseen(stored.as_ref(), &error)));
         if let Err(error) = world.guard_source(&mut guard).await {
             tracing::debug!(%error, "the log that the source keeps cannot be looked at");
         }

@@ -18,3 +18,4 @@ pub mod sink;
 pub mod source;
 pub mod systemd;
 pub mod transform;
+mod trust;

@@ -7,6 +7,7 @@
 #![allow(dead_code, reason = "a tool box: not every tool is in use at every time")]
 #![allow(unused_imports, reason = "the tools are offered here under one name")]
 
+pub(crate) mod certificates;
 pub(crate) mod engine;
 pub(crate) mod guest;
 pub(crate) mod http;
@@ -17,6 +18,7 @@ pub(crate) mod proxy;
 pub(crate) mod python;
 pub(crate) mod redis;
 
+pub(crate) use certificates::Certificates;
 pub(crate) use engine::{Engine, Output};
 pub(crate) use guest::guest;
 pub(crate) use http::get;

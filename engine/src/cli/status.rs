@@ -79,12 +79,12 @@ fn text(status: &StatusResponse) -> String {
     }
     for consumer in &status.consumers {
         let (name, position) = (&consumer.name, &consumer.position);
-        let (entries, silent) = (consumer.lag_entries, consumer.silent_seconds);
-        let behind = match consumer.lag_bytes {
-            0 => format!("{entries} rows behind"),
-            log => format!("{} of log behind", bytes(log)),
+        let lag = match consumer.lag_bytes {
+            0 => format!("{} rows of the load", consumer.lag_entries),
+            wal => format!("{} of WAL", bytes(wal)),
         };
-        line("consumer", format!("{name} at {position}, {behind}, silent for {silent} s"));
+        let silent = consumer.silent_seconds;
+        line("consumer", format!("{name} at {position}, {lag} behind, silent for {silent} s"));
     }
     status.allow_unmasked.iter().for_each(|column| line("UNMASKED", column.clone()));
     status.warnings.iter().for_each(|warning| line("warning", warning.clone()));
@@ -113,7 +113,11 @@ fn load(status: &StatusResponse) -> String {
     if !load.blocking.is_empty() {
         return format!("waits for {}", load.blocking);
     }
-    let end = if load.finished { ", finished" } else { "" };
+    let end = match load.halted.is_empty() {
+        true if load.finished => ", finished",
+        true => "",
+        false => ", halted",
+    };
     format!(
         "{}: {} of about {} rows, {} of {} tables, {}{end}",
         load.mode,

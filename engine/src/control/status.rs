@@ -104,6 +104,8 @@ pub struct LoadFigures {
     pub bytes_estimated: u64,
     /// Every table is published.
     pub finished: bool,
+    /// Empty, or why the load has stopped until a person mends it.
+    pub halted: String,
     /// What slot creation waits for.
     pub blocking: Option<Blocking>,
     /// Each table.
@@ -168,10 +170,10 @@ pub struct ConsumerStatus {
     pub name: String,
     /// What it has dealt with.
     pub position: EpochPosition,
-    /// Entries of the load after that.
+    /// Entries of the load after that; 0 once it reads changes.
     pub lag_entries: u64,
-    /// Bytes of log between that and the newest change; none while it reads the load.
-    pub lag_bytes: Option<u64>,
+    /// Bytes of WAL between that and the newest change; 0 while it reads the load.
+    pub lag_bytes: u64,
     /// Time since it was last heard of.
     pub silent: Duration,
 }
@@ -192,10 +194,7 @@ impl Status {
     pub fn not_ready(&self) -> Option<String> {
         let error = self.last_error.as_str();
         if !self.started {
-            return Some(match error {
-                "" => "starting".to_owned(),
-                error => format!("starting: {error}"),
-            });
+            return Some(if error.is_empty() { "starting" } else { error }.to_owned());
         }
         if !error.is_empty() {
             return Some(error.to_owned());
@@ -270,6 +269,7 @@ impl LoadFigures {
             blocking: self.blocking.as_ref().map(ToString::to_string).unwrap_or_default(),
             table_progress: self.tables.iter().map(TableFigures::to_proto).collect(),
             mode: self.mode.clone(),
+            halted: self.halted.clone(),
         }
     }
 }
@@ -301,8 +301,8 @@ impl ConsumerStatus {
             name: self.name.clone(),
             position: self.position.to_string(),
             lag_entries: self.lag_entries,
+            lag_bytes: self.lag_bytes,
             silent_seconds: self.silent.as_secs(),
-            lag_bytes: self.lag_bytes.unwrap_or(0),
         }
     }
 }

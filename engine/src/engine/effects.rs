@@ -277,6 +277,8 @@ impl Engine {
     pub(super) fn accumulated(&self) -> u64 {
         match &self.phase {
             Phase::Waiting(_) => 0,
+            // What was seen of the epoch before is not this one's.
+            Phase::Accumulating(_) if self.observed.epoch != self.phase.epoch() => 0,
             Phase::Accumulating(_) => self.observed.changes_entries,
             Phase::Streaming(streaming) => streaming.accumulated_changes,
         }

@@ -1,6 +1,7 @@
 //! Looks at both servers once a second for what only they know: the slot and the log it
 //! keeps, the age of what it holds back, the streams' lengths, the consumers. A look that
-//! fails says so in the status and changes nothing else.
+//! fails says so in the status and changes nothing else; one that hangs keeps nobody from
+//! hearing what the other server said.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,7 +17,11 @@ use crate::sink::redis::RedisStore;
 use crate::sink::store::{Store, Usage};
 use crate::sink::{SinkError, consumers};
 use crate::source::error::SourceError;
+use crate::source::preflight::{self, Finding};
 use crate::source::wal::{SlotStatus, slot_status};
+
+/// Settings of the source are looked at once in so many looks.
+const SETTINGS_LOOKS: u32 = 10;
 
 /// What was found.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +34,12 @@ pub(super) struct Observed {
     pub(super) lag_bytes: u64,
     /// End of the log.
     pub(super) wal_end: Lsn,
+    /// What is not as it should be on the source, though it does not stop us.
+    pub(super) warnings: Vec<String>,
+    /// The epoch that Redis holds; the next four are of it.
+    pub(super) epoch: Option<Epoch>,
+    /// Commit LSN of the last entry of the changes stream.
+    pub(super) changes_lsn: Lsn,
     /// Entries in the changes stream.
     pub(super) changes_entries: u64,
     /// Entries written to the bootstrap stream.
@@ -69,13 +80,15 @@ impl Observer {
     }
 
     async fn watch_source(&self, found: &Mutex<Observed>) {
-        let (mut client, mut clock) = (None, clock());
+        let (mut client, mut clock, mut looks) = (None, clock(), 0_u32);
         loop {
             clock.tick().await;
             let mut new = Observed::default();
-            let looked = self.source(&mut client, &mut new).await;
+            let settings = looks.is_multiple_of(SETTINGS_LOOKS);
+            let looked = self.source(&mut client, settings, &mut new).await;
+            looks = looks.wrapping_add(1);
             if looked.is_err() {
-                client = None;
+                (client, looks) = (None, 0);
             }
             let error = looked.err().map(|error| error.to_string());
             self.tell(found, |all| {
@@ -83,6 +96,9 @@ impl Observer {
                 if all.source_error.is_none() {
                     (all.slot, all.wal_end) = (new.slot, new.wal_end);
                     (all.xmin_age, all.lag_bytes) = (new.xmin_age, new.lag_bytes);
+                    if settings {
+                        all.warnings = new.warnings;
+                    }
                 }
             })
             .await;
@@ -102,6 +118,7 @@ impl Observer {
             self.tell(found, |all| {
                 all.sink_error = error;
                 if all.sink_error.is_none() {
+                    (all.epoch, all.changes_lsn) = (new.epoch, new.changes_lsn);
                     (all.changes_entries, all.consumers) = (new.changes_entries, new.consumers);
                     all.bootstrap_entries = new.bootstrap_entries;
                     all.usage = new.usage;
@@ -123,6 +140,7 @@ impl Observer {
     async fn source(
         &self,
         client: &mut Option<Client>,
+        settings: bool,
         found: &mut Observed,
     ) -> Result<(), SourceError> {
         const SQL: &str = "SELECT greatest(
@@ -149,6 +167,11 @@ impl Observer {
         (found.xmin_age, found.lag_bytes) = (number(0), number(1));
         let wal_end: Option<&str> = row.try_get(2).ok().flatten();
         found.wal_end = wal_end.and_then(|lsn| lsn.parse().ok()).unwrap_or_default();
+        if settings {
+            let findings = preflight::server(client).await?;
+            found.warnings =
+                findings.iter().filter(|f| f.is_warning()).map(Finding::told).collect();
+        }
         Ok(())
     }
 
@@ -162,16 +185,18 @@ impl Observer {
             None => store.insert(self.world.redis_store().await?),
         };
         let inspection = store.inspect().await?;
+        found.changes_lsn = Lsn(inspection.changes.high);
         found.changes_entries = inspection.entries;
         found.bootstrap_entries = inspection.bootstrap.high;
         let epoch = inspection.checkpoint.map(|checkpoint| checkpoint.epoch);
         found.usage = store.usage(epoch.unwrap_or(Epoch(0))).await?;
+        found.epoch = epoch;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let status = |lag: consumers::Lag| ConsumerStatus {
             name: lag.consumer.name,
             position: EpochPosition { epoch, position: lag.position },
             lag_entries: lag.load_entries,
-            lag_bytes: lag.wal_bytes,
+            lag_bytes: lag.wal_bytes.unwrap_or(0),
             silent: now.saturating_sub(Duration::from_millis(
                 lag.consumer.seen_ms.unwrap_or(lag.consumer.since_ms),
             )),

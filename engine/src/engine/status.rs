@@ -26,10 +26,11 @@ impl Engine {
         let report = report.borrow().clone();
         let slot = self.observed.slot.as_ref();
         let epoch = self.phase.epoch();
-        let lsn = |n: u64| (n > 0).then_some(Lsn(n));
+        let seen = Some(self.observed.changes_lsn).filter(|lsn| *lsn > Lsn::ZERO);
         let key = |lane| epoch.map(|e| Keys::new(&config.redis.prefix).stream(e, lane));
         let warnings = sink.warning.iter().chain(&load_sink.warning).cloned();
-        let mut warnings: Vec<String> = warnings.chain(report.warnings.iter().cloned()).collect();
+        let seen_warnings = self.observed.warnings.iter().chain(&report.warnings).cloned();
+        let mut warnings: Vec<String> = warnings.chain(seen_warnings).collect();
         warnings.dedup();
         let retained = slot.map_or(0, |slot| slot.retained_bytes);
         warnings.extend(super::guard::warning(&self.world, retained));
@@ -41,7 +42,7 @@ impl Engine {
             state: Some(self.phase.state()),
             epoch,
             start_lsn: self.phase.start_lsn(),
-            current_lsn: lsn(self.figures.pipeline.published_lsn.load(Relaxed)),
+            current_lsn: seen.filter(|_| epoch.is_some() && epoch == self.observed.epoch),
             confirmed_lsn: slot.and_then(|slot| slot.confirmed_flush),
             accumulated_changes: self.accumulated(),
             lag_bytes: self.lag_bytes(),
@@ -114,7 +115,9 @@ impl Engine {
                     _ => 0,
                 });
                 let mode = load.mode.name().to_owned();
-                LoadFigures { mode, rows, finished: load.loaded, blocking, ..figures }
+                let stopped = self.loading.is_none() && !load.loaded;
+                let halted = self.troubles.load.clone().filter(|_| stopped).unwrap_or_default();
+                LoadFigures { mode, rows, finished: load.loaded, blocking, halted, ..figures }
             }
             Phase::Streaming(streaming) => {
                 LoadFigures { rows: streaming.rows, finished: true, ..LoadFigures::default() }

@@ -101,6 +101,11 @@ impl Handle {
         });
     }
 
+    /// What there is to load is what runs: no candidate is refused any more.
+    pub(super) fn settled(&self) {
+        self.report.send_if_modified(|report| report.refused.take().is_some());
+    }
+
     /// How it stands, and a way to wait for changes.
     #[must_use]
     pub fn report(&self) -> watch::Receiver<Report> {
