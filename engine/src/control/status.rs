@@ -170,10 +170,10 @@ pub struct ConsumerStatus {
     pub name: String,
     /// What it has dealt with.
     pub position: EpochPosition,
-    /// Entries of the load after that; 0 once it reads changes.
+    /// Entries of the load after that.
     pub lag_entries: u64,
-    /// Bytes of WAL between that and the newest change; 0 while it reads the load.
-    pub lag_bytes: u64,
+    /// Bytes of log between that and the newest change; none while it reads the load.
+    pub lag_bytes: Option<u64>,
     /// Time since it was last heard of.
     pub silent: Duration,
 }
@@ -301,7 +301,7 @@ impl ConsumerStatus {
             name: self.name.clone(),
             position: self.position.to_string(),
             lag_entries: self.lag_entries,
-            lag_bytes: self.lag_bytes,
+            lag_bytes: self.lag_bytes.unwrap_or(0),
             silent_seconds: self.silent.as_secs(),
         }
     }

@@ -34,9 +34,7 @@ pub(super) struct Observed {
     pub(super) lag_bytes: u64,
     /// End of the log.
     pub(super) wal_end: Lsn,
-    /// What is not as it should be on the source, though it does not stop us.
-    pub(super) warnings: Vec<String>,
-    /// The epoch that Redis holds; the next four are of it.
+    /// The epoch that Redis holds; the next three are of it.
     pub(super) epoch: Option<Epoch>,
     /// Commit LSN of the last entry of the changes stream.
     pub(super) changes_lsn: Lsn,
@@ -46,6 +44,8 @@ pub(super) struct Observed {
     pub(super) bootstrap_entries: u64,
     /// Memory of Redis and of both streams.
     pub(super) usage: Usage,
+    /// What is not as it should be on the source, though it does not stop us.
+    pub(super) warnings: Vec<String>,
     /// Registered consumers.
     pub(super) consumers: Vec<ConsumerStatus>,
     /// Why PostgreSQL could not be looked at.
@@ -80,15 +80,15 @@ impl Observer {
     }
 
     async fn watch_source(&self, found: &Mutex<Observed>) {
-        let (mut client, mut clock, mut looks) = (None, clock(), 0_u32);
+        let (mut client, mut clock, mut looks) = (None, clock(), 0u32);
         loop {
             clock.tick().await;
             let mut new = Observed::default();
             let settings = looks.is_multiple_of(SETTINGS_LOOKS);
             let looked = self.source(&mut client, settings, &mut new).await;
-            looks = looks.wrapping_add(1);
+            looks = if looked.is_ok() { looks.wrapping_add(1) } else { 0 };
             if looked.is_err() {
-                (client, looks) = (None, 0);
+                client = None;
             }
             let error = looked.err().map(|error| error.to_string());
             self.tell(found, |all| {
@@ -118,8 +118,8 @@ impl Observer {
             self.tell(found, |all| {
                 all.sink_error = error;
                 if all.sink_error.is_none() {
-                    (all.epoch, all.changes_lsn) = (new.epoch, new.changes_lsn);
                     (all.changes_entries, all.consumers) = (new.changes_entries, new.consumers);
+                    (all.epoch, all.changes_lsn) = (new.epoch, new.changes_lsn);
                     all.bootstrap_entries = new.bootstrap_entries;
                     all.usage = new.usage;
                 }
@@ -189,14 +189,14 @@ impl Observer {
         found.changes_entries = inspection.entries;
         found.bootstrap_entries = inspection.bootstrap.high;
         let epoch = inspection.checkpoint.map(|checkpoint| checkpoint.epoch);
-        found.usage = store.usage(epoch.unwrap_or(Epoch(0))).await?;
         found.epoch = epoch;
+        found.usage = store.usage(epoch.unwrap_or(Epoch(0))).await?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let status = |lag: consumers::Lag| ConsumerStatus {
             name: lag.consumer.name,
             position: EpochPosition { epoch, position: lag.position },
             lag_entries: lag.load_entries,
-            lag_bytes: lag.wal_bytes.unwrap_or(0),
+            lag_bytes: lag.wal_bytes,
             silent: now.saturating_sub(Duration::from_millis(
                 lag.consumer.seen_ms.unwrap_or(lag.consumer.since_ms),
             )),

@@ -155,17 +155,16 @@ fn plugins(text: &mut Text, status: &Status) {
 
 fn consumers(text: &mut Text, consumers: &[ConsumerStatus]) {
     let labelled: Vec<_> = consumers.iter().map(|c| (c, [("consumer", c.name.as_str())])).collect();
-    let mut each = |name: &str, help: &str, of: fn(&ConsumerStatus) -> u64| {
-        let samples = labelled.iter().map(|(c, labels)| (&labels[..], of(c)));
+    let mut each = |name: &str, help: &str, of: fn(&ConsumerStatus) -> Option<u64>| {
+        let samples = labelled.iter().filter_map(|(c, labels)| Some((&labels[..], of(c)?)));
         text.family(name, Kind::Gauge, help, samples);
     };
     let help = "Entries of the load that it has not acknowledged.";
-    each("kasho_consumer_load_lag_entries", help, |c| c.lag_entries);
-    let help =
-        "Log between what it has acknowledged and the newest change; 0 while it reads the load.";
+    each("kasho_consumer_load_lag_entries", help, |c| Some(c.lag_entries));
+    let help = "Log between what it has acknowledged and the newest change.";
     each("kasho_consumer_lag_bytes", help, |c| c.lag_bytes);
     let help = "Time since it was last heard of.";
-    each("kasho_consumer_silent_seconds", help, |c| c.silent.as_secs());
+    each("kasho_consumer_silent_seconds", help, |c| Some(c.silent.as_secs()));
 }
 
 fn number(epoch: Option<crate::position::Epoch>) -> u64 {
