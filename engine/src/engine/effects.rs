@@ -145,7 +145,8 @@ impl Engine {
             events: self.events.clone(),
         };
         (self.troubles.stream, self.stream_open) = (None, false);
-        self.streaming = Some(Running::spawn(|stop| streaming.run(stop)));
+        let running = Running::spawn(|stop| streaming.run(stop)).publishing(&self.figures.sink);
+        self.streaming = Some(running);
     }
 
     pub(super) fn begin_load(&mut self) {
@@ -160,7 +161,8 @@ impl Engine {
             events: self.events.clone(),
         };
         self.troubles.load = None;
-        self.loading = Some(Running::spawn(|stop| loading.run(stop)));
+        let running = Running::spawn(|stop| loading.run(stop)).publishing(&self.load.sink);
+        self.loading = Some(running);
     }
 
     /// A holder is known by its name: this works after a restart of the engine too.
