@@ -199,6 +199,29 @@ async fn a_consumer_and_a_client_are_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_reads_is_not_silent() {
+    let world = World::start(20).await;
+    world.bootstrap().await;
+    world.engine.run(&["consumers", "add", "group"]).await.success();
+    let silent = async || sample(&world, "kasho_consumer_silent_seconds{consumer=\"group\"}").await;
+    let before = eventually("some silence", async || silent().await.filter(|s| *s >= 3.0)).await;
+    let words = [
+        "XREADGROUP",
+        "GROUP",
+        "group",
+        "one",
+        "COUNT",
+        "5",
+        "STREAMS",
+        "{kasho}:1:bootstrap",
+        ">",
+    ];
+    world.redis.cli(&words).await;
+    eventually("it to be heard", async || silent().await.filter(|s| *s < before)).await;
+    until(&world, "kasho_consumer_load_lag_entries{consumer=\"group\"}", 21.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_blocks_the_slot_and_what_it_holds_back_are_shown() {
     let world = World::start(10).await;
     let blocker = world.pg.client().await;

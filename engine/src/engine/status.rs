@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::Engine;
 use crate::bootstrap::Phase;
-use crate::control::{LaneFigures, LoadFigures, PluginStatus, Status};
+use crate::control::{ConsumerStatus, LaneFigures, LoadFigures, PluginStatus, Status};
 use crate::position::Lsn;
 use crate::sink::config::Durability;
 use crate::sink::id::{Keys, Lane};
@@ -34,6 +34,7 @@ impl Engine {
         warnings.dedup();
         let retained = slot.map_or(0, |slot| slot.retained_bytes);
         warnings.extend(super::guard::warning(&self.world, retained));
+        warnings.extend(self.observed.consumers.iter().filter_map(ConsumerStatus::warning));
         let usage = &self.observed.usage;
         let unmasked = report.plugins.iter().flat_map(|plugin| {
             plugin.unmasked.iter().map(|policy| format!("{}: {policy} = \"pass\"", plugin.binding))
