@@ -178,13 +178,15 @@ pub async fn run(
     tracing::info!(listen = %control.address(), "gRPC is listening");
     tracing::info!(listen = %http.address(), "HTTP is listening: /metrics, /livez, /readyz");
     tokio::spawn(http.serve(Arc::clone(&shared), stop.clone()));
-    tokio::spawn(Systemd::from_env().tell(Arc::clone(&shared), stop.clone()));
+    let telling = tokio::spawn(Systemd::from_env().tell(Arc::clone(&shared), stop.clone()));
     let (mailbox, calls) = mpsc::channel(16);
     let redis = RedisConnector::new(&world.config.redis);
     let serving = control.serve(Arc::clone(&shared), mailbox, redis, stop.clone());
     let serving = tokio::spawn(serving);
     let outcome = serve(world, Arc::clone(&shared), calls, &stop).await;
     stop.cancel();
+    // Its last word is STOPPING=1, and is said before this process is gone.
+    let _ = telling.await;
     let served = tokio::time::timeout(DRAIN, serving).await;
     outcome?;
     match served {
