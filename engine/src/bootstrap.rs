@@ -15,10 +15,12 @@ use crate::position::{Epoch, Lsn};
 
 pub mod config;
 mod phase;
+mod resume;
 mod start;
 mod stored;
 
 pub use phase::{Load, LoadMode, Phase, Snapshot, State, Streaming, TableLoad, Waiting};
+pub use resume::{Restart, restarts};
 pub use start::{Reconciled, SlotFact, reconcile, slot_exists};
 pub use stored::{StoreError, load, store};
 
@@ -71,9 +73,15 @@ pub enum Command {
     TableDone {
         /// `pg_class.oid`.
         oid: u32,
+        /// Which attempt at it: one that was given up meanwhile does not count.
+        attempt: u32,
         /// Rows published.
         rows: u64,
     },
+    /// The session that kept the snapshots has ended before everything was loaded.
+    SnapshotGone,
+    /// A later snapshot is kept, as [`Effect::Rehold`] told: what its holder has found.
+    Reheld(Box<Load>),
     /// Every table is published, or the external loader said it has finished.
     LoadDone,
     /// CompleteBootstrap was called.
@@ -132,6 +140,8 @@ pub enum Effect {
     OpenStream,
     /// Begin to copy the tables.
     BeginLoad,
+    /// Have a new holder keep a later snapshot, then come back with [`Command::Reheld`].
+    Rehold,
     /// End the session that keeps the snapshots, and with it their locks.
     ReleaseHolder,
     /// Write the `end` entry of the bootstrap stream: in the *same* step as the phase.
@@ -213,7 +223,11 @@ pub fn on(phase: &Phase, command: Command, facts: &Facts) -> Result<Transition, 
             Ok(Transition { next: waiting_after(phase, Some(error)), effects: vec![] })
         }
         (Waiting(waiting), Command::Abort { force }) => drop_left_over(waiting, force, facts),
-        (Accumulating(load), Command::TableDone { oid, rows }) => table_done(load, oid, rows),
+        (Accumulating(load), Command::TableDone { oid, attempt, rows }) => {
+            table_done(load, (oid, attempt), rows)
+        }
+        (Accumulating(load), Command::SnapshotGone) => snapshot_gone(phase, load),
+        (Accumulating(load), Command::Reheld(found)) => reheld(phase, load, &found),
         (Accumulating(load), Command::LoadDone) => Ok(load_done(load.clone())),
         (Accumulating(load), Command::Complete { force }) => complete(load, force, facts),
         (Accumulating(_), Command::Abort { .. }) => Ok(abort(phase, None)),
@@ -246,6 +260,8 @@ pub fn on(phase: &Phase, command: Command, facts: &Facts) -> Result<Transition, 
         (_, Command::StartFailed { .. }) => Err(late("a failed start", phase)),
         (_, Command::TableDone { .. }) => Err(late("the end of a table's load", phase)),
         (_, Command::LoadDone) => Err(late("the end of the load", phase)),
+        (_, Command::SnapshotGone) => Err(late("the loss of the snapshot", phase)),
+        (_, Command::Reheld(_)) => Err(late("a later snapshot", phase)),
         (Waiting(_), Command::SlotLost { .. }) => Err(late("the loss of the slot", phase)),
     }
 }
@@ -306,17 +322,46 @@ fn started(waiting: &Waiting, load: Load) -> Result<Transition, Refusal> {
     Ok(Transition { next: Phase::Accumulating(load), effects })
 }
 
-fn table_done(load: &Load, oid: u32, rows: u64) -> Result<Transition, Refusal> {
+fn table_done(
+    load: &Load,
+    (oid, attempt): (u32, u32),
+    rows: u64,
+) -> Result<Transition, Refusal> {
     let mut next = load.clone();
-    let Some(table) = next.tables.iter_mut().find(|table| table.oid == oid) else {
+    // One that was renamed between two attempts stands here under both of its names.
+    let mut found = next.tables.iter_mut().filter(|t| (t.oid, t.attempt) == (oid, attempt));
+    let Some(first) = found.next() else {
         return Err(Refusal {
             code: RefusalCode::Internal,
-            text: format!("table with oid {oid} is not part of this load"),
+            text: format!(
+                "attempt {attempt} at the table with oid {oid} is not part of this load"
+            ),
         });
     };
-    table.done = true;
-    table.rows = rows;
+    let open = if first.done { found.find(|table| !table.done) } else { Some(first) };
+    if let Some(table) = open {
+        (table.done, table.rows) = (true, rows);
+    }
     Ok(Transition { next: Phase::Accumulating(next), effects: vec![] })
+}
+
+/// The finished tables stay; a new holder says what the rest is read from.
+fn snapshot_gone(phase: &Phase, load: &Load) -> Result<Transition, Refusal> {
+    if load.loaded || load.mode != LoadMode::Direct || load.holder.is_none() {
+        return Err(late("the loss of the snapshot", phase));
+    }
+    let next = Load { holder: None, ..load.clone() };
+    // What is left of a holder that kept several sessions still locks the tables.
+    let effects = vec![Effect::StopLoad, Effect::ReleaseHolder, Effect::Rehold];
+    Ok(Transition { next: Phase::Accumulating(next), effects })
+}
+
+fn reheld(phase: &Phase, load: &Load, found: &Load) -> Result<Transition, Refusal> {
+    if load.loaded || load.holder.is_some() {
+        return Err(late("a later snapshot", phase));
+    }
+    let next = Phase::Accumulating(resume::resumed(load, found));
+    Ok(Transition { next, effects: vec![Effect::AdoptHolder, Effect::BeginLoad] })
 }
 
 fn load_done(mut load: Load) -> Transition {

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::bootstrap::{Blocking, Command, Phase, Refusal};
+use crate::bootstrap::{Blocking, Command, Phase, Refusal, RefusalCode};
 use crate::config::Config;
 use crate::control::{Answer, Call, Control, ControlError, Reply, Shared, Status};
 use crate::error::Class;
@@ -48,9 +48,13 @@ enum Event {
     /// It does not, and nothing is left of it.
     SlotFailed(String),
     /// Every range of a table is published.
-    TableDone { oid: u32, rows: u64 },
+    TableDone { oid: u32, attempt: u32, rows: u64 },
     /// Every table is.
     Loaded,
+    /// The snapshot is gone before everything was loaded.
+    SnapshotGone,
+    /// A new holder keeps a later one.
+    Reheld(Box<Report>, Box<Holder>),
     /// The load was interrupted (or goes on again).
     LoadTrouble(Option<String>),
     /// The load cannot go on without a person.
@@ -280,17 +284,32 @@ impl Engine {
                 }
                 if let Some(starting) = &mut self.starting {
                     starting.blocking = blocking;
+                } else {
+                    let waits = "the later snapshot for the rest of the load waits for";
+                    self.troubles.load = blocking.map(|blocking| format!("{waits} {blocking}"));
                 }
             }
             Event::SlotMade(report, holder) => self.slot_made(*report, *holder).await,
             Event::SlotFailed(error) => self.start_failed(error).await,
-            Event::TableDone { oid, rows } => {
-                self.apply(Command::TableDone { oid, rows }, "a table is loaded").await;
+            Event::TableDone { oid, attempt, rows } => {
+                let command = Command::TableDone { oid, attempt, rows };
+                self.apply(command, "a table is loaded").await;
             }
+            Event::SnapshotGone => {
+                self.loading = None;
+                let what = "the rest is loaded from a later snapshot";
+                if self.apply(Command::SnapshotGone, what).await == Some(RefusalCode::Unavailable) {
+                    self.hear_later(Event::SnapshotGone);
+                }
+            }
+            Event::Reheld(report, holder) => self.reheld(*report, *holder).await,
             Event::Loaded => {
                 self.loading = None;
                 self.troubles.load = None;
-                self.apply(Command::LoadDone, "the initial load is complete").await;
+                let what = "the initial load is complete";
+                if self.apply(Command::LoadDone, what).await == Some(RefusalCode::Unavailable) {
+                    self.hear_later(Event::Loaded);
+                }
             }
             Event::LoadTrouble(trouble) => self.troubles.load = trouble,
             Event::LoadHalted(error) => {
@@ -312,12 +331,28 @@ impl Engine {
         }
     }
 
-    /// A command of the engine's own, whose refusal only means that it came too late.
-    async fn apply(&mut self, command: Command, what: &str) {
+    /// A command of the engine's own. A refusal means that it came too late, or that a
+    /// server does not answer just now: its kind.
+    async fn apply(&mut self, command: Command, what: &str) -> Option<RefusalCode> {
         match self.transition(command).await {
-            Ok(()) => tracing::info!(state = %self.phase.state(), "{what}"),
-            Err(refusal) => tracing::warn!(%refusal, "{what}, and that was refused"),
+            Ok(()) => {
+                tracing::info!(state = %self.phase.state(), "{what}");
+                None
+            }
+            Err(refusal) => {
+                tracing::warn!(%refusal, "{what}, and that was refused");
+                Some(refusal.code)
+            }
         }
+    }
+
+    /// Puts an event off that a server had to be asked about and did not answer.
+    fn hear_later(&self, event: Event) {
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(LOOK).await;
+            let _ = events.send(event).await;
+        });
     }
 
     async fn answer(&mut self, call: Call) {

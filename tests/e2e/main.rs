@@ -12,6 +12,7 @@ mod control;
 mod harness_works;
 mod life;
 mod plugins;
+mod points;
 mod readme;
 mod sink;
 mod snapshot;

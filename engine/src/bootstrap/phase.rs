@@ -75,7 +75,7 @@ pub struct TableLoad {
     pub snapshot: usize,
     /// `ctid` ranges it is cut into. Fixed at the start: a resumed load must cut alike.
     pub ranges: u32,
-    /// Times it was begun, from 1.
+    /// Times it was begun, from 1. All partitions that go by one name count together.
     pub attempt: u32,
     /// Every range is published.
     pub done: bool,
@@ -85,6 +85,14 @@ pub struct TableLoad {
     pub rows_estimated: u64,
     /// Bytes of the heap.
     pub bytes_estimated: u64,
+    /// Tells one shape and storage of it from another: a table whose own differs later on
+    /// was altered, rewritten or emptied meanwhile. Empty if nobody noted it.
+    #[serde(default)]
+    pub shape: String,
+    /// It was dropped, or left the publication, before it was loaded: nothing is read, and
+    /// whatever an earlier attempt has published does not count.
+    #[serde(default)]
+    pub gone: bool,
 }
 
 /// What is kept in ACCUMULATING.
@@ -100,9 +108,11 @@ pub struct Load {
     pub start_lsn: Lsn,
     /// Who loads.
     pub mode: LoadMode,
-    /// The first is the slot's own; later ones are those of tables that had changed.
+    /// The first is the slot's own; later ones are those of tables that had changed, or
+    /// that were not loaded yet when the holder before was lost.
     pub snapshots: Vec<Snapshot>,
-    /// `application_name` of the session that keeps the snapshots, if it is ours.
+    /// `application_name` of the session that keeps the snapshots, if it is ours. None in
+    /// a direct load that has not finished: another holder has to be made.
     pub holder: Option<String>,
     /// Blocks of a `ctid` range.
     pub range_blocks: u32,
@@ -113,8 +123,8 @@ pub struct Load {
 }
 
 impl Load {
-    /// Tables whose load point differs from the consistent point. Several partitions may
-    /// go by one name; the latest of their load points counts for it.
+    /// Tables whose load point differs from the consistent point. Partitions that go by one
+    /// name have one load point: a reader cannot tell their changes apart.
     #[must_use]
     pub fn load_points(&self) -> BTreeMap<String, Lsn> {
         let mut latest: BTreeMap<String, Lsn> = BTreeMap::new();

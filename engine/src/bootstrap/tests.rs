@@ -14,6 +14,8 @@ fn a_load(mode: LoadMode) -> Load {
         rows: 0,
         rows_estimated: 10,
         bytes_estimated: 8192,
+        shape: "s".into(),
+        gone: false,
     };
     Load {
         epoch: Epoch(3),
@@ -75,7 +77,9 @@ fn commands() -> Vec<(&'static str, Command)> {
         ("start", Command::Start(request())),
         ("started", Command::Started(Box::new(a_load(LoadMode::Direct)))),
         ("start failed", Command::StartFailed { error: "no slot".into() }),
-        ("table done", Command::TableDone { oid: 1, rows: 7 }),
+        ("table done", Command::TableDone { oid: 1, attempt: 1, rows: 7 }),
+        ("snapshot gone", Command::SnapshotGone),
+        ("reheld", Command::Reheld(Box::new(a_load(LoadMode::Direct)))),
         ("load done", Command::LoadDone),
         ("complete", Command::Complete { force: false }),
         ("complete!", Command::Complete { force: true }),
@@ -93,6 +97,8 @@ fn every_pair() {
         ("WAITING", "started", "ACCUMULATING"),
         ("WAITING", "start failed", "WAITING"),
         ("WAITING", "table done", "-"),
+        ("WAITING", "snapshot gone", "-"),
+        ("WAITING", "reheld", "-"),
         ("WAITING", "load done", "-"),
         ("WAITING", "complete", "-"),
         ("WAITING", "complete!", "-"),
@@ -103,6 +109,8 @@ fn every_pair() {
         ("ACCUMULATING", "started", "-"),
         ("ACCUMULATING", "start failed", "-"),
         ("ACCUMULATING", "table done", "ACCUMULATING"),
+        ("ACCUMULATING", "snapshot gone", "ACCUMULATING"),
+        ("ACCUMULATING", "reheld", "-"),
         ("ACCUMULATING", "load done", "ACCUMULATING"),
         ("ACCUMULATING", "complete", "-"),
         ("ACCUMULATING", "complete!", "STREAMING"),
@@ -113,6 +121,8 @@ fn every_pair() {
         ("STREAMING", "started", "-"),
         ("STREAMING", "start failed", "-"),
         ("STREAMING", "table done", "-"),
+        ("STREAMING", "snapshot gone", "-"),
+        ("STREAMING", "reheld", "-"),
         ("STREAMING", "load done", "-"),
         ("STREAMING", "complete", "-"),
         ("STREAMING", "complete!", "-"),
@@ -235,7 +245,7 @@ fn a_finished_load_completes_with_its_load_points() {
 
 #[test]
 fn the_holder_is_released_once_with_the_last_table() {
-    let phase = on(&accumulating(), Command::TableDone { oid: 1, rows: 7 }, &facts()).unwrap().next;
+    let phase = on(&accumulating(), Command::TableDone { oid: 1, attempt: 1, rows: 7 }, &facts()).unwrap().next;
     let done = on(&phase, Command::LoadDone, &facts()).unwrap();
     assert_eq!(done.effects, [Effect::ReleaseHolder]);
     let Phase::Accumulating(load) = &done.next else { panic!("not accumulating") };

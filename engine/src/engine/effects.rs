@@ -8,12 +8,14 @@ use tokio::sync::oneshot;
 
 use super::{Engine, Event, Running, Starting, Streaming, loading};
 use crate::bootstrap::{
-    self, Blocking, Command, Effect, Facts, Phase, Refusal, RefusalCode, SlotFact, Snapshot,
+    self, Command, Effect, Facts, LoadMode, Phase, Refusal, RefusalCode, SlotFact, Snapshot,
     StartRequest, State, Transition,
 };
 use crate::control::Answer;
+use crate::load;
 use crate::position::{Epoch, Lsn};
 use crate::sink::publisher::{NewEpoch, begin_epoch};
+use crate::sink::store::Registry;
 use crate::source::snapshot::{Holder, HolderSpec, Report, drop_slot, release};
 use crate::source::wal::ReplSession;
 
@@ -85,8 +87,16 @@ impl Engine {
         }
         let text = bootstrap::store(next).into_bytes();
         let epoch = next.epoch().ok_or_else(|| unavailable("no epoch to complete"))?;
-        let mut writer =
-            loading::writer(&self.world, epoch, &self.load).await.map_err(unavailable)?.0;
+        let opened = loading::writer(&self.world, epoch, &self.load).await;
+        let (mut writer, resumed) = opened.map_err(unavailable)?;
+        if let Phase::Accumulating(load) = &self.phase
+            && load.mode == LoadMode::Direct
+        {
+            // Forced before the load went on: the load points told are those of the phase.
+            let mut progress = load::progress(&resumed.progress).map_err(unavailable)?;
+            let begun = load::begin_again(load, &mut progress, &mut writer);
+            begun.await.map_err(unavailable)?;
+        }
         let end = writer.finish(start_lsn, load_points, self.stored.as_deref(), &text);
         end.await.map_err(unavailable)?;
         self.stored = Some(text);
@@ -109,6 +119,7 @@ impl Engine {
                 Effect::AdoptHolder | Effect::WriteEnd { .. } => {}
                 Effect::OpenStream => self.open_stream(),
                 Effect::BeginLoad => self.begin_load(),
+                Effect::Rehold => self.rehold(),
                 Effect::ReleaseHolder => self.release(holder.as_deref()).await,
                 Effect::StopLoad => {
                     if let Some(loading) = self.loading.take() {
@@ -145,7 +156,11 @@ impl Engine {
 
     pub(super) fn begin_load(&mut self) {
         let Phase::Accumulating(load) = &self.phase else { return };
-        if load.mode != bootstrap::LoadMode::Direct {
+        if load.mode != LoadMode::Direct {
+            return;
+        }
+        if load.holder.is_none() {
+            self.rehold();
             return;
         }
         let loading = loading::Loading {
@@ -156,6 +171,51 @@ impl Engine {
         };
         self.troubles.load = None;
         self.loading = Some(Running::spawn(|stop| loading.run(stop)));
+    }
+
+    /// A later snapshot for the tables that are not loaded.
+    fn rehold(&mut self) {
+        let Phase::Accumulating(load) = &self.phase else { return };
+        let spec = HolderSpec {
+            later: true,
+            // The tables that stay are cut as they were, and so are the others.
+            range_blocks: load.range_blocks,
+            ..self.world.holder_spec(load.epoch, load.mode, None)
+        };
+        let events = self.events.clone();
+        self.loading = Some(Running::spawn(|stop| loading::rehold(spec, events, stop)));
+    }
+
+    /// A later snapshot and its locks stand: the load goes on with it.
+    pub(super) async fn reheld(&mut self, report: Report, holder: Holder) {
+        self.loading = None;
+        if let Err(refusal) = self.go_on(report, holder).await {
+            // The holder ends when it is dropped without being adopted.
+            tracing::warn!(%refusal, "the later snapshot is not used");
+            self.troubles.load = Some(refusal.text);
+            if refusal.code == RefusalCode::Unavailable {
+                self.begin_load();
+            }
+        }
+    }
+
+    async fn go_on(&mut self, report: Report, holder: Holder) -> Result<(), Refusal> {
+        let facts = self.facts().await?;
+        let command = Command::Reheld(Box::new(report.load));
+        let Transition { next, effects } = bootstrap::on(&self.phase, command, &facts)?;
+        // Before the phase: as long as that names no holder, nobody loads by the catalogue.
+        let catalog = serde_json::to_vec(&report.catalog).map_err(unavailable)?;
+        let mut store = self.world.redis_store().await.map_err(unavailable)?;
+        store.set_catalog(&catalog).await.map_err(unavailable)?;
+        self.world.take_catalog(&report.catalog, false);
+        tell_apart(&self.phase, &next);
+        self.store(&next).await?;
+        self.phase = next;
+        self.load = loading::Shared::default();
+        if let Err(error) = holder.adopt().await {
+            tracing::warn!(%error, "the holder has ended again");
+        }
+        self.act(effects, None).await
     }
 
     /// A holder is known by its name: this works after a restart of the engine too.
@@ -181,7 +241,7 @@ impl Engine {
         let spec = self.spec(epoch, &request);
         let events = self.events.clone();
         let task = tokio::spawn(async move {
-            let event = match make(&spec, &events).await {
+            let event = match loading::make(&spec, &events).await {
                 Ok((report, holder)) => Event::SlotMade(Box::new(report), Box::new(holder)),
                 Err(error) => Event::SlotFailed(error.to_string()),
             };
@@ -278,15 +338,19 @@ impl Engine {
     }
 }
 
-async fn make(
-    spec: &HolderSpec,
-    events: &tokio::sync::mpsc::Sender<Event>,
-) -> Result<(Report, Holder), Box<dyn std::error::Error + Send + Sync>> {
-    let program = std::env::current_exe()?;
-    let mut holder = Holder::spawn(&program, spec).await?;
-    let waiting = |blocking: Option<Blocking>| {
-        let _ = events.try_send(Event::Waiting(blocking));
-    };
-    let report = holder.ready(waiting).await?;
-    Ok((report, holder))
+/// Says which finished tables are not any more.
+fn tell_apart(before: &Phase, after: &Phase) {
+    let (Phase::Accumulating(before), Phase::Accumulating(after)) = (before, after) else { return };
+    for table in after.tables.iter().filter(|table| !table.done) {
+        let finished = before.tables.iter().any(|old| {
+            old.done && !old.gone && old.oid == table.oid && old.attempt < table.attempt
+        });
+        if finished {
+            tracing::warn!(
+                table = table.table,
+                "the table was altered, rewritten or emptied since it was loaded: it is loaded \
+                 again"
+            );
+        }
+    }
 }

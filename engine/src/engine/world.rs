@@ -213,6 +213,7 @@ impl World {
             epoch: epoch.0,
             mode,
             given,
+            later: false,
             range_blocks: u32::try_from(blocks).unwrap_or(u32::MAX).max(1),
             slot_timeout_s: SLOT_TIMEOUT_S,
             connect_timeout_ms: self.config.source.connect_timeout_ms,

@@ -109,7 +109,7 @@ async fn a_restarted_table_loses_its_progress_in_the_same_step() {
     load.append(&rows(2), 1, progress("t:0", "2")).await.unwrap();
     let mut reset = vec![("t:0".to_owned(), None)];
     reset.extend(progress("t:attempt", "2"));
-    assert_eq!(load.restart("public.t", 2, Lsn(900), reset).await, Ok(3));
+    assert_eq!(load.restart(&[("public.t", 2, Lsn(900))], reset).await, Ok(3));
     let restart = &entries(&server).await[2];
     assert_eq!(restart.content, Content::Restart { attempt: 2, load_lsn: Lsn(900) });
     assert_eq!(restart.table, "public.t");

@@ -1,0 +1,264 @@
+//! Load points on real servers: whatever dies while tables are loaded, finished tables are
+//! not loaded again, and what a reader builds by the documented rules is the source, row
+//! for row. The reader is a Python program that shares no code with the engine; a writer
+//! inserts, updates, deletes, changes keys and leaves TOASTed values alone all the while.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use rand_like::Dice;
+use serde_json::Value;
+use tokio::task::JoinHandle;
+use tokio_postgres::NoTls;
+
+use crate::harness::{Engine, Postgres, Redis, eventually, python};
+use crate::world::{World, config};
+
+/// Numbers that look random and come again with the same seed.
+mod rand_like {
+    /// xorshift64*.
+    pub(super) struct Dice(pub(super) u64);
+
+    impl Dice {
+        pub(super) fn below(&mut self, n: u64) -> u64 {
+            self.0 ^= self.0 >> 12;
+            self.0 ^= self.0 << 25;
+            self.0 ^= self.0 >> 27;
+            (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % n
+        }
+    }
+}
+
+/// A table of rows with a value that is TOASTed in some of them. Ids come from a sequence.
+fn table(name: &str, rows: u64) -> String {
+    format!(
+        "CREATE TABLE {name} (id bigint PRIMARY KEY, a int, note text, big text); \
+         ALTER TABLE {name} ALTER COLUMN big SET STORAGE EXTERNAL; \
+         INSERT INTO {name} SELECT nextval('ids'), n, 'row ' || n, \
+             CASE WHEN n % 50 = 0 THEN repeat(md5(n::text), 100) END FROM generate_series(1, {rows}) n;"
+    )
+}
+
+/// Numbered tables `t1` to `t<count>`.
+fn tables(count: usize, rows: u64) -> String {
+    let all = (1..=count).map(|n| table(&format!("t{n}"), rows));
+    format!("CREATE SEQUENCE ids; {}", all.collect::<String>())
+}
+
+/// Writes to `t1`… all the time, whatever becomes of the server.
+struct Churn {
+    stop: Arc<AtomicBool>,
+    written: Arc<AtomicU64>,
+    task: JoinHandle<()>,
+}
+
+/// One small change of one table.
+fn change(dice: &mut Dice, name: &str) -> String {
+    let (n, from) = (dice.below(1_000_000), dice.below(200_000));
+    let some = format!("(SELECT id FROM {name} WHERE id >= {from} ORDER BY id LIMIT 1)");
+    match dice.below(6) {
+        0 | 1 => format!(
+            "INSERT INTO {name} (id, a, note, big) VALUES (nextval('ids'), {n}, 'new', \
+             CASE WHEN {n} % 3 = 0 THEN repeat(md5('{n}'), 100) END);"
+        ),
+        2 => format!("UPDATE {name} SET a = {n} WHERE id = {some};"),
+        3 => format!("UPDATE {name} SET id = nextval('ids'), note = 'moved' WHERE id = {some};"),
+        4 => format!("DELETE FROM {name} WHERE id = {some};"),
+        _ => format!("UPDATE {name} SET big = repeat(md5('{n}'), 120) WHERE id = {some};"),
+    }
+}
+
+impl Churn {
+    fn start(pg: &Postgres, count: usize) -> Churn {
+        let (url, stop) = (pg.url(), Arc::new(AtomicBool::new(false)));
+        let written = Arc::new(AtomicU64::new(0));
+        let (asked, done) = (Arc::clone(&stop), Arc::clone(&written));
+        let task = tokio::spawn(async move {
+            let mut dice = Dice(0x9E37_79B9_7F4A_7C15);
+            while !asked.load(Ordering::Relaxed) {
+                let Ok((client, connection)) = tokio_postgres::connect(&url, NoTls).await else {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    continue;
+                };
+                let connection = tokio::spawn(connection);
+                while !asked.load(Ordering::Relaxed) {
+                    let changes = 1 + dice.below(4);
+                    let all = (0..changes).map(|_| {
+                        let name = format!("t{}", 1 + dice.below(count as u64));
+                        change(&mut dice, &name)
+                    });
+                    let transaction = format!("BEGIN; {} COMMIT", all.collect::<String>());
+                    // The server may be gone, or a table be altered under us.
+                    if client.batch_execute(&transaction).await.is_err() {
+                        break;
+                    }
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+                drop(client);
+                let _ = connection.await;
+            }
+        });
+        Churn { stop, written, task }
+    }
+
+    /// Waits until so many more transactions were committed.
+    async fn more(&self, transactions: u64) {
+        let goal = self.written.load(Ordering::Relaxed) + transactions;
+        let reached = async || (self.written.load(Ordering::Relaxed) >= goal).then_some(());
+        eventually("the writer", reached).await;
+    }
+
+    async fn finish(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await.expect("writer");
+    }
+}
+
+/// Source, Redis and an engine that loads slowly, with a few tables.
+async fn slow_world(tables: &str, more: &str) -> World {
+    let (pg, redis) = tokio::join!(Postgres::start(), Redis::start());
+    pg.sql(tables).await;
+    pg.sql("CREATE PUBLICATION kasho_pub FOR ALL TABLES").await;
+    let builder = Engine::builder();
+    let text = config(&pg.url(), &redis.url(), builder.home().grpc_port(), more);
+    let engine = builder.config(&text).start();
+    let world = World { pg, redis, engine };
+    world.until_state("WAITING").await;
+    world
+}
+
+/// The phase as it is stored.
+async fn phase(world: &World) -> Value {
+    let text: String = world.redis.try_command(&["GET", "{kasho}:state"]).await.expect("state");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+/// The attempt at every table that is finished, by the stored phase.
+async fn finished(world: &World) -> BTreeMap<String, u64> {
+    let phase = phase(world).await;
+    let tables = phase["tables"].as_array().cloned().unwrap_or_default();
+    let done = tables.iter().filter(|table| table["done"] == true);
+    let entry = |t: &Value| (t["table"].as_str().unwrap().to_owned(), t["attempt"].as_u64().unwrap());
+    done.map(entry).collect()
+}
+
+async fn until_loaded(world: &World) {
+    eventually("the load to finish", async || {
+        let status = world.try_status().await?;
+        (status["load"]["finished"] == true).then_some(())
+    })
+    .await;
+}
+
+/// What the source holds, in the reader's words.
+async fn source(pg: &Postgres, name: &str) -> String {
+    let columns = format!(
+        "SELECT string_agg(format('coalesce(%I::text, ''\\N'')', attname), ', ' ORDER BY attnum) \
+         FROM pg_attribute WHERE attrelid = '{name}'::regclass AND attnum > 0 AND NOT attisdropped"
+    );
+    let columns = pg.value(&columns).await;
+    let digest = format!(
+        "SELECT count(*) || ' ' || md5(coalesce(string_agg(line, E'\\n' ORDER BY line COLLATE \"C\"), '')) \
+         FROM (SELECT concat_ws('|', {columns}) AS line FROM {name}) AS lines"
+    );
+    format!("TABLE {name} {}", pg.value(&digest).await)
+}
+
+/// Waits until everything is published, then compares what the reader builds with the
+/// source. Answers what else the reader says.
+async fn check(world: &World, names: &[&str]) -> String {
+    world.pg.sql("CREATE TABLE IF NOT EXISTS mark (id serial PRIMARY KEY)").await;
+    let lsn = world.pg.value("SELECT pg_current_wal_insert_lsn() - '0/0'").await;
+    let lsn: u64 = lsn.parse().expect("LSN");
+    world.pg.sql("INSERT INTO mark DEFAULT VALUES").await;
+    eventually("the stream to reach the end", async || {
+        (world.newest().await?.0 > lsn).then_some(())
+    })
+    .await;
+    let url = world.redis.url();
+    let arguments: Vec<&str> = [url.as_str(), "1"].into_iter().chain(names.iter().copied()).collect();
+    let output = python(include_str!("points.py"), &arguments).await;
+    let told = output.stdout.clone();
+    assert_eq!(output.code, 0, "{told}{}", output.stderr);
+    for name in names {
+        let expected = source(&world.pg, name).await;
+        assert!(told.lines().any(|line| line == expected), "expected {expected}\n{told}");
+    }
+    told
+}
+
+fn names(count: usize) -> Vec<String> {
+    (1..=count).map(|n| format!("public.t{n}")).collect()
+}
+
+/// How long the holder's keepers live.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    Lives,
+    Dies,
+}
+
+/// The engine is killed at ten moments of the load, and goes on each time. With a holder
+/// that dies the server is restarted, or the holder's sessions are ended.
+async fn kill_ten_times(holder: Holder) {
+    const TABLES: usize = 24;
+    let load = "[bootstrap]\nworkers = 2\nrange_mib = 1\nmax_rate = \"1500KiB\"\n";
+    let mut world = slow_world(&tables(TABLES, 3_000), load).await;
+    let names = names(TABLES);
+    let churn = Churn::start(&world.pg, TABLES);
+    churn.more(50).await;
+    world.begin_bootstrap().await;
+    let mut dice = Dice(std::process::id().into());
+    let mut known: BTreeMap<String, u64> = BTreeMap::new();
+    for round in 0..10 {
+        // A moment of its own each time: nothing is measured by it.
+        tokio::time::sleep(Duration::from_millis(100 + dice.below(400))).await;
+        world.engine.kill9().await;
+        churn.more(20).await;
+        match (holder, round % 2) {
+            (Holder::Lives, _) => {}
+            (Holder::Dies, 0) => {
+                let end = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity \
+                           WHERE application_name LIKE 'kasho holder%'";
+                world.pg.sql(end).await;
+            }
+            (Holder::Dies, _) => world.pg.restart("immediate").await,
+        }
+        let now = finished(&world).await;
+        for (table, attempt) in &known {
+            assert_eq!(now.get(table), Some(attempt), "{table} was finished and is begun again");
+        }
+        known = now;
+        world.engine.start_again();
+        world.until_state("ACCUMULATING").await;
+    }
+    assert!(known.len() < TABLES, "the load was over before the last kill");
+    until_loaded(&world).await;
+    let last = finished(&world).await;
+    for (table, attempt) in &known {
+        assert_eq!(last.get(table), Some(attempt), "{table} was finished and is begun again");
+    }
+    world.bootstrap().await;
+    churn.more(50).await;
+    churn.finish().await;
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let told = check(&world, &names).await;
+    let restarts = told.lines().find(|line| line.starts_with("RESTARTS")).expect("told");
+    eprintln!("{} finished at the last kill; {told}", known.len());
+    match holder {
+        Holder::Lives => assert_eq!(restarts.trim(), "RESTARTS", "{told}"),
+        Holder::Dies => assert_ne!(restarts.trim(), "RESTARTS", "nothing was begun again: {told}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_kills_of_a_load_whose_holder_lives() {
+    kill_ten_times(Holder::Lives).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_kills_of_a_load_whose_holder_dies_too() {
+    kill_ten_times(Holder::Dies).await;
+}
