@@ -322,20 +322,14 @@ fn started(waiting: &Waiting, load: Load) -> Result<Transition, Refusal> {
     Ok(Transition { next: Phase::Accumulating(load), effects })
 }
 
-fn table_done(
-    load: &Load,
-    (oid, attempt): (u32, u32),
-    rows: u64,
-) -> Result<Transition, Refusal> {
+fn table_done(load: &Load, (oid, attempt): (u32, u32), rows: u64) -> Result<Transition, Refusal> {
     let mut next = load.clone();
     // One that was renamed between two attempts stands here under both of its names.
     let mut found = next.tables.iter_mut().filter(|t| (t.oid, t.attempt) == (oid, attempt));
     let Some(first) = found.next() else {
         return Err(Refusal {
             code: RefusalCode::Internal,
-            text: format!(
-                "attempt {attempt} at the table with oid {oid} is not part of this load"
-            ),
+            text: format!("attempt {attempt} at the table with oid {oid} is not part of this load"),
         });
     };
     let open = if first.done { found.find(|table| !table.done) } else { Some(first) };

@@ -140,7 +140,8 @@ async fn finished(world: &World) -> BTreeMap<String, u64> {
     let phase = phase(world).await;
     let tables = phase["tables"].as_array().cloned().unwrap_or_default();
     let done = tables.iter().filter(|table| table["done"] == true);
-    let entry = |t: &Value| (t["table"].as_str().unwrap().to_owned(), t["attempt"].as_u64().unwrap());
+    let entry =
+        |t: &Value| (t["table"].as_str().unwrap().to_owned(), t["attempt"].as_u64().unwrap());
     done.map(entry).collect()
 }
 
@@ -178,7 +179,8 @@ async fn check(world: &World, names: &[&str]) -> String {
     })
     .await;
     let url = world.redis.url();
-    let arguments: Vec<&str> = [url.as_str(), "1"].into_iter().chain(names.iter().copied()).collect();
+    let arguments: Vec<&str> =
+        [url.as_str(), "1"].into_iter().chain(names.iter().copied()).collect();
     let output = python(include_str!("points.py"), &arguments).await;
     let told = output.stdout.clone();
     assert_eq!(output.code, 0, "{told}{}", output.stderr);
@@ -205,7 +207,7 @@ enum Holder {
 async fn kill_ten_times(holder: Holder) {
     const TABLES: usize = 24;
     let load = "[bootstrap]\nworkers = 2\nrange_mib = 1\nmax_rate = \"1500KiB\"\n";
-    let mut world = slow_world(&tables(TABLES, 3_000), load).await;
+    let mut world = slow_world(&tables(TABLES, 4_000), load).await;
     let names = names(TABLES);
     let churn = Churn::start(&world.pg, TABLES);
     churn.more(50).await;
@@ -213,8 +215,13 @@ async fn kill_ten_times(holder: Holder) {
     let mut dice = Dice(std::process::id().into());
     let mut known: BTreeMap<String, u64> = BTreeMap::new();
     for round in 0..10 {
-        // A moment of its own each time: nothing is measured by it.
-        tokio::time::sleep(Duration::from_millis(100 + dice.below(400))).await;
+        // A moment of its own each time: after so many more rows, and a little later.
+        let (before, rows) = (world.entries("bootstrap").await, 1 + dice.below(7_000));
+        eventually("rows to be loaded", async || {
+            (world.entries("bootstrap").await >= before + rows).then_some(())
+        })
+        .await;
+        tokio::time::sleep(Duration::from_millis(dice.below(100))).await;
         world.engine.kill9().await;
         churn.more(20).await;
         match (holder, round % 2) {
@@ -234,7 +241,7 @@ async fn kill_ten_times(holder: Holder) {
         world.engine.start_again();
         world.until_state("ACCUMULATING").await;
     }
-    assert!(known.len() < TABLES, "the load was over before the last kill");
+    assert!(known.len() > 1 && known.len() < TABLES, "{known:?}");
     until_loaded(&world).await;
     let last = finished(&world).await;
     for (table, attempt) in &known {

@@ -245,7 +245,9 @@ fn a_finished_load_completes_with_its_load_points() {
 
 #[test]
 fn the_holder_is_released_once_with_the_last_table() {
-    let phase = on(&accumulating(), Command::TableDone { oid: 1, attempt: 1, rows: 7 }, &facts()).unwrap().next;
+    let phase = on(&accumulating(), Command::TableDone { oid: 1, attempt: 1, rows: 7 }, &facts())
+        .unwrap()
+        .next;
     let done = on(&phase, Command::LoadDone, &facts()).unwrap();
     assert_eq!(done.effects, [Effect::ReleaseHolder]);
     let Phase::Accumulating(load) = &done.next else { panic!("not accumulating") };

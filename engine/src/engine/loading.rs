@@ -22,7 +22,9 @@ use crate::sink::redis::RedisStore;
 use crate::sink::store::Registry;
 use crate::source::catalog::Catalog;
 use crate::source::error::SourceError;
-use crate::source::snapshot::{Holder, HolderSpec, Reader, ReaderConfig, Report, SnapshotError, holder_lives};
+use crate::source::snapshot::{
+    Holder, HolderSpec, Reader, ReaderConfig, Report, SnapshotError, holder_lives,
+};
 use crate::transform::{Chains, TransformError};
 
 /// How far the load has come, for the status.
@@ -178,11 +180,7 @@ impl Loading {
 
 /// Has a new holder keep a later snapshot, for as long as that takes: nobody else can go
 /// on with the load.
-pub(super) async fn rehold(
-    spec: HolderSpec,
-    events: mpsc::Sender<Event>,
-    stop: CancellationToken,
-) {
+pub(super) async fn rehold(spec: HolderSpec, events: mpsc::Sender<Event>, stop: CancellationToken) {
     let mut backoff = Backoff::default();
     loop {
         let error = tokio::select! {

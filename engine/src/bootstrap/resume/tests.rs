@@ -54,11 +54,14 @@ fn seen(load: &Load) -> Vec<(&str, u32, u64, u32, bool)> {
 #[test]
 fn finished_tables_stay_and_the_others_get_the_later_snapshot() {
     let before = load(&[100], vec![done(1, "a", "x"), table(2, "b", "x"), table(3, "c", "x")]);
-    let found =
-        load(&[200, 250], vec![table(1, "a", "x"), table(2, "b", "x"), TableLoad {
-            snapshot: 1,
-            ..table(3, "c", "y")
-        }]);
+    let found = load(
+        &[200, 250],
+        vec![
+            table(1, "a", "x"),
+            table(2, "b", "x"),
+            TableLoad { snapshot: 1, ..table(3, "c", "y") },
+        ],
+    );
     let next = resumed(&before, &found);
     assert_eq!(
         seen(&next),
@@ -70,7 +73,8 @@ fn finished_tables_stay_and_the_others_get_the_later_snapshot() {
     // Again, and what was loaded meanwhile stays with its own load point.
     let mut second = next;
     second.tables.iter_mut().find(|t| t.oid == 2).unwrap().done = true;
-    let found = load(&[300], found.tables.into_iter().map(|t| TableLoad { snapshot: 0, ..t }).collect());
+    let found =
+        load(&[300], found.tables.into_iter().map(|t| TableLoad { snapshot: 0, ..t }).collect());
     let next = resumed(&second, &found);
     assert_eq!(
         seen(&next),
@@ -116,7 +120,8 @@ fn partitions_under_one_name_begin_again_together() {
     let told = restarts(&next, |oid, attempt| (oid, attempt) == (1, 1));
     assert_eq!(told.len(), 1, "once for the name: {told:?}");
     // A partition that is gone does not make the finished rest begin again for ever.
-    let mut finished = resumed(&before, &load(&[200], vec![table(2, "p", "x"), table(3, "q", "x")]));
+    let mut finished =
+        resumed(&before, &load(&[200], vec![table(2, "p", "x"), table(3, "q", "x")]));
     finished.tables.iter_mut().for_each(|table| table.done = true);
     let again = resumed(&finished, &load(&[300], vec![table(2, "p", "x"), table(3, "q", "x")]));
     assert_eq!(seen(&again), seen(&finished));

@@ -62,8 +62,7 @@ impl HolderSpec {
     /// end of one must not be hidden by another.
     #[must_use]
     pub fn application_name(&self) -> String {
-        let mut name =
-            format!("kasho holder e{}.{} {}", self.epoch, std::process::id(), self.slot);
+        let mut name = format!("kasho holder e{}.{} {}", self.epoch, std::process::id(), self.slot);
         name.truncate(63);
         name
     }
