@@ -15,11 +15,12 @@ use crate::position::{Epoch, Lsn};
 
 pub mod config;
 mod phase;
+mod reload;
 mod resume;
 mod start;
 mod stored;
 
-pub use phase::{Load, LoadMode, Phase, Snapshot, State, Streaming, TableLoad, Waiting};
+pub use phase::{Load, LoadMode, Phase, Reload, Snapshot, State, Streaming, TableLoad, Waiting};
 pub use resume::{Restart, restarts};
 pub use start::{Reconciled, SlotFact, reconcile, slot_exists};
 pub use stored::{StoreError, load, store};
@@ -82,6 +83,20 @@ pub enum Command {
     SnapshotGone,
     /// A later snapshot is kept, as [`Effect::Rehold`] told: what its holder has found.
     Reheld(Box<Load>),
+    /// Single tables shall be loaded again.
+    Reload {
+        /// By published name.
+        tables: Vec<String>,
+        /// A word that nobody can guess, for the mark.
+        nonce: String,
+    },
+    /// The mark of a reload is published.
+    Marked {
+        /// Its word.
+        nonce: String,
+        /// Where.
+        lsn: Lsn,
+    },
     /// Every table is published, or the external loader said it has finished.
     LoadDone,
     /// CompleteBootstrap was called.
@@ -142,6 +157,8 @@ pub enum Effect {
     BeginLoad,
     /// Have a new holder keep a later snapshot, then come back with [`Command::Reheld`].
     Rehold,
+    /// Have the mark of the reload published, then come back with [`Command::Marked`].
+    Mark,
     /// End the session that keeps the snapshots, and with it their locks.
     ReleaseHolder,
     /// Write the `end` entry of the bootstrap stream: in the *same* step as the phase.
@@ -150,6 +167,8 @@ pub enum Effect {
         start_lsn: Lsn,
         /// Tables with a later load point.
         load_points: BTreeMap<String, Lsn>,
+        /// Of a reload: its mark.
+        after: Option<Lsn>,
     },
     /// Stop loading.
     StopLoad,
@@ -224,10 +243,26 @@ pub fn on(phase: &Phase, command: Command, facts: &Facts) -> Result<Transition, 
         }
         (Waiting(waiting), Command::Abort { force }) => drop_left_over(waiting, force, facts),
         (Accumulating(load), Command::TableDone { oid, attempt, rows }) => {
-            table_done(load, (oid, attempt), rows)
+            let next = with_table_done(load, (oid, attempt), rows)?;
+            Ok(Transition { next: Phase::Accumulating(next), effects: vec![] })
         }
         (Accumulating(load), Command::SnapshotGone) => snapshot_gone(phase, load),
         (Accumulating(load), Command::Reheld(found)) => reheld(phase, load, &found),
+        (Accumulating(load), Command::Reload { tables, .. }) => reload::later(phase, load, &tables),
+        (
+            Streaming(streaming),
+            command @ (Command::Reload { .. }
+            | Command::Marked { .. }
+            | Command::Reheld(_)
+            | Command::SnapshotGone
+            | Command::TableDone { .. }
+            | Command::LoadDone),
+        ) => reload::on(phase, streaming, command, facts),
+        (Waiting(_), Command::Reload { .. }) => Err(wrong_state(
+            "the load of single tables",
+            phase,
+            "nothing is loaded yet; StartBootstrap (`kasho bootstrap`) loads all of them",
+        )),
         (Accumulating(load), Command::LoadDone) => Ok(load_done(load.clone())),
         (Accumulating(load), Command::Complete { force }) => complete(load, force, facts),
         (Accumulating(_), Command::Abort { .. }) => Ok(abort(phase, None)),
@@ -262,6 +297,7 @@ pub fn on(phase: &Phase, command: Command, facts: &Facts) -> Result<Transition, 
         (_, Command::LoadDone) => Err(late("the end of the load", phase)),
         (_, Command::SnapshotGone) => Err(late("the loss of the snapshot", phase)),
         (_, Command::Reheld(_)) => Err(late("a later snapshot", phase)),
+        (_, Command::Marked { .. }) => Err(late("a mark", phase)),
         (Waiting(_), Command::SlotLost { .. }) => Err(late("the loss of the slot", phase)),
     }
 }
@@ -322,7 +358,7 @@ fn started(waiting: &Waiting, load: Load) -> Result<Transition, Refusal> {
     Ok(Transition { next: Phase::Accumulating(load), effects })
 }
 
-fn table_done(load: &Load, (oid, attempt): (u32, u32), rows: u64) -> Result<Transition, Refusal> {
+fn with_table_done(load: &Load, (oid, attempt): (u32, u32), rows: u64) -> Result<Load, Refusal> {
     let mut next = load.clone();
     // One that was renamed between two attempts stands here under both of its names.
     let mut found = next.tables.iter_mut().filter(|t| (t.oid, t.attempt) == (oid, attempt));
@@ -336,7 +372,7 @@ fn table_done(load: &Load, (oid, attempt): (u32, u32), rows: u64) -> Result<Tran
     if let Some(table) = open {
         (table.done, table.rows) = (true, rows);
     }
-    Ok(Transition { next: Phase::Accumulating(next), effects: vec![] })
+    Ok(next)
 }
 
 /// The finished tables stay; a new holder says what the rest is read from.
@@ -354,13 +390,17 @@ fn reheld(phase: &Phase, load: &Load, found: &Load) -> Result<Transition, Refusa
     if load.loaded || load.holder.is_some() {
         return Err(late("a later snapshot", phase));
     }
-    let next = Phase::Accumulating(resume::resumed(load, found));
+    let next = Phase::Accumulating(resume::resumed(load, found, 0));
     Ok(Transition { next, effects: vec![Effect::AdoptHolder, Effect::BeginLoad] })
 }
 
 fn load_done(mut load: Load) -> Transition {
-    load.loaded = true;
-    let effects = load.holder.take().map(|_| Effect::ReleaseHolder).into_iter().collect();
+    load.loaded = load.again.is_empty();
+    let mut effects: Vec<_> =
+        load.holder.take().map(|_| Effect::ReleaseHolder).into_iter().collect();
+    if !load.loaded {
+        effects.push(Effect::Rehold);
+    }
     Transition { next: Phase::Accumulating(load), effects }
 }
 
@@ -378,8 +418,8 @@ fn complete(load: &Load, force: bool, facts: &Facts) -> Result<Transition, Refus
             facts.rows_loaded
         )));
     }
-    let mut effects =
-        vec![Effect::WriteEnd { start_lsn: load.start_lsn, load_points: load.load_points() }];
+    let (start_lsn, load_points) = (load.start_lsn, load.load_points());
+    let mut effects = vec![Effect::WriteEnd { start_lsn, load_points, after: None }];
     if !load.loaded && load.mode == LoadMode::Direct {
         effects.push(Effect::StopLoad);
     }
@@ -394,6 +434,9 @@ fn complete(load: &Load, force: bool, facts: &Facts) -> Result<Transition, Refus
         rows: facts.rows_loaded,
         accumulated_changes: facts.changes,
         incomplete: !load.loaded && !facts.no_initial_data,
+        tables: load.published.clone(),
+        attempts: load.tables.iter().map(|table| table.attempt).max().unwrap_or(0),
+        reload: None,
     });
     Ok(Transition { next, effects })
 }
@@ -402,7 +445,12 @@ fn complete(load: &Load, force: bool, facts: &Facts) -> Result<Transition, Refus
 /// name is all that is left of it.
 fn abort(phase: &Phase, error: Option<String>) -> Transition {
     let mut effects = Vec::new();
-    if let Phase::Accumulating(load) = phase {
+    let load = match phase {
+        Phase::Accumulating(load) => Some(load),
+        Phase::Streaming(streaming) => streaming.reload.as_ref().map(|reload| &reload.load),
+        Phase::Waiting(_) => None,
+    };
+    if let Some(load) = load {
         if !load.loaded && load.mode == LoadMode::Direct {
             effects.push(Effect::StopLoad);
         }

@@ -28,6 +28,7 @@ mod effects;
 mod loading;
 mod observe;
 mod prepare;
+mod reload;
 mod status;
 mod streaming;
 mod world;
@@ -55,6 +56,8 @@ enum Event {
     SnapshotGone,
     /// A new holder keeps a later one.
     Reheld(Box<Report>, Box<Holder>),
+    /// The mark of a reload is published.
+    Marked(Command),
     /// The load was interrupted (or goes on again).
     LoadTrouble(Option<String>),
     /// The load cannot go on without a person.
@@ -228,14 +231,11 @@ impl Engine {
                     tracing::warn!(%error, "waiting");
                 }
             }
-            Phase::Accumulating(load) => {
-                let unfinished = !load.loaded;
+            Phase::Accumulating(_) | Phase::Streaming(_) => {
+                // A mark that is on its way has to be known before it comes by.
+                self.go_on_loading();
                 self.open_stream();
-                if unfinished {
-                    self.begin_load();
-                }
             }
-            Phase::Streaming(_) => self.open_stream(),
         }
         self.publish_status();
     }
@@ -269,10 +269,8 @@ impl Engine {
         if self.streaming.is_none() && self.phase.epoch().is_some() {
             self.open_stream();
         }
-        if self.loading.is_none()
-            && matches!(&self.phase, Phase::Accumulating(load) if !load.loaded)
-        {
-            self.begin_load();
+        if self.loading.is_none() {
+            self.go_on_loading();
         }
     }
 
@@ -303,6 +301,7 @@ impl Engine {
                 }
             }
             Event::Reheld(report, holder) => self.reheld(*report, *holder).await,
+            Event::Marked(command) => self.marked(command).await,
             Event::Loaded => {
                 self.loading = None;
                 self.troubles.load = None;
@@ -370,6 +369,12 @@ impl Engine {
             }
             Call::Complete { force, reply } => {
                 let answer = self.commanded(Command::Complete { force }).await;
+                let _ = reply.send(answer);
+            }
+            Call::LoadAgain { tables, reply } => {
+                let answer = self.load_again(&tables).await;
+                // Whoever asked looks at the status next, and must not find the old one.
+                self.publish_status();
                 let _ = reply.send(answer);
             }
             Call::Abort { force, reply } => {

@@ -12,14 +12,20 @@ use tokio::sync::watch;
 use tokio::time::{Duration, Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use crate::batch::Batch;
 use crate::bootstrap::{Load, Restart, restarts};
 use crate::control::{LoadFigures, TableFigures};
 use crate::error::Class;
 use crate::pipeline::{Chains, Classified, Ended};
+use crate::position::Lsn;
 use crate::sink::SinkError;
-use crate::sink::load::LoadWriter;
+use crate::sink::load::{LoadWriter, Resumed};
 use crate::sink::store::Backend;
 use crate::source::snapshot::{Progress, RangeKey, Reader, Slice, SnapshotError};
+
+/// Progress fields that note a section, with the LSN of its mark behind it; the script that
+/// trims knows them too.
+const SECTION: &str = "section:";
 
 /// A third of the lease, so that one late renewal loses nothing.
 const RENEW: Duration = Duration::from_secs(10);
@@ -64,7 +70,8 @@ pub fn progress(stored: &HashMap<String, String>) -> Result<Progress, ProgressEr
     let entry =
         |(field, value): (&String, &String)| Some((field.parse().ok()?, value.parse().ok()?));
     let bad = |stored: (&String, &String)| ProgressError(stored.0.clone());
-    stored.iter().map(|stored| entry(stored).ok_or_else(|| bad(stored))).collect()
+    let ranges = stored.iter().filter(|(field, _)| !field.starts_with(SECTION));
+    ranges.map(|stored| entry(stored).ok_or_else(|| bad(stored))).collect()
 }
 
 /// Makes the stream agree with the phase before anything is read: where an earlier attempt
@@ -104,6 +111,24 @@ pub async fn begin_again<S: Backend>(
     writer.flush().await?;
     progress.retain(|key, _| !stale(key));
     Ok(())
+}
+
+/// Notes, before the first row, which part of the bootstrap stream belongs to a mark in the
+/// changes: nothing of it is trimmed for whoever has not come that far.
+///
+/// # Errors
+/// Redis's.
+pub async fn begin_section<S: Backend>(
+    mark: Lsn,
+    first: u64,
+    resumed: &Resumed,
+    writer: &mut LoadWriter<S>,
+) -> Result<(), SinkError> {
+    let field = format!("{SECTION}{}", mark.0);
+    if resumed.progress.contains_key(&field) {
+        return Ok(());
+    }
+    writer.append(&Batch::default(), 0, vec![(field, Some(first.to_string()))]).await.map(drop)
 }
 
 /// Tables of which every range is published although `load` does not know it yet; they
@@ -318,18 +343,4 @@ pub fn figures(load: &Load) -> LoadFigures {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::source::snapshot::{RangeKey, RangeProgress};
-
-    #[test]
-    fn progress_is_ours_or_refused() {
-        let stored = |field: &str, value: &str| HashMap::from([(field.into(), value.into())]);
-        let key = RangeKey { oid: 16384, attempt: 1, range: 2 };
-        let done = RangeProgress { rows: 7, done: true };
-        assert_eq!(progress(&stored("16384:1:2", "7.")), Ok([(key, done)].into()));
-        for (field, value) in [("offset", "7"), ("16384:1:2", "half"), ("16384:2", "7")] {
-            assert_eq!(progress(&stored(field, value)), Err(ProgressError(field.into())));
-        }
-    }
-}
+mod tests;

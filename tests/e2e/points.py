@@ -4,6 +4,9 @@ Shares nothing with the engine: redis-py, msgpack and the rules for readers. It 
 a row that is inserted twice, or changed or deleted without being there, is a problem.
 
 Usage: points.py REDIS_URL EPOCH TABLE...      (a table's key is its first column)
+
+A table named with a + joined the publication later: its changes count from where it is
+loaded, for before that nobody has the rows that they change.
 """
 
 import hashlib
@@ -12,7 +15,8 @@ import sys
 import msgpack
 import redis
 
-url, epoch, names = sys.argv[1], sys.argv[2], sys.argv[3:]
+url, epoch, names = sys.argv[1], sys.argv[2], [name.lstrip("+") for name in sys.argv[3:]]
+joined = {name[1:] for name in sys.argv[3:] if name.startswith("+")}
 server = redis.Redis.from_url(url)
 tables = {name: {} for name in names}
 problems, restarts, skipped = [], [], 0
@@ -81,12 +85,16 @@ for id, entry in entries("changes"):
     op, at = entry[b"o"].decode(), int(id.split(b"-")[0])
     data = msgpack.unpackb(entry[b"d"])
     if op == "restart":
-        # The table is loaded again here: its section of the bootstrap stream comes first.
-        points |= load(str(data["section"]))
+        # Tables are loaded again here: their section of the bootstrap stream comes first.
+        for name in data["tables"]:
+            joined.discard(name)
+            if name in tables:
+                tables[name].clear()
+        points = load(str(data["section"]))
         sections += 1
         continue
     for name in data.get("tables", [entry.get(b"t", b"").decode()]):
-        if name not in tables:
+        if name not in tables or name in joined:
             continue
         if at < points.get(name, 0):
             skipped += 1

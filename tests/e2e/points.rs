@@ -8,6 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use kasho::source::conninfo::Conninfo;
+use kasho::source::snapshot::hold_temporary;
+use kasho::source::wal::SlotName;
 use rand_like::Dice;
 use serde_json::Value;
 use tokio::task::JoinHandle;
@@ -184,7 +187,7 @@ async fn check(world: &World, names: &[&str]) -> String {
     let output = python(include_str!("points.py"), &arguments).await;
     let told = output.stdout.clone();
     assert_eq!(output.code, 0, "{told}{}", output.stderr);
-    for name in names {
+    for name in names.iter().map(|name| name.trim_start_matches('+')) {
         let expected = source(&world.pg, name).await;
         assert!(told.lines().any(|line| line == expected), "expected {expected}\n{told}");
     }
@@ -268,4 +271,179 @@ async fn ten_kills_of_a_load_whose_holder_lives() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_kills_of_a_load_whose_holder_dies_too() {
     kill_ten_times(Holder::Dies).await;
+}
+
+/// `kasho bootstrap --table …`, to its end.
+async fn load_again(world: &World, tables: &[&str]) {
+    let mut arguments = vec!["bootstrap"];
+    tables.iter().for_each(|table| arguments.extend(["--table", table]));
+    world.engine.run(&arguments).await.success();
+}
+
+/// Waits until nothing is being loaded again.
+async fn until_done(world: &World) {
+    eventually("the tables to be loaded again", async || {
+        let phase = phase(world).await;
+        phase["reload"].is_null().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_is_loaded_again_while_changes_stream() {
+    let slow = "[bootstrap]\nworkers = 2\nrange_mib = 1\nmax_rate = \"500KiB\"\n";
+    let mut world = slow_world(&tables(4, 4_000), slow).await;
+    let churn = Churn::start(&world.pg, 4);
+    world.bootstrap().await;
+    churn.more(50).await;
+    load_again(&world, &["public.t1"]).await;
+    // A message of our prefix that the engine has not announced is nothing.
+    world.pg.sql("SELECT pg_logical_emit_message(false, 'kasho.reload', 'forged')").await;
+    churn.more(50).await;
+    // Two at once, and whatever can die does: the engine, and then the holder too.
+    let asked = ["bootstrap", "--table", "t2", "--table", "public.t3"];
+    tokio::select! {
+        _ = world.engine.run(&asked) => panic!("it was loaded before anything could die"),
+        () = eventually("the reload", async || {
+            (!phase(&world).await["reload"].is_null()).then_some(())
+        }) => {}
+    }
+    let refused = world.engine.run(&["bootstrap", "--table", "t4"]).await;
+    assert!(refused.code != 0 && refused.stderr.contains("public.t2, public.t3"), "{refused:?}");
+    let mut dice = Dice(std::process::id().into());
+    for round in 0..4 {
+        let (before, rows) = (world.entries("bootstrap").await, dice.below(1_500));
+        eventually("rows to be loaded", async || {
+            let done = phase(&world).await["reload"].is_null();
+            (done || world.entries("bootstrap").await >= before + rows).then_some(())
+        })
+        .await;
+        world.engine.kill9().await;
+        churn.more(20).await;
+        match round {
+            1 => world.pg.restart("immediate").await,
+            2 => {
+                let end = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity \
+                           WHERE application_name LIKE 'kasho holder%'";
+                world.pg.sql(end).await;
+            }
+            _ => {}
+        }
+        world.engine.start_again();
+        world.until_state("STREAMING").await;
+    }
+    until_done(&world).await;
+    churn.more(50).await;
+    churn.finish().await;
+    let all = ["public.t1", "public.t2", "public.t3", "public.t4"];
+    let told = check(&world, &all).await;
+    assert!(told.contains("sections 2 "), "{told}");
+    assert_eq!(world.pg.value("SELECT count(*) FROM pg_replication_slots").await, "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_joins_the_publication_is_named_and_can_be_loaded() {
+    let (pg, redis) = tokio::join!(Postgres::start(), Redis::start());
+    pg.sql(&tables(2, 500)).await;
+    pg.sql("CREATE PUBLICATION kasho_pub FOR TABLE t1").await;
+    let builder = Engine::builder();
+    let text = config(&pg.url(), &redis.url(), builder.home().grpc_port(), "");
+    let engine = builder.config(&text).start();
+    let world = World { pg, redis, engine };
+    world.until_state("WAITING").await;
+    world.bootstrap().await;
+    let refused = world.engine.run(&["bootstrap", "--table", "public.t2"]).await;
+    assert!(refused.code != 0 && refused.stderr.contains("ADD TABLE"), "{refused:?}");
+    let churn = Churn::start(&world.pg, 2);
+    churn.more(50).await;
+    world
+        .pg
+        .sql(
+            "ALTER PUBLICATION kasho_pub ADD TABLE t2; CREATE TABLE mark (id serial PRIMARY KEY); \
+                  ALTER PUBLICATION kasho_pub ADD TABLE mark",
+        )
+        .await;
+    churn.more(50).await;
+    let status = eventually("the status to name it", async || {
+        let status = world.try_status().await?;
+        let named = status["not_loaded"].as_array()?.iter().any(|name| name == "public.t2");
+        named.then_some(status)
+    })
+    .await;
+    assert!(!status["not_loaded"].as_array().unwrap().contains(&"public.t1".into()), "{status}");
+    let told = world.engine.run(&["status"]).await.success().stdout;
+    assert!(told.contains("kasho bootstrap --table public.t2"), "{told}");
+    load_again(&world, &["public.t2"]).await;
+    churn.more(50).await;
+    churn.finish().await;
+    check(&world, &["public.t1", "+public.t2"]).await;
+    let status = world.status().await;
+    assert!(!status["not_loaded"].as_array().unwrap().contains(&"public.t2".into()), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_altered_between_two_load_points_is_loaded_again() {
+    let slow = "[bootstrap]\nworkers = 1\nrange_mib = 1\nmax_rate = \"1MiB\"\n";
+    let mut world = slow_world(&tables(6, 2_000), slow).await;
+    let churn = Churn::start(&world.pg, 6);
+    world.begin_bootstrap().await;
+    let done = eventually("two tables to be finished", async || {
+        let done = finished(&world).await;
+        (done.len() >= 2).then_some(done)
+    })
+    .await;
+    assert!(done.len() < 5, "too fast to show anything");
+    world.engine.kill9().await;
+    let end = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity \
+               WHERE application_name LIKE 'kasho holder%'";
+    world.pg.sql(end).await;
+    let mut finished_ones = done.keys();
+    let (added, typed) = (finished_ones.next().unwrap(), finished_ones.next().unwrap());
+    let open = names(6).into_iter().find(|name| !done.contains_key(name)).unwrap();
+    world.pg.sql(&format!("ALTER TABLE {added} ADD COLUMN extra text DEFAULT 'x'")).await;
+    world.pg.sql(&format!("ALTER TABLE {typed} ALTER COLUMN a TYPE bigint")).await;
+    world.pg.sql(&format!("ALTER TABLE {open} ADD COLUMN extra text DEFAULT 'y'")).await;
+    churn.more(20).await;
+    world.engine.start_again();
+    until_loaded(&world).await;
+    let after = finished(&world).await;
+    for (name, attempt) in &done {
+        let altered = [added, typed].contains(&name);
+        assert_eq!(after[name] > *attempt, altered, "{name}: {done:?} {after:?}");
+    }
+    let log = world.engine.log();
+    assert!(log.contains("altered, rewritten or emptied since it was loaded"), "{log}");
+    world.bootstrap().await;
+    churn.more(20).await;
+    churn.finish().await;
+    let names = names(6);
+    check(&world, &names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_altered_between_snapshot_and_copy_has_its_rows_all_the_same() {
+    let world = slow_world(&tables(3, 1_000), "").await;
+    let churn = Churn::start(&world.pg, 3);
+    let (told, given) = tokio::sync::oneshot::channel();
+    let info = Conninfo::parse(&world.pg.url()).unwrap();
+    let temporary = tokio::spawn(async move {
+        let slot = SlotName::new("kasho_temp_slot").unwrap();
+        hold_temporary(&info, &slot, |lsn, name| told.send((lsn, name.to_owned())).unwrap()).await
+    });
+    let (lsn, name) = given.await.unwrap();
+    world.pg.sql("ALTER TABLE t1 ALTER COLUMN a TYPE bigint").await;
+    world.pg.sql("ALTER TABLE t2 ADD COLUMN extra text DEFAULT 'x'").await;
+    churn.more(20).await;
+    let request =
+        format!(r#"{{"start_lsn": "{lsn}", "snapshot_name": "{name}", "load": "LOAD_DIRECT"}}"#);
+    let address = format!("127.0.0.1:{}", world.engine.home().grpc_port());
+    let arguments = [&address, "kasho.ChangeStreamService/StartBootstrap", &request, "0"];
+    python(include_str!("grpcurl.py"), &arguments).await.success();
+    temporary.abort();
+    until_loaded(&world).await;
+    world.bootstrap().await;
+    churn.more(20).await;
+    churn.finish().await;
+    let told = check(&world, &["public.t1", "public.t2", "public.t3"]).await;
+    assert!(!told.contains("skipped 0 "), "nothing lay below a load point: {told}");
 }

@@ -120,6 +120,12 @@ pub struct Load {
     pub tables: Vec<TableLoad>,
     /// Every loader of the epoch has finished.
     pub loaded: bool,
+    /// Everything that was published when the load was planned, by its published name.
+    #[serde(default)]
+    pub published: Vec<String>,
+    /// Tables that are to be loaded once more when the rest is loaded, by published name.
+    #[serde(default)]
+    pub again: Vec<String>,
 }
 
 impl Load {
@@ -165,6 +171,34 @@ pub struct Streaming {
     pub accumulated_changes: u64,
     /// Completed although the initial load had not finished.
     pub incomplete: bool,
+    /// Tables whose rows are loaded, or are by other means, by published name. Empty in
+    /// what an older program has stored: then nobody knows.
+    #[serde(default)]
+    pub tables: Vec<String>,
+    /// Attempts at any table so far in this epoch.
+    #[serde(default)]
+    pub attempts: u32,
+    /// Tables that are being loaded again.
+    #[serde(default)]
+    pub reload: Option<Box<Reload>>,
+}
+
+/// Tables that are loaded again while changes stream. First a mark is published in the
+/// changes, then a snapshot is taken, which therefore is later than the mark; the rows go
+/// to a section of the bootstrap stream, which every reader reads where it meets the mark.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reload {
+    /// The tables, by published name.
+    pub tables: Vec<String>,
+    /// The mark's word.
+    pub nonce: String,
+    /// The entry of the bootstrap stream that the section begins with.
+    pub section: u64,
+    /// Where the mark is published; zero as long as it is not.
+    #[serde(with = "super::stored::lsn")]
+    pub mark: Lsn,
+    /// The load, as in ACCUMULATING.
+    pub load: Load,
 }
 
 /// The name of a state, as every client knows it.
@@ -217,6 +251,32 @@ impl Phase {
             Phase::Accumulating(load) => Some(load.start_lsn),
             Phase::Streaming(streaming) => Some(streaming.start_lsn),
         }
+    }
+
+    /// A direct load that has not finished and whose rows may be published now.
+    #[must_use]
+    pub fn open_load(&self) -> Option<&Load> {
+        match self {
+            Phase::Accumulating(load) => {
+                Some(load).filter(|l| !l.loaded && l.mode == LoadMode::Direct)
+            }
+            Phase::Streaming(Streaming { reload: Some(reload), .. }) => {
+                Some(&reload.load).filter(|_| reload.mark > Lsn::ZERO)
+            }
+            Phase::Waiting(_) | Phase::Streaming(_) => None,
+        }
+    }
+
+    /// The published tables whose rows are loaded or are being loaded; none where that is
+    /// not known.
+    #[must_use]
+    pub fn loaded_tables(&self) -> Option<&[String]> {
+        let tables = match self {
+            Phase::Waiting(_) => return None,
+            Phase::Accumulating(load) => &load.published,
+            Phase::Streaming(streaming) => &streaming.tables,
+        };
+        Some(tables.as_slice()).filter(|tables| !tables.is_empty())
     }
 
     pub(super) fn last_epoch(&self) -> u64 {

@@ -14,8 +14,9 @@ use crate::position::Lsn;
 ///
 /// A name stays as it is if it was finished and its tables are the same still, or are gone
 /// altogether: what happened to them stands in the changes. Everything else is read at the
-/// new snapshot, under a new attempt.
-pub(super) fn resumed(load: &Load, found: &Load) -> Load {
+/// new snapshot, under a new attempt, and so is what is to be loaded once more. No attempt
+/// up to `used` counts as a new one.
+pub(super) fn resumed(load: &Load, found: &Load, used: u32) -> Load {
     let base = load.snapshots.len();
     let (before, now) = (by_name(&load.tables), by_name(&found.tables));
     let names: BTreeSet<&str> = before.keys().chain(now.keys()).copied().collect();
@@ -23,14 +24,14 @@ pub(super) fn resumed(load: &Load, found: &Load) -> Load {
     for name in names {
         let old = before.get(name).cloned().unwrap_or_default();
         let new = now.get(name).cloned().unwrap_or_default();
-        if stays(&old, &new) {
+        if !load.again.iter().any(|again| again == name) && stays(&old, &new) {
             tables.extend(old.into_iter().cloned());
             continue;
         }
         // A table that was renamed counts on too, or its old progress would be taken for new.
         let oids: BTreeSet<u32> = new.iter().map(|table| table.oid).collect();
         let known = load.tables.iter().filter(|t| t.published_as == name || oids.contains(&t.oid));
-        let attempt = known.map(|table| table.attempt).max().unwrap_or(0) + 1;
+        let attempt = known.map(|table| table.attempt).max().unwrap_or(0).max(used) + 1;
         let again = new.iter().map(|&table| TableLoad {
             snapshot: base + table.snapshot,
             attempt,
@@ -49,7 +50,19 @@ pub(super) fn resumed(load: &Load, found: &Load) -> Load {
     }
     tables.sort_by_key(|table| (std::cmp::Reverse(table.bytes_estimated), table.oid));
     let snapshots = load.snapshots.iter().chain(&found.snapshots).cloned().collect();
-    Load { snapshots, holder: found.holder.clone(), tables, ..load.clone() }
+    let mut published: Vec<String> =
+        load.published.iter().chain(&found.published).cloned().collect();
+    published.sort_unstable();
+    published.dedup();
+    Load {
+        snapshots,
+        holder: found.holder.clone(),
+        tables,
+        range_blocks: found.range_blocks,
+        published,
+        again: Vec::new(),
+        ..load.clone()
+    }
 }
 
 fn by_name(tables: &[TableLoad]) -> BTreeMap<&str, Vec<&TableLoad>> {

@@ -59,6 +59,8 @@ pub struct Status {
     pub warnings: Vec<String>,
     /// Columns that pass unmasked by name.
     pub allow_unmasked: Vec<String>,
+    /// Published tables whose earlier rows were never loaded.
+    pub not_loaded: Vec<String>,
 }
 
 /// The initial load in figures.
@@ -166,6 +168,7 @@ impl Status {
             warnings: self.warnings.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             allow_unmasked: self.allow_unmasked.clone(),
+            not_loaded: self.not_loaded.clone(),
         }
     }
 }

@@ -30,8 +30,8 @@ impl Engine {
         let facts = self.facts().await?;
         let Transition { next, effects } = bootstrap::on(&self.phase, command, &facts)?;
         match effects.iter().find(|effect| matches!(effect, Effect::WriteEnd { .. })) {
-            Some(Effect::WriteEnd { start_lsn, load_points }) => {
-                self.store_with_end(&next, *start_lsn, load_points).await?;
+            Some(Effect::WriteEnd { start_lsn, load_points, after }) => {
+                self.store_with_end(&next, (*start_lsn, load_points, *after)).await?;
             }
             _ => self.store(&next).await?,
         }
@@ -44,12 +44,15 @@ impl Engine {
     fn holder(&self) -> Option<String> {
         match &self.phase {
             Phase::Accumulating(load) => load.holder.clone(),
-            Phase::Waiting(_) | Phase::Streaming(_) => None,
+            Phase::Streaming(streaming) => {
+                streaming.reload.as_ref().and_then(|reload| reload.load.holder.clone())
+            }
+            Phase::Waiting(_) => None,
         }
     }
 
     /// What the state machine has to know of the world.
-    async fn facts(&self) -> Result<Facts, Refusal> {
+    pub(super) async fn facts(&self) -> Result<Facts, Refusal> {
         let slot = self.world.slot_fact().await.map_err(unavailable)?;
         let found = self.world.inspect().await.map_err(unavailable)?;
         Ok(Facts {
@@ -64,7 +67,7 @@ impl Engine {
     }
 
     /// Stores a phase over the one that was read or stored last.
-    async fn store(&mut self, next: &Phase) -> Result<(), Refusal> {
+    pub(super) async fn store(&mut self, next: &Phase) -> Result<(), Refusal> {
         let text = bootstrap::store(next).into_bytes();
         let mut store = self.world.redis_store().await.map_err(unavailable)?;
         self.world
@@ -79,8 +82,7 @@ impl Engine {
     async fn store_with_end(
         &mut self,
         next: &Phase,
-        start_lsn: Lsn,
-        load_points: &BTreeMap<String, Lsn>,
+        end: (Lsn, &BTreeMap<String, Lsn>, Option<Lsn>),
     ) -> Result<(), Refusal> {
         if let Some(loading) = self.loading.take() {
             loading.end().await;
@@ -97,14 +99,24 @@ impl Engine {
             let begun = load::begin_again(load, &mut progress, &mut writer);
             begun.await.map_err(unavailable)?;
         }
-        let end = writer.finish(start_lsn, load_points, self.stored.as_deref(), &text);
-        end.await.map_err(unavailable)?;
+        let end = writer.finish(end, self.stored.as_deref(), &text);
+        if let Err(error) = end.await {
+            // The reply may be lost, and not the step.
+            let mut store = self.world.redis_store().await.map_err(unavailable)?;
+            if store.state().await.map_err(unavailable)?.as_deref() != Some(&text) {
+                return Err(unavailable(error));
+            }
+        }
         self.stored = Some(text);
         Ok(())
     }
 
     /// `holder` is that of the phase before.
-    async fn act(&mut self, effects: Vec<Effect>, holder: Option<String>) -> Result<(), Refusal> {
+    pub(super) async fn act(
+        &mut self,
+        effects: Vec<Effect>,
+        holder: Option<String>,
+    ) -> Result<(), Refusal> {
         for effect in effects {
             match effect {
                 Effect::MakeSlot { epoch, request } => self.make_slot(epoch, request),
@@ -120,6 +132,7 @@ impl Engine {
                 Effect::OpenStream => self.open_stream(),
                 Effect::BeginLoad => self.begin_load(),
                 Effect::Rehold => self.rehold(),
+                Effect::Mark => self.mark(),
                 Effect::ReleaseHolder => self.release(holder.as_deref()).await,
                 Effect::StopLoad => {
                     if let Some(loading) = self.loading.take() {
@@ -152,70 +165,6 @@ impl Engine {
         };
         self.troubles.stream = None;
         self.streaming = Some(Running::spawn(|stop| streaming.run(stop)));
-    }
-
-    pub(super) fn begin_load(&mut self) {
-        let Phase::Accumulating(load) = &self.phase else { return };
-        if load.mode != LoadMode::Direct {
-            return;
-        }
-        if load.holder.is_none() {
-            self.rehold();
-            return;
-        }
-        let loading = loading::Loading {
-            world: Arc::clone(&self.world),
-            load: load.clone(),
-            shared: self.load.clone(),
-            events: self.events.clone(),
-        };
-        self.troubles.load = None;
-        self.loading = Some(Running::spawn(|stop| loading.run(stop)));
-    }
-
-    /// A later snapshot for the tables that are not loaded.
-    fn rehold(&mut self) {
-        let Phase::Accumulating(load) = &self.phase else { return };
-        let spec = HolderSpec {
-            later: true,
-            // The tables that stay are cut as they were, and so are the others.
-            range_blocks: load.range_blocks,
-            ..self.world.holder_spec(load.epoch, load.mode, None)
-        };
-        let events = self.events.clone();
-        self.loading = Some(Running::spawn(|stop| loading::rehold(spec, events, stop)));
-    }
-
-    /// A later snapshot and its locks stand: the load goes on with it.
-    pub(super) async fn reheld(&mut self, report: Report, holder: Holder) {
-        self.loading = None;
-        if let Err(refusal) = self.go_on(report, holder).await {
-            // The holder ends when it is dropped without being adopted.
-            tracing::warn!(%refusal, "the later snapshot is not used");
-            self.troubles.load = Some(refusal.text);
-            if refusal.code == RefusalCode::Unavailable {
-                self.begin_load();
-            }
-        }
-    }
-
-    async fn go_on(&mut self, report: Report, holder: Holder) -> Result<(), Refusal> {
-        let facts = self.facts().await?;
-        let command = Command::Reheld(Box::new(report.load));
-        let Transition { next, effects } = bootstrap::on(&self.phase, command, &facts)?;
-        // Before the phase: as long as that names no holder, nobody loads by the catalogue.
-        let catalog = serde_json::to_vec(&report.catalog).map_err(unavailable)?;
-        let mut store = self.world.redis_store().await.map_err(unavailable)?;
-        store.set_catalog(&catalog).await.map_err(unavailable)?;
-        self.world.take_catalog(&report.catalog, false);
-        tell_apart(&self.phase, &next);
-        self.store(&next).await?;
-        self.phase = next;
-        self.load = loading::Shared::default();
-        if let Err(error) = holder.adopt().await {
-            tracing::warn!(%error, "the holder has ended again");
-        }
-        self.act(effects, None).await
     }
 
     /// A holder is known by its name: this works after a restart of the engine too.
@@ -334,23 +283,6 @@ impl Engine {
             Phase::Waiting(_) => 0,
             Phase::Accumulating(_) => self.observed.changes_entries,
             Phase::Streaming(streaming) => streaming.accumulated_changes,
-        }
-    }
-}
-
-/// Says which finished tables are not any more.
-fn tell_apart(before: &Phase, after: &Phase) {
-    let (Phase::Accumulating(before), Phase::Accumulating(after)) = (before, after) else { return };
-    for table in after.tables.iter().filter(|table| !table.done) {
-        let finished = before.tables.iter().any(|old| {
-            old.done && !old.gone && old.oid == table.oid && old.attempt < table.attempt
-        });
-        if finished {
-            tracing::warn!(
-                table = table.table,
-                "the table was altered, rewritten or emptied since it was loaded: it is loaded \
-                 again"
-            );
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::control::LoadFigures;
 use crate::error::Class;
 use crate::load::{self, Loader, TableDone};
 use crate::pipeline::{Classified, Ended};
-use crate::position::Epoch;
+use crate::position::{Epoch, Lsn};
 use crate::sink::SinkError;
 use crate::sink::load::{LoadWriter, Resumed};
 use crate::sink::publisher::WriterToken;
@@ -92,6 +92,8 @@ pub(super) async fn writer(
 pub(super) struct Loading {
     pub(super) world: Arc<World>,
     pub(super) load: Load,
+    /// Of tables that are loaded again: their mark, and where their rows begin.
+    pub(super) section: Option<(Lsn, u64)>,
     pub(super) shared: Shared,
     pub(super) events: mpsc::Sender<Event>,
 }
@@ -135,6 +137,9 @@ impl Loading {
         let mut load = self.load.clone();
         let (mut writer, resumed) = writer(&world, load.epoch, &self.shared).await?;
         let mut progress = load::progress(&resumed.progress)?;
+        if let Some((mark, first)) = self.section {
+            load::begin_section(mark, first, &resumed, &mut writer).await?;
+        }
         load::begin_again(&load, &mut progress, &mut writer).await?;
         // Before anything can go wrong: what is published whole stays, come what may.
         for TableDone { oid, attempt, rows } in load::settle(&mut load, &progress) {

@@ -15,8 +15,12 @@ use crate::position::EpochPosition;
 use crate::sink::redis::RedisStore;
 use crate::sink::store::Store;
 use crate::sink::{SinkError, consumers};
+use crate::source::catalog::published_names;
 use crate::source::error::SourceError;
 use crate::source::wal::{SlotStatus, slot_status};
+
+/// What is published changes seldom, and a large database has many tables.
+const PUBLISHED_EVERY: u32 = 10;
 
 /// What was found.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +31,8 @@ pub(super) struct Observed {
     pub(super) xmin_age: u64,
     /// Bytes of log after what the slot has confirmed.
     pub(super) lag_bytes: u64,
+    /// Every published relation.
+    pub(super) published: Vec<String>,
     /// Entries in the changes stream.
     pub(super) changes_entries: u64,
     /// Entries in the bootstrap stream.
@@ -46,7 +52,7 @@ pub(super) struct Observer {
 impl Observer {
     pub(super) async fn run(self, stop: CancellationToken) {
         let (mut sql, mut redis) = (None, None);
-        let mut found = Observed::default();
+        let (mut found, mut looks) = (Observed::default(), 0_u32);
         let mut clock = tokio::time::interval(LOOK);
         clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -54,7 +60,9 @@ impl Observer {
                 () = stop.cancelled() => return,
                 _ = clock.tick() => {}
             }
-            let source = self.source(&mut sql, &mut found).await.map_err(|e| e.to_string());
+            let names = looks.is_multiple_of(PUBLISHED_EVERY);
+            looks = looks.wrapping_add(1);
+            let source = self.source(&mut sql, &mut found, names).await.map_err(|e| e.to_string());
             let sink = self.sink(&mut redis, &mut found).await.map_err(|e| e.to_string());
             if source.is_err() {
                 sql = None;
@@ -71,6 +79,7 @@ impl Observer {
         &self,
         client: &mut Option<Client>,
         found: &mut Observed,
+        names: bool,
     ) -> Result<(), SourceError> {
         const SQL: &str = "SELECT greatest(
                 (SELECT max(age(backend_xmin)) FROM pg_stat_activity
@@ -92,6 +101,10 @@ impl Observer {
             n.and_then(|n| u64::try_from(n).ok()).unwrap_or(0)
         };
         (found.xmin_age, found.lag_bytes) = (number(0), number(1));
+        if names {
+            let publications = &self.world.config.source.publications;
+            found.published = published_names(client, publications).await?;
+        }
         Ok(())
     }
 

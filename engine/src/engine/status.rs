@@ -62,6 +62,7 @@ impl Engine {
             bootstrap_key: key(Lane::Bootstrap).unwrap_or_default(),
             warnings,
             allow_unmasked: unmasked.collect(),
+            not_loaded: self.not_loaded(),
         }
     }
 
@@ -85,6 +86,13 @@ impl Engine {
         all.into_iter().flatten().next().cloned().unwrap_or_default()
     }
 
+    /// Published tables whose rows of before they joined nobody has loaded.
+    fn not_loaded(&self) -> Vec<String> {
+        let Some(loaded) = self.phase.loaded_tables() else { return Vec::new() };
+        let published = self.observed.published.iter();
+        published.filter(|table| !loaded.contains(table)).cloned().collect()
+    }
+
     fn load_figures(&self) -> LoadFigures {
         let blocking = self.starting.as_ref().and_then(|starting| starting.blocking.clone());
         match &self.phase {
@@ -98,6 +106,12 @@ impl Engine {
                 });
                 let mode = load.mode.name().to_owned();
                 LoadFigures { mode, rows, finished: load.loaded, blocking, ..figures }
+            }
+            Phase::Streaming(crate::bootstrap::Streaming { reload: Some(reload), .. }) => {
+                let figures = self.load.figures.borrow().clone();
+                let known = !figures.tables.is_empty() || reload.load.tables.is_empty();
+                let figures = if known { figures } else { crate::load::figures(&reload.load) };
+                LoadFigures { mode: "again".to_owned(), finished: false, blocking, ..figures }
             }
             Phase::Streaming(streaming) => {
                 LoadFigures { rows: streaming.rows, finished: true, ..LoadFigures::default() }

@@ -112,8 +112,9 @@ impl Streaming {
         let history = session.timeline_history(system.timeline).await?;
         let options = wal::Options::from(&world.config.source);
         // Whoever holds the slot raises the token, so the slot comes first.
-        let source =
+        let mut source =
             WalSource::start(session, &options, &world.info, Lsn::ZERO, &world.known).await?;
+        source.expect(world.marks.clone());
         // Only now can nobody else move it.
         let confirmed_flush = world.confirmed_flush().await?;
         *self.shared.wal.lock().unwrap_or_else(PoisonError::into_inner) = Some(source.figures());

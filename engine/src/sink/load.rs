@@ -174,23 +174,24 @@ impl<S: Backend> LoadWriter<S> {
         Ok(self.guard.last.high)
     }
 
-    /// Ends the load: the `end` entry, the phase and the end of the lease in one step.
-    /// The writer is spent afterwards, also on an error.
+    /// Ends the load (of the tables of a mark, if `after` names one): the `end` entry, the
+    /// phase and the end of the lease in one step. The writer is spent afterwards, also on
+    /// an error.
     ///
     /// # Errors
     /// [`SinkError::OtherState`] if the stored phase is not `old_state`; otherwise as
     /// [`LoadWriter::append`].
     pub async fn finish(
         &mut self,
-        start_lsn: Lsn,
-        load_points: &BTreeMap<String, Lsn>,
+        (start_lsn, load_points, after): (Lsn, &BTreeMap<String, Lsn>, Option<Lsn>),
         old_state: Option<&[u8]>,
         new_state: &[u8],
     ) -> Result<(), SinkError> {
         self.enter()?;
         let points = load_points.iter().map(|(table, lsn)| (table.clone(), lsn.to_string()));
         let mut data = Vec::new();
-        self.encoding.end(&start_lsn.to_string(), &points.collect(), &mut data);
+        let after = after.map(|lsn| lsn.to_string());
+        self.encoding.end(&start_lsn.to_string(), &points.collect(), after.as_deref(), &mut data);
         let id = Id { high: self.guard.last.high + 1, low: 1 };
         let end = NewEntry { id, op: "end", table: "", data: &data, last: false };
         let finish = Finish { end, generation: self.generation, old_state, new_state };

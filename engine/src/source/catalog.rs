@@ -24,6 +24,7 @@ mod constraints;
 mod publications;
 
 pub use constraints::{Constraint, ConstraintKind};
+pub use publications::names as published_names;
 
 use publications::Published;
 

@@ -332,6 +332,8 @@ async fn keep(
         range_blocks: spec.range_blocks,
         tables,
         loaded: false,
+        published: catalog.relations.iter().map(|relation| relation.qualified()).collect(),
+        again: Vec::new(),
     };
     Ok(Held { keepers: vec![keeper], report: Report { load, catalog } })
 }

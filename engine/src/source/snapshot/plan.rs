@@ -219,6 +219,8 @@ mod tests {
             range_blocks: 10,
             tables: tables(catalog, 10, |_| 0),
             loaded: false,
+            published: vec![],
+            again: vec![],
         }
     }
 
