@@ -4,7 +4,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := test
-.PHONY: setup test lint guests fmt demo bench
+.PHONY: setup test lint guests fmt demo bench matrix
 
 setup:
 	@.ci/setup
@@ -35,6 +35,11 @@ demo: setup guests
 bench: setup guests
 	$(CARGO) build --locked --release --bin kasho
 	@KASHO_BIN="$$(realpath "$${CARGO_TARGET_DIR:-target}")/release/kasho" $(CARGO) bench --locked -p kasho-tests --bench bench
+
+# The end-to-end tests on other servers, which are fetched: not part of "make test".
+# VERSIONS="17 valkey" for some of them, TESTS="types states" for some of the tests.
+matrix: setup guests
+	@tests/matrix
 
 fmt:
 	$(CARGO) fmt --all

@@ -14,7 +14,7 @@ pub mod snapshot;
 pub mod status;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -59,7 +59,7 @@ enum Command {
 
 /// Runs the command that the arguments ask for; the first one is the program's name.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments) {
+    let cli = match Cli::try_parse_from(by_name(arguments)) {
         Ok(cli) => cli,
         Err(usage) => {
             // `--help` and `--version` come this way too, with another code and output.
@@ -83,11 +83,28 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            if !error.is::<Told>() {
+                eprintln!("error: {error:#}");
+            }
             ExitCode::FAILURE
         }
     }
 }
+
+/// The program under the document's names is one of its commands.
+fn by_name(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    let name = arguments.first().map(|name| Path::new(name).file_name().unwrap_or_default());
+    if name.is_some_and(|name| name == "pg-change-stream") {
+        arguments.insert(1, "run".into());
+    }
+    arguments
+}
+
+/// An error that the log has told: a log of JSON lines has no other lines in it.
+#[derive(Debug, thiserror::Error)]
+#[error("see the log")]
+struct Told;
 
 /// Runs a command that talks to servers.
 fn block_on(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
@@ -102,5 +119,19 @@ mod tests {
     #[test]
     fn the_arguments_make_sense() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_documents_names_are_commands() {
+        let parsed = |words: &[&str]| {
+            let words = words.iter().map(OsString::from);
+            Cli::try_parse_from(by_name(words)).map(|cli| cli.command)
+        };
+        for words in [&["/usr/bin/pg-change-stream"][..], &["kasho", "run"]] {
+            assert!(matches!(parsed(words), Ok(Command::Run(_))), "{words:?}");
+        }
+        let elsewhere = parsed(&["pg-change-stream", "--config", "x.toml", "--accept-gap"]);
+        assert!(matches!(elsewhere, Ok(Command::Run(_))));
+        assert!(parsed(&["kasho"]).is_err());
     }
 }

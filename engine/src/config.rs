@@ -24,7 +24,7 @@ pub(crate) use findings::Findings;
 pub use size::Size;
 pub(crate) use with::{secret, verbatim};
 
-use crate::{bootstrap, control, log, sink, source, transform};
+use crate::{bootstrap, control, http, log, sink, source, transform};
 use node::{Entry, Kind, Node};
 use read::Context;
 
@@ -43,6 +43,8 @@ pub struct Config {
     pub bootstrap: bootstrap::config::Config,
     /// The control and change stream service.
     pub grpc: control::Config,
+    /// Metrics and health.
+    pub http: http::Config,
     /// Where plugins are.
     pub plugins: transform::Plugins,
     /// What happens to tables that no binding names; unset, `halt` once anything masks
@@ -94,12 +96,23 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn load(path: &Path) -> Result<Config, Errors> {
-        let text = std::fs::read_to_string(path).map_err(|e| {
-            let message = format!("cannot be read: {e}; name another with --config FILE");
-            let problem = Problem { place: Place::Nowhere, key: String::new(), message };
-            Errors { file: path.to_owned(), problems: vec![problem] }
-        })?;
-        Config::parse(&text, path, &|name| std::env::var(name).ok())
+        Config::parse(&text(path)?, path, &|name| std::env::var(name).ok())
+    }
+
+    /// The section `[grpc]` of a file, for a command that only wants to talk to the engine:
+    /// what else is wrong with the file, or is a secret of the service's own environment,
+    /// keeps nobody from asking how it is.
+    ///
+    /// # Errors
+    /// The file is no TOML, or something is wrong with that section.
+    pub fn load_grpc(path: &Path) -> Result<control::Config, Errors> {
+        let (config, mut problems) =
+            Config::look(&text(path)?, path, &|name| std::env::var(name).ok());
+        problems.retain(|p| p.key.is_empty() || p.key == "grpc" || p.key.starts_with("grpc."));
+        match problems.is_empty() {
+            true => Ok(config.grpc),
+            false => Err(Errors { file: path.to_owned(), problems }),
+        }
     }
 
     /// Reads a file's text as [`Config::load`] does. `path` is named in errors, and what
@@ -108,6 +121,15 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn parse(text: &str, path: &Path, env: Env<'_>) -> Result<Config, Errors> {
+        let (config, problems) = Config::look(text, path, env);
+        match problems.is_empty() {
+            true => Ok(config),
+            false => Err(Errors { file: path.to_owned(), problems }),
+        }
+    }
+
+    /// What can be made of a file, and everything that is wrong with it, in its order.
+    fn look(text: &str, path: &Path, env: Env<'_>) -> (Config, Vec<Problem>) {
         let folder = path.parent().unwrap_or(Path::new("."));
         let (mut root, syntax) = node::parse(text);
         add_stand_ins(&mut root, env);
@@ -129,11 +151,8 @@ impl Config {
             let place = config.said.get(&key).map_or(Place::Nowhere, |(place, _)| place.clone());
             Problem { place, key, message }
         }));
-        if problems.is_empty() {
-            return Ok(config);
-        }
         problems.sort_by(|a, b| a.place.cmp(&b.place));
-        Err(Errors { file: path.to_owned(), problems })
+        (config, problems)
     }
 
     /// The settings of the chain: all that stands at the top of the file and in `[keys]`,
@@ -178,7 +197,7 @@ impl Config {
     fn rebase(&mut self, folder: &Path) {
         let fixed =
             [&mut self.bootstrap.state_dir, &mut self.plugins.folder, &mut self.plugins.store];
-        let (redis, grpc) = (&mut self.redis, &mut self.grpc);
+        let (redis, grpc, http) = (&mut self.redis, &mut self.grpc, &mut self.http);
         let optional = [
             &mut redis.tls_ca,
             &mut redis.tls_cert,
@@ -186,6 +205,8 @@ impl Config {
             &mut grpc.tls_cert,
             &mut grpc.tls_key,
             &mut grpc.client_ca,
+            &mut http.tls_cert,
+            &mut http.tls_key,
         ];
         let keys = self.keys.values_mut().filter_map(|key| match key {
             transform::KeySource::File(path) => Some(path),
@@ -202,6 +223,7 @@ impl Config {
         found.section("redis", self.redis.invalid());
         found.section("bootstrap", self.bootstrap.invalid());
         found.section("grpc", self.grpc.invalid());
+        found.section("http", self.http.invalid());
         found.section("log", self.log.invalid());
         found.extend(self.chain().invalid());
         for (name, source) in &self.keys {
@@ -213,10 +235,18 @@ impl Config {
     }
 }
 
+fn text(path: &Path) -> Result<String, Errors> {
+    std::fs::read_to_string(path).map_err(|e| {
+        let message = format!("cannot be read: {e}; name another with --config FILE");
+        let problem = Problem { place: Place::Nowhere, key: String::new(), message };
+        Errors { file: path.to_owned(), problems: vec![problem] }
+    })
+}
+
 /// Whether a key is a section and nothing more.
 fn is_section(key: &str) -> bool {
     let sections = ["", "source", "redis", "redis.budget", "redis.retention", "bootstrap", "grpc"];
-    sections.contains(&key) || ["plugins", "log"].contains(&key)
+    sections.contains(&key) || ["http", "plugins", "log"].contains(&key)
 }
 
 /// `source.messages[1]` is a change of `source.messages`.

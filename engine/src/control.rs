@@ -9,8 +9,8 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
@@ -35,7 +35,9 @@ mod value;
 
 pub use change::change;
 pub use config::{Config, ConfigError};
-pub use status::{ConsumerStatus, LoadFigures, PluginStatus, Status, TableFigures};
+pub use status::{
+    ConsumerStatus, LaneFigures, LoadFigures, NEAR_PERCENT, PluginStatus, Status, TableFigures,
+};
 
 use auth::Policy;
 use proto::change_stream::change_stream_server::ChangeStreamServer;
@@ -106,6 +108,8 @@ pub struct Shared {
     pub clients: AtomicUsize,
     /// Start of the service.
     pub since: Instant,
+    /// When the engine's loop last came round, milliseconds after the start.
+    pub beat_ms: AtomicU64,
 }
 
 impl Shared {
@@ -116,7 +120,21 @@ impl Shared {
             status: ArcSwap::from_pointee(status),
             clients: AtomicUsize::new(0),
             since: Instant::now(),
+            beat_ms: AtomicU64::new(0),
         })
+    }
+
+    /// The engine's loop has come round.
+    pub fn beat(&self) {
+        let now = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.beat_ms.store(now, Ordering::Relaxed);
+    }
+
+    /// How long ago that was.
+    #[must_use]
+    pub fn beat_age(&self) -> Duration {
+        let beat = Duration::from_millis(self.beat_ms.load(Ordering::Relaxed));
+        self.since.elapsed().saturating_sub(beat)
     }
 }
 

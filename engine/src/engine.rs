@@ -9,6 +9,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -17,14 +18,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bootstrap::{Blocking, Command, Phase, Refusal, RefusalCode};
 use crate::config::Config;
-use crate::control::{Answer, Call, Control, ControlError, Reply, Shared, Status};
+use crate::control::{Answer, Call, Control, ControlError, Reply, Shared};
 use crate::error::Class;
+use crate::http::{Http, HttpError};
+use crate::position::Lsn;
 use crate::sink::redis::RedisConnector;
 use crate::source::snapshot::{Holder, Report};
+use crate::systemd::Systemd;
 
 mod backoff;
 mod described;
 mod effects;
+mod guard;
+mod lag;
 mod loading;
 mod observe;
 mod prepare;
@@ -36,6 +42,8 @@ mod world;
 pub use prepare::{EngineError, check};
 
 use backoff::Backoff;
+use guard::Guard;
+use lag::LagClock;
 use observe::Observed;
 use streaming::{DRAIN, Streaming};
 use world::World;
@@ -127,6 +135,12 @@ struct Engine {
     streaming: Option<Running>,
     loading: Option<Running>,
     troubles: Troubles,
+    /// The slot is being read, as its task last said.
+    stream_open: bool,
+    lag: LagClock,
+    guard: Guard,
+    /// The phase was adopted although Redis could not take it.
+    unstored: bool,
 }
 
 /// Runs the service until `stop`.
@@ -142,12 +156,12 @@ pub async fn run(
 ) -> Result<(), EngineError> {
     let world = Arc::new(World::new(config, path, accept_gap)?);
     let control = Control::bind(&world.config.grpc).await?;
-    let shared = Shared::new(Status {
-        slot: world.slot.to_string(),
-        publication: world.config.source.publications.join(","),
-        ..Status::default()
-    });
+    let http = Http::bind(&world.config.http).await?;
+    let shared = Shared::new(world.unseen(None, "PostgreSQL and Redis are not looked at yet"));
     tracing::info!(listen = %control.address(), "gRPC is listening");
+    tracing::info!(listen = %http.address(), "HTTP is listening: /metrics, /livez, /readyz");
+    tokio::spawn(http.serve(Arc::clone(&shared), stop.clone()));
+    tokio::spawn(Systemd::from_env().tell(Arc::clone(&shared), stop.clone()));
     let (mailbox, calls) = mpsc::channel(16);
     let redis = RedisConnector::new(&world.config.redis);
     let serving = control.serve(Arc::clone(&shared), mailbox, redis, stop.clone());
@@ -189,6 +203,10 @@ async fn serve(
         streaming: None,
         loading: None,
         troubles: Troubles::default(),
+        stream_open: false,
+        lag: LagClock::default(),
+        guard: Guard::default(),
+        unstored: false,
     };
     engine.resume().await;
     engine.work(calls, inbox, stop).await;
@@ -204,16 +222,20 @@ async fn until_ready(
     shared: &Shared,
     stop: &CancellationToken,
 ) -> Result<Option<(Phase, Option<Vec<u8>>)>, EngineError> {
-    let mut backoff = Backoff::default();
+    let (mut backoff, mut guard) = (Backoff::default(), Guard::default());
     loop {
+        shared.beat();
         let error = match world.prepare().await {
             Ok(ready) => return Ok(Some(ready)),
             Err(error) if error.class() == Class::Halt => return Err(error),
             Err(error) => error.to_string(),
         };
         tracing::warn!(%error, "not ready yet, trying again");
-        let status = Status { last_error: error, ..Status::clone(&shared.status.load()) };
-        shared.status.store(Arc::new(status));
+        let stored = world.stored_phase().await;
+        shared.status.store(Arc::new(world.unseen(stored.as_ref(), &error)));
+        if let Err(error) = world.guard_source(&mut guard).await {
+            tracing::debug!(%error, "the log that the source keeps cannot be looked at");
+        }
         tokio::select! {
             () = stop.cancelled() => return Ok(None),
             () = tokio::time::sleep(backoff.next()) => {}
@@ -248,9 +270,11 @@ impl Engine {
     ) {
         let mut generations = self.world.handle.report();
         let mut passing = generations.borrow_and_update().generation;
+        let mut beat = tokio::time::interval(LOOK);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
+                _ = beat.tick() => self.shared.beat(),
                 Ok(()) = generations.changed() => {
                     let newest = generations.borrow_and_update().generation;
                     if std::mem::replace(&mut passing, newest) != newest {
@@ -315,19 +339,35 @@ impl Engine {
                 self.loading = None;
                 self.troubles.load = Some(error);
             }
-            Event::StreamTrouble(trouble) => self.troubles.stream = trouble,
+            // The last words of a stream that was closed meanwhile are nobody's trouble.
+            Event::StreamTrouble(_) | Event::StreamHalted { .. } if self.streaming.is_none() => {}
+            Event::StreamTrouble(trouble) => {
+                self.stream_open = trouble.is_none();
+                self.troubles.stream = trouble;
+            }
             Event::StreamHalted { error, slot_lost } => {
+                self.stream_open = false;
                 self.streaming = None;
                 self.troubles.stream = Some(error.clone());
                 if slot_lost {
                     self.apply(Command::SlotLost { error }, "the slot is lost").await;
                 }
             }
-            Event::Observed(observed) => {
-                self.troubles.observer = observed.error.clone();
-                self.observed = *observed;
-            }
+            Event::Observed(observed) => self.look(*observed).await,
         }
+    }
+
+    /// Takes in a new look at both servers.
+    async fn look(&mut self, observed: Observed) {
+        self.troubles.observer = observed.error();
+        self.observed = observed;
+        let published = Lsn(self.figures.pipeline.published_lsn.load(Relaxed));
+        match self.phase.epoch() {
+            Some(_) => self.lag.saw(std::time::Instant::now(), self.observed.wal_end, published),
+            None => self.lag = LagClock::default(),
+        }
+        self.guard_source().await;
+        self.store_late().await;
     }
 
     /// A command of the engine's own. A refusal means that it came too late, or that a
@@ -404,6 +444,12 @@ impl Engine {
 
 /// How often both servers are looked at for the status.
 const LOOK: Duration = Duration::from_secs(1);
+
+impl From<HttpError> for EngineError {
+    fn from(error: HttpError) -> EngineError {
+        EngineError::Http(error)
+    }
+}
 
 impl From<ControlError> for EngineError {
     fn from(error: ControlError) -> EngineError {

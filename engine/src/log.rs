@@ -2,6 +2,8 @@
 //! that can be changed while it runs. Standard output belongs to a command's answer.
 
 use std::io::IsTerminal;
+use std::panic::PanicHookInfo;
+use std::sync::OnceLock;
 
 use serde::Deserialize;
 use tracing_subscriber::layer::SubscriberExt;
@@ -29,7 +31,7 @@ impl Default for Config {
 }
 
 /// `log.format`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// For people.
@@ -47,6 +49,26 @@ impl Config {
         found
     }
 }
+
+impl Format {
+    /// As the configuration has it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Text => "text",
+            Format::Json => "json",
+        }
+    }
+}
+
+/// How this process's lines look, once [`init`] was called: a child that shares its
+/// output has to speak alike.
+#[must_use]
+pub fn format() -> Format {
+    FORMAT.get().copied().unwrap_or(Format::Text)
+}
+
+static FORMAT: OnceLock<Format> = OnceLock::new();
 
 /// The running log.
 #[derive(Clone, Debug)]
@@ -67,7 +89,17 @@ pub fn init(config: &Config) -> Result<Log, TryInitError> {
     };
     // The filter is a layer of its own, below: it decides for all.
     tracing_subscriber::registry().with(filter).with(lines).try_init()?;
+    let _ = FORMAT.set(config.format);
+    std::panic::set_hook(Box::new(|panic| tracing::error!("{}", panicked(panic))));
     Ok(Log { level })
+}
+
+/// A panic is a bug of ours, and a line of the log as any other. Words that were put
+/// together at run time may quote a row: of them only the place is told.
+fn panicked(panic: &PanicHookInfo<'_>) -> String {
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let words = panic.payload().downcast_ref::<&str>().copied();
+    format!("panicked at {place}: {}", words.unwrap_or("in words that are not told"))
 }
 
 impl Log {
@@ -75,5 +107,31 @@ impl Log {
     pub fn set_level(&self, level: &str) {
         // Fails only when the subscriber is gone, and then nobody listens.
         let _ = self.level.reload(EnvFilter::new(level));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    #[test]
+    fn a_panic_tells_its_place_and_no_value() {
+        static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+        let me = std::thread::current().id();
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if std::thread::current().id() == me {
+                TOLD.lock().unwrap().push(panicked(panic));
+            }
+        }));
+        let value = std::hint::black_box("hunter2");
+        let _ = std::panic::catch_unwind(|| panic!("a row with {value}"));
+        let _ = std::panic::catch_unwind(|| panic!("a bug"));
+        std::panic::set_hook(before);
+        let told = TOLD.lock().unwrap();
+        assert_eq!(told.len(), 2);
+        assert!(told[0].contains("log.rs:") && !told[0].contains("hunter2"), "{told:?}");
+        assert!(told[1].ends_with(": a bug"), "{told:?}");
     }
 }

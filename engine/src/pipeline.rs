@@ -184,7 +184,7 @@ impl<S: Source, C: Chains, K: Sink> Pipeline<S, C, K> {
             let received = tokio::select! {
                 biased;
                 () = stop.cancelled() => {
-                    self.secure().await?;
+                    self.finish().await?;
                     return Ok(Ended::Stopped);
                 }
                 received = self.source.next() => Some(received.map_err(Error::Source)?),
@@ -244,8 +244,23 @@ impl<S: Source, C: Chains, K: Sink> Pipeline<S, C, K> {
         if self.flush_due_ms.is_some_and(|due| due <= self.now_ms()) {
             self.secure().await?;
         }
+        if self.confirm_due_ms() <= self.now_ms() {
+            self.confirm().await?;
+        }
+        Ok(())
+    }
+
+    /// The last words: everything published is made durable, and PostgreSQL told of all
+    /// that may be told by now.
+    async fn finish(&mut self) -> Result<(), Error<S::Error, C::Error, K::Error>> {
+        self.secure().await?;
+        self.confirm().await
+    }
+
+    /// Moves the confirmation as far as it may be by now.
+    async fn confirm(&mut self) -> Result<(), Error<S::Error, C::Error, K::Error>> {
         let ripe = self.ledger.ripe(self.now_ms());
-        if self.ledger.wants_confirm() && self.confirm_due_ms() <= self.now_ms() {
+        if self.ledger.wants_confirm() {
             let position = self.ledger.durable();
             self.sink.confirm(position, ripe).await.map_err(Error::Sink)?;
             self.carried = self.carried.max(ripe);

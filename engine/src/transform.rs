@@ -39,7 +39,7 @@ pub use chain::Chain;
 pub use config::{Binding, Config, KeySource, NewColumns, OnError, Plugins, Unruled};
 pub use coverage::{Action, Coverage};
 pub use error::{LoadError, TransformError};
-pub use generation::{Figures, Generation, PluginInfo};
+pub use generation::{CALL_SECONDS, Calls, Figures, Generation, PluginInfo};
 pub use handle::{Chains, Handle, Refused, Report};
 pub use host::Host;
 pub use keys::{Key, KeyError};

@@ -195,6 +195,10 @@ pub struct Wanted {
     /// host accounts for, as masks are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows: Option<String>,
+    /// No row of it leaves, nor TRUNCATE. The host itself sees to that and does not call
+    /// the guest, so nothing need be said of the columns.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drop: bool,
     /// New names. Reserved: a host that does not rename refuses it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rename: Option<Rename>,

@@ -39,6 +39,14 @@ pub trait Plugin: Sized + 'static {
         Ok(())
     }
 
+    /// Whether no row of this table leaves, nor TRUNCATE. The host drops them itself, so
+    /// the plugin is not called for them and nobody has to rule on the columns. Asked right
+    /// after [`Plugin::relation`].
+    fn drops(&self, table: &Table<'_>) -> bool {
+        let _ = table;
+        false
+    }
+
     /// Handles one row.
     fn row(&mut self, row: &mut Row<'_, '_>) -> Verdict {
         let _ = row;

@@ -109,6 +109,7 @@ impl<P: Plugin> Session<P> {
         }
         let table = Table { relation: &relation, columns: &columns };
         plugin.relation(&table).map_err(|e| e.at(&name))?;
+        wanted.drop = plugin.drops(&table);
         self.relations.insert(relation.id, Bound { relation, slots });
         Ok(Some(wanted))
     }

@@ -1,7 +1,7 @@
 """What grpcurl does, with Python's grpcio: calls a method by name, knowing nothing but
 what server reflection tells.
 
-    grpcurl.py ADDRESS SERVICE/METHOD [JSON] [COUNT] [TOKEN]
+    grpcurl.py ADDRESS SERVICE/METHOD [JSON] [COUNT] [TOKEN] [CA [CERTIFICATE KEY]]
 
 Prints each answer as a line of JSON, at most COUNT of a stream. A refusal is printed as
 "CODE: text" and makes the exit code 1.
@@ -17,14 +17,28 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 
 
-def main(address, method, text="{}", count="0", token=""):
-    channel = grpc.insecure_channel(address, [("grpc.max_receive_message_length", -1)])
+def connect(address, files):
+    options = [("grpc.max_receive_message_length", -1)]
+    if not files:
+        return grpc.insecure_channel(address, options)
+    authorities, *own = [open(file, "rb").read() for file in files]
+    key, certificate = reversed(own) if own else (None, None)
+    credentials = grpc.ssl_channel_credentials(authorities, key, certificate)
+    return grpc.secure_channel(address, credentials, options)
+
+
+def main(address, method, text="{}", count="0", token="", *files):
+    channel = connect(address, files)
     reflection = ProtoReflectionDescriptorDatabase(channel)
-    if method == "list":
-        print(json.dumps(sorted(reflection.get_services())))
-        return 0
-    service_name, method_name = method.split("/")
-    service = descriptor_pool.DescriptorPool(reflection).FindServiceByName(service_name)
+    try:
+        if method == "list":
+            print(json.dumps(sorted(reflection.get_services())))
+            return 0
+        service_name, method_name = method.split("/")
+        service = descriptor_pool.DescriptorPool(reflection).FindServiceByName(service_name)
+    except grpc.RpcError as error:
+        print(f"{error.code().name}: {error.details()}")
+        return 1
     found = service.FindMethodByName(method_name)
     request = message_factory.GetMessageClass(found.input_type)()
     json_format.Parse(text, request)

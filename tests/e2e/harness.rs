@@ -7,8 +7,10 @@
 #![allow(dead_code, reason = "a tool box: not every tool is in use at every time")]
 #![allow(unused_imports, reason = "the tools are offered here under one name")]
 
+pub(crate) mod certificates;
 pub(crate) mod engine;
 pub(crate) mod guest;
+pub(crate) mod http;
 pub(crate) mod logs;
 pub(crate) mod postgres;
 pub(crate) mod process;
@@ -16,8 +18,10 @@ pub(crate) mod proxy;
 pub(crate) mod python;
 pub(crate) mod redis;
 
+pub(crate) use certificates::Certificates;
 pub(crate) use engine::{Engine, Output};
 pub(crate) use guest::guest;
+pub(crate) use http::get;
 pub(crate) use postgres::Postgres;
 pub(crate) use process::Process;
 pub(crate) use proxy::{Fault, Proxy};

@@ -7,16 +7,25 @@
 mod harness;
 
 mod bad_input;
+mod compat;
 mod config;
+mod container;
 mod control;
+mod grpc_tls;
 mod harness_works;
 mod life;
+mod limit;
+mod operating;
 mod plugins;
 mod points;
+mod pressure;
 mod readme;
+mod shutdown;
 mod sink;
 mod snapshot;
 mod states;
+mod status;
 mod types;
+mod versions;
 mod wal;
 mod world;

@@ -1,8 +1,6 @@
 //! The sink on real servers: the contract that its fake keeps too, and what only a real
 //! Redis, or the wire to it, can do.
 
-use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -13,14 +11,14 @@ use kasho::sink::contract::sample::{self, Part};
 use kasho::sink::contract::{self, Rig};
 use kasho::sink::id::{Id, Keys, Lane};
 use kasho::sink::publisher::{
-    Description, NewEpoch, Opened, Opening, Publisher, WriterToken, begin_epoch,
+    Claim, Description, NewEpoch, Opened, Opening, Publisher, WriterToken, begin_epoch,
 };
 use kasho::sink::redis::{RedisConnector, RedisStore};
 use kasho::sink::status::Status;
 use kasho::sink::store::{Connect, Feed, Registry, Store, StoreError, Trim};
 use kasho::sink::{Sink, SinkError};
 
-use crate::harness::{Fault, Proxy, Redis, eventually, free_port};
+use crate::harness::{Certificates, Fault, Proxy, Redis, eventually, free_port};
 
 struct Real {
     redis: Redis,
@@ -100,7 +98,8 @@ async fn try_open(
         token: WriterToken(token),
         accept_gap: false,
     };
-    Publisher::open(connect(config).await?, config, &opening, Status::default()).await
+    let claim = Claim::new(connect(config).await?).await?;
+    Publisher::open(claim, config, &opening, Status::default()).await
 }
 
 async fn open(config: &RedisConfig, token: u64) -> (Publisher<RedisStore>, Opened) {
@@ -250,6 +249,33 @@ async fn a_redis_with_its_append_only_file_goes_on() {
     assert_eq!(opened.published, Position::after(Lsn(200)));
     publish(&mut sink, &[Part::whole(200, 2), Part::whole(300, 1)]).await.unwrap();
     assert_eq!(ids(&redis).await, ["200-1", "200-2", "300-1"]);
+}
+
+#[tokio::test]
+async fn aof_waits_for_the_disk_where_the_server_can_say_so() {
+    let mut redis = Redis::builder().append_only("everysec").start().await;
+    let config = RedisConfig { durability: Durability::Aof, ..config(&redis) };
+    begin(&config).await;
+    let info: Vec<redis::Value> = redis.command(&["COMMAND", "INFO", "WAITAOF"]).await;
+    if info == [redis::Value::Nil] {
+        // Redis 7.0: that a reply means nothing yet is an error, not a smaller promise.
+        let error = try_open(&config, 1).await.unwrap_err();
+        assert!(error.to_string().contains("WAITAOF (Redis 7.2"), "{error}");
+        assert_eq!(error.class(), Class::Halt);
+        return;
+    }
+    let (mut sink, _) = open(&config, 1).await;
+    for lsn in [200, 300, 400] {
+        publish(&mut sink, &[Part::whole(lsn, 2)]).await.unwrap();
+        sink.flush().await.unwrap();
+    }
+    let asked = redis.cli(&["INFO", "commandstats"]).await;
+    assert!(asked.contains("cmdstat_waitaof"), "{asked}");
+    // No second of everysec lies between the answer and the end.
+    redis.kill9().await;
+    redis.start_again().await;
+    let (_, opened) = open(&config, 2).await;
+    assert_eq!(opened.published, Position::after(Lsn(400)));
 }
 
 #[tokio::test]
@@ -420,11 +446,9 @@ async fn a_row_that_redis_cannot_take_is_named_before_it_is_sent() {
 
 #[tokio::test]
 async fn tls_is_verified_and_a_certificate_can_be_asked_for() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name);
-    certificates(folder.path());
+    let certificates = Certificates::make();
     let port = free_port();
-    let text = |name: &str| path(name).display().to_string();
+    let (path, text) = (|name| certificates.file(name), |name| certificates.path(name));
     let redis = Redis::builder()
         .setting("tls-port", &port.to_string())
         .setting("tls-cert-file", &text("server.pem"))
@@ -453,25 +477,4 @@ async fn tls_is_verified_and_a_certificate_can_be_asked_for() {
     let by_address = format!("rediss://:{}@127.0.0.1:{port}", redis.password());
     let unnamed = RedisConfig { url: Some(by_address.into()), ..config };
     assert!(connect(&unnamed).await.is_err(), "the certificate is for another name");
-}
-
-/// A root, certificates of it for the server `localhost` and for a client, another root.
-fn certificates(folder: &Path) {
-    let openssl = |arguments: String| {
-        let mut command = Command::new("openssl");
-        let output = command.args(arguments.split(' ')).current_dir(folder).output();
-        let output = output.expect("openssl: apt-get install -y openssl");
-        assert!(output.status.success(), "openssl {arguments}");
-    };
-    let new = "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
-    for root in ["ca", "other"] {
-        let files = format!("-keyout {root}.key -out {root}.pem");
-        openssl(format!("{new} -x509 -days 2 -subj /CN={root} {files}"));
-    }
-    for name in ["server", "client"] {
-        std::fs::write(folder.join("san"), "subjectAltName=DNS:localhost").unwrap();
-        openssl(format!("{new} -subj /CN={name} -keyout {name}.key -out {name}.csr"));
-        let by = "-CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile san";
-        openssl(format!("x509 -req -in {name}.csr {by} -out {name}.pem"));
-    }
 }

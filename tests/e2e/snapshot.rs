@@ -195,25 +195,30 @@ async fn a_load_goes_on_exactly_where_it_was_cut() {
 #[tokio::test(flavor = "multi_thread")]
 async fn honours_column_lists_row_filters_and_generated_columns() {
     let pg = Postgres::start().await;
-    pg.sql(
+    // 14 has neither lists nor filters: it carries the whole table.
+    let (columns, rows) = match pg.version().await {
+        15.. => ("id, \"Mixed Case\", region", "WHERE (region = 'eu')"),
+        _ => ("*", ""),
+    };
+    let list = if columns == "*" { String::new() } else { format!("({columns})") };
+    pg.sql(&format!(
         "CREATE TABLE listed (id int PRIMARY KEY, secret text, \"Mixed Case\" text, region text); \
          INSERT INTO listed SELECT i, 'secret', 'm' || i, (ARRAY['eu', 'us'])[i % 2 + 1] \
              FROM generate_series(1, 20) i; \
          CREATE TABLE made (id int PRIMARY KEY, twice int GENERATED ALWAYS AS (id * 2) STORED, z text); \
          INSERT INTO made (id, z) VALUES (1, 'a'); \
-         CREATE PUBLICATION kasho_pub FOR TABLE made, \
-             listed (id, \"Mixed Case\", region) WHERE (region = 'eu')",
-    )
+         CREATE PUBLICATION kasho_pub FOR TABLE made, listed {list} {rows}"
+    ))
     .await;
     let mut held = Held::start(&spec(&pg.url())).await;
     let report = held.ready().await;
     let found = load(&pg.url(), &report).await.unwrap();
-    let listed = "SELECT id, \"Mixed Case\", region FROM listed WHERE region = 'eu'";
-    assert_eq!(found["public.listed"], sorted(&pg, listed).await);
+    let listed = format!("SELECT {columns} FROM listed {rows}");
+    assert_eq!(found["public.listed"], sorted(&pg, &listed).await);
     assert_eq!(found["public.made"], sorted(&pg, "SELECT id, z FROM made").await);
     let relation = report.catalog.relations.iter().find(|r| r.table == "listed").unwrap();
     assert!(relation.columns[0].key && relation.columns[0].not_null && relation.columns[0].unique);
-    assert_eq!(relation.columns[1].name, "Mixed Case");
+    assert_eq!(relation.columns[usize::from(columns == "*") + 1].name, "Mixed Case");
     held.abandon().await.unwrap();
 }
 
@@ -299,9 +304,12 @@ async fn a_table_that_changed_before_the_lock_gets_a_later_load_point() {
     let points = report.load.load_points();
     let expected = [("public.added".to_owned(), later), ("public.altered".to_owned(), later)];
     assert_eq!(points, expected.into());
-    // The permanent slot stands where the temporary one does; the second temporary one,
-    // of the later snapshot, is gone already.
-    assert_eq!(slots(&pg).await, "kasho_slot,kasho_temp_slot");
+    // The permanent slot stands where the temporary one does; the second temporary one, of
+    // the later snapshot, goes with its session, which the server ends in its own time.
+    eventually("the second temporary slot to go", async || {
+        (slots(&pg).await == "kasho_slot,kasho_temp_slot").then_some(())
+    })
+    .await;
     temporary.abort();
     let found = load(&pg.url(), &report).await.unwrap();
     assert_eq!(found["public.altered"], sorted(&pg, "SELECT * FROM altered").await);
@@ -566,7 +574,9 @@ async fn a_load_that_is_killed_again_and_again_publishes_every_row_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_load_describes_a_table_as_the_stream_does() {
     let pg = Postgres::start().await;
-    pg.sql(
+    // 14 has no column lists.
+    let list = if pg.version().await >= 15 { "(y, z)" } else { "" };
+    pg.sql(&format!(
         "CREATE TYPE mood AS ENUM ('sad', 'glad'); CREATE DOMAIN plain AS text NOT NULL; \
          CREATE DOMAIN many AS int[]; \
          CREATE TABLE a (id int PRIMARY KEY, m mood, ms mood[], d plain, n numeric(8, 2), \
@@ -579,9 +589,9 @@ async fn the_load_describes_a_table_as_the_stream_does() {
          CREATE TABLE c (x int, y text); ALTER TABLE c REPLICA IDENTITY FULL; \
          CREATE TABLE p (id int PRIMARY KEY, v text) PARTITION BY LIST (id); \
          CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1); \
-         CREATE PUBLICATION kasho_pub FOR TABLE a, b (y, z), c, p \
-             WITH (publish_via_partition_root)",
-    )
+         CREATE PUBLICATION kasho_pub FOR TABLE a, b {list}, c, p \
+             WITH (publish_via_partition_root)"
+    ))
     .await;
     let mut held = Held::start(&spec(&pg.url())).await;
     let report = held.ready().await;

@@ -81,8 +81,17 @@ async fn refuses_input(pg: &Postgres, name: &str) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_value_has_one_text() {
     let (pg, redis) = tokio::join!(Postgres::start(), Redis::start());
+    for extension in ["hstore", "citext"] {
+        let query = "SELECT count(*) FROM pg_available_extensions WHERE name = '";
+        let there = pg.value(&format!("{query}{extension}'")).await;
+        assert_eq!(there, "1", "no extension {extension}: add the contrib modules to this server");
+    }
     pg.sql(OWN_TYPES).await;
-    let values = values();
+    let mut values = values();
+    if pg.version().await < 15 {
+        // The text of such a value is no UTF-8 there, but a single byte of it.
+        values.get_mut("pg_catalog.char").expect("listed").retain(|text| text.is_ascii());
+    }
     let listed: BTreeSet<&str> = values.keys().map(String::as_str).collect();
     for row in pg.rows(CATALOGUE).await {
         let name = row[0].as_deref().expect("name");

@@ -84,6 +84,25 @@ async fn a_frozen_writer_that_thaws_after_a_take_over_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_writer_frozen_at_any_await_does_not_end_the_one_after_it() {
+    for turns in 1..60 {
+        let mut run = quiet(Durability::Replicas(1), 0).await;
+        run.world.work(|log| (log.inserts(2), log.inserts(3)));
+        run.start(0);
+        run.run(turns, 60_000).await;
+        run.freeze();
+        run.start(0);
+        run.run(ALWAYS, 800).await;
+        run.world.work(|log| log.inserts(4));
+        run.thaw();
+        run.run(ALWAYS, 5_000).await;
+        run.world.work(|log| log.inserts(5));
+        assert_eq!(run.world.trace.count("main process fenced"), 0, "frozen after {turns}");
+        ends(run, End::Quiet, &format!("frozen after {turns}")).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_transaction_survives_a_crash_at_any_await_and_a_message_at_its_lsn() {
     for turns in 1..150 {
         let mut run = quiet(Durability::Replicas(1), 0).await;

@@ -15,7 +15,7 @@ use kasho::sink::store::Checkpoint;
 use kasho::source::{HEARTBEAT_PREFIX, Limits};
 
 use crate::check::check;
-use crate::process::{Exit, Failure, Memory, pid_of, process};
+use crate::process::{Exit, Failure, Memory, process, session_of};
 use crate::stations::{Rule, Sabotage};
 use crate::trace::Trace;
 use crate::world::World;
@@ -308,7 +308,8 @@ impl Seen {
     }
 }
 
-/// Rule: only who raised the token last changes anything; to raise it is a change of its own.
+/// Rules: only who raised the token last changes anything; to raise it is a change of its
+/// own, and nobody makes it over one who holds the slot.
 fn rightful(world: &World, pid: u64, before: &Seen) {
     if world.redis.writes() == before.writes {
         return;
@@ -318,7 +319,11 @@ fn rightful(world: &World, pid: u64, before: &Seen) {
         return;
     }
     let writer = after.map(|checkpoint| checkpoint.writer).unwrap_or_default();
-    if pid_of(&writer) != Some(pid) {
+    if session_of(&writer).map(|session| session >> 32) != Some(pid) {
         world.complain(format!("process {pid} changed what writer {writer} owns"));
+    }
+    let owner = before.checkpoint.as_ref().and_then(|checkpoint| session_of(&checkpoint.writer));
+    if owner.is_some() && owner == world.holder() && owner != session_of(&writer) {
+        world.complain(format!("process {pid} ended the writer that holds the slot"));
     }
 }

@@ -8,7 +8,7 @@ use kasho::ack::Lag;
 use kasho::error::Class;
 use kasho::pipeline::{self, Classified, Ended, Pipeline, Start};
 use kasho::sink::SinkError;
-use kasho::sink::publisher::{Opening, Publisher, WriterToken};
+use kasho::sink::publisher::{Claim, Opening, Publisher, WriterToken};
 use kasho::sink::status::Status;
 use kasho::sink::store::{Checkpoint, Connect};
 use kasho::source::memory::MemoryError;
@@ -117,12 +117,13 @@ pub(crate) async fn process(
 }
 
 async fn once(world: &Arc<World>, memory: &Arc<Memory>, pid: u64) -> Result<Ended, Failure> {
+    let store = world.redis.connect().await.map_err(|error| Failure::Sink(error.into()))?;
+    let claim = Claim::new(store).await.map_err(Failure::Sink)?;
     let session = world.take_slot(pid).ok_or(Failure::SlotInUse)?;
     let source = SimSource::new(world, session);
     let confirmed_flush = world.postgres().confirmed();
     tokio::task::yield_now().await;
     let (timeline, history) = world.timeline();
-    let store = world.redis.connect().await.map_err(|error| Failure::Sink(error.into()))?;
     let opening = Opening {
         slot: SLOT.to_owned(),
         system_id: SYSTEM.to_owned(),
@@ -132,7 +133,7 @@ async fn once(world: &Arc<World>, memory: &Arc<Memory>, pid: u64) -> Result<Ende
         token: WriterToken(session),
         accept_gap: false,
     };
-    let open = Publisher::open(store, &world.settings, &opening, Status::default());
+    let open = Publisher::open(claim, &world.settings, &opening, Status::default());
     let (publisher, opened) = open.await.map_err(Failure::Sink)?;
     world.trace.met("opened");
     let published = opened.published;
@@ -160,8 +161,7 @@ async fn once(world: &Arc<World>, memory: &Arc<Memory>, pid: u64) -> Result<Ende
     })
 }
 
-/// The process that opened with this token, as the checkpoint holds it.
-pub(crate) fn pid_of(writer: &str) -> Option<u64> {
-    let token = writer.split('-').nth(1)?;
-    Some(u64::from_str_radix(token, 16).ok()? >> 32)
+/// The session that raised this token, as the checkpoint holds it.
+pub(crate) fn session_of(writer: &str) -> Option<u64> {
+    u64::from_str_radix(writer.split('-').nth(1)?, 16).ok()
 }

@@ -171,6 +171,15 @@ async fn watch(client: &mut Client) -> anyhow::Result<()> {
             bar.suspend(|| eprintln!("{}", status.last_error));
         }
         error = status.last_error;
+        if !load.halted.is_empty() {
+            bar.finish_and_clear();
+            bail!(
+                "the load has halted: {}. Nothing that is loaded is lost; once this is mended, \
+                 `kasho bootstrap` goes on (a rule is noticed by itself, anything else by \
+                 the next start of `kasho run`)",
+                load.halted
+            );
+        }
         let line = describe(&load, &status.paused);
         if terminal {
             bar.set_length(load.rows_estimated.max(load.rows).max(1));

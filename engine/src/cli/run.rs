@@ -4,9 +4,10 @@
 use std::path::Path;
 
 use anyhow::Context;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::Told;
 use crate::config::Config;
 use crate::{engine, log};
 
@@ -21,21 +22,53 @@ pub struct Arguments {
 /// Runs the service.
 ///
 /// # Errors
-/// The configuration, or what [`engine::run`] refuses to start with.
+/// The configuration, or what [`engine::run`] refuses to start with. Where the log is
+/// JSON, the latter is one of its lines and told nowhere else.
 pub async fn run(arguments: &Arguments, path: &Path) -> anyhow::Result<()> {
     let config = Config::load(path)?;
+    let format = config.log.format;
     let _log = log::init(&config.log)?;
     let stop = CancellationToken::new();
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
-    let asked = stop.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+    let signals = Signals::new()?;
+    tokio::spawn(signals.obey(stop.clone()));
+    match engine::run(config, path.to_owned(), arguments.accept_gap, stop).await {
+        Err(error) if format == log::Format::Json => {
+            tracing::error!(%error, "the service does not start");
+            Err(Told.into())
         }
-        tracing::info!("asked to end");
-        asked.cancel();
-    });
-    Ok(engine::run(config, path.to_owned(), arguments.accept_gap, stop).await?)
+        ended => Ok(ended?),
+    }
+}
+
+/// The signals that end the service.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Signals> {
+        let terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+        let interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+        Ok(Signals { terminate, interrupt })
+    }
+
+    /// The next one: its number.
+    async fn next(&mut self) -> i32 {
+        tokio::select! {
+            _ = self.terminate.recv() => libc::SIGTERM,
+            _ = self.interrupt.recv() => libc::SIGINT,
+        }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "whoever asks twice wants no drain")]
+    async fn obey(mut self, stop: CancellationToken) {
+        self.next().await;
+        tracing::info!("asked to end: the batch in flight is finished first");
+        stop.cancel();
+        let signal = self.next().await;
+        tracing::warn!("asked again: ending at once; nothing is lost by that");
+        // As a shell tells of a process that a signal ended.
+        std::process::exit(128 + signal);
+    }
 }

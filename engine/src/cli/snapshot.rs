@@ -9,8 +9,10 @@ use clap::Args;
 use tokio::io::BufReader;
 use tokio::net::unix::pipe;
 
+use super::Told;
 use super::client::block_on;
 use crate::config::Config;
+use crate::log;
 use crate::source::snapshot::{hold, hold_temporary};
 use crate::source::wal::{SlotName, conninfo};
 
@@ -23,6 +25,9 @@ pub struct Arguments {
     /// Keep the engine's snapshot: its task comes on standard input.
     #[arg(long, hide = true)]
     hold: bool,
+    /// With --hold: how lines of the log look.
+    #[arg(long, hide = true, default_value = "text")]
+    log_format: log::Format,
 }
 
 /// Holds a snapshot.
@@ -32,8 +37,9 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments, config: &Path) -> anyhow::Result<()> {
     if arguments.hold {
         leave_the_session();
-        let _log = crate::log::init(&crate::log::Config::default());
-        return block_on(async {
+        let format = arguments.log_format;
+        let _log = log::init(&log::Config { format, ..log::Config::default() });
+        let held = block_on(async {
             let no_pipe = "--hold is for the engine, which speaks through pipes";
             let input = std::io::stdin().as_fd().try_clone_to_owned()?;
             let output = std::io::stdout().as_fd().try_clone_to_owned()?;
@@ -41,6 +47,13 @@ pub fn run(arguments: &Arguments, config: &Path) -> anyhow::Result<()> {
             let output = pipe::Sender::from_owned_fd(output).context(no_pipe)?;
             Ok(hold(BufReader::new(input), output).await?)
         });
+        return match held {
+            Err(error) if format == log::Format::Json => {
+                tracing::error!(error = %format_args!("{error:#}"), "the holder has ended");
+                Err(Told.into())
+            }
+            held => held,
+        };
     }
     let config = Config::load(config).map_err(|errors| anyhow!("{errors}"))?;
     let info = conninfo(&config.source)?;

@@ -49,6 +49,9 @@ fn text(status: &StatusResponse) -> String {
     };
     line("state", format!("{}{epoch}", status.state));
     line("last error", status.last_error.clone());
+    if status.not_ready != status.last_error {
+        line("not ready", status.not_ready.clone());
+    }
     line("paused", status.paused.clone());
     line("slot", slot(status));
     line("publication", status.publication.clone());
@@ -56,8 +59,9 @@ fn text(status: &StatusResponse) -> String {
     line("current", status.current_lsn.clone());
     line("confirmed", status.confirmed_lsn.clone());
     if status.epoch > 0 {
-        line("lag", bytes(status.lag_bytes));
-        line("retained WAL", bytes(status.retained_wal_bytes));
+        let seconds = status.lag_ms / 1000;
+        line("lag", format!("{}, {seconds} s", bytes(status.lag_bytes)));
+        line("retained WAL", retained(status));
         line("held back", format!("{} transactions (xmin age)", status.xmin_age));
         line("changes", status.changes_key.clone());
         line("bootstrap", status.bootstrap_key.clone());
@@ -81,7 +85,11 @@ fn text(status: &StatusResponse) -> String {
     }
     for consumer in &status.consumers {
         let (name, position) = (&consumer.name, &consumer.position);
-        let (lag, silent) = (consumer.lag_entries, consumer.silent_seconds);
+        let lag = match consumer.lag_bytes {
+            0 => format!("{} rows of the load", consumer.lag_entries),
+            wal => format!("{} of WAL", bytes(wal)),
+        };
+        let silent = consumer.silent_seconds;
         line("consumer", format!("{name} at {position}, {lag} behind, silent for {silent} s"));
     }
     status.allow_unmasked.iter().for_each(|column| line("UNMASKED", column.clone()));
@@ -89,6 +97,14 @@ fn text(status: &StatusResponse) -> String {
     line("clients", status.connected_clients.to_string());
     line("up", format!("{} s, version {}", status.uptime_seconds, status.version));
     out
+}
+
+fn retained(status: &StatusResponse) -> String {
+    let retained = bytes(status.retained_wal_bytes);
+    match status.max_retained_wal_bytes {
+        0 => format!("{retained}, no limit (source.max_retained_wal)"),
+        limit => format!("{retained} of {} at most", bytes(limit)),
+    }
 }
 
 fn slot(status: &StatusResponse) -> String {
@@ -103,7 +119,11 @@ fn load(status: &StatusResponse) -> String {
     if !load.blocking.is_empty() {
         return format!("waits for {}", load.blocking);
     }
-    let end = if load.finished { ", finished" } else { "" };
+    let end = match load.halted.is_empty() {
+        true if load.finished => ", finished",
+        true => "",
+        false => ", halted",
+    };
     format!(
         "{}: {} of about {} rows, {} of {} tables, {}{end}",
         load.mode,

@@ -5,12 +5,14 @@
 /// Where variables are looked up: the process' environment, or a test's.
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// The variables of the original, and the keys they stand in for. The file wins.
-pub(super) const STAND_INS: [(&str, &str, &str); 4] = [
+/// The variables of the original, and one of their kind, with the keys they stand in for.
+/// The file wins.
+pub(super) const STAND_INS: [(&str, &str, &str); 5] = [
     ("PRIMARY_DATABASE_URL", "source", "url"),
     ("REPLICATION_SLOT_NAME", "source", "slot"),
     ("KV_URL", "redis", "url"),
     ("GRPC_PORT", "grpc", "listen"),
+    ("HTTP_PORT", "http", "listen"),
 ];
 
 /// Replaces each `${NAME}`; `$$` is a dollar, and a dollar before anything else is one

@@ -149,6 +149,7 @@ fn the_originals_variables_stand_in_and_the_file_wins() {
         "PRIMARY_DATABASE_URL" => Some("postgresql://p:${x}@env".to_owned()),
         "KV_URL" => Some("redis://env".to_owned()),
         "GRPC_PORT" => Some("6000".to_owned()),
+        "HTTP_PORT" => Some("6001".to_owned()),
         "REPLICATION_SLOT_NAME" => Some(String::new()),
         _ => None,
     };
@@ -158,7 +159,7 @@ fn the_originals_variables_stand_in_and_the_file_wins() {
         |url: &Option<secrecy::SecretString>| url.as_ref().unwrap().expose_secret().to_owned();
     assert_eq!(url(&config.source.url), "postgresql://p:${x}@env");
     assert_eq!(url(&config.redis.url), "redis://file");
-    assert_eq!(config.grpc.listen.port(), 6000);
+    assert_eq!((config.grpc.listen.port(), config.http.listen.port()), (6000, 6001));
     assert_eq!(config.source.slot, "kasho_slot", "an empty variable is none");
 
     let bad = |name: &str| (name == "GRPC_PORT").then(|| "x".to_owned());
@@ -183,7 +184,7 @@ fn a_reload_knows_what_changed() {
 fn values_that_contradict_are_found() {
     let text = format!(
         "unruled_tables = 'pass'\n{URLS}tls_cert = 'c'\nprefix = '{{k}}'\n\
-         budget = {{ changes = 0.9, bootstrap = 0.9 }}\n[grpc]\nlisten = '0.0.0.0:1'\n[bootstrap]\nworkers = 0\n\
+         budget = {{ changes = 0.9, bootstrap = 0.9 }}\n[grpc]\nlisten = '0.0.0.0:1'\n[http]\nlisten = '0.0.0.0:2'\n[bootstrap]\nworkers = 0\n\
          [log]\nlevel = 'loud=very'\n[[transform]]\nname='a'\nplugin='b'\ntables=['users']\nsha256='1'\n\
          new_columns = 'pass'\nkey = 'k'\ninit_ms = 0\n"
     );
@@ -194,6 +195,7 @@ fn values_that_contradict_are_found() {
         "prefix",
         "budget",
         "grpc.listen",
+        "http.listen",
         "workers",
         "level",
         "transform[0].tables[0]: is no pattern",
@@ -239,7 +241,7 @@ fn the_shipped_file_shows_every_key() {
     let text = uncommented(true);
     let (root, syntax) = node::parse(&text);
     assert!(syntax.is_empty(), "{syntax:?}");
-    let env = |name: &str| (name != "GRPC_PORT").then(|| "0".repeat(64));
+    let env = |name: &str| (!name.ends_with("_PORT")).then(|| "0".repeat(64));
     let context = Context::new(&env, Path::new("/"));
     let _: Config = context.read(&root);
     let problems = context.problems.take();
@@ -254,5 +256,21 @@ proptest::proptest! {
     #[test]
     fn no_text_makes_it_panic(text in "(\\[|\\]|=|'|\"|\\{|\\}|\\$|source|redis|url|keys|transform|\\n|[a-z0-9. ])*") {
         let _ = parse(&text);
+    }
+}
+
+#[test]
+fn a_client_needs_only_its_own_section() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("kasho.toml");
+    let broken =
+        "[source]\nurl = '${NOT_SET_ANYWHERE}'\nslto = 1\n[keys]\nk = { env = 'NOT_SET' }\n";
+    std::fs::write(&file, format!("{broken}[grpc]\nlisten = '127.0.0.1:7'\n")).unwrap();
+    assert!(Config::load(&file).is_err());
+    assert_eq!(Config::load_grpc(&file).unwrap().listen.port(), 7);
+    for (text, told) in [("[grpc]\nlisten = 7\n", "grpc.listen"), ("[grpc\n", "kasho.toml:1")] {
+        std::fs::write(&file, text).unwrap();
+        let error = Config::load_grpc(&file).unwrap_err().to_string();
+        assert!(error.contains(told), "{error}");
     }
 }

@@ -22,9 +22,14 @@ pub fn change(epoch: Epoch, entry: &Entry, raw: bool) -> Option<Change> {
             change.r#type = "ddl".to_owned();
             change.ddl = Some(ddl(columns, new.as_deref().unwrap_or_default()));
         }
-        (Content::Row { columns, oids, new, old, .. }, EntryOp::Row(op)) if op != Op::Message => {
+        (Content::Row { columns, oids, new, old, key, .. }, EntryOp::Row(op))
+            if op != Op::Message =>
+        {
             change.r#type = "dml".to_owned();
-            let images = (new.as_deref(), old.as_deref());
+            // An identity that kept its values has them in the new image.
+            let kept = new.as_ref().filter(|_| old.is_none() && !key.is_empty());
+            let kept = kept.map(|new| only(new, key));
+            let images = (new.as_deref(), old.as_deref().or(kept.as_deref()));
             change.dml = Some(dml(&entry.table, kind(op), columns, oids, images));
         }
         // A table whose load begins again is to be emptied: to the original's clients
@@ -38,6 +43,16 @@ pub fn change(epoch: Epoch, entry: &Entry, raw: bool) -> Option<Change> {
     }
     change.raw = raw.then(|| raw_change(entry));
     Some(change)
+}
+
+/// An image with nothing but these columns.
+fn only(image: &[Field], places: &[usize]) -> Vec<Field> {
+    let fields = image.iter().enumerate();
+    let of = |(place, field): (usize, &Field)| match places.contains(&place) {
+        true => field.clone(),
+        false => Field::Absent,
+    };
+    fields.map(of).collect()
 }
 
 /// To the original's clients a row of the load is an insert.
@@ -114,7 +129,7 @@ fn raw_change(entry: &Entry) -> RawChange {
         raw.tables = vec![entry.table.clone()];
     }
     match &entry.content {
-        Content::Row { columns, oids, new, old, transactional } => {
+        Content::Row { columns, oids, new, old, transactional, .. } => {
             raw.column_names.clone_from(columns);
             raw.type_oids.clone_from(oids);
             let values = |fields: &Option<Vec<Field>>| {
@@ -175,8 +190,9 @@ mod tests {
 
     fn row(op: Op, new: Option<Vec<Field>>, old: Option<Vec<Field>>) -> Entry {
         let columns = ["id", "name", "big"].map(str::to_owned).to_vec();
-        let content =
-            Content::Row { columns, oids: vec![23, 25, 25], new, old, transactional: None };
+        let key = if op == Op::Update && old.is_none() { vec![0] } else { Vec::new() };
+        let (oids, transactional) = (vec![23, 25, 25], None);
+        let content = Content::Row { columns, oids, new, old, key, transactional };
         entry(EntryOp::Row(op), content)
     }
 
@@ -206,6 +222,18 @@ mod tests {
         assert_eq!(states, [State::Text, State::Null, State::Unchanged]);
         assert_eq!(raw.old_values[1].state(), State::Absent);
         assert_eq!((raw.xid, raw.commit_us, raw.generation, raw.last), (7, 8, 4, true));
+    }
+
+    #[test]
+    fn an_update_that_keeps_its_key_says_which_row_it_is() {
+        let new = vec![text("1"), text("new"), Field::Unchanged];
+        let change = change(Epoch(2), &row(Op::Update, Some(new), None), true).unwrap();
+        let dml = change.dml.unwrap();
+        assert_eq!(dml.column_names, ["id", "name"]);
+        let keys = dml.old_keys.unwrap();
+        assert_eq!(keys.key_names, ["id"]);
+        assert_eq!(keys.key_values[0].value, Some(Value::IntValue(1)));
+        assert!(change.raw.unwrap().old_values.is_empty(), "raw says what PostgreSQL sent");
     }
 
     #[test]
@@ -258,6 +286,7 @@ mod tests {
             oids: vec![23, 25, 25, 25, 25],
             new: Some(vec![text("3"), text("now"), text("me"), text("db"), text("CREATE …")]),
             old: None,
+            key: Vec::new(),
             transactional: None,
         };
         let change = change(Epoch(1), &entry(EntryOp::Row(Op::Ddl), content), false).unwrap();

@@ -7,6 +7,10 @@ use std::time::Duration;
 use crate::bootstrap::{Blocking, State};
 use crate::control::proto::kasho as proto;
 use crate::position::{Epoch, EpochPosition, Lsn};
+use crate::transform::Calls;
+
+/// At this many hundredths of `source.max_retained_wal` the service is no longer ready.
+pub const NEAR_PERCENT: u64 = 80;
 
 /// Everything GetStatus tells, at one moment.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +33,28 @@ pub struct Status {
     pub retained_wal_bytes: u64,
     /// `pg_replication_slots.wal_status`.
     pub wal_status: String,
+    /// `pg_replication_slots.safe_wal_size`; none without `max_slot_wal_keep_size`.
+    pub safe_wal_bytes: Option<u64>,
+    /// `source.max_retained_wal`; 0 = no limit.
+    pub max_retained_wal: u64,
+    /// Age of the oldest log that is not published yet.
+    pub lag: Duration,
+    /// Both servers have answered, and the phase is what they say.
+    pub started: bool,
+    /// The slot is being read.
+    pub stream_open: bool,
+    /// Changes received, before filtering, in this process's life.
+    pub rows: u64,
+    /// Transactions published in this process's life.
+    pub transactions: u64,
+    /// The changes stream.
+    pub changes: LaneFigures,
+    /// The bootstrap stream.
+    pub bootstrap: LaneFigures,
+    /// Memory of Redis, bytes; 0 = not sampled.
+    pub redis_used: u64,
+    /// Its `maxmemory`, bytes; 0 = no limit.
+    pub redis_limit: u64,
     /// Why nothing moves, if something holds it.
     pub paused: String,
     /// The initial load.
@@ -37,6 +63,8 @@ pub struct Status {
     pub generation: u64,
     /// Its plugins.
     pub plugins: Vec<PluginStatus>,
+    /// Changed plugins or rules that were refused, in this process's life.
+    pub refusals: u64,
     /// Registered consumers.
     pub consumers: Vec<ConsumerStatus>,
     /// The durability that is in force.
@@ -78,6 +106,8 @@ pub struct LoadFigures {
     pub bytes_estimated: u64,
     /// Every table is published.
     pub finished: bool,
+    /// Empty, or why the load has stopped until a person mends it.
+    pub halted: String,
     /// What slot creation waits for.
     pub blocking: Option<Blocking>,
     /// Each table.
@@ -112,6 +142,27 @@ pub struct PluginStatus {
     pub digest: String,
     /// Refused reload or other trouble.
     pub error: String,
+    /// What it did; none for a candidate that was refused.
+    pub calls: Option<Calls>,
+}
+
+/// One of the two streams in figures.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LaneFigures {
+    /// Entries published in this process's life.
+    pub entries: u64,
+    /// Bytes of their data.
+    pub bytes: u64,
+    /// Entries trimmed by this process.
+    pub trimmed: u64,
+    /// Entries in the stream, where they are counted.
+    pub length: Option<u64>,
+    /// Memory of the stream when last sampled, bytes.
+    pub memory: u64,
+    /// What it may take, bytes; none = no limit.
+    pub budget: Option<u64>,
+    /// Publishing waits for room.
+    pub paused: bool,
 }
 
 /// One registered consumer.
@@ -121,8 +172,10 @@ pub struct ConsumerStatus {
     pub name: String,
     /// What it has dealt with.
     pub position: EpochPosition,
-    /// Entries after that.
+    /// Entries of the load after that.
     pub lag_entries: u64,
+    /// Bytes of log between that and the newest change; none while it reads the load.
+    pub lag_bytes: Option<u64>,
     /// Time since it was last heard of.
     pub silent: Duration,
 }
@@ -137,6 +190,36 @@ fn signed(n: u64) -> i64 {
 }
 
 impl Status {
+    /// Why nobody should rely on the service at the moment; none if it is ready. A full
+    /// Redis is back-pressure and no reason: it becomes one by the log that is kept.
+    #[must_use]
+    pub fn not_ready(&self) -> Option<String> {
+        let error = self.last_error.as_str();
+        if !self.started {
+            return Some(match error {
+                "" => "starting".to_owned(),
+                error => format!("starting: {error}"),
+            });
+        }
+        if !error.is_empty() {
+            return Some(error.to_owned());
+        }
+        if self.state.unwrap_or(State::Waiting) != State::Waiting && !self.stream_open {
+            return Some("the slot is not being read yet".to_owned());
+        }
+        let limit = self.max_retained_wal;
+        let near = limit > 0
+            && u128::from(self.retained_wal_bytes) * 100
+                >= u128::from(limit) * u128::from(NEAR_PERCENT);
+        near.then(|| {
+            format!(
+                "the source keeps {} bytes of log for the slot, more than {NEAR_PERCENT} % of \
+                 source.max_retained_wal ({limit})",
+                self.retained_wal_bytes
+            )
+        })
+    }
+
     /// The answer to GetStatus.
     #[must_use]
     pub fn to_proto(&self, clients: usize, uptime: Duration) -> proto::StatusResponse {
@@ -169,6 +252,10 @@ impl Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             allow_unmasked: self.allow_unmasked.clone(),
             not_loaded: self.not_loaded.clone(),
+            max_retained_wal_bytes: self.max_retained_wal,
+            safe_wal_bytes: self.safe_wal_bytes,
+            lag_ms: u64::try_from(self.lag.as_millis()).unwrap_or(u64::MAX),
+            not_ready: self.not_ready().unwrap_or_default(),
         }
     }
 }
@@ -188,6 +275,7 @@ impl LoadFigures {
             blocking: self.blocking.as_ref().map(ToString::to_string).unwrap_or_default(),
             table_progress: self.tables.iter().map(TableFigures::to_proto).collect(),
             mode: self.mode.clone(),
+            halted: self.halted.clone(),
         }
     }
 }
@@ -208,7 +296,7 @@ impl TableFigures {
 
 impl PluginStatus {
     fn to_proto(&self) -> proto::Plugin {
-        let PluginStatus { name, digest, error } = self.clone();
+        let PluginStatus { name, digest, error, .. } = self.clone();
         proto::Plugin { name, digest, error }
     }
 }
@@ -219,7 +307,37 @@ impl ConsumerStatus {
             name: self.name.clone(),
             position: self.position.to_string(),
             lag_entries: self.lag_entries,
+            lag_bytes: self.lag_bytes.unwrap_or(0),
             silent_seconds: self.silent.as_secs(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_means_that_everything_moves_and_nothing_is_near_its_limit() {
+        let ready = Status {
+            state: Some(State::Streaming),
+            started: true,
+            stream_open: true,
+            max_retained_wal: 1000,
+            retained_wal_bytes: 799,
+            ..Status::default()
+        };
+        assert_eq!(ready.not_ready(), None);
+        let why = |change: fn(&mut Status)| {
+            let mut status = ready.clone();
+            change(&mut status);
+            status.not_ready().unwrap_or_default()
+        };
+        assert_eq!(why(|s| s.started = false), "starting");
+        assert_eq!(why(|s| s.stream_open = false), "the slot is not being read yet");
+        assert_eq!(why(|s| s.last_error = "halted".into()), "halted");
+        assert!(why(|s| s.retained_wal_bytes = 800).contains("80 % of source.max_retained_wal"));
+        assert_eq!(why(|s| (s.retained_wal_bytes, s.max_retained_wal) = (u64::MAX, 0)), "");
+        assert_eq!(why(|s| (s.state, s.stream_open) = (None, false)), "", "WAITING is ready");
     }
 }

@@ -41,7 +41,7 @@ impl Engine {
     }
 
     /// Who keeps the snapshots of the load under way.
-    fn holder(&self) -> Option<String> {
+    pub(super) fn holder(&self) -> Option<String> {
         match &self.phase {
             Phase::Accumulating(load) => load.holder.clone(),
             Phase::Streaming(streaming) => {
@@ -75,6 +75,7 @@ impl Engine {
             .await
             .map_err(unavailable)?;
         self.stored = Some(text);
+        self.unstored = false;
         Ok(())
     }
 
@@ -144,7 +145,7 @@ impl Engine {
                     if let Some(streaming) = self.streaming.take() {
                         streaming.end().await;
                     }
-                    self.troubles.stream = None;
+                    (self.troubles.stream, self.stream_open) = (None, false);
                 }
                 Effect::DropSlot { terminate } => {
                     let client = self.world.sql("kasho").await.map_err(unavailable)?;
@@ -163,7 +164,7 @@ impl Engine {
             shared: self.figures.clone(),
             events: self.events.clone(),
         };
-        self.troubles.stream = None;
+        (self.troubles.stream, self.stream_open) = (None, false);
         self.streaming = Some(Running::spawn(|stop| streaming.run(stop)));
     }
 
@@ -281,6 +282,8 @@ impl Engine {
     pub(super) fn accumulated(&self) -> u64 {
         match &self.phase {
             Phase::Waiting(_) => 0,
+            // What was seen of the epoch before is not this one's.
+            Phase::Accumulating(_) if self.observed.epoch != self.phase.epoch() => 0,
             Phase::Accumulating(_) => self.observed.changes_entries,
             Phase::Streaming(streaming) => streaming.accumulated_changes,
         }

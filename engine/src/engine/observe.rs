@@ -1,8 +1,9 @@
 //! Looks at both servers once a second for what only they know: the slot and the log it
 //! keeps, the age of what it holds back, the streams' lengths, the consumers. A look that
-//! fails says so in the status and changes nothing else.
+//! fails says so in the status and changes nothing else; one that hangs keeps nobody from
+//! hearing what the other server said.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::mpsc;
@@ -11,16 +12,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Event, LOOK, World};
 use crate::control::ConsumerStatus;
-use crate::position::EpochPosition;
+use crate::position::{Epoch, EpochPosition, Lsn};
 use crate::sink::redis::RedisStore;
-use crate::sink::store::Store;
+use crate::sink::store::{Store, Usage};
 use crate::sink::{SinkError, consumers};
 use crate::source::catalog::published_names;
 use crate::source::error::SourceError;
+use crate::source::preflight::{self, Finding};
 use crate::source::wal::{SlotStatus, slot_status};
 
-/// What is published changes seldom, and a large database has many tables.
-const PUBLISHED_EVERY: u32 = 10;
+/// Settings of the source are looked at once in so many looks.
+const SETTINGS_LOOKS: u32 = 10;
 
 /// What was found.
 #[derive(Clone, Debug, Default)]
@@ -33,14 +35,33 @@ pub(super) struct Observed {
     pub(super) lag_bytes: u64,
     /// Every published relation.
     pub(super) published: Vec<String>,
+    /// End of the log.
+    pub(super) wal_end: Lsn,
+    /// The epoch that Redis holds; the next three are of it.
+    pub(super) epoch: Option<Epoch>,
+    /// Commit LSN of the last entry of the changes stream.
+    pub(super) changes_lsn: Lsn,
     /// Entries in the changes stream.
     pub(super) changes_entries: u64,
-    /// Entries in the bootstrap stream.
+    /// Entries written to the bootstrap stream.
     pub(super) bootstrap_entries: u64,
+    /// Memory of Redis and of both streams.
+    pub(super) usage: Usage,
+    /// What is not as it should be on the source, though it does not stop us.
+    pub(super) warnings: Vec<String>,
     /// Registered consumers.
     pub(super) consumers: Vec<ConsumerStatus>,
+    /// Why PostgreSQL could not be looked at.
+    pub(super) source_error: Option<String>,
+    /// Why Redis could not be looked at.
+    pub(super) sink_error: Option<String>,
+}
+
+impl Observed {
     /// Why a server could not be looked at.
-    pub(super) error: Option<String>,
+    pub(super) fn error(&self) -> Option<String> {
+        self.source_error.clone().or_else(|| self.sink_error.clone())
+    }
 }
 
 /// The task that looks.
@@ -50,45 +71,91 @@ pub(super) struct Observer {
 }
 
 impl Observer {
+    /// Looks at both side by side: a Redis that does not answer must not hide what the
+    /// source keeps because of that.
     pub(super) async fn run(self, stop: CancellationToken) {
-        let (mut sql, mut redis) = (None, None);
-        let (mut found, mut looks) = (Observed::default(), 0_u32);
-        let mut clock = tokio::time::interval(LOOK);
-        clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = clock.tick() => {}
-            }
-            let names = looks.is_multiple_of(PUBLISHED_EVERY);
-            looks = looks.wrapping_add(1);
-            let source = self.source(&mut sql, &mut found, names).await.map_err(|e| e.to_string());
-            let sink = self.sink(&mut redis, &mut found).await.map_err(|e| e.to_string());
-            if source.is_err() {
-                sql = None;
-            }
-            if sink.is_err() {
-                redis = None;
-            }
-            found.error = source.err().or(sink.err());
-            let _ = self.events.send(Event::Observed(Box::new(found.clone()))).await;
+        let found = Mutex::new(Observed::default());
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.watch_source(&found) => {}
+            () = self.watch_sink(&found) => {}
         }
+    }
+
+    async fn watch_source(&self, found: &Mutex<Observed>) {
+        let (mut client, mut clock, mut looks) = (None, clock(), 0u32);
+        loop {
+            clock.tick().await;
+            let mut new = Observed::default();
+            let settings = looks.is_multiple_of(SETTINGS_LOOKS);
+            let looked = self.source(&mut client, settings, &mut new).await;
+            looks = if looked.is_ok() { looks.wrapping_add(1) } else { 0 };
+            if looked.is_err() {
+                client = None;
+            }
+            let error = looked.err().map(|error| error.to_string());
+            self.tell(found, |all| {
+                all.source_error = error;
+                if all.source_error.is_none() {
+                    (all.slot, all.wal_end) = (new.slot, new.wal_end);
+                    (all.xmin_age, all.lag_bytes) = (new.xmin_age, new.lag_bytes);
+                    if settings {
+                        (all.warnings, all.published) = (new.warnings, new.published);
+                    }
+                }
+            })
+            .await;
+        }
+    }
+
+    async fn watch_sink(&self, found: &Mutex<Observed>) {
+        let (mut store, mut clock) = (None, clock());
+        loop {
+            clock.tick().await;
+            let mut new = Observed::default();
+            let looked = self.sink(&mut store, &mut new).await;
+            if looked.is_err() {
+                store = None;
+            }
+            let error = looked.err().map(|error| error.to_string());
+            self.tell(found, |all| {
+                all.sink_error = error;
+                if all.sink_error.is_none() {
+                    (all.changes_entries, all.consumers) = (new.changes_entries, new.consumers);
+                    (all.epoch, all.changes_lsn) = (new.epoch, new.changes_lsn);
+                    all.bootstrap_entries = new.bootstrap_entries;
+                    all.usage = new.usage;
+                }
+            })
+            .await;
+        }
+    }
+
+    async fn tell(&self, found: &Mutex<Observed>, change: impl FnOnce(&mut Observed)) {
+        let all = {
+            let mut all = found.lock().unwrap_or_else(PoisonError::into_inner);
+            change(&mut all);
+            all.clone()
+        };
+        let _ = self.events.send(Event::Observed(Box::new(all))).await;
     }
 
     async fn source(
         &self,
         client: &mut Option<Client>,
+        settings: bool,
         found: &mut Observed,
-        names: bool,
     ) -> Result<(), SourceError> {
         const SQL: &str = "SELECT greatest(
                 (SELECT max(age(backend_xmin)) FROM pg_stat_activity
                  WHERE application_name LIKE 'kasho %' AND datname = current_database()),
                 (SELECT greatest(age(catalog_xmin), age(xmin)) FROM pg_replication_slots
                  WHERE slot_name = $1::text::name))::int8,
-            (SELECT greatest(0, pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery()
-                THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END, confirmed_flush_lsn))
-             FROM pg_replication_slots WHERE slot_name = $1::text::name)::int8";
+            (SELECT greatest(0, pg_wal_lsn_diff(wal_end, confirmed_flush_lsn))
+             FROM pg_replication_slots WHERE slot_name = $1::text::name)::int8,
+            wal_end::text
+            FROM (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
+                ELSE pg_current_wal_lsn() END) AS now (wal_end)";
         let client = match client {
             Some(client) => client,
             None => client.insert(self.world.sql("kasho status").await?),
@@ -101,7 +168,12 @@ impl Observer {
             n.and_then(|n| u64::try_from(n).ok()).unwrap_or(0)
         };
         (found.xmin_age, found.lag_bytes) = (number(0), number(1));
-        if names {
+        let wal_end: Option<&str> = row.try_get(2).ok().flatten();
+        found.wal_end = wal_end.and_then(|lsn| lsn.parse().ok()).unwrap_or_default();
+        if settings {
+            let findings = preflight::server(client).await?;
+            found.warnings =
+                findings.iter().filter(|f| f.is_warning()).map(Finding::told).collect();
             let publications = &self.world.config.source.publications;
             found.published = published_names(client, publications).await?;
         }
@@ -118,14 +190,18 @@ impl Observer {
             None => store.insert(self.world.redis_store().await?),
         };
         let inspection = store.inspect().await?;
+        found.changes_lsn = Lsn(inspection.changes.high);
         found.changes_entries = inspection.entries;
         found.bootstrap_entries = inspection.bootstrap.high;
         let epoch = inspection.checkpoint.map(|checkpoint| checkpoint.epoch);
+        found.epoch = epoch;
+        found.usage = store.usage(epoch.unwrap_or(Epoch(0))).await?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let status = |lag: consumers::Lag| ConsumerStatus {
             name: lag.consumer.name,
             position: EpochPosition { epoch, position: lag.position },
             lag_entries: lag.load_entries,
+            lag_bytes: lag.wal_bytes,
             silent: now.saturating_sub(Duration::from_millis(
                 lag.consumer.seen_ms.unwrap_or(lag.consumer.since_ms),
             )),
@@ -133,4 +209,10 @@ impl Observer {
         found.consumers = consumers::list(store).await?.into_iter().map(status).collect();
         Ok(())
     }
+}
+
+fn clock() -> tokio::time::Interval {
+    let mut clock = tokio::time::interval(LOOK);
+    clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    clock
 }

@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use super::world::World;
 use crate::bootstrap::{self, Phase, Reconciled, SlotFact, reconcile};
 use crate::config::Config;
-use crate::control::ControlError;
+use crate::control::{ControlError, Status};
 use crate::error::Class;
+use crate::http::HttpError;
 use crate::sink::SinkError;
 use crate::sink::publisher::check_server;
 use crate::sink::store::{Registry, Store};
@@ -24,6 +25,9 @@ pub enum EngineError {
     /// The gRPC listener.
     #[error(transparent)]
     Control(ControlError),
+    /// The listener of metrics and health.
+    #[error(transparent)]
+    Http(HttpError),
     /// The text of the connection.
     #[error("source.url: {0}")]
     Url(#[source] SourceError),
@@ -68,6 +72,7 @@ impl EngineError {
             EngineError::Catalog(e) => e.class(),
             EngineError::Sink(e) => e.class(),
             EngineError::Control(_)
+            | EngineError::Http(_)
             | EngineError::Findings(_)
             | EngineError::Chain(_)
             | EngineError::Host(_)
@@ -82,6 +87,7 @@ impl EngineError {
 /// What would keep the service from starting.
 pub async fn check(config: Config, path: PathBuf) -> Result<Vec<String>, EngineError> {
     config.grpc.check().map_err(ControlError::from)?;
+    config.http.check().map_err(HttpError::from)?;
     let world = World::new(config, path, false)?;
     let warnings = world.look_at_source().await?;
     let mut store = world.redis_store().await?;
@@ -151,6 +157,31 @@ impl World {
         Ok((next, stored))
     }
 
+    /// The phase that Redis holds, if it answers: what the state was when somebody last
+    /// could say. Only a look; [`World::prepare`] decides.
+    pub(super) async fn stored_phase(&self) -> Option<Phase> {
+        let stored = self.redis_store().await.ok()?.state().await.ok()??;
+        bootstrap::load(&String::from_utf8_lossy(&stored)).ok()
+    }
+
+    /// What GetStatus answers while not both servers have been looked at: the state as it
+    /// is stored, if that is known, and in any case that it is not confirmed.
+    pub(super) fn unseen(&self, stored: Option<&Phase>, why: &str) -> Status {
+        let unknown = match stored {
+            Some(_) => "the state is as stored in Redis",
+            None => "the state is not known",
+        };
+        Status {
+            state: stored.map(Phase::state),
+            epoch: stored.and_then(Phase::epoch),
+            start_lsn: stored.and_then(Phase::start_lsn),
+            slot: self.slot.to_string(),
+            publication: self.config.source.publications.join(","),
+            last_error: format!("still connecting ({unknown}): {why}"),
+            ..Status::default()
+        }
+    }
+
     /// The source's findings: errors together, or the warnings.
     async fn look_at_source(&self) -> Result<Vec<String>, EngineError> {
         let client = self.sql("kasho").await?;
@@ -164,7 +195,7 @@ impl World {
         // Without a slot nothing lags: what a rule names has to exist now.
         let caught_up = slot_fact(&client, &self.info, &self.slot).await? == SlotFact::Absent;
         self.take_catalog(&Catalog::read(&client, publications).await?, caught_up);
-        Ok(warnings.iter().map(|f| format!("{f}; to mend it: {}", f.remedy())).collect())
+        Ok(warnings.iter().map(Finding::told).collect())
     }
 
     /// Compiles the chain and asks it about every table, off the runtime. With `running`
@@ -173,7 +204,8 @@ impl World {
         let (host, config, tables) = (self.host.clone(), self.config.chain(), self.tables());
         let running = running.then(|| self.remembered()).flatten();
         let load = move || {
-            let options = transform::Options { running: running.as_ref(), accepted: None, number };
+            let options =
+                transform::Options { running: running.as_ref(), number, ..Default::default() };
             transform::load(&host, &config, &tables, options)
         };
         let loaded = tokio::task::spawn_blocking(load).await;

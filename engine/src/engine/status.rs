@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 use super::Engine;
 use crate::bootstrap::Phase;
-use crate::control::{LoadFigures, PluginStatus, Status};
+use crate::control::{LaneFigures, LoadFigures, PluginStatus, Status};
 use crate::position::Lsn;
 use crate::sink::config::Durability;
 use crate::sink::id::{Keys, Lane};
-use crate::transform::Report;
+use crate::sink::status::Figures;
+use crate::transform::{Generation, Report};
 
 impl Engine {
     /// Replaces what GetStatus answers.
@@ -24,11 +26,15 @@ impl Engine {
         let report = report.borrow().clone();
         let slot = self.observed.slot.as_ref();
         let epoch = self.phase.epoch();
-        let lsn = |n: u64| (n > 0).then_some(Lsn(n));
+        let seen = Some(self.observed.changes_lsn).filter(|lsn| *lsn > Lsn::ZERO);
         let key = |lane| epoch.map(|e| Keys::new(&config.redis.prefix).stream(e, lane));
         let warnings = sink.warning.iter().chain(&load_sink.warning).cloned();
-        let mut warnings: Vec<String> = warnings.chain(report.warnings.iter().cloned()).collect();
+        let seen_warnings = self.observed.warnings.iter().chain(&report.warnings).cloned();
+        let mut warnings: Vec<String> = warnings.chain(seen_warnings).collect();
         warnings.dedup();
+        let retained = slot.map_or(0, |slot| slot.retained_bytes);
+        warnings.extend(super::guard::warning(&self.world, retained));
+        let usage = &self.observed.usage;
         let unmasked = report.plugins.iter().flat_map(|plugin| {
             plugin.unmasked.iter().map(|policy| format!("{}: {policy} = \"pass\"", plugin.binding))
         });
@@ -36,16 +42,28 @@ impl Engine {
             state: Some(self.phase.state()),
             epoch,
             start_lsn: self.phase.start_lsn(),
-            current_lsn: lsn(self.figures.pipeline.published_lsn.load(Relaxed)),
+            current_lsn: seen.filter(|_| epoch.is_some() && epoch == self.observed.epoch),
             confirmed_lsn: slot.and_then(|slot| slot.confirmed_flush),
             accumulated_changes: self.accumulated(),
             lag_bytes: self.lag_bytes(),
-            retained_wal_bytes: slot.map_or(0, |slot| slot.retained_bytes),
+            retained_wal_bytes: retained,
             wal_status: slot.and_then(|slot| slot.wal_status.clone()).unwrap_or_default(),
-            paused: sink.paused.or(load_sink.paused).unwrap_or_default(),
+            safe_wal_bytes: slot.and_then(|slot| slot.safe_wal_bytes),
+            max_retained_wal: config.source.max_retained_wal.0,
+            lag: self.lag.lag(Instant::now()),
+            started: true,
+            stream_open: self.stream_open,
+            rows: self.figures.pipeline.rows.load(Relaxed),
+            transactions: self.figures.pipeline.transactions.load(Relaxed),
+            changes: lane(&sink, usage.changes, Some(usage.length)),
+            bootstrap: lane(&load_sink, usage.bootstrap, None),
+            redis_used: usage.used,
+            redis_limit: usage.limit,
+            paused: paused(sink.paused, load_sink.paused),
             load: self.load_figures(),
             generation: report.generation,
-            plugins: plugins(&report),
+            plugins: plugins(&report, &self.world.handle.newest()),
+            refusals: report.refusals,
             consumers: self.observed.consumers.clone(),
             durability: durability(config.redis.durability),
             xmin_age: self.observed.xmin_age,
@@ -75,7 +93,7 @@ impl Engine {
     }
 
     /// Why the service does not do what it should, the gravest first.
-    fn last_error(&self) -> String {
+    pub(super) fn last_error(&self) -> String {
         let waiting = match &self.phase {
             Phase::Waiting(waiting) => waiting.last_error.as_ref(),
             Phase::Accumulating(_) | Phase::Streaming(_) => None,
@@ -105,13 +123,18 @@ impl Engine {
                     _ => 0,
                 });
                 let mode = load.mode.name().to_owned();
-                LoadFigures { mode, rows, finished: load.loaded, blocking, ..figures }
+                let stopped = self.loading.is_none() && !load.loaded;
+                let halted = self.troubles.load.clone().filter(|_| stopped).unwrap_or_default();
+                LoadFigures { mode, rows, finished: load.loaded, blocking, halted, ..figures }
             }
             Phase::Streaming(crate::bootstrap::Streaming { reload: Some(reload), .. }) => {
                 let figures = self.load.figures.borrow().clone();
                 let known = !figures.tables.is_empty() || reload.load.tables.is_empty();
                 let figures = if known { figures } else { crate::load::figures(&reload.load) };
-                LoadFigures { mode: "again".to_owned(), finished: false, blocking, ..figures }
+                let mode = "again".to_owned();
+                let halted = self.troubles.load.clone().filter(|_| self.loading.is_none());
+                let halted = halted.unwrap_or_default();
+                LoadFigures { mode, finished: false, blocking, halted, ..figures }
             }
             Phase::Streaming(streaming) => {
                 LoadFigures { rows: streaming.rows, finished: true, ..LoadFigures::default() }
@@ -121,11 +144,13 @@ impl Engine {
     }
 }
 
-fn plugins(report: &Report) -> Vec<PluginStatus> {
+fn plugins(report: &Report, generation: &Generation) -> Vec<PluginStatus> {
+    let figures = generation.figures();
     let running = report.plugins.iter().map(|plugin| PluginStatus {
         name: plugin.binding.clone(),
         digest: plugin.sha256.clone(),
         error: String::new(),
+        calls: figures.get(&plugin.binding).map(|figures| figures.get()),
     });
     let refused = report.refused.iter().map(|refused| PluginStatus {
         name: "candidate".to_owned(),
@@ -135,8 +160,29 @@ fn plugins(report: &Report) -> Vec<PluginStatus> {
             report.generation,
             refused.reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
         ),
+        calls: None,
     });
     running.chain(refused).collect()
+}
+
+/// Why either stream waits; both may.
+fn paused(changes: Option<String>, load: Option<String>) -> String {
+    let mut reasons: Vec<String> = changes.into_iter().chain(load).collect();
+    reasons.dedup();
+    reasons.join("; ")
+}
+
+/// A stream by what its writer says and what was seen of it.
+fn lane(writer: &Figures, memory: u64, length: Option<u64>) -> LaneFigures {
+    LaneFigures {
+        entries: writer.entries,
+        bytes: writer.bytes,
+        trimmed: writer.trimmed,
+        length,
+        memory,
+        budget: writer.budget,
+        paused: writer.paused.is_some(),
+    }
 }
 
 /// As it is written in the configuration.

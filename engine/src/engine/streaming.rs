@@ -15,7 +15,7 @@ use crate::error::Class;
 use crate::pipeline::{self, Classified, Ended, Figures, Pipeline, Start};
 use crate::position::Lsn;
 use crate::sink::SinkError;
-use crate::sink::publisher::{Opening, Promotion, Publisher, WriterToken};
+use crate::sink::publisher::{Claim, Opening, Promotion, Publisher, WriterToken};
 use crate::source::error::SourceError;
 use crate::source::wal::{self, ReplSession, WalSource};
 use crate::transform::TransformError;
@@ -111,14 +111,17 @@ impl Streaming {
         let system = session.identify_system().await?;
         let history = session.timeline_history(system.timeline).await?;
         let options = wal::Options::from(&world.config.source);
-        // Whoever holds the slot raises the token, so the slot comes first.
-        let mut source =
-            WalSource::start(session, &options, &world.info, Lsn::ZERO, &world.known).await?;
+        // Whoever holds the slot raises the token, over the one he saw before he had it.
+        let claim = Claim::new(world.redis_store().await?).await?;
+        let source = WalSource::start(session, &options, &world.info, Lsn::ZERO, &world.known);
+        let mut source = match source.await {
+            Ok(source) => source,
+            Err(error) => return Err(world.refused(error).await.into()),
+        };
         source.expect(world.marks.clone());
         // Only now can nobody else move it.
         let confirmed_flush = world.confirmed_flush().await?;
         *self.shared.wal.lock().unwrap_or_else(PoisonError::into_inner) = Some(source.figures());
-        let store = world.redis_store().await?;
         let opening = Opening {
             slot: world.slot.as_str().to_owned(),
             system_id: system.system_identifier,
@@ -130,7 +133,7 @@ impl Streaming {
         };
         let status = self.shared.sink.clone();
         let redis = &world.config.redis;
-        let (publisher, opened) = Publisher::open(store, redis, &opening, status).await?;
+        let (publisher, opened) = Publisher::open(claim, redis, &opening, status).await?;
         let began = match opened.unfinished {
             Some(lsn) => {
                 let chain = world.to_finish(lsn, &opened.checkpoint);

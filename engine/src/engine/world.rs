@@ -119,6 +119,24 @@ impl World {
         Ok(status.ok_or_else(missing)?.confirmed_flush.unwrap_or(Lsn::ZERO))
     }
 
+    /// What a refusal to read the slot means. PostgreSQL says 55000 of a slot that is lost,
+    /// and of several things that pass; its catalog tells them apart.
+    pub(super) async fn refused(&self, error: SourceError) -> SourceError {
+        let SourceError::SlotLost { slot, sqlstate, .. } = &error else { return error };
+        if sqlstate != "55000" {
+            return error;
+        }
+        let (slot, sqlstate) = (slot.clone(), sqlstate.clone());
+        match self.slot_fact().await {
+            Err(error) => error,
+            Ok(SlotFact::Absent) => SourceError::SlotMissing { slot },
+            Ok(SlotFact::Usable) => SourceError::SlotUnready { slot },
+            Ok(SlotFact::Lost(reason) | SlotFact::Foreign(reason)) => {
+                SourceError::SlotLost { slot, sqlstate, reason: Some(reason) }
+            }
+        }
+    }
+
     /// The chain with which a half published transaction began, and has to go on: the one
     /// in force, or the one before it if the files changed meanwhile.
     ///

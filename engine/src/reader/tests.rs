@@ -7,7 +7,7 @@ use crate::sink::contract::sample::{self, Part};
 use crate::sink::load::LoadWriter;
 use crate::sink::memory::{MemoryServer, MemoryStore};
 use crate::sink::publisher::{
-    Description, Opening, Publisher, WriterToken, begin_epoch, open::NewEpoch,
+    Claim, Description, Opening, Publisher, WriterToken, begin_epoch, open::NewEpoch,
 };
 use crate::sink::status::Status;
 use crate::sink::store::{Append, Connect, Guard, NewEntry, Registry, Store, Trim};
@@ -49,7 +49,8 @@ async fn world() -> World {
     };
     let config = Config::default();
     let store = server.connect().await.unwrap();
-    let (sink, _) = Publisher::open(store, &config, &opening, Status::default()).await.unwrap();
+    let claim = Claim::new(store).await.unwrap();
+    let (sink, _) = Publisher::open(claim, &config, &opening, Status::default()).await.unwrap();
     let store = server.connect().await.unwrap();
     let token = WriterToken(1);
     let load = LoadWriter::open(store, &config, Epoch(1), "e", token, Status::default()).await;

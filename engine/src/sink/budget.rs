@@ -31,6 +31,7 @@ const CEILING_BYTES: u64 = 4 << 20;
 /// Watches one lane's memory.
 #[derive(Debug)]
 pub(crate) struct Budgeter {
+    lane: Lane,
     budget: Budget,
     retention: Retention,
     sampled: Option<Instant>,
@@ -40,8 +41,8 @@ pub(crate) struct Budgeter {
 }
 
 impl Budgeter {
-    pub(crate) fn new(budget: Budget, retention: Retention) -> Budgeter {
-        Budgeter { budget, retention, sampled: None, since: 0, limit: None }
+    pub(crate) fn new(lane: Lane, budget: Budget, retention: Retention) -> Budgeter {
+        Budgeter { lane, budget, retention, sampled: None, since: 0, limit: None }
     }
 
     /// Counts what was published.
@@ -55,21 +56,21 @@ impl Budgeter {
             || self.sampled.is_none_or(|at| at.elapsed() >= Duration::from_millis(SAMPLE_MS))
     }
 
-    /// Returns when there is room in `lane`.
+    /// Returns when there is room in the lane.
     pub(crate) async fn admit<S: Backend>(
         &mut self,
         store: &mut S,
         epoch: Epoch,
-        lane: Lane,
         status: &Status,
     ) -> Result<(), SinkError> {
+        let lane = self.lane;
         if !self.due() {
             return Ok(());
         }
         self.trim(store, epoch, status).await?;
         loop {
             let usage = self.sample(store, epoch, status).await?;
-            let Some(over) = self.over(&usage, lane) else { break };
+            let Some(over) = self.over(&usage) else { break };
             // Whoever gives up waiting here looks again the next time.
             self.sampled = None;
             if self.trim(store, epoch, status).await? > 0 {
@@ -129,17 +130,24 @@ impl Budgeter {
             return Err(SinkError::Evicting { policy: usage.policy });
         }
         (self.sampled, self.since) = (Some(Instant::now()), 0);
-        self.limit = bytes(self.budget.changes, usage.limit);
-        status.update(|figures| figures.usage = usage.clone());
+        self.limit = bytes(self.share(), usage.limit);
+        status.update(|figures| (figures.usage, figures.budget) = (usage.clone(), self.limit));
         Ok(usage)
     }
 
-    fn over(&self, usage: &Usage, lane: Lane) -> Option<Over> {
-        let (share, used) = match lane {
-            Lane::Changes => (self.budget.changes, usage.changes),
-            Lane::Bootstrap => (self.budget.bootstrap, usage.bootstrap),
+    fn share(&self) -> Share {
+        match self.lane {
+            Lane::Changes => self.budget.changes,
+            Lane::Bootstrap => self.budget.bootstrap,
+        }
+    }
+
+    fn over(&self, usage: &Usage) -> Option<Over> {
+        let used = match self.lane {
+            Lane::Changes => usage.changes,
+            Lane::Bootstrap => usage.bootstrap,
         };
-        if let Some(limit) = bytes(share, usage.limit).filter(|limit| used >= *limit) {
+        if let Some(limit) = bytes(self.share(), usage.limit).filter(|limit| used >= *limit) {
             return Some(Over::Budget { used, limit });
         }
         let full = usage.limit > 0 && usage.used >= usage.limit / 100 * FULL_PERCENT;
@@ -217,8 +225,10 @@ fn used_up(lane: Lane, used: u64, limit: u64, slowest: Option<&Consumer>) -> Str
 
 fn other_data(usage: &Usage) -> String {
     let ours = usage.changes + usage.bootstrap;
-    format!(
-        "Redis is full of other data: {} of {} bytes are in use, {ours} of them by the streams",
-        usage.used, usage.limit
-    )
+    let what = match ours > usage.used / 2 {
+        true => "Redis is full, by what both streams and their readers take (raise maxmemory)",
+        false => "Redis is full of other data",
+    };
+    let Usage { used, limit, .. } = usage;
+    format!("{what}: {used} of {limit} bytes are in use, {ours} of them by the streams")
 }

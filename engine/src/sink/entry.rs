@@ -1,8 +1,9 @@
 //! A row as a stream entry: the map that stands in the field `d`, written straight from
 //! the batch's cells into one reusable buffer, and read back by readers and tests.
 //!
-//! The format is a public contract: one map `{xid, ts, cols, oids, new, old}` in
-//! MessagePack or JSON, a value being its text, nil for NULL, `true` for an unchanged
+//! The format is a public contract: one map `{xid, ts, cols, oids, new, old, key}` in
+//! MessagePack or JSON, `key` being the places of the columns that say which row it is,
+//! where an update needs no `old` to say it because they kept their values, a value being its text, nil for NULL, `true` for an unchanged
 //! TOASTed value and `false` for one that is not part of the image. What can go wrong:
 //! text that is not UTF-8 (a bug of the source: the encoding is pinned), and, when
 //! reading, an entry that somebody else wrote.
@@ -195,8 +196,10 @@ impl Serialize for RowData<'_> {
             None => None,
         };
         let (new, old) = (self.row.new, self.row.old);
-        let rare = usize::from(new.is_some()) + usize::from(old.is_some());
-        let mut map = to.serialize_map(Some(4 + rare + usize::from(transactional.is_some())))?;
+        let key = (self.row.op == Op::Update && old.is_none()).then_some(Key(self.relation));
+        let rare = [new.is_some(), old.is_some(), transactional.is_some(), key.is_some()];
+        let rare = rare.into_iter().filter(|there| *there).count();
+        let mut map = to.serialize_map(Some(4 + rare))?;
         map.serialize_entry("xid", &self.piece.xid)?;
         map.serialize_entry("ts", &self.piece.commit_us)?;
         map.serialize_entry("cols", &Names(self.relation))?;
@@ -210,7 +213,23 @@ impl Serialize for RowData<'_> {
         if let Some(image) = old {
             map.serialize_entry("old", &self.image(image))?;
         }
+        if let Some(key) = key {
+            map.serialize_entry("key", &key)?;
+        }
         map.end()
+    }
+}
+
+struct Key<'a>(&'a Relation);
+
+impl Serialize for Key<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let keyed = || self.0.columns.iter().enumerate().filter(|(_, column)| column.key);
+        let mut seq = to.serialize_seq(Some(keyed().count()))?;
+        for (place, _) in keyed() {
+            seq.serialize_element(&place)?;
+        }
+        seq.end()
     }
 }
 

@@ -27,6 +27,17 @@ pub enum SinkError {
         /// The epoch found.
         epoch: String,
     },
+    /// Another writer took over while this one was about to. It changed nothing.
+    #[error(
+        "another writer has taken over the changes stream (writer {writer:?}, epoch {epoch}) since \
+         this process looked, so the slot is no longer ours: it is asked for again"
+    )]
+    Overtaken {
+        /// The token found.
+        writer: String,
+        /// The epoch found.
+        epoch: String,
+    },
     /// Stream or checkpoint do not end where this writer left them.
     #[error(
         "the {lane} stream ends at {top} and its checkpoint at {last}, but this writer left both at \
@@ -180,6 +191,7 @@ impl SinkError {
         match self {
             SinkError::Store(error) => error.class(),
             SinkError::Moved { .. }
+            | SinkError::Overtaken { .. }
             | SinkError::Spent
             | SinkError::Leased { .. }
             | SinkError::OtherState => Class::Retry,

@@ -94,7 +94,7 @@ impl<S: Backend> LoadWriter<S> {
             durability_timeout: Duration::from_millis(config.durability_timeout_ms),
             max_bulk_len: server.max_bulk_len,
             generation: 0,
-            budget: Budgeter::new(config.budget, config.retention),
+            budget: Budgeter::new(Lane::Bootstrap, config.budget, config.retention),
             status,
             data: Vec::new(),
             spent: false,
@@ -266,7 +266,7 @@ impl<S: Backend> LoadWriter<S> {
     async fn room(&mut self) -> Result<(), SinkError> {
         loop {
             let (store, epoch) = (&mut self.store, self.guard.epoch);
-            let admitted = self.budget.admit(store, epoch, Lane::Bootstrap, &self.status);
+            let admitted = self.budget.admit(store, epoch, &self.status);
             match tokio::time::timeout(Duration::from_millis(LEASE_MS / 3), admitted).await {
                 Ok(result) => return result,
                 Err(_) => renew(&mut self.store, &self.guard).await?,

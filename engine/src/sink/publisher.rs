@@ -23,7 +23,7 @@ use crate::sink::config::{Config, Durability, Encoding};
 use tokio::time::Duration;
 
 pub(crate) use open::check_server;
-pub use open::{NewEpoch, Opened, Opening, Promotion, WriterToken, begin_epoch};
+pub use open::{Claim, NewEpoch, Opened, Opening, Promotion, WriterToken, begin_epoch};
 
 pub(crate) mod open;
 
@@ -297,7 +297,7 @@ impl<S: Backend> Publisher<S> {
     /// Waits while the stream's budget is used up, trimming what nobody needs.
     async fn admit(&mut self) -> Result<(), SinkError> {
         let (store, epoch) = (&mut self.store, self.guard.epoch);
-        self.budget.admit(store, epoch, Lane::Changes, &self.status).await
+        self.budget.admit(store, epoch, &self.status).await
     }
 
     /// One idle or publishing step, after which the sink is as before or spent.
@@ -428,7 +428,7 @@ impl<S> Publisher<S> {
             durability: config.durability,
             durability_timeout: Duration::from_millis(config.durability_timeout_ms),
             max_bulk_len: limit,
-            budget: Budgeter::new(config.budget, config.retention),
+            budget: Budgeter::new(Lane::Changes, config.budget, config.retention),
             status,
             progress: Position::START,
             stored: Position::START,

@@ -29,6 +29,8 @@ pub struct Figures {
     pub confirmed: Lsn,
     /// Memory when last sampled.
     pub usage: Usage,
+    /// What the writer's own stream may take, bytes; none = no limit, or not sampled yet.
+    pub budget: Option<u64>,
 }
 
 impl Status {

@@ -29,6 +29,20 @@ pub struct Config {
     pub max_message_bytes: Size,
     /// Longest wait for a connection.
     pub connect_timeout_ms: u64,
+    /// The most log that the source may keep for the slot; 0 = no limit.
+    pub max_retained_wal: Size,
+    /// What happens there.
+    pub on_limit: OnLimit,
+}
+
+/// `source.on_limit`: what happens at `max_retained_wal`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnLimit {
+    /// The slot is dropped, and a new bootstrap needed: the source lives.
+    Drop,
+    /// Nothing but warnings: the source's disk may fill up.
+    Hold,
 }
 
 impl Default for Config {
@@ -43,6 +57,8 @@ impl Default for Config {
             queue_bytes: Size::mib(16),
             max_message_bytes: Size::mib(1024),
             connect_timeout_ms: 10_000,
+            max_retained_wal: Size::mib(64 << 10),
+            on_limit: OnLimit::Drop,
         }
     }
 }

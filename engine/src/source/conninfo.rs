@@ -16,7 +16,7 @@ mod dial;
 mod params;
 mod tls;
 
-pub(crate) use connect::options_with;
+pub(crate) use connect::{PATIENT, options_with};
 pub use connect::{PINNED_SETTINGS, sql_connect, sql_connect_with};
 pub(crate) use dial::{Dialer, Stream};
 

@@ -178,14 +178,27 @@ pub enum SourceError {
     },
     /// The server threw away log that the slot needed.
     #[error(
-        "replication slot {slot:?} is lost ({sqlstate}): the server removed log it still needed \
-         or invalidated it (see max_slot_wal_keep_size). Drop it and begin a new bootstrap"
+        "replication slot {slot:?} is lost ({sqlstate}{}): the server removed log it still needed \
+         or invalidated it (see max_slot_wal_keep_size, and from 18 on \
+         idle_replication_slot_timeout). Drop it and begin a new bootstrap",
+        reason.as_ref().map(|reason| format!(", {reason}")).unwrap_or_default()
     )]
     SlotLost {
         /// Its name.
         slot: String,
         /// 55000 or 58P01.
         sqlstate: String,
+        /// What the server's catalog says of it, once that was asked.
+        reason: Option<String>,
+    },
+    /// The slot is whole, but not to be read now.
+    #[error(
+        "replication slot {slot:?} cannot be read now (55000), though its log is kept: is this \
+         server a standby with a copy of it, to be read once it is promoted? It is tried again"
+    )]
+    SlotUnready {
+        /// Its name.
+        slot: String,
     },
     /// A publication did not exist at the decoded point of the log.
     #[error(
@@ -261,6 +274,7 @@ impl SourceError {
             | SourceError::ReadOnly { .. }
             | SourceError::Io { .. }
             | SourceError::SlotBusy { .. }
+            | SourceError::SlotUnready { .. }
             | SourceError::Silent { .. } => Class::Retry,
             SourceError::Server { server, .. } => server.class(),
             SourceError::Conninfo(_)
@@ -315,7 +329,7 @@ impl SourceError {
             Some("42704") => SourceError::SlotMissing { slot },
             Some("55006") => SourceError::SlotBusy { slot },
             Some(state @ ("55000" | "58P01")) => {
-                SourceError::SlotLost { slot, sqlstate: state.to_owned() }
+                SourceError::SlotLost { slot, sqlstate: state.to_owned(), reason: None }
             }
             _ => self,
         }

@@ -53,6 +53,8 @@ pub enum Finding {
         table: String,
         /// Its name.
         column: String,
+        /// The publication that could carry it (18 and later).
+        publication: Option<String>,
     },
     /// All slots are in use.
     #[error("all {0} replication slots are in use (max_replication_slots)")]
@@ -87,6 +89,27 @@ pub enum Finding {
         /// Of its reader.
         pid: i32,
     },
+    /// Its UPDATE and DELETE fail on the source (18 and later).
+    #[error(
+        "table {table} has REPLICA IDENTITY FULL and the generated column {column:?}, which is not \
+         published: PostgreSQL refuses its updates and deletes"
+    )]
+    UnpublishedIdentity {
+        /// Quoted where needed.
+        table: String,
+        /// Its name.
+        column: String,
+        /// Stored, so that it could be published.
+        stored: bool,
+        /// One of those that publish the table.
+        publication: String,
+    },
+    /// A warning: the server gives the slot up if nobody reads it for long (18 and later).
+    #[error(
+        "idle_replication_slot_timeout is {0}: if the engine stands still for longer, the server \
+         invalidates its slot, and a new bootstrap is needed"
+    )]
+    IdleTimeout(String),
     /// A warning: the slot can fill the source's disk.
     #[error(
         "max_slot_wal_keep_size is -1: if the engine stands still for long, the log kept for it \
@@ -96,10 +119,16 @@ pub enum Finding {
 }
 
 impl Finding {
+    /// Itself, with what mends it.
+    #[must_use]
+    pub fn told(&self) -> String {
+        format!("{self}; to mend it: {}", self.remedy())
+    }
+
     /// Whether work can go on nevertheless.
     #[must_use]
     pub fn is_warning(&self) -> bool {
-        matches!(self, Finding::UnlimitedKeep)
+        matches!(self, Finding::UnlimitedKeep | Finding::IdleTimeout(_))
     }
 
     /// What mends it: a statement wherever there is one.
@@ -120,8 +149,20 @@ impl Finding {
             Finding::NoIdentity { table, .. } => {
                 format!("add a primary key, or: ALTER TABLE {table} REPLICA IDENTITY FULL;")
             }
+            Finding::GeneratedIdentity { publication: Some(publication), .. }
+            | Finding::UnpublishedIdentity { stored: true, publication, .. } => format!(
+                "ALTER PUBLICATION {} SET (publish_generated_columns = stored);",
+                quote(publication)
+            ),
             Finding::GeneratedIdentity { table, .. } => {
                 format!("ALTER TABLE {table} REPLICA IDENTITY FULL;")
+            }
+            Finding::UnpublishedIdentity { table, .. } => {
+                format!("add a primary key, and: ALTER TABLE {table} REPLICA IDENTITY DEFAULT;")
+            }
+            Finding::IdleTimeout(_) => {
+                "ALTER SYSTEM SET idle_replication_slot_timeout = 0; SELECT pg_reload_conf();"
+                    .to_owned()
             }
             Finding::NoFreeSlot(n) => format!(
                 "drop a slot that nobody needs, or: ALTER SYSTEM SET max_replication_slots = {}; \
@@ -213,6 +254,12 @@ pub async fn server(client: &Client) -> Result<Vec<Finding>, SourceError> {
     if keep == "-1" {
         findings.push(Finding::UnlimitedKeep);
     }
+    // Versions before 18 do not know it.
+    let idle = "SELECT pg_catalog.current_setting('idle_replication_slot_timeout', true)";
+    let idle: Option<String> = one(client, idle, &[]).await?;
+    if let Some(idle) = idle.filter(|idle| idle != "0") {
+        findings.push(Finding::IdleTimeout(idle));
+    }
     Ok(findings)
 }
 
@@ -249,14 +296,16 @@ pub async fn missing_publications(
 }
 
 /// Published tables (the leaves of partitioned ones) that publish updates or deletes,
-/// with the columns of the index that identifies them and what is generated of these.
+/// whether an index identifies them, what of it is generated and not published, and from
+/// 18 on, which can publish generated columns, what is so in a whole row.
 const IDENTITIES: &str = "
 SELECT format('%I.%I', n.nspname, c.relname), p.pubname::text, c.relreplident::text,
        i.indexrelid IS NOT NULL,
        (SELECT min(a.attname::text) FROM pg_catalog.pg_attribute a
-         WHERE a.attrelid = c.oid AND a.attgenerated = 's'
-           AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1]))
-  FROM (SELECT DISTINCT ON (leaf.relid) leaf.relid, pub.pubname
+         WHERE a.attrelid = c.oid AND a.attgenerated <> '' AND NOT a.attname = ANY (p.carried)
+           AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1])),
+       g.attname::text, coalesce(g.attgenerated = 's', false)
+  FROM (SELECT DISTINCT ON (leaf.relid) leaf.relid, pub.pubname, {carried} AS carried
           FROM pg_catalog.pg_publication pub
           JOIN LATERAL pg_catalog.pg_get_publication_tables(pub.pubname::text) t ON true
           JOIN LATERAL (SELECT t.relid WHERE NOT EXISTS (
@@ -272,7 +321,25 @@ SELECT format('%I.%I', n.nspname, c.relname), p.pubname::text, c.relreplident::t
          ON i.indrelid = c.oid AND i.indisvalid
         AND CASE c.relreplident WHEN 'd' THEN i.indisprimary
                                 WHEN 'i' THEN i.indisreplident ELSE false END
+  LEFT JOIN LATERAL (SELECT a.attname, a.attgenerated FROM pg_catalog.pg_attribute a
+                      WHERE {whole} AND a.attrelid = c.oid AND a.attnum > 0
+                        AND NOT a.attisdropped AND a.attgenerated <> ''
+                        AND NOT a.attname = ANY (p.carried)
+                      ORDER BY a.attgenerated DESC LIMIT 1) g ON c.relreplident = 'f'
  ORDER BY 1";
+
+/// [`IDENTITIES`] as this version has it.
+fn identities_of(version: u32) -> String {
+    let (carried, whole) = match version {
+        180_000.. => (
+            "array(SELECT a.attname FROM pg_catalog.pg_attribute a
+                    WHERE a.attrelid = t.relid AND a.attnum = ANY (t.attrs))",
+            "true",
+        ),
+        _ => ("'{}'::pg_catalog.name[]", "false"),
+    };
+    IDENTITIES.replace("{carried}", carried).replace("{whole}", whole)
+}
 
 /// Published tables whose updates and deletes could not be identified.
 ///
@@ -282,13 +349,21 @@ pub async fn identities(
     client: &Client,
     publications: &[String],
 ) -> Result<Vec<Finding>, SourceError> {
-    let rows = client.query(IDENTITIES, &[&publications]).await;
+    let setting = "SELECT pg_catalog.current_setting('server_version_num')";
+    let version: String = one(client, setting, &[]).await?;
+    let version = version.parse().unwrap_or(0);
+    let rows = client.query(&identities_of(version), &[&publications]).await;
     let rows = rows.map_err(|e| SourceError::sql("a look at the published tables", &e))?;
     let judge = |row: &tokio_postgres::Row| {
         let (table, publication): (String, String) = (row.get(0), row.get(1));
         let (identity, indexed): (String, bool) = (row.get(2), row.get(3));
         if let Some(column) = row.get::<_, Option<String>>(4) {
-            return Some(Finding::GeneratedIdentity { table, column });
+            let publication = (version >= 180_000).then_some(publication);
+            return Some(Finding::GeneratedIdentity { table, column, publication });
+        }
+        if let Some(column) = row.get::<_, Option<String>>(5) {
+            let stored = row.get(6);
+            return Some(Finding::UnpublishedIdentity { table, column, stored, publication });
         }
         let reason = match identity.as_str() {
             "f" => return None,
@@ -315,7 +390,7 @@ pub fn judge_slot(slot: &SlotName, status: &SlotStatus, database: &str) -> Vec<F
         let other = other.to_owned();
         findings.push(Finding::SlotDatabase { slot: slot.clone(), database: other });
     }
-    if status.wal_status.as_deref() == Some("lost") {
+    if status.lost().is_some() {
         findings.push(Finding::SlotLost(slot.clone()));
     }
     if let Some(pid) = status.active_pid {
@@ -366,6 +441,8 @@ mod tests {
             wal_status: Some("reserved".into()),
             retained_bytes: 0,
             catalog_xmin_age: None,
+            invalidation_reason: None,
+            safe_wal_bytes: None,
         };
         let slot = SlotName::new("s").unwrap();
         assert_eq!(judge_slot(&slot, &good, "shop"), []);

@@ -58,7 +58,7 @@ pub struct WalSource {
     idle_said: Lsn,
     ended: bool,
     closed: bool,
-    heartbeat: Option<tokio::task::JoinHandle<()>>,
+    heartbeat: tokio::task::JoinHandle<()>,
 }
 
 impl WalSource {
@@ -105,11 +105,8 @@ impl WalSource {
         shared.acknowledge(from);
         let ReplSession { stream, buf, .. } = session;
         tokio::spawn(Task::new(stream, buf, Arc::clone(&shared), behaviour).run());
-        let heartbeat = (!options.heartbeat.is_zero()).then(|| {
-            let every = options.heartbeat;
-            let (info, shared) = (info.clone(), Arc::clone(&shared));
-            tokio::spawn(heartbeat::beat(info, APP_NAME.to_owned(), every, shared))
-        });
+        let heartbeat = heartbeat::beat(info.clone(), options.heartbeat, Arc::clone(&shared));
+        let heartbeat = tokio::spawn(heartbeat);
         let relations = Relations::new(info.clone(), APP_NAME, known.clone());
         let messages = options.messages.clone();
         let reader = Reader::new(options.limits, relations, messages, publications);
@@ -150,13 +147,11 @@ impl WalSource {
                 bytes: u64::try_from(bytes).unwrap_or(u64::MAX),
                 limit: u64::try_from(self.max_message_bytes).unwrap_or(u64::MAX),
             }),
-            End::Failed(error) if error.sqlstate() == Some("42704") => {
-                Err(SourceError::PublicationMissing {
-                    publications: self.reader.publications.clone(),
-                    after: self.reader.last_lsn,
-                })
-            }
-            End::Failed(error) => Err(error),
+            End::Failed(error) if error.sqlstate() != Some("42704") => Err(error),
+            End::Skipped | End::Failed(_) => Err(SourceError::PublicationMissing {
+                publications: self.reader.publications.clone(),
+                after: self.reader.last_lsn,
+            }),
         }
     }
 }
@@ -204,9 +199,7 @@ impl Source for WalSource {
 impl Drop for WalSource {
     fn drop(&mut self) {
         self.shared.leave();
-        if let Some(heartbeat) = &self.heartbeat {
-            heartbeat.abort();
-        }
+        self.heartbeat.abort();
     }
 }
 

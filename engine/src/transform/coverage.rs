@@ -57,6 +57,9 @@ pub struct ColumnCoverage {
 pub struct TableCoverage {
     /// None of its rows leaves.
     pub closed: bool,
+    /// Because a plugin drops them all, and not for want of rules.
+    #[serde(default)]
+    pub dropped: bool,
     /// Its columns.
     pub columns: BTreeMap<String, ColumnCoverage>,
     /// Bindings that may remove rows of it.
@@ -119,6 +122,10 @@ impl Coverage {
             if new.closed {
                 continue;
             }
+            if old.dropped {
+                let at = format!("{name} (all rows)");
+                all.push(Loosened { at, said: true, was: "a filter removed every row of it" });
+            }
             for (column, _) in old.columns.iter().filter(|(_, c)| c.action.covers()) {
                 match new.columns.get(column).map(|c| c.action) {
                     Some(action) if action.covers() => {}
@@ -126,7 +133,7 @@ impl Coverage {
                     Some(action) => all.push(masked(name, column, action == Action::Pass)),
                 }
             }
-            let lost = old.filters.difference(&new.filters);
+            let lost = old.filters.difference(&new.filters).filter(|_| !old.dropped);
             all.extend(lost.map(|filter| Loosened {
                 at: format!("{name} (rows removed by `{filter}`)"),
                 said: true,
@@ -220,6 +227,7 @@ fn sentence(
 
 fn table(plan: &RelationPlan, names: &[&str]) -> TableCoverage {
     let closed = plan.fate != Fate::Pass;
+    let dropped = plan.links.iter().flatten().any(|link| link.drops);
     let columns = plan.relation.columns.iter().enumerate();
     let columns = columns.map(|(at, column)| (column.name.clone(), coverage(plan, at, column.key)));
     let mut filters = BTreeSet::new();
@@ -231,7 +239,7 @@ fn table(plan: &RelationPlan, names: &[&str]) -> TableCoverage {
             filters.insert((*name).to_owned());
         }
     }
-    TableCoverage { closed, columns: columns.collect(), filters }
+    TableCoverage { closed, dropped, columns: columns.collect(), filters }
 }
 
 fn coverage(plan: &RelationPlan, at: usize, identity: bool) -> ColumnCoverage {

@@ -4,7 +4,6 @@
 //! instance that gave it is dropped, and the rows are as they were.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -69,10 +68,7 @@ impl Link {
         let Link { bound, builder, .. } = self;
         let outcome = exchange(bound, builder, &mut instance, batch, plan, rows, deadline_ms);
         let figures = &bound.figures;
-        Figures::add(&figures.calls, 1);
-        Figures::add(&figures.rows, rows.len());
-        let nanoseconds = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        figures.nanoseconds.fetch_add(nanoseconds, Relaxed);
+        figures.called(rows.len(), started.elapsed());
         match outcome {
             Ok(outcome) => {
                 self.instance = Some(instance);

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use kasho_plugin_sdk::Relation;
 use kasho_plugin_sdk::abi::{self, Answer, Needs};
@@ -21,7 +21,8 @@ use super::instance::{Ceilings, Failure, Instance, complaint};
 use super::keys::Key;
 use super::plan::{LinkPlan, Policy, RelationPlan, is_virtual};
 
-/// What a binding did, in this process's life of its generation.
+/// What a binding did, in this process's life: it is handed on from generation to
+/// generation under the binding's name.
 #[derive(Debug, Default)]
 pub struct Figures {
     /// Rows it was called with.
@@ -36,11 +37,58 @@ pub struct Figures {
     pub failures: AtomicU64,
     /// Nanoseconds in calls, host work included.
     pub nanoseconds: AtomicU64,
+    /// Calls by their time: those within each bound of [`CALL_SECONDS`], and the others.
+    pub buckets: [AtomicU64; CALL_SECONDS.len() + 1],
+}
+
+/// Upper bounds of the calls' histogram, seconds.
+pub const CALL_SECONDS: [f64; 12] =
+    [1e-5, 2.5e-5, 1e-4, 2.5e-4, 1e-3, 2.5e-3, 1e-2, 2.5e-2, 0.1, 0.25, 1.0, 10.0];
+
+/// [`Figures`] at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Calls {
+    /// Rows it was called with.
+    pub rows: u64,
+    /// Rows it dropped.
+    pub dropped: u64,
+    /// Rows in error.
+    pub errors: u64,
+    /// Calls that failed.
+    pub failures: u64,
+    /// Time in calls.
+    pub time: Duration,
+    /// Calls by their time, beside [`CALL_SECONDS`].
+    pub buckets: [u64; CALL_SECONDS.len() + 1],
 }
 
 impl Figures {
     pub(super) fn add(counter: &AtomicU64, n: usize) {
         counter.fetch_add(n as u64, Relaxed);
+    }
+
+    /// Counts a call that took this long.
+    pub(super) fn called(&self, rows: usize, took: Duration) {
+        Figures::add(&self.calls, 1);
+        Figures::add(&self.rows, rows);
+        let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.nanoseconds.fetch_add(nanoseconds, Relaxed);
+        let seconds = took.as_secs_f64();
+        let bucket = CALL_SECONDS.iter().position(|bound| seconds <= *bound);
+        Figures::add(&self.buckets[bucket.unwrap_or(CALL_SECONDS.len())], 1);
+    }
+
+    /// The figures now.
+    #[must_use]
+    pub fn get(&self) -> Calls {
+        Calls {
+            rows: self.rows.load(Relaxed),
+            dropped: self.dropped.load(Relaxed),
+            errors: self.errors.load(Relaxed),
+            failures: self.failures.load(Relaxed),
+            time: Duration::from_nanos(self.nanoseconds.load(Relaxed)),
+            buckets: std::array::from_fn(|at| self.buckets[at].load(Relaxed)),
+        }
     }
 }
 
@@ -72,7 +120,7 @@ pub(super) struct Bound {
     pub(super) init: abi::Init,
     pub(super) needs: Needs,
     pub(super) ceilings: Ceilings,
-    pub(super) figures: Figures,
+    pub(super) figures: Arc<Figures>,
 }
 
 /// What a plugin answered to a relation.
@@ -280,7 +328,18 @@ impl Generation {
     /// What each binding did, by its name.
     #[must_use]
     pub fn figures(&self) -> BTreeMap<String, &Figures> {
-        self.bound.iter().map(|b| (b.config.name.clone(), &b.figures)).collect()
+        self.bound.iter().map(|b| (b.config.name.clone(), &*b.figures)).collect()
+    }
+
+    /// Goes on counting where the generation before it stands. To be called before
+    /// anybody runs it.
+    pub(super) fn count_on(&mut self, before: &Generation) {
+        // Nobody else has them yet.
+        for bound in self.bound.iter_mut().filter_map(Arc::get_mut) {
+            if let Some(same) = before.bound.iter().find(|other| other.name == bound.name) {
+                bound.figures = Arc::clone(&same.figures);
+            }
+        }
     }
 
     /// Check values of the keys it uses, by name.

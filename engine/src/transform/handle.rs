@@ -43,6 +43,8 @@ pub struct Report {
     pub warnings: Vec<String>,
     /// The last candidate that was refused since it was handed over.
     pub refused: Option<Refused>,
+    /// Candidates refused in this process's life.
+    pub refusals: u64,
 }
 
 impl Report {
@@ -54,6 +56,7 @@ impl Report {
             plugins: generation.plugins(),
             warnings: generation.warnings().to_vec(),
             refused: None,
+            refusals: 0,
         }
     }
 }
@@ -80,16 +83,27 @@ impl Handle {
     }
 
     /// Hands over a generation; the pipeline takes it where the next transaction begins.
-    pub fn publish(&self, generation: Generation) {
+    pub fn publish(&self, mut generation: Generation) {
+        generation.count_on(&self.newest.load());
         let report = Report::of(&generation);
         self.newest.store(Arc::new(generation));
-        self.report.send_replace(report);
+        self.report.send_modify(|before| {
+            *before = Report { refusals: before.refusals, ..report };
+        });
     }
 
     /// Notes that a candidate was refused; what runs goes on running.
     pub fn refuse(&self, digest: &str, reasons: Vec<LoadError>) {
         let refused = Refused { at: SystemTime::now(), digest: digest.to_owned(), reasons };
-        self.report.send_modify(|report| report.refused = Some(refused));
+        self.report.send_modify(|report| {
+            report.refused = Some(refused);
+            report.refusals += 1;
+        });
+    }
+
+    /// What there is to load is what runs: no candidate is refused any more.
+    pub(super) fn settled(&self) {
+        self.report.send_if_modified(|report| report.refused.take().is_some());
     }
 
     /// How it stands, and a way to wait for changes.

@@ -31,6 +31,8 @@ pub struct Options<'a> {
     pub running: Option<&'a Coverage>,
     /// Digests of candidates that somebody confirmed.
     pub accepted: Option<&'a BTreeSet<String>>,
+    /// Check values of the running generation's masking keys, by name.
+    pub keys: Option<&'a BTreeMap<String, String>>,
     /// Number of the new generation.
     pub number: u64,
 }
@@ -61,6 +63,7 @@ pub fn load(
     }
     let mut draft = Draft { config, catalog, errors, warnings: Vec::new(), doubt: false };
     draft.check_needs(&links);
+    draft.same_keys(&links, options.keys);
     let (plans, policy) = draft.plan(&mut links);
     let names: Vec<&str> = config.transform.iter().map(|b| b.name.as_str()).collect();
     let coverage = Coverage::of(plans.iter().map(Arc::as_ref), &names, policy);
@@ -140,7 +143,7 @@ fn bind(
     if !errors.is_empty() {
         return Err(errors);
     }
-    let (name, figures) = (Arc::clone(&ceilings.binding), Figures::default());
+    let (name, figures) = (Arc::clone(&ceilings.binding), Arc::<Figures>::default());
     let config = binding.clone();
     Ok((Bound { config, name, patterns, compiled, key, init, needs, ceilings, figures }, instance))
 }
@@ -241,6 +244,29 @@ impl Draft<'_> {
         match self.catalog.caught_up {
             true => self.errors.push(error),
             false => self.warnings.push(error.to_string()),
+        }
+    }
+
+    /// A masking key is the same under its name for a whole epoch: with another one a
+    /// person would have two fakes, and nobody's row would be found again.
+    fn same_keys(
+        &mut self,
+        links: &[(Arc<Bound>, Instance)],
+        running: Option<&BTreeMap<String, String>>,
+    ) {
+        let used: BTreeMap<&str, &str> = links
+            .iter()
+            .filter_map(|(bound, _)| bound.key.as_deref())
+            .map(|key| (key.name(), key.check_value()))
+            .collect();
+        for (name, was) in running.into_iter().flatten() {
+            let Some(is) = used.get(name.as_str()).filter(|is| *is != was) else { continue };
+            let text = format!(
+                "key `{name}` is not the one that rows were masked with (check values {is}, {was} \
+                 before): put the former one back, or begin a new epoch with this one: `kasho \
+                 reset`, then `kasho bootstrap`"
+            );
+            self.errors.push(LoadError::whole("keys", text));
         }
     }
 

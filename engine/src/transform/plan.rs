@@ -42,6 +42,8 @@ pub(super) struct LinkPlan {
     pub(super) slots: Vec<Slot>,
     /// Whether a slot may be patched.
     pub(super) patchable: Vec<bool>,
+    /// None of the rows leaves.
+    pub(super) drops: bool,
     /// Operations it is called for, a bit each.
     ops: u8,
     /// It wants commit times.
@@ -92,7 +94,8 @@ impl LinkPlan {
         if !wrong.is_empty() {
             return Err(wrong);
         }
-        Ok(LinkPlan { relation, slots, patchable, ops, commit_time: wanted.commit_time })
+        let (drops, commit_time) = (wanted.drop, wanted.commit_time);
+        Ok(LinkPlan { relation, slots, patchable, drops, ops, commit_time })
     }
 
     /// Whether it is called for this operation.
@@ -234,9 +237,11 @@ impl RelationPlan {
         let bound =
             || links.iter().zip(new_columns).filter_map(|(l, n)| l.as_ref().map(|l| (l, n)));
         let ruled = bound().next().is_some();
+        // The host drops these itself: whatever the guest then says of rows is not asked for.
+        let gone = bound().any(|(l, _)| l.drops);
         // Whoever rules one column of a table rules the table, whether anything is masked or not.
         let speaks = bound().any(|(l, _)| l.slots.iter().any(|s| s.usage != Use::Read));
-        let counts = ruled && (policy.masks || speaks);
+        let counts = ruled && !gone && (policy.masks || speaks);
         let masked = |c: usize| bound().any(|(l, _)| l.used(Use::Mask).any(|m| m == c));
         let all = || 0..relation.columns.len();
         let strip_old = all().filter(|c| masked(*c) && !relation.columns[*c].key).collect();
@@ -245,7 +250,11 @@ impl RelationPlan {
         let strangers: Vec<usize> =
             all().filter(|c| counts && !bound().any(|(l, _)| l.accounts_for(*c))).collect();
         let rule = bound().map(|(_, n)| *n).max().unwrap_or_default();
-        let mut fate = if ruled { Fate::Pass } else { unnamed(relation, policy) };
+        let mut fate = match ruled {
+            _ if gone => Fate::Drop,
+            true => Fate::Pass,
+            false => unnamed(relation, policy),
+        };
         let (mut nulled, mut open) = (Vec::new(), Vec::new());
         match rule {
             NewColumns::Halt if !strangers.is_empty() => {

@@ -22,6 +22,7 @@ use super::config::Config;
 use super::error::LoadError;
 use super::handle::Handle;
 use super::host::{Host, hex};
+use super::keys::Key;
 use super::load::{Options, load};
 
 /// Content must be the same for this long.
@@ -193,9 +194,11 @@ impl Reloader {
     fn candidate(&self, config: &Config) -> Result<(), Vec<LoadError>> {
         let running = self.handle.newest();
         let accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let keys = running.key_checks();
         let options = Options {
             running: Some(running.coverage()),
             accepted: Some(&accepted),
+            keys: Some(&keys),
             number: running.number() + 1,
         };
         let candidate = load(&self.host, config, &(self.sources.catalog)(), options)?;
@@ -206,6 +209,8 @@ impl Reloader {
                 "new generation"
             );
             self.handle.publish(candidate);
+        } else {
+            self.handle.settled();
         }
         Ok(())
     }
@@ -222,6 +227,13 @@ fn content(config: &Result<Config, String>) -> String {
         Err(text) => hash.update(text),
         Ok(config) => {
             hash.update(serde_json::to_vec(config).unwrap_or_default());
+            for (name, source) in &config.keys {
+                // What says whether a key is the same, and nothing else about it.
+                match Key::read(name, source) {
+                    Ok(key) => hash.update(key.check_value()),
+                    Err(e) => hash.update(e.to_string()),
+                }
+            }
             for binding in &config.transform {
                 hash.update(binding.rules_json().to_string());
                 match std::fs::read(config.plugins.folder.join(&binding.plugin)) {
@@ -366,6 +378,31 @@ mod tests {
         *world.config.lock().unwrap() = Ok(other);
         watch.poke();
         report.wait_for(|r: &Report| r.generation == 3).await.unwrap();
+    }
+
+    #[test]
+    fn a_key_changed_in_place_is_noticed_and_refused_for_the_epoch() {
+        let mut world = World::new();
+        let file = world.setup.folder.path().join("key");
+        std::fs::write(&file, "11".repeat(16) + &"22".repeat(16)).unwrap();
+        let source = crate::transform::KeySource::File(file.clone());
+        world.setup.config.keys.insert("k1".to_owned(), source);
+        *world.config.lock().unwrap() = Ok(world.setup.config.clone());
+        let mut reloader = world.reloader();
+        settle(&mut reloader);
+        assert_eq!((world.refused().as_str(), world.handle.newest().number()), ("", 2));
+        std::fs::write(&file, "33".repeat(16) + &"44".repeat(16)).unwrap();
+        assert_eq!(settle(&mut reloader), 2, "noticed without any other change");
+        let text = world.refused();
+        assert!(text.contains("key `k1` is not the one") && text.contains("kasho reset"), "{text}");
+        assert!(!text.contains("3333"), "{text}");
+        assert_eq!(world.handle.newest().number(), 2, "what runs goes on");
+        std::fs::remove_file(&file).unwrap();
+        settle(&mut reloader);
+        assert!(world.refused().contains("cannot read"), "{}", world.refused());
+        std::fs::write(&file, "11".repeat(16) + &"22".repeat(16)).unwrap();
+        settle(&mut reloader);
+        assert_eq!((world.refused().as_str(), world.handle.newest().number()), ("", 2));
     }
 
     #[test]

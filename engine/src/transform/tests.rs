@@ -393,7 +393,8 @@ fn against(
     catalog: &Catalog,
 ) -> Result<String, String> {
     let accepted: BTreeSet<String> = accepted.iter().map(|d| (*d).to_owned()).collect();
-    let options = Options { running: Some(running), accepted: Some(&accepted), number: 2 };
+    let options =
+        Options { running: Some(running), accepted: Some(&accepted), number: 2, keys: None };
     let loaded = load(&host(), config, catalog, options);
     loaded.map(|g| g.digest().to_owned()).map_err(|errors| said(&errors))
 }
@@ -449,6 +450,68 @@ fn a_lost_filter_and_a_moved_identity_are_refused() {
     assert!(text.contains("public.users.id: it says where rows are"), "{text}");
     let digest = text.rsplit(' ').next().unwrap().to_owned();
     against(&keyed("digits/2").config, &running, &[&digest], &catalog(&[&users()])).unwrap();
+}
+
+/// A guest that says it drops the whole table, and then keeps every row.
+fn dropper() -> Guest {
+    let mut guest = Guest::new(&[]).body("i64.const 1");
+    guest.wanted = json!({"ok": {"columns": [], "ops": ["insert", "truncate"], "drop": true}});
+    guest
+}
+
+#[test]
+fn a_table_dropped_as_a_whole_needs_no_rules_and_nothing_of_it_leaves() {
+    let orders = table(8, "orders", &["id!", "secret"]);
+    let mut setup = Setup::new(&masker());
+    setup.bind("drop", &dropper(), &["public.orders"]);
+    let tables = catalog(&[&users(), &orders]);
+    let generation = setup.load(&tables).unwrap();
+    assert!(generation.coverage().tables["public.orders"].closed);
+    let running = generation.coverage().clone();
+
+    // A guest that only answers so, row by row, is believed in nothing.
+    let mut hoped = Setup::new(&masker());
+    hoped.bind("drop", &Guest::new(&[]).judges(1), &["public.orders"]);
+    let text = said(&hoped.load(&tables).unwrap_err());
+    assert!(text.contains("columns without a rule"), "{text}");
+
+    // Whoever rules the table as well changes nothing, before it or behind.
+    for first in [true, false] {
+        let mut both = Setup::new(&masker());
+        both.bind("drop", &dropper(), &["public.orders"]);
+        both.bind("also", &Guest::new(&[("secret", "pass")]), &["public.orders"]);
+        if first {
+            both.config.transform.swap(1, 2);
+        }
+        let coverage = both.load(&tables).unwrap().coverage().clone();
+        assert!(coverage.tables["public.orders"].closed);
+    }
+
+    // A lost line is noticed, and so is one that became another.
+    let mut lost = Setup::new(&masker());
+    lost.config.unruled_tables = Some(Unruled::Pass);
+    lost.config.allow_unmasked = true;
+    let text = against(&lost.config, &running, &[], &tables).unwrap_err();
+    assert!(text.contains("public.orders (all rows): a filter removed every row"), "{text}");
+    let mut other = Setup::new(&masker());
+    other.bind("drop", &Guest::new(&[("id", "pass"), ("secret", "pass")]), &["public.orders"]);
+    let text = against(&other.config, &running, &[], &tables).unwrap_err();
+    assert!(text.contains("a filter removed every row"), "{text}");
+    let digest = text.rsplit(' ').next().unwrap().to_owned();
+    against(&other.config, &running, &[&digest], &tables).unwrap();
+}
+
+#[test]
+fn a_dropped_table_is_dropped_by_the_host() {
+    let orders = table(8, "orders", &["id!", "secret"]);
+    let mut setup = Setup::new(&masker());
+    setup.bind("drop", &dropper(), &["public.orders"]);
+    let mut chain = setup.chain(&[&users(), &orders]);
+    for op in [Op::Insert, Op::Update, Op::Delete, Op::Read] {
+        let old = if op == Op::Delete { &["1"][..] } else { &[] };
+        let rows = pass(&mut chain, &orders, op, &["1", "s"], old);
+        assert!(rows.is_empty(), "{rows:?}");
+    }
 }
 
 #[test]

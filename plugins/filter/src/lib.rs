@@ -8,7 +8,8 @@
 //! "log.*"         = { drop = { column = "level", equals = "debug" }, insert_only = true }
 //! ```
 //!
-//! A condition has SQL's three values: `keep` keeps the rows where it is true, `drop`
+//! A table that is dropped as a whole is dropped by the host, before any plugin sees a row,
+//! and its columns need no rules. A condition has SQL's three values: `keep` keeps the rows where it is true, `drop`
 //! drops those. On a table that publishes UPDATE or DELETE it may read identity columns
 //! only, as PostgreSQL's own row filters, and an UPDATE that moves a row in or out of what
 //! is kept goes on as the INSERT or DELETE it then is. What goes wrong with a row is one
@@ -59,6 +60,11 @@ impl Plugin for Filter {
         };
         self.tables.insert(table.id, (chosen, condition));
         Ok(())
+    }
+
+    fn drops(&self, table: &Table<'_>) -> bool {
+        let rule = self.tables.get(&table.id).and_then(|(rule, _)| self.rules.get(*rule));
+        rule.is_some_and(|rule| matches!(rule.action, Action::Drop))
     }
 
     fn row(&mut self, row: &mut Row<'_, '_>) -> Verdict {

@@ -162,8 +162,10 @@ fn the_exact_rule_wins_and_rows_are_accounted_for() {
     let (t, u) = (table("s.t(id int8 key)"), table("s.u(id int8 key)"));
     let wanted = fixture.relation(&t).unwrap().unwrap();
     assert_eq!(wanted.rows.as_deref(), Some("filter/1;{\"drop_ops\":[\"delete\"]}"));
+    assert!(!wanted.drop, "only some rows are dropped");
     let wanted = fixture.relation(&u).unwrap().unwrap();
     assert_eq!(wanted.rows.as_deref(), Some("filter/1;\"drop\""));
+    assert!(wanted.drop);
     let row = || [insert([("id", "1")]), delete([("id", "1")])];
     let dropped = |out: Vec<Outcome>| out.iter().map(Outcome::dropped).collect::<Vec<_>>();
     assert_eq!(dropped(fixture.run(&t, &row())), [false, true]);

@@ -40,6 +40,7 @@ pub(crate) struct Home {
     name: String,
     env: Vec<(String, String)>,
     grpc_port: u16,
+    http_port: u16,
 }
 
 impl Home {
@@ -47,7 +48,8 @@ impl Home {
         let folder = tempfile::Builder::new().prefix("kasho-engine-").tempdir().expect("folder");
         fs::create_dir(folder.path().join("plugins")).expect("plugins");
         let name = format!("kasho-{}", unique());
-        Home { folder, name, env: Vec::new(), grpc_port: free_port() }
+        let (grpc_port, http_port) = (free_port(), free_port());
+        Home { folder, name, env: Vec::new(), grpc_port, http_port }
     }
 
     /// The folder.
@@ -58,6 +60,11 @@ impl Home {
     /// A port kept for this engine's gRPC listener.
     pub(crate) fn grpc_port(&self) -> u16 {
         self.grpc_port
+    }
+
+    /// The port of its metrics and health.
+    pub(crate) fn http_port(&self) -> u16 {
+        self.http_port
     }
 
     /// The path of its configuration.
@@ -99,7 +106,7 @@ impl Home {
             command.env_remove(name);
         }
         command.env_remove("RUST_LOG").env("KASHO_CONFIG", self.config_path());
-        command.env(MARK, self.path());
+        command.env(MARK, self.path()).env("HTTP_PORT", self.http_port.to_string());
         command.envs(self.env.iter().map(|(key, value)| (key, value)));
         command
     }

@@ -1,8 +1,9 @@
 //! A PostgreSQL server of a test's own: temporary folder, free port on 127.0.0.1, Unix
 //! socket in the folder, logical decoding on, durability off.
 //!
-//! `KASHO_TEST_PG` chooses the version: `15`, or a folder that holds `initdb` and
-//! `postgres`. The superuser's password is a canary of the log register.
+//! `KASHO_TEST_PG` chooses the version: `15`, or the folder of `initdb` and `postgres` (or
+//! the one above it); `make matrix` fetches others. The superuser's password is a canary of
+//! the log register.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -174,6 +175,12 @@ impl Postgres {
         first.and_then(|row| row.into_iter().next().flatten()).unwrap_or_default()
     }
 
+    /// Its version, such as 15. What a version does not have, a test must say of it.
+    pub(crate) async fn version(&self) -> u32 {
+        let number = self.value("SHOW server_version_num").await;
+        number.parse::<u32>().expect("a number") / 10_000
+    }
+
     /// Runs `psql` with the script on its command line and returns its unaligned output.
     pub(crate) async fn psql(&self, script: &str) -> String {
         let mut command = self.tool("psql");
@@ -262,10 +269,13 @@ fn bin() -> PathBuf {
         Ok(version) => PathBuf::from(format!("/usr/lib/postgresql/{version}/bin")),
         Err(_) => PathBuf::from(&wanted),
     };
+    // A distribution's root will do too.
+    let below = ["bin", "native/bin"].map(|folder| bin.join(folder));
+    let bin = below.into_iter().find(|bin| bin.join("initdb").exists()).unwrap_or(bin);
     assert!(
         bin.join("initdb").exists(),
         "no PostgreSQL in {}: apt-get install -y postgresql-{wanted}, or set KASHO_TEST_PG to a \
-         version or to the folder of initdb",
+         version or to the folder of initdb (make matrix fetches some)",
         bin.display()
     );
     bin

@@ -8,9 +8,12 @@ use std::process::Command;
 use super::Output;
 
 /// Pinned: a new release of theirs must not break a build of ours.
-const REQUIREMENTS: [&str; 5] = [
+const REQUIREMENTS: [&str; 8] = [
     "grpcio==1.85.1",
     "grpcio-reflection==1.85.1",
+    "grpcio-tools==1.85.1",
+    "prometheus-client==0.26.0",
+    "pyyaml==6.0.3",
     "protobuf==7.36.2",
     "redis==8.1.0",
     "msgpack==1.2.4",

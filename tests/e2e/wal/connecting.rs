@@ -1,69 +1,12 @@
 //! Sockets, TLS, channel binding, several hosts: for SQL and replication alike.
 
-use std::path::Path;
-use std::process::Command;
-
 use kasho::error::Class;
 use kasho::source::SourceError;
 use kasho::source::conninfo::{Conninfo, sql_connect};
 use kasho::source::wal::ReplSession;
-use tempfile::TempDir;
 
 use super::{make_slot, options, prepare, rows};
-use crate::harness::{Postgres, free_port};
-
-/// A root, a server's certificate for `localhost`, and one for the role `certain`.
-struct Certificates {
-    folder: TempDir,
-}
-
-impl Certificates {
-    fn make() -> Certificates {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path();
-        openssl(
-            path,
-            "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=root -keyout ca.key -out ca.pem",
-        );
-        for (name, subject, san) in
-            [("server", "/CN=localhost", "DNS:localhost"), ("client", "/CN=certain", "DNS:certain")]
-        {
-            std::fs::write(path.join("san"), format!("subjectAltName={san}")).unwrap();
-            openssl(
-                path,
-                &format!(
-                    "req -newkey rsa:2048 -nodes -subj {subject} -keyout {name}.key -out {name}.csr"
-                ),
-            );
-            openssl(
-                path,
-                &format!(
-                    "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile san -out {name}.pem"
-                ),
-            );
-        }
-        openssl(
-            path,
-            "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=other -keyout other.key -out other.pem",
-        );
-        Certificates { folder }
-    }
-
-    fn read(&self, name: &str) -> Vec<u8> {
-        std::fs::read(self.folder.path().join(name)).unwrap()
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.folder.path().join(name).display().to_string()
-    }
-}
-
-fn openssl(folder: &Path, arguments: &str) {
-    let mut command = Command::new("openssl");
-    let output = command.args(arguments.split(' ')).current_dir(folder).output();
-    let output = output.expect("openssl: apt-get install -y openssl");
-    assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
-}
+use crate::harness::{Certificates, Postgres, free_port};
 
 async fn tls_server(certificates: &Certificates) -> Postgres {
     Postgres::builder()

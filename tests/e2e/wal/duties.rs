@@ -116,28 +116,31 @@ async fn a_fast_shutdown_is_not_held_up_by_what_is_not_acknowledged() {
 
 #[tokio::test]
 async fn a_fast_shutdown_is_not_held_up_by_a_stalled_consumer() {
-    let server = Postgres::start().await;
-    prepare(&server, "CREATE TABLE t (id int PRIMARY KEY, t text)").await;
-    let stalled = Options {
-        shutdown_grace: Duration::from_millis(500),
-        queue_bytes: 64 << 10,
-        heartbeat: Duration::from_millis(50),
-        ..options()
-    };
-    let mut source = open_with(&server, &stalled).await;
-    server.sql("INSERT INTO t VALUES (0, '')").await;
-    rows(&mut source, 1).await;
-    // Its heartbeat's session, whose end is the only sign that gets through.
-    eventually("a heartbeat", async || {
-        let beats = "SELECT count(*) FROM pg_stat_activity
-                     WHERE application_name = 'kasho' AND query LIKE '%emit_message%'";
-        (server.value(beats).await != "0").then_some(())
-    })
-    .await;
-    server.sql("INSERT INTO t SELECT n, repeat('x', 1000) FROM generate_series(1, 20000) n").await;
-    server.stop("fast").await;
-    let drained = async { while !matches!(source.next().await.unwrap(), Received::Closed) {} };
-    tokio::time::timeout(PATIENCE, drained).await.expect("closed");
+    for heartbeat_ms in [50, 0] {
+        let server = Postgres::start().await;
+        prepare(&server, "CREATE TABLE t (id int PRIMARY KEY, t text)").await;
+        let stalled = Options {
+            shutdown_grace: Duration::from_secs(600),
+            queue_bytes: 64 << 10,
+            heartbeat: Duration::from_millis(heartbeat_ms),
+            ..options()
+        };
+        let mut source = open_with(&server, &stalled).await;
+        server.sql("INSERT INTO t VALUES (0, '')").await;
+        rows(&mut source, 1).await;
+        // The session beside the stream, whose end is the only sign that gets through.
+        eventually("a session", async || {
+            let beside = "SELECT count(*) FROM pg_stat_activity
+                          WHERE application_name = 'kasho heartbeat'";
+            (server.value(beside).await == "1").then_some(())
+        })
+        .await;
+        let rows = "INSERT INTO t SELECT n, repeat('x', 1000) FROM generate_series(1, 20000) n";
+        server.sql(rows).await;
+        server.stop("fast").await;
+        let drained = async { while !matches!(source.next().await.unwrap(), Received::Closed) {} };
+        tokio::time::timeout(PATIENCE, drained).await.expect("closed");
+    }
 }
 
 #[tokio::test]

@@ -135,11 +135,19 @@ async fn an_insert_without_its_values_names_what_mends_it() {
     server
         .sql("CREATE TABLE t (id int PRIMARY KEY, ok bool, t text); ALTER TABLE t ALTER t SET STORAGE EXTERNAL")
         .await;
-    server.sql("CREATE PUBLICATION p FOR TABLE t WHERE (id > 5)").await;
+    // 14 has no row filters, and so an UPDATE stays one.
+    let filters = server.version().await >= 15;
+    let filter = if filters { "WHERE (id > 5)" } else { "" };
+    server.sql(&format!("CREATE PUBLICATION p FOR TABLE t {filter}")).await;
     super::make_slot(&server).await;
     let mut source = open(&server).await;
     server.sql("INSERT INTO t VALUES (1, false, repeat(md5('x'), 200))").await;
     server.sql("UPDATE t SET id = 6").await;
+    if !filters {
+        let rows = rows(&mut source, 2).await;
+        assert!(rows[1].contains(" update public.t (1,"), "{rows:?}");
+        return;
+    }
     let halted = error(&mut source).await;
     let SourceError::UnchangedInsert { table, column, .. } = &halted else { panic!("{halted}") };
     assert_eq!((table.as_str(), column.as_str()), ("public.t", "t"));

@@ -143,6 +143,9 @@ pub enum Content {
         new: Option<Vec<Field>>,
         /// Before it.
         old: Option<Vec<Field>>,
+        /// Of an update without `old`: places of the columns that say which row it is. They
+        /// kept their values.
+        key: Vec<usize>,
         /// Of a message: it stood in a transaction.
         transactional: Option<bool>,
     },
@@ -233,6 +236,7 @@ struct Data {
     oids: Vec<u32>,
     new: Option<Vec<Field>>,
     old: Option<Vec<Field>>,
+    key: Vec<usize>,
     transactional: Option<bool>,
     tables: Vec<String>,
     cascade: bool,
@@ -303,12 +307,14 @@ impl Data {
                 let fits = |image: &Option<Vec<Field>>| {
                     image.as_ref().is_none_or(|values| values.len() == width)
                 };
-                let whole = self.oids.len() == width && fits(&self.new) && fits(&self.old);
+                let known = self.key.iter().all(|place| *place < width);
+                let whole = self.oids.len() == width && fits(&self.new) && fits(&self.old) && known;
                 whole.then_some(Content::Row {
                     columns: self.cols,
                     oids: self.oids,
                     new: self.new,
                     old: self.old,
+                    key: self.key,
                     transactional: self.transactional,
                 })?
             }

@@ -81,8 +81,9 @@ proptest! {
         prop_assert_eq!((entry.xid, entry.commit_us), (731, 1_700_000_000_000_001));
         prop_assert_eq!((entry.generation, entry.last), (7, false));
         let columns = vec!["id".to_owned(), "note".to_owned()];
-        let expected =
-            Content::Row { columns, oids: vec![23, 25], new, old, transactional: None };
+        let key = if old.is_none() { vec![0] } else { Vec::new() };
+        let (oids, transactional) = (vec![23, 25], None);
+        let expected = Content::Row { columns, oids, new, old, key, transactional };
         prop_assert_eq!(entry.content, expected);
     }
 
@@ -110,6 +111,14 @@ fn the_map_is_what_the_contract_says() {
     expected.extend(b"\xa4cols\x92\xa2id\xa4note\xa4oids\x92\x17\x19");
     expected.extend(b"\xa3new\x92\xa11\xc0\xa3old\x92\xc3\xc2");
     assert_eq!(packed, expected);
+
+    // Where the identity kept its values the entry says which columns it is.
+    let (batch, piece) = one_row(Op::Update, Some(&new), None);
+    let json = String::from_utf8(encode(Encoding::Json, &batch, &piece)).unwrap();
+    assert!(json.ends_with(r#""new":["1",null],"key":[0]}"#), "{json}");
+    let (batch, piece) = one_row(Op::Insert, Some(&new), None);
+    let json = String::from_utf8(encode(Encoding::Json, &batch, &piece)).unwrap();
+    assert!(json.ends_with(r#""new":["1",null]}"#), "{json}");
 }
 
 #[test]

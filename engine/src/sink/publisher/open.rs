@@ -2,7 +2,12 @@
 //! raise the token, and wait until that is durable. Only then is what was read true:
 //! nobody else can write any more, and a durability wait speaks for this connection.
 //!
-//! What can go wrong: Redis lost data or is another one, the checkpoint belongs to
+//! The token may only be raised over the one that was there *before* the slot was taken:
+//! another one now is of somebody who took the slot after us, so it is no longer ours, as
+//! far as we know (a process that was frozen in between does not notice). Raising it once
+//! more would end the rightful writer.
+//!
+//! What can go wrong: the slot was lost meanwhile, Redis lost data or is another one, the checkpoint belongs to
 //! another server or slot, a promotion took back what was published, Redis evicts keys.
 
 use std::fmt;
@@ -75,6 +80,39 @@ pub struct Opening {
     pub accept_gap: bool,
 }
 
+/// The first half of a take-over, to be made before the slot is taken: whose the stream
+/// was then.
+#[derive(Debug)]
+pub struct Claim<S> {
+    store: S,
+    before: Option<(Epoch, String)>,
+}
+
+impl<S: Backend> Claim<S> {
+    /// Looks who writes now.
+    ///
+    /// # Errors
+    /// The server's.
+    pub async fn new(mut store: S) -> Result<Claim<S>, SinkError> {
+        let found = store.inspect().await?.checkpoint;
+        Ok(Claim { store, before: found.map(|stored| (stored.epoch, stored.writer)) })
+    }
+
+    /// Whether the stream is still whose it was.
+    fn holds(&self, found: &Checkpoint) -> Result<(), SinkError> {
+        let same =
+            |(epoch, writer): &(Epoch, String)| *epoch == found.epoch && *writer == found.writer;
+        match self.before.as_ref().is_none_or(same) {
+            true => Ok(()),
+            false => Err(overtaken(&found.writer, &found.epoch.0.to_string())),
+        }
+    }
+}
+
+fn overtaken(writer: &str, epoch: &str) -> SinkError {
+    SinkError::Overtaken { writer: writer.to_owned(), epoch: epoch.to_owned() }
+}
+
 /// Where a publisher goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opened {
@@ -90,19 +128,21 @@ pub struct Opened {
 }
 
 impl<S: Backend> Publisher<S> {
-    /// Takes over the changes stream of the current epoch.
+    /// Takes over the changes stream of the current epoch. The slot must have been taken
+    /// after the claim was made.
     ///
     /// # Errors
     /// See [`SinkError`]; nothing was changed unless the token was raised.
     pub async fn open(
-        mut store: S,
+        mut claim: Claim<S>,
         config: &Config,
         opening: &Opening,
         status: Status,
     ) -> Result<(Publisher<S>, Opened), SinkError> {
-        let server = store.server().await?;
+        let server = claim.store.server().await?;
         check_server(&server)?;
-        let checkpoint = take_over(&mut store, opening).await?;
+        let checkpoint = take_over(&mut claim, opening).await?;
+        let store = claim.store;
         let guard = Guard {
             epoch: checkpoint.epoch,
             writer: checkpoint.writer.clone(),
@@ -148,12 +188,16 @@ pub(crate) fn check_server(server: &Server) -> Result<(), SinkError> {
     Ok(())
 }
 
-/// Reads, checks and fences until nothing happened in between.
-async fn take_over<S: Backend>(store: &mut S, opening: &Opening) -> Result<Checkpoint, SinkError> {
+/// Reads, checks and fences until the old writer did nothing in between.
+async fn take_over<S: Backend>(
+    claim: &mut Claim<S>,
+    opening: &Opening,
+) -> Result<Checkpoint, SinkError> {
     let mut seen = None;
     for _ in 0..ATTEMPTS {
-        let found = store.inspect().await?;
-        let mut checkpoint = check(store, &found, opening).await?;
+        let found = claim.store.inspect().await?;
+        found.checkpoint.as_ref().map_or(Ok(()), |stored| claim.holds(stored))?;
+        let mut checkpoint = check(&mut claim.store, &found, opening).await?;
         let (writer, last) = match &found.checkpoint {
             Some(stored) => (stored.writer.clone(), stored.last.to_string()),
             None => return Err(lost("there is no checkpoint".to_owned())),
@@ -166,9 +210,10 @@ async fn take_over<S: Backend>(store: &mut S, opening: &Opening) -> Result<Check
             top: found.changes,
             fields: checkpoint.fields(),
         };
-        match store.fence(&fence).await? {
+        match claim.store.fence(&fence).await? {
             Answer::Done => return Ok(checkpoint),
-            answer => seen = Some(answer),
+            Answer::Fenced { writer, epoch } => return Err(overtaken(&writer, &epoch)),
+            answer @ Answer::Moved { .. } => seen = Some(answer),
         }
     }
     let (top, last) = match seen {

@@ -54,7 +54,8 @@ pub(super) async fn try_open(
     opening: &Opening,
 ) -> Result<(Publisher<MemoryStore>, Opened), SinkError> {
     let store = server.connect().await?;
-    Publisher::open(store, config, opening, Status::default()).await
+    let claim = Claim::new(store).await?;
+    Publisher::open(claim, config, opening, Status::default()).await
 }
 
 pub(super) async fn open(server: &MemoryServer, token: u64) -> (Publisher<MemoryStore>, Opened) {
@@ -438,6 +439,30 @@ async fn a_promotion_goes_on_only_where_nothing_was_lost() {
     assert_eq!(stream(&server).await, ["200-1!", "300-1", "300-2!", "500-1!"]);
     let error = try_open(&server, &config, &opening(4)).await.unwrap_err();
     assert!(matches!(error, SinkError::NoHistory { found: 1, stored: 2 }), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_lost_the_slot_before_raising_the_token_does_not_end_its_new_holder() {
+    let server = server().await;
+    // Frozen between START_REPLICATION and the fence; meanwhile another takes the slot.
+    let late = Claim::new(server.connect().await.unwrap()).await.unwrap();
+    let (mut rightful, _) = open(&server, 2).await;
+    publish(&mut rightful, &[Part::whole(200, 1)], 100).await.unwrap();
+    let thawed = Publisher::open(late, &Config::default(), &opening(1), Status::default()).await;
+    let error = thawed.unwrap_err();
+    assert!(matches!(error, SinkError::Overtaken { .. }), "{error}");
+    // It has to ask for the slot again, which the other one holds.
+    assert_eq!(error.class(), crate::error::Class::Retry);
+    publish(&mut rightful, &[Part::whole(300, 1)], 100).await.unwrap();
+    assert_eq!(stream(&server).await, ["200-1!", "300-1!"]);
+
+    // The old writer that only empties its queue is no reason to give up.
+    let next = Claim::new(server.connect().await.unwrap()).await.unwrap();
+    publish(&mut rightful, &[Part::whole(400, 1)], 100).await.unwrap();
+    let next = Publisher::open(next, &Config::default(), &opening(3), Status::default()).await;
+    assert_eq!(next.unwrap().1.published, Position::after(Lsn(400)));
+    let error = publish(&mut rightful, &[Part::whole(500, 1)], 100).await.unwrap_err();
+    assert!(matches!(error, SinkError::Fenced { .. }), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -29,6 +29,16 @@ pub const PINNED_SETTINGS: [(&str, &str); 6] = [
     ("standard_conforming_strings", "on"),
 ];
 
+/// Limits of a role that would end a session that waits, all off: one of ours stays open
+/// for as long as the service runs, and a snapshot's exporter is "idle in transaction" for
+/// as long as the load takes.
+pub(crate) const PATIENT: [(&str, &str); 4] = [
+    ("statement_timeout", "0"),
+    ("lock_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("idle_session_timeout", "0"),
+];
+
 /// The `options` of a startup message: the user's own first, then the pinned settings,
 /// then `more`.
 pub(crate) fn options_with(info: &Conninfo, more: &[(&str, &str)]) -> String {
@@ -49,10 +59,10 @@ pub(crate) fn options_with(info: &Conninfo, more: &[(&str, &str)]) -> String {
 /// # Errors
 /// No host gave a session: see [`SourceError`]; never with a secret in it.
 pub async fn sql_connect(info: &Conninfo, app_name: &str) -> Result<Client, SourceError> {
-    sql_connect_with(info, app_name, &[]).await
+    sql_connect_with(info, app_name, &PATIENT).await
 }
 
-/// The same with further settings, such as `("statement_timeout", "0")`.
+/// The same with these settings in place of [`PATIENT`].
 ///
 /// # Errors
 /// As [`sql_connect`].

@@ -1,25 +1,18 @@
 //! TLS to PostgreSQL as libpq's `sslmode` means it, with rustls on ring.
 //!
 //! What can go wrong: a mode that verifies less than its name says. `require` (and the
-//! weaker modes) accept any certificate on purpose, as libpq does; everything else goes
-//! through webpki. A certificate that stands itself in the root file is accepted as it
-//! is, because many a server's self-signed certificate is used that way.
+//! weaker modes) accept any certificate on purpose, as libpq does.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::ClientConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
-};
 use sha2::{Digest, Sha256, Sha384, Sha512};
 
 use super::{Conninfo, Roots, SslMode};
+use crate::trust::{Check, Trust, certificates};
 
 /// The rustls configuration for `info`; an error is a sentence about a file.
 pub(super) fn client_config(info: &Conninfo) -> Result<Arc<ClientConfig>, String> {
@@ -43,19 +36,7 @@ pub(super) fn client_config(info: &Conninfo) -> Result<Arc<ClientConfig>, String
     Ok(Arc::new(config))
 }
 
-fn certificates(path: &Path, name: &str) -> Result<Vec<CertificateDer<'static>>, String> {
-    let all = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let all = all.map_err(|e| format!("{name} {}: {e}", path.display()))?;
-    if all.is_empty() {
-        return Err(format!("{name} {} holds no certificate", path.display()));
-    }
-    Ok(all)
-}
-
-fn verifier(
-    info: &Conninfo,
-    provider: &Arc<CryptoProvider>,
-) -> Result<Arc<dyn ServerCertVerifier>, String> {
+fn verifier(info: &Conninfo, provider: &Arc<CryptoProvider>) -> Result<Arc<Trust>, String> {
     let given = match &info.roots {
         _ if info.sslmode < SslMode::VerifyCa => Vec::new(),
         None => Vec::new(),
@@ -68,85 +49,12 @@ fn verifier(
             found.certs
         }
     };
-    let mut store = RootCertStore::empty();
-    store.add_parsable_certificates(given.iter().cloned());
-    let webpki = if store.is_empty() {
-        None
-    } else {
-        let builder =
-            WebPkiServerVerifier::builder_with_provider(store.into(), Arc::clone(provider));
-        Some(builder.build().map_err(|e| e.to_string())?)
+    let check = match info.sslmode {
+        mode if mode < SslMode::VerifyCa => Check::Nothing,
+        SslMode::VerifyFull => Check::IssuerAndName,
+        _ => Check::Issuer,
     };
-    Ok(Arc::new(Verifier { mode: info.sslmode, provider: Arc::clone(provider), webpki, given }))
-}
-
-#[derive(Debug)]
-struct Verifier {
-    mode: SslMode,
-    provider: Arc<CryptoProvider>,
-    webpki: Option<Arc<WebPkiServerVerifier>>,
-    given: Vec<CertificateDer<'static>>,
-}
-
-impl Verifier {
-    /// Whether the server's own certificate was given as a root.
-    fn pinned(&self, cert: &CertificateDer<'_>, name: &ServerName<'_>) -> Result<bool, Error> {
-        if !self.given.iter().any(|given| given.as_ref() == cert.as_ref()) {
-            return Ok(false);
-        }
-        if self.mode == SslMode::VerifyFull {
-            rustls::client::verify_server_name(&ParsedCertificate::try_from(cert)?, name)?;
-        }
-        Ok(true)
-    }
-}
-
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
-        &self,
-        cert: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        if self.mode < SslMode::VerifyCa || self.pinned(cert, name)? {
-            return Ok(ServerCertVerified::assertion());
-        }
-        let webpki = self.webpki.as_ref();
-        let webpki = webpki.ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
-        match webpki.verify_server_cert(cert, intermediates, name, ocsp, now) {
-            // The name is what webpki looks at last, after the chain.
-            Err(Error::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) if self.mode == SslMode::VerifyCa => Ok(ServerCertVerified::assertion()),
-            other => other,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, cert, dss, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, cert, dss, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
+    Trust::new(check, given, provider)
 }
 
 /// The `tls-server-end-point` binding of a certificate: its hash under the hash of its

@@ -101,10 +101,7 @@ pub async fn slot_fact(
     if let Some(what) = foreign {
         return Ok(SlotFact::Foreign(what));
     }
-    Ok(match status.wal_status {
-        Some(status) if status == "lost" => SlotFact::Lost(status),
-        _ => SlotFact::Usable,
-    })
+    Ok(status.lost().map_or(SlotFact::Usable, SlotFact::Lost))
 }
 
 /// Makes a temporary slot with an exported snapshot and keeps both: `ready` is told LSN

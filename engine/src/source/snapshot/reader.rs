@@ -24,6 +24,7 @@ use crate::source::catalog::{Catalog, Table};
 use crate::source::conninfo::{Conninfo, sql_connect_with};
 use crate::source::copy::Decoder;
 use crate::source::error::SourceError;
+use crate::source::snapshot::holder::no_transaction_timeout;
 use crate::source::snapshot::plan::{self, Progress, RangeKey, RangeProgress, Unit};
 use crate::source::snapshot::{SETTINGS, SnapshotError, copy_statement, holder_lives, literal};
 use crate::source::wal::KnownRelations;
@@ -202,7 +203,11 @@ impl Worker {
                 client.batch_execute("COMMIT").await.map_err(|e| SourceError::sql(doing, &e))?;
                 client
             }
-            None => sql_connect_with(&self.info, "kasho load", &SETTINGS).await?,
+            None => {
+                let client = sql_connect_with(&self.info, "kasho load", &SETTINGS).await?;
+                no_transaction_timeout(&client).await?;
+                client
+            }
         };
         let name = self.plan.load.snapshots.get(snapshot).map_or("", |s| s.name.as_str());
         import(&client, name).await?;

@@ -32,9 +32,11 @@ impl Holder {
     pub async fn spawn(program: &Path, spec: &HolderSpec) -> Result<Holder, SnapshotError> {
         let failed = |source| SnapshotError::Spawn { program: program.to_owned(), source };
         let mut child = Command::new(program)
-            .args(["snapshot", "--hold"])
+            .args(["snapshot", "--hold", "--log-format", crate::log::format().name()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            // The service speaks for itself.
+            .env_remove("NOTIFY_SOCKET")
             .spawn()
             .map_err(failed)?;
         let closed = || failed(std::io::Error::other("its pipes are closed"));

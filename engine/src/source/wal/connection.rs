@@ -17,20 +17,11 @@ use secrecy::ExposeSecret;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_postgres::fallible_iterator::FallibleIterator;
 
-use super::super::conninfo::{ChannelBinding, Conninfo, Dialer, Stream, options_with};
+use super::super::conninfo::{ChannelBinding, Conninfo, Dialer, PATIENT, Stream, options_with};
 use super::super::error::{ServerError, SourceError};
 use super::slot::SlotName;
 use super::timeline::{SwitchPoint, switch_points};
 use crate::position::Lsn;
-
-/// Limits of a role that would end a session that waits, all off: a snapshot's exporter
-/// is "idle in transaction" for as long as the load takes.
-const PATIENT: [(&str, &str); 4] = [
-    ("statement_timeout", "0"),
-    ("lock_timeout", "0"),
-    ("idle_in_transaction_session_timeout", "0"),
-    ("idle_session_timeout", "0"),
-];
 
 /// No answer to a command of a session is larger than this.
 const MAX_ANSWER: usize = 16 << 20;
@@ -89,7 +80,9 @@ impl ReplSession {
         let mut session =
             ReplSession { stream, buf: BytesMut::with_capacity(8 << 10), busy: false };
         let doing = format!("a replication session for {:?} at {host}", info.user);
-        let options = options_with(info, &PATIENT);
+        // A warning that says what is left out must come through.
+        let settings = [&PATIENT[..], &[("client_min_messages", "warning")]].concat();
+        let options = options_with(info, &settings);
         let parameters = [
             ("user", info.user.as_str()),
             ("database", info.dbname.as_str()),
@@ -108,6 +101,11 @@ impl ReplSession {
         if info.primary && session.show("transaction_read_only").await? != "off" {
             return Err(SourceError::ReadOnly { host: host.to_owned() });
         }
+        // 17 and later can end a transaction for its age, and decoding a large one is one;
+        // earlier versions would refuse the setting in the greeting.
+        let off = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings \
+                   WHERE name = 'transaction_timeout'";
+        session.query(off, &doing).await?;
         Ok(session)
     }
 

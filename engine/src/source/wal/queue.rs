@@ -33,6 +33,8 @@ pub(super) enum End {
         /// `pg_class.oid`.
         relation: Option<u32>,
     },
+    /// A publication was missing, and the server left out its rows.
+    Skipped,
     /// Anything else.
     Failed(SourceError),
 }
@@ -158,5 +160,10 @@ impl Shared {
     pub(super) fn sound_alarm(&self) {
         self.alarm.store(true, Ordering::SeqCst);
         self.wake.notify_one();
+    }
+
+    /// The server takes sessions: whatever ended the other one, it is not shutting down.
+    pub(super) fn calm(&self) {
+        self.alarm.store(false, Ordering::SeqCst);
     }
 }

@@ -129,10 +129,28 @@ pub struct SlotStatus {
     pub restart_lsn: Option<Lsn>,
     /// `reserved`, `extended`, `unreserved` or `lost`.
     pub wal_status: Option<String>,
+    /// Why the server gave it up, in PostgreSQL's word (17 and later).
+    pub invalidation_reason: Option<String>,
     /// Log kept for it, in bytes.
     pub retained_bytes: u64,
+    /// Log that may still be written before the slot is lost, in bytes; none without
+    /// `max_slot_wal_keep_size`.
+    pub safe_wal_bytes: Option<u64>,
     /// Transactions this old block VACUUM of the catalogs.
     pub catalog_xmin_age: Option<i64>,
+}
+
+impl SlotStatus {
+    /// Why nothing can be read from it any more, if that is so.
+    #[must_use]
+    pub fn lost(&self) -> Option<String> {
+        let reason = self.invalidation_reason.as_deref();
+        match (self.wal_status.as_deref(), reason) {
+            (_, Some(reason)) => Some(format!("invalidated: {reason}")),
+            (Some("lost"), None) => Some("wal_status lost".to_owned()),
+            _ => None,
+        }
+    }
 }
 
 /// The slot called `name`, if it exists.
@@ -143,13 +161,14 @@ pub async fn slot_status(
     client: &Client,
     name: &SlotName,
 ) -> Result<Option<SlotStatus>, SourceError> {
-    // On a standby there is no current insert position.
+    // On a standby there is no current insert position. By way of JSON, because versions
+    // before 17 lack the last column.
     const SQL: &str = "SELECT plugin::text, database::text, temporary, active_pid,
             confirmed_flush_lsn::text, restart_lsn::text, wal_status,
             greatest(0, pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery()
                 THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END, restart_lsn))::int8,
-            age(catalog_xmin)::int8
-        FROM pg_catalog.pg_replication_slots WHERE slot_name = $1::text::name";
+            age(catalog_xmin)::int8, to_jsonb(s) ->> 'invalidation_reason', safe_wal_size
+        FROM pg_catalog.pg_replication_slots s WHERE slot_name = $1::text::name";
     let rows = client.query(SQL, &[&name.as_str()]).await;
     let rows = rows.map_err(|e| SourceError::sql("a look at pg_replication_slots", &e))?;
     let lsn = |text: Option<String>| text.and_then(|text| text.parse().ok());
@@ -166,6 +185,8 @@ pub async fn slot_status(
             .and_then(|n| u64::try_from(n).ok())
             .unwrap_or(0),
         catalog_xmin_age: row.get(8),
+        invalidation_reason: row.get(9),
+        safe_wal_bytes: row.get::<_, Option<i64>>(10).map(|n| u64::try_from(n).unwrap_or(0)),
     }))
 }
 

@@ -8,6 +8,10 @@
 //!   again the moment it is answered. Answers to such asking are at least
 //!   [`ANSWER_PAUSE`] apart, and after a grace period the connection is closed: a
 //!   server must never hang because of us.
+//! - That it shuts down is not even heard, because the queue is full: a session beside the
+//!   stream (`heartbeat`) sounds the alarm when the server ends it.
+//! - A publication is missing: versions before 18 end the stream, later ones warn and leave
+//!   its rows out, so that warning ends the stream too.
 //! - The network dies without a word: an answer is asked for, and missed.
 //!
 //! Format: the PostgreSQL manual, 55.4 "Streaming Replication Protocol".
@@ -21,6 +25,7 @@ use bytes::BytesMut;
 use postgres_protocol::message::backend::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
+use tokio_postgres::fallible_iterator::FallibleIterator;
 
 use super::super::conninfo::Stream;
 use super::super::error::{ServerError, SourceError};
@@ -34,6 +39,9 @@ use crate::position::Lsn;
 const ANSWER_PAUSE: Duration = Duration::from_millis(100);
 /// An acknowledgement that nobody asked for is told at most this often.
 const ACK_PAUSE: Duration = Duration::from_secs(1);
+/// A pipeline that has moved nothing for this long is not waited for any longer by a server
+/// that is known to shut down.
+const STALLED: Duration = Duration::from_secs(1);
 /// What is read at once, at most; and the least room worth reading into.
 const READ: usize = 256 << 10;
 const LEAST_READ: usize = 32 << 10;
@@ -80,6 +88,9 @@ pub(super) struct Task {
     asking: Asking,
     /// Since when the queue is full while the alarm sounds.
     stuck: Option<Instant>,
+    /// Bytes in the queue and what is durable, and when something was last taken from the
+    /// one or added to the other.
+    moved: ((usize, Lsn), Instant),
     /// The server has said that the copy is over.
     ending: bool,
 }
@@ -106,6 +117,7 @@ impl Task {
             heard_at: now,
             asking: Asking::default(),
             stuck: None,
+            moved: ((0, Lsn::ZERO), now),
             ending: false,
         }
     }
@@ -212,6 +224,10 @@ impl Task {
                         _ => {}
                     }
                 }
+                b'N' if skips(&self.buf[whole..whole + 5 + len]) => {
+                    end = Some(End::Skipped);
+                    break;
+                }
                 b'N' | b'S' | b'Z' => {}
                 b'c' | b'C' => self.ending = true,
                 b'E' => {
@@ -256,13 +272,13 @@ impl Task {
             let silent = now.duration_since(self.heard_at) >= self.options.status_interval;
             self.send_status(silent).await?;
         }
-        let full = self.shared.figures.queued_bytes() >= self.options.queue_bytes;
-        let alarmed = full && self.shared.alarm.load(Ordering::SeqCst);
+        let queued = self.shared.figures.queued_bytes();
+        let ((before, durable), since) = self.moved;
+        let moved = queued < before || flush > durable;
+        self.moved = ((queued, flush), if moved { now } else { since });
+        let alarmed = queued >= self.options.queue_bytes && self.alarmed();
         self.stuck = if alarmed { Some(self.stuck.unwrap_or(now)) } else { None };
-        let over = |since: Option<Instant>| {
-            since.is_some_and(|t| now.duration_since(t) >= self.options.shutdown_grace)
-        };
-        if over(self.asking.storm) || over(self.stuck) {
+        if self.leave_at().is_some_and(|at| now >= at) {
             tracing::info!("closing the stream: the server shuts down and waits for us");
             return Ok(true);
         }
@@ -289,11 +305,22 @@ impl Task {
         if self.flush() > self.sent_flush {
             due = due.min(self.sent_at + ACK_PAUSE);
         }
-        let grace = |t: Option<Instant>| t.map(|t| t + self.options.shutdown_grace);
-        for at in [grace(self.asking.storm), grace(self.stuck)].into_iter().flatten() {
+        if let Some(at) = self.leave_at() {
             due = due.min(at);
         }
         if room { due.min(self.heard_at + self.options.silence) } else { due }
+    }
+
+    fn alarmed(&self) -> bool {
+        self.shared.alarm.load(Ordering::SeqCst)
+    }
+
+    /// When the connection is to be closed, if the server waits for us in order to end.
+    fn leave_at(&self) -> Option<Instant> {
+        let waits = [self.asking.storm, self.stuck].into_iter().flatten().min()?;
+        let grace = waits + self.options.shutdown_grace;
+        let stalled = self.moved.1.max(waits) + STALLED.min(self.options.shutdown_grace);
+        Some(if self.alarmed() { grace.min(stalled) } else { grace })
     }
 
     fn flush(&self) -> Lsn {
@@ -357,6 +384,23 @@ fn relation_of(body: &[u8]) -> Option<u32> {
         [b'I' | b'U' | b'D', a, b, c, d] => Some(u32::from_be_bytes([*a, *b, *c, *d])),
         _ => None,
     }
+}
+
+/// Whether a notice says that rows are left out: of the warnings in mid-stream only that of
+/// a missing publication has this SQLSTATE.
+fn skips(message: &[u8]) -> bool {
+    let Ok(Some(Message::NoticeResponse(body))) = Message::parse(&mut BytesMut::from(message))
+    else {
+        return false;
+    };
+    let (mut warning, mut state) = (false, false);
+    let mut fields = body.fields();
+    // The severity in `S` is translated, that in `V` is not.
+    while let Ok(Some(field)) = fields.next() {
+        warning |= field.type_() == b'V' && field.value_bytes() == b"WARNING";
+        state |= field.type_() == b'C' && field.value_bytes() == b"55000";
+    }
+    warning && state
 }
 
 /// An error in mid-stream may quote a row: only its code and names are kept.

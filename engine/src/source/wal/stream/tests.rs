@@ -133,6 +133,64 @@ async fn a_server_that_asks_again_and_again_is_left_after_the_grace() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_known_to_end_does_not_wait_for_a_pipeline_that_stands_still() {
+    // It asks and asks, and nothing is taken.
+    let (mut server, shared) = start();
+    server.update().await;
+    server.data(7, 10).await;
+    shared.sound_alarm();
+    let begun = Instant::now();
+    loop {
+        server.keepalive(50, true).await;
+        if !server.update().await {
+            break;
+        }
+    }
+    assert!(begun.elapsed() < 2 * STALLED, "{:?}", begun.elapsed());
+
+    // The queue is full, so not even its questions are read.
+    let (mut server, shared) = start();
+    server.update().await;
+    for lsn in 1..=20 {
+        server.data(lsn, 100).await;
+    }
+    assert!(server.update().await, "only told so, nobody is left");
+    shared.sound_alarm();
+    let begun = Instant::now();
+    while server.update().await {}
+    assert!(begun.elapsed() < 2 * STALLED, "{:?}", begun.elapsed());
+
+    // Something is taken all the time: it has its grace, and no more.
+    let (mut server, shared) = start();
+    server.update().await;
+    shared.sound_alarm();
+    let begun = Instant::now();
+    loop {
+        server.keepalive(50, true).await;
+        if !server.update().await || matches!(item(&shared).await, Item::End(_)) {
+            break;
+        }
+    }
+    let took = begun.elapsed();
+    assert!(took >= OPTIONS.shutdown_grace && took < 2 * OPTIONS.shutdown_grace, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_warning_that_rows_are_left_out_ends_the_stream() {
+    let (mut server, shared) = start();
+    server.frame(b'N', b"SNOTICE\0VNOTICE\0C00000\0Mwords\0\0").await;
+    server.frame(b'N', b"SWARNUNG\0VWARNING\0C01000\0Mwords\0\0").await;
+    server.data(1, 1).await;
+    drop(chunk(&shared).await);
+    server.data(2, 1).await;
+    server.frame(b'N', b"SWARNUNG\0VWARNING\0C55000\0Mskipped\0\0").await;
+    server.data(3, 1).await;
+    drop(chunk(&shared).await);
+    assert!(matches!(item(&shared).await, Item::End(End::Skipped)));
+    assert_eq!(shared.figures.received(), Lsn(2), "nothing behind it counts");
+}
+
+#[tokio::test(start_paused = true)]
 async fn questions_of_an_idle_server_are_no_storm() {
     let (mut server, shared) = start();
     server.update().await;

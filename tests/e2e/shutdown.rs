@@ -1,0 +1,70 @@
+//! How the service ends: in good order when asked once, at once when asked twice.
+
+use crate::harness::{Postgres, Redis, eventually, get};
+use crate::world::{World, fill};
+
+/// A world whose changes are acknowledged as soon as they are durable.
+async fn prompt() -> World {
+    let (pg, redis) = tokio::join!(Postgres::start(), Redis::start());
+    World::with(pg, redis, 10, "").await
+}
+
+async fn confirmed(world: &World) -> u64 {
+    let query = "SELECT confirmed_flush_lsn - '0/0' FROM pg_replication_slots";
+    world.pg.value(query).await.parse().expect("LSN")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_lets_the_batch_in_flight_be_published_and_acknowledged() {
+    for signal in ["TERM", "INT"] {
+        let mut world = prompt().await;
+        // In force at the next start.
+        let text = std::fs::read_to_string(world.engine.home().config_path()).expect("file");
+        let text = text.replacen("[redis]\n", "[redis]\nack_lag_ms = 0\n", 1);
+        world.engine.home().write_config(&text);
+        world.bootstrap().await;
+        assert!(world.engine.terminate().await.success());
+        world.engine.start_again();
+        world.until_state("STREAMING").await;
+        fill(&world.pg, 11, 20_010).await;
+        eventually("a part of the transaction", async || {
+            (world.entries("changes").await > 0).then_some(())
+        })
+        .await;
+        world.engine.process().signal(signal);
+        let status = world.engine.wait_exit().await;
+        assert_eq!(status.code(), Some(0), "{}", world.engine.log());
+        assert!(world.engine.log().contains("drained"));
+        // What was published as a whole is acknowledged; a transaction in part is not.
+        let published = world.newest().await.expect("entries");
+        let whole = world.entries("changes").await == 20_000;
+        let confirmed = confirmed(&world).await;
+        assert_eq!(confirmed > published.0, whole, "{confirmed} {published:?}");
+        world.engine.start_again();
+        world.check_ledger(20_011).await;
+        // And once it is published as a whole, it is acknowledged by the end.
+        let published = world.newest().await.expect("entries");
+        assert!(world.engine.terminate().await.success());
+        assert!(self::confirmed(&world).await > published.0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_it_at_once() {
+    let world = prompt().await;
+    world.bootstrap().await;
+    world.redis.freeze();
+    fill(&world.pg, 11, 20).await;
+    // In flight: taken from the source, and not answered by Redis.
+    eventually("the batch to be taken", async || {
+        let (_, body) = get(world.engine.home().http_port(), "/metrics").await?;
+        body.contains("\nkasho_rows_total 10\n").then_some(())
+    })
+    .await;
+    world.engine.process().signal("TERM");
+    world.engine.wait_for("asked to end").await;
+    world.engine.process().signal("TERM");
+    assert_eq!(world.engine.wait_exit().await.code(), Some(128 + 15));
+    assert!(!world.engine.log().contains("drained"), "{}", world.engine.log());
+    world.redis.thaw();
+}
