@@ -338,7 +338,9 @@ impl<S: Backend> StreamReader<S> {
     /// Looks for the newest `end`, which has all load points so far. Those of a mark that
     /// is to come do no harm: its tables are emptied there.
     async fn find_end(&mut self) -> Result<bool, ReaderError> {
-        let end = self.store.page(self.epoch, Lane::Bootstrap, LAST, 1).await?.end;
+        // No entry is wanted with it.
+        let behind = Id { high: u64::MAX, low: 0 };
+        let end = self.store.page(self.epoch, Lane::Bootstrap, behind, 1).await?.end;
         let entry = self.store.before(self.epoch, Lane::Bootstrap, end).await?;
         let Some(raw) = entry.filter(|raw| raw.id == end) else { return Ok(false) };
         if let Content::End { load_points, .. } = Entry::decode(&raw, Lane::Bootstrap)?.content {
