@@ -13,6 +13,7 @@ mod e2e {
 }
 
 mod drain;
+mod guest;
 mod memory;
 mod plugin;
 mod table;

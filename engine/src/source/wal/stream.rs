@@ -88,9 +88,8 @@ pub(super) struct Task {
     asking: Asking,
     /// Since when the queue is full while the alarm sounds.
     stuck: Option<Instant>,
-    /// Bytes in the queue and what is durable, and when something was last taken from the
-    /// one or added to the other.
-    moved: ((usize, Lsn), Instant),
+    /// Bytes that the consumer took and what is durable, and since when it is so much.
+    moved: ((u64, Lsn), Instant),
     /// The server has said that the copy is over.
     ending: bool,
 }
@@ -273,9 +272,10 @@ impl Task {
             self.send_status(silent).await?;
         }
         let queued = self.shared.figures.queued_bytes();
-        let ((before, durable), since) = self.moved;
-        let moved = queued < before || flush > durable;
-        self.moved = ((queued, flush), if moved { now } else { since });
+        let done = (self.shared.taken.load(Ordering::Relaxed), flush);
+        if self.moved.0 != done {
+            self.moved = (done, now);
+        }
         let alarmed = queued >= self.options.queue_bytes && self.alarmed();
         self.stuck = if alarmed { Some(self.stuck.unwrap_or(now)) } else { None };
         if self.leave_at().is_some_and(|at| now >= at) {
