@@ -335,18 +335,32 @@ impl<S: Backend> StreamReader<S> {
         (!loaded(&entry.table)).then_some(entry)
     }
 
-    /// Looks for the newest `end`, which has all load points so far. Those of a mark that
-    /// is to come do no harm: its tables are emptied there.
+    /// Looks for the newest `end` that this reader has behind it. Later ones belong to marks
+    /// that are to come; where an earlier one is trimmed away they do no harm, for what
+    /// they hide of a table is emptied at its mark.
     async fn find_end(&mut self) -> Result<bool, ReaderError> {
         // No entry is wanted with it.
         let behind = Id { high: u64::MAX, low: 0 };
-        let end = self.store.page(self.epoch, Lane::Bootstrap, behind, 1).await?.end;
-        let entry = self.store.before(self.epoch, Lane::Bootstrap, end).await?;
-        let Some(raw) = entry.filter(|raw| raw.id == end) else { return Ok(false) };
-        if let Content::End { load_points, .. } = Entry::decode(&raw, Lane::Bootstrap)?.content {
+        let mut end = self.store.page(self.epoch, Lane::Bootstrap, behind, 1).await?.end;
+        while let Some(content) = self.exactly(Lane::Bootstrap, end).await? {
+            let Content::End { load_points, after, .. } = content else { break };
             self.load_points = Some(load_points);
+            let mark = after.map(|mark| Id { high: mark.0, low: 0 });
+            let Some(mark) = mark.filter(|mark| *mark > self.cursor) else { break };
+            let Some(Content::Mark { section, .. }) = self.exactly(Lane::Changes, mark).await?
+            else {
+                break;
+            };
+            end = Id { high: section - 1, low: 1 };
         }
         Ok(self.load_points.is_some())
+    }
+
+    /// What the entry with this id says.
+    async fn exactly(&mut self, lane: Lane, id: Id) -> Result<Option<Content>, ReaderError> {
+        let found = self.store.before(self.epoch, lane, id).await?.filter(|raw| raw.id == id);
+        let entry = found.map(|raw| Entry::decode(&raw, lane)).transpose()?;
+        Ok(entry.map(|entry| entry.content))
     }
 
     /// Goes on with the changes if the cursor has an `end` right behind it.
@@ -365,9 +379,8 @@ impl<S: Backend> StreamReader<S> {
     async fn enter_section(&mut self) -> Result<(), ReaderError> {
         if self.lane == Lane::Changes
             && matches!(self.position, Position::Wal { ordinal: 0, .. })
-            && let Some(raw) = self.store.before(self.epoch, self.lane, self.cursor).await?
-            && raw.id == self.cursor
-            && let Content::Mark { section, .. } = Entry::decode(&raw, Lane::Changes)?.content
+            && let Some(Content::Mark { section, .. }) =
+                self.exactly(Lane::Changes, self.cursor).await?
         {
             self.enter(section);
         }

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::NoTls;
 
 use crate::harness::{Engine, Postgres, Redis, eventually, python};
-use crate::world::{World, config};
+use crate::world::{World, config, fill};
 
 /// Numbers that look random and come again with the same seed.
 mod rand_like {
@@ -446,4 +446,44 @@ async fn a_table_altered_between_snapshot_and_copy_has_its_rows_all_the_same() {
     churn.finish().await;
     let told = check(&world, &["public.t1", "public.t2", "public.t3"]).await;
     assert!(!told.contains("skipped 0 "), "nothing lay below a load point: {told}");
+}
+
+/// Kind and key of every change after `position`, and where each stands.
+async fn changes(world: &World, position: &str, count: usize) -> Vec<(String, String)> {
+    let request = format!(r#"{{"position": "{position}"}}"#);
+    let address = format!("127.0.0.1:{}", world.engine.home().grpc_port());
+    let (method, count) = ("kasho.ChangeStreamService/Stream", count.to_string());
+    let arguments = [&address, method, &request, &count];
+    let output = python(include_str!("grpcurl.py"), &arguments).await.success();
+    let change = |line: &str| {
+        let change: Value = serde_json::from_str(line).expect("JSON");
+        let dml = &change["dml"];
+        let key = dml["columnValues"][0]["intValue"].as_str().unwrap_or("");
+        let what = format!("{} {key}", dml["kind"].as_str().expect("kind"));
+        (what.trim().to_owned(), change["position"].as_str().expect("position").to_owned())
+    };
+    output.stdout.lines().map(change).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_the_original_sees_a_truncate_and_the_rows_again() {
+    let world = World::start(3).await;
+    world.bootstrap().await;
+    fill(&world.pg, 4, 5).await;
+    load_again(&world, &["ledger"]).await;
+    fill(&world.pg, 6, 6).await;
+    let expected = [
+        "insert 1", "insert 2", "insert 3", "insert 4", "insert 5", "truncate", "truncate",
+        "insert 1", "insert 2", "insert 3", "insert 4", "insert 5", "insert 6",
+    ];
+    let seen = changes(&world, "bootstrap", expected.len()).await;
+    let kinds = |seen: &[(String, String)]| -> Vec<String> {
+        seen.iter().map(|(what, _)| what.clone()).collect()
+    };
+    assert_eq!(kinds(&seen), expected);
+    // From every position on the way it goes on with what comes next.
+    for (at, (_, position)) in seen.iter().enumerate().take(expected.len() - 1) {
+        let rest = changes(&world, position, expected.len() - at - 1).await;
+        assert_eq!(kinds(&rest), expected[at + 1..], "after {position}");
+    }
 }

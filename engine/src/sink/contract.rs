@@ -401,6 +401,7 @@ async fn keeps_a_section_until_its_mark_is_passed<R: Rig>(rig: &R) {
     store.load(&guard("a2", id(1, 1)), &load).await.unwrap();
     let page = store.page(E1, Lane::Bootstrap, id(1, 1), 9).await.unwrap();
     assert_eq!((page.entries.len(), page.end), (3, id(1, 1)));
+    store.acknowledge("c", E1, Lane::Bootstrap, id(1, 1)).await.unwrap();
     store.acknowledge("c", E1, Lane::Changes, id(200, 1)).await.unwrap();
     store.trim(trim).await.unwrap();
     let whole = [1, 2, 3, 4].map(|n| id(n, 1));
@@ -412,6 +413,7 @@ async fn keeps_a_section_until_its_mark_is_passed<R: Rig>(rig: &R) {
     assert_eq!(ids(&mut store, Lane::Bootstrap).await, whole, "the newest end stays");
     store.finish(&guard("a2", id(4, 1)), &finish(5, Some(first), second)).await.unwrap();
     store.trim(trim).await.unwrap();
+    // And with it the rest of the section, for whoever has a part of it.
     assert_eq!(ids(&mut store, Lane::Bootstrap).await, [id(4, 1), id(5, 1)]);
     store.acknowledge("c", E1, Lane::Changes, id(400, 1)).await.unwrap();
     store.trim(trim).await.unwrap();

@@ -222,8 +222,14 @@ impl World {
         let steps = self.read(From::Start, &mut whole).await;
         assert_eq!(whole.t, *expected, "{case}");
         assert_eq!(whole.u, transactions, "{case}");
-        for (position, mut built) in steps.into_iter().filter(|_| transactions < DEPTH) {
-            self.read(From::After(position), &mut built).await;
+        let all: Vec<_> = steps.iter().map(|step| step.0).collect();
+        for (at, (position, mut built)) in steps.into_iter().enumerate() {
+            if transactions == DEPTH {
+                break;
+            }
+            let rest = self.read(From::After(position), &mut built).await;
+            let rest: Vec<_> = rest.into_iter().map(|step| step.0).collect();
+            assert_eq!(rest, all[at + 1..], "{case}, after {position}");
             assert_eq!((&built.t, built.u), (expected, transactions), "{case}, after {position}");
         }
     }

@@ -310,9 +310,15 @@ impl World {
             let high = field.strip_prefix("p:section:")?.parse().ok()?;
             let first: u64 = first.parse().ok()?;
             let to_come = Id { high, low: 0 } >= consumer.changes;
-            to_come.then_some(Id { high: first - 1, low: 1 })
+            to_come.then_some(first)
         });
-        sections.min().unwrap_or(MAX).max(consumer.bootstrap)
+        match sections.min() {
+            None => MAX,
+            Some(first) if consumer.bootstrap < (Id { high: first, low: 0 }) => {
+                Id { high: first.saturating_sub(2), low: 1 }
+            }
+            Some(_) => consumer.bootstrap,
+        }
     }
 
     pub(super) fn release(&mut self, epoch: Epoch, writer: &str) {

@@ -19,14 +19,13 @@ local function remove(stream, cut, field)
 end
 
 -- Sections of tables that are loaded again: the mark in the changes before which nobody
--- needs them, and the entry before their first.
+-- needs them, and the number of their first entry.
 local sections = {}
 local words = redis.call('HGETALL', KEYS[6])
 for i = 1, #words, 2 do
   local mark = words[i]:match('^p:section:(%d+)$')
   if mark then
-    local before_it = string.format('%.0f-1', tonumber(words[i + 1]) - 1)
-    table.insert(sections, {mark .. '-0', before_it})
+    table.insert(sections, {mark .. '-0', tonumber(words[i + 1])})
   end
 end
 
@@ -39,14 +38,17 @@ for _, name in ipairs(redis.call('HKEYS', KEYS[5])) do
   end
   -- Whoever reads changes has the whole load, but for the sections whose mark is to come.
   if c ~= '0-0' then
-    local through = '18446744073709551615-18446744073709551615'
+    local first = nil
     for _, section in ipairs(sections) do
-      if not before(section[1], c) and before(section[2], through) then
-        through = section[2]
+      if not before(section[1], c) and (not first or section[2] < first) then
+        first = section[2]
       end
     end
-    if before(b, through) then
-      b = through
+    if not first then
+      b = '18446744073709551615-18446744073709551615'
+    elseif before(b, string.format('%.0f-0', first)) then
+      -- The end before the section says what of the changes up to it is loaded already.
+      b = string.format('%.0f-1', first - 2)
     end
   end
   if not load or before(b, load) then
