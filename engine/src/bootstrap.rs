@@ -134,6 +134,10 @@ pub struct Facts {
     pub checkpoint_epoch: u64,
     /// `bootstrap.no_initial_data` of the configuration.
     pub no_initial_data: bool,
+    /// The external loader has stored that it has published all there is.
+    pub loader_done: bool,
+    /// It was asked to leave rows out.
+    pub loader_partial: bool,
 }
 
 /// What the engine has to do, in order, after it has stored the next phase.
@@ -246,8 +250,8 @@ pub fn on(phase: &Phase, command: Command, facts: &Facts) -> Result<Transition, 
             let next = with_table_done(load, (oid, attempt), rows)?;
             Ok(Transition { next: Phase::Accumulating(next), effects: vec![] })
         }
-        (Accumulating(load), Command::SnapshotGone) => snapshot_gone(phase, load),
-        (Accumulating(load), Command::Reheld(found)) => reheld(phase, load, &found),
+        (Accumulating(load), Command::SnapshotGone) => reload::snapshot_gone(phase, load),
+        (Accumulating(load), Command::Reheld(found)) => reload::reheld(phase, load, &found),
         (Accumulating(load), Command::Reload { tables, .. }) => reload::later(phase, load, &tables),
         (
             Streaming(streaming),
@@ -375,25 +379,6 @@ fn with_table_done(load: &Load, (oid, attempt): (u32, u32), rows: u64) -> Result
     Ok(next)
 }
 
-/// The finished tables stay; a new holder says what the rest is read from.
-fn snapshot_gone(phase: &Phase, load: &Load) -> Result<Transition, Refusal> {
-    if load.loaded || load.mode != LoadMode::Direct || load.holder.is_none() {
-        return Err(late("the loss of the snapshot", phase));
-    }
-    let next = Load { holder: None, ..load.clone() };
-    // What is left of a holder that kept several sessions still locks the tables.
-    let effects = vec![Effect::StopLoad, Effect::ReleaseHolder, Effect::Rehold];
-    Ok(Transition { next: Phase::Accumulating(next), effects })
-}
-
-fn reheld(phase: &Phase, load: &Load, found: &Load) -> Result<Transition, Refusal> {
-    if load.loaded || load.holder.is_some() {
-        return Err(late("a later snapshot", phase));
-    }
-    let next = Phase::Accumulating(resume::resumed(load, found, 0));
-    Ok(Transition { next, effects: vec![Effect::AdoptHolder, Effect::BeginLoad] })
-}
-
 fn load_done(mut load: Load) -> Transition {
     load.loaded = load.again.is_empty();
     let mut effects: Vec<_> =
@@ -405,7 +390,8 @@ fn load_done(mut load: Load) -> Transition {
 }
 
 fn complete(load: &Load, force: bool, facts: &Facts) -> Result<Transition, Refusal> {
-    if !load.loaded && !force && !facts.no_initial_data {
+    let loaded = load.loaded || facts.loader_done;
+    if !loaded && !force && !facts.no_initial_data {
         let done = load.tables.iter().filter(|table| table.done).count();
         let of = match load.mode {
             LoadMode::Direct => format!(" of {done} of {} tables", load.tables.len()),
@@ -433,7 +419,7 @@ fn complete(load: &Load, force: bool, facts: &Facts) -> Result<Transition, Refus
         load_points: load.load_points(),
         rows: facts.rows_loaded,
         accumulated_changes: facts.changes,
-        incomplete: !load.loaded && !facts.no_initial_data,
+        incomplete: (!loaded || facts.loader_partial) && !facts.no_initial_data,
         tables: load.published.clone(),
         attempts: load.tables.iter().map(|table| table.attempt).max().unwrap_or(0),
         reload: None,

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::bootstrap::{Blocking, Command, Phase, Refusal, RefusalCode};
+use crate::bootstrap::{Blocking, Command, Load, Phase, Refusal, RefusalCode};
 use crate::config::Config;
 use crate::control::{Answer, Call, Control, ControlError, Reply, Shared};
 use crate::error::Class;
@@ -47,6 +47,7 @@ use lag::LagClock;
 use observe::Observed;
 use streaming::{DRAIN, Streaming};
 use world::World;
+pub(crate) use world::tables as chain_catalog;
 
 /// What the engine's own tasks tell it.
 enum Event {
@@ -365,6 +366,12 @@ impl Engine {
         match self.phase.epoch() {
             Some(_) => self.lag.saw(std::time::Instant::now(), self.observed.wal_end, published),
             None => self.lag = LagClock::default(),
+        }
+        // What was seen may be older than the epoch in force.
+        let seen = self.observed.epoch;
+        let ours = |load: &Load| !load.loaded && seen == Some(load.epoch);
+        if self.phase.external_load().is_some_and(ours) && self.observed.loader.done {
+            self.apply(Command::LoadDone, "the dump is loaded").await;
         }
         self.guard_source().await;
         self.store_late().await;

@@ -22,6 +22,7 @@ use crate::sink::SinkError;
 use crate::sink::load::{LoadWriter, Resumed};
 use crate::sink::store::Backend;
 use crate::source::snapshot::{Progress, RangeKey, Reader, Slice, SnapshotError};
+use crate::sync::DUMP_FIELDS;
 
 /// Progress fields that note a section, with the LSN of its mark behind it; the script that
 /// trims knows them too.
@@ -64,13 +65,17 @@ impl<C: std::error::Error + Classified + 'static> Classified for Error<C> {
 
 /// The progress that [`LoadWriter::open`] hands back, as the reader needs it.
 ///
+/// What the load of a dump file has left is none of it.
+///
 /// # Errors
-/// A field that this loader does not write: somebody else's progress is not to be guessed.
+/// A field that no loader of ours writes: somebody else's progress is not to be guessed.
 pub fn progress(stored: &HashMap<String, String>) -> Result<Progress, ProgressError> {
     let entry =
         |(field, value): (&String, &String)| Some((field.parse().ok()?, value.parse().ok()?));
     let bad = |stored: (&String, &String)| ProgressError(stored.0.clone());
-    let ranges = stored.iter().filter(|(field, _)| !field.starts_with(SECTION));
+    let others = [SECTION, DUMP_FIELDS];
+    let ours = |field: &str| !others.iter().any(|prefix| field.starts_with(prefix));
+    let ranges = stored.iter().filter(|(field, _)| ours(field));
     ranges.map(|stored| entry(stored).ok_or_else(|| bad(stored))).collect()
 }
 

@@ -7,14 +7,17 @@
 mod harness;
 
 mod bad_input;
+mod by_dump;
 mod compat;
 mod config;
 mod container;
 mod control;
+mod dump;
 mod grpc_tls;
 mod harness_works;
 mod life;
 mod limit;
+mod manual;
 mod operating;
 mod plugins;
 mod points;
@@ -25,6 +28,7 @@ mod sink;
 mod snapshot;
 mod states;
 mod status;
+mod sync;
 mod types;
 mod versions;
 mod wal;

@@ -1,4 +1,5 @@
-//! Single tables loaded again, before and after the bootstrap is complete. Pure.
+//! Loads that go on at a later snapshot, and single tables loaded again, before and after
+//! the bootstrap is complete. Pure.
 //!
 //! While changes stream, the order is everything: the mark is published before the
 //! snapshot is taken. A reader that has come to the mark has applied nothing of the table
@@ -10,6 +11,25 @@ use crate::bootstrap::{
     resume, with_table_done, wrong_state,
 };
 use crate::position::Lsn;
+
+/// The finished tables stay; a new holder says what the rest is read from.
+pub(super) fn snapshot_gone(phase: &Phase, load: &Load) -> Result<Transition, Refusal> {
+    if load.loaded || load.mode != LoadMode::Direct || load.holder.is_none() {
+        return Err(late("the loss of the snapshot", phase));
+    }
+    let next = Load { holder: None, ..load.clone() };
+    // What is left of a holder that kept several sessions still locks the tables.
+    let effects = vec![Effect::StopLoad, Effect::ReleaseHolder, Effect::Rehold];
+    Ok(Transition { next: Phase::Accumulating(next), effects })
+}
+
+pub(super) fn reheld(phase: &Phase, load: &Load, found: &Load) -> Result<Transition, Refusal> {
+    if load.loaded || load.holder.is_some() {
+        return Err(late("a later snapshot", phase));
+    }
+    let next = Phase::Accumulating(resume::resumed(load, found, 0));
+    Ok(Transition { next, effects: vec![Effect::AdoptHolder, Effect::BeginLoad] })
+}
 
 /// In ACCUMULATING nobody reads changes yet: the tables simply get a later load point,
 /// once the others are loaded.

@@ -14,10 +14,12 @@ use crate::bootstrap::{
 use crate::control::Answer;
 use crate::load;
 use crate::position::{Epoch, Lsn};
+use crate::sink::SinkError;
 use crate::sink::publisher::{NewEpoch, begin_epoch};
 use crate::sink::store::Registry;
 use crate::source::snapshot::{Holder, HolderSpec, Report, drop_slot, release};
 use crate::source::wal::ReplSession;
+use crate::sync::Stored;
 
 /// An effect or a look at a server that failed, for the caller to read.
 pub(super) fn unavailable(error: impl std::fmt::Display) -> Refusal {
@@ -55,6 +57,7 @@ impl Engine {
     pub(super) async fn facts(&self) -> Result<Facts, Refusal> {
         let slot = self.world.slot_fact().await.map_err(unavailable)?;
         let found = self.world.inspect().await.map_err(unavailable)?;
+        let loader = self.external_loader().await.map_err(unavailable)?;
         Ok(Facts {
             slot: self.world.slot.to_string(),
             slot_exists: slot != SlotFact::Absent,
@@ -63,7 +66,20 @@ impl Engine {
             changes: found.entries,
             checkpoint_epoch: found.checkpoint.map_or(0, |checkpoint| checkpoint.epoch.0),
             no_initial_data: self.world.config.bootstrap.no_initial_data,
+            loader_done: loader.done,
+            loader_partial: loader.partial,
         })
+    }
+
+    /// What the loader of a dump file has stored, if such a load is under way.
+    async fn external_loader(&self) -> Result<Stored, SinkError> {
+        match self.phase.external_load() {
+            Some(load) => {
+                let mut store = self.world.redis_store().await?;
+                Ok(Stored::read(&store.progress(load.epoch).await?))
+            }
+            None => Ok(Stored::default()),
+        }
     }
 
     /// Stores a phase over the one that was read or stored last.

@@ -275,7 +275,7 @@ fn half_published(lsn: Lsn, what: &str, began: &str, now: &str) -> String {
 }
 
 /// The catalogue in the chain's words.
-fn tables(catalog: &Catalog, caught_up: bool) -> transform::Catalog {
+pub(crate) fn tables(catalog: &Catalog, caught_up: bool) -> transform::Catalog {
     let name = |oid: u32| {
         catalog.relation(oid).map(|relation| (relation.schema.clone(), relation.table.clone()))
     };
