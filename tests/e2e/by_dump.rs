@@ -5,7 +5,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::harness::{Output, eventually, repository};
+use crate::harness::{Output, clients_of, eventually, repository};
 use crate::world::{World, Writer};
 
 /// The usual pg_dump, which notes what it was given and what its file looked like, and runs
@@ -30,10 +30,12 @@ struct Place {
 }
 
 impl Place {
-    fn of(world: &World) -> Place {
+    async fn of(world: &World) -> Place {
         let home = world.engine.home().path().to_owned();
         let program = home.join("pg_dump.sh");
-        std::fs::write(&program, PG_DUMP).expect("write");
+        let path =
+            format!("#!/bin/bash\nPATH=\"{}:$PATH\"\n", clients_of(&world.pg).await.display());
+        std::fs::write(&program, PG_DUMP.replace("#!/bin/bash\n", &path)).expect("write");
         std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("chmod");
         Place { dumps: home.join("dumps"), home, program }
     }
@@ -67,7 +69,7 @@ async fn a_dump_is_taken_loaded_and_removed() {
     let world = World::start(5_000).await;
     let writer = Writer::start(&world.pg, 5_000).await;
     writer.more(100).await;
-    let place = Place::of(&world);
+    let place = Place::of(&world).await;
     let output = world.engine.run(&place.arguments(&["--yes"])).await.success();
     let steps: Vec<String> = (1..=6).map(|n| format!("step {n} of 6")).collect();
     says(&output, &steps.iter().map(String::as_str).collect::<Vec<_>>());
@@ -92,7 +94,7 @@ async fn every_step_may_be_typed_again() {
     const ROWS: u64 = 120_000;
     let world = World::start(ROWS).await;
     let writer = Writer::start(&world.pg, ROWS).await;
-    let place = Place::of(&world);
+    let place = Place::of(&world).await;
     let typed = place.arguments(&[]);
 
     // pg_dump fails: its file goes, the snapshot stays.
@@ -140,7 +142,7 @@ async fn every_step_may_be_typed_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn compressed_parallel_and_kept() {
     let world = World::start(3_000).await;
-    let place = Place::of(&world);
+    let place = Place::of(&world).await;
     for (epoch, more) in
         [(1, &["--compress"][..]), (2, &["--jobs=2"]), (3, &["--keep-dump", "--compress=1"])]
     {
@@ -162,7 +164,7 @@ async fn compressed_parallel_and_kept() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_work_is_refused_before_anything_is_begun() {
     let world = World::start(10).await;
-    let place = Place::of(&world);
+    let place = Place::of(&world).await;
     let refused = async |arguments: &[&str], words: &[&str]| {
         let output = world.engine.run(arguments).await;
         assert_eq!(output.code, 1, "{arguments:?} was accepted: {}", output.stdout);

@@ -12,7 +12,7 @@ use kasho::source::copy::{Field, fields};
 use kasho::source::dump::{Dump, DumpError, Input, Mark, Options, Piece, Policy};
 use tempfile::TempDir;
 
-use crate::harness::{Postgres, clients};
+use crate::harness::{MAJORS, Postgres, clients};
 use crate::types;
 
 /// A row as texts.
@@ -70,14 +70,11 @@ struct World {
     program: PathBuf,
 }
 
-/// Clients that can be had.
-const CLIENTS: [u32; 3] = [15, 16, 18];
-
 /// Those that may dump a server: they are not older than it.
 async fn programs(pg: &Postgres) -> Vec<(u32, PathBuf)> {
     let server = pg.version().await;
     let mut found = Vec::new();
-    for major in CLIENTS.into_iter().filter(|major| *major >= server) {
+    for major in MAJORS.into_iter().filter(|major| *major >= server) {
         found.push((major, clients(major).await));
     }
     found
@@ -308,6 +305,23 @@ async fn compressed_files_are_recognised_by_their_first_bytes() {
                 assert!(matches!(error, DumpError::Packing { .. }), "{error}");
             }
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_is_read_like_a_file() {
+    let world = World::start().await;
+    for (name, arguments) in [("plain", &[][..]), ("custom", &["-Fc"])] {
+        let path = world.dump(&world.program, name, arguments, "").await;
+        let pipe = path.with_extension("pipe");
+        let mut mkfifo = Command::new("mkfifo");
+        mkfifo.arg(&pipe);
+        run(mkfifo).await;
+        let mut writer = Command::new("sh");
+        writer.args(["-c", "cat \"$0\" > \"$1\""]).arg(&path).arg(&pipe);
+        let writer = tokio::spawn(run(writer));
+        world.check(&pipe, &with(&world.program)).await;
+        writer.await.expect("the writer");
     }
 }
 

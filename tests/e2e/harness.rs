@@ -20,7 +20,7 @@ pub(crate) mod python;
 pub(crate) mod redis;
 
 pub(crate) use certificates::Certificates;
-pub(crate) use clients::clients;
+pub(crate) use clients::{MAJORS, clients, clients_of};
 pub(crate) use engine::{Engine, Output};
 pub(crate) use guest::guest;
 pub(crate) use http::get;

