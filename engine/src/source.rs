@@ -11,13 +11,16 @@ pub mod conninfo;
 pub mod copy;
 pub mod dump;
 pub mod error;
+pub mod marks;
 pub mod memory;
 pub mod preflight;
 pub mod snapshot;
 mod sockopt;
 pub mod wal;
 
-pub use assemble::{HEARTBEAT_PREFIX, Limits, MESSAGE_RELATION_ID, message_relation};
+pub use assemble::{
+    HEARTBEAT_PREFIX, Limits, MESSAGE_RELATION_ID, RELOAD_PREFIX, message_relation,
+};
 pub use error::{ServerError, SourceError};
 
 use crate::ack::Durable;

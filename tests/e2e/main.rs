@@ -20,6 +20,7 @@ mod limit;
 mod manual;
 mod operating;
 mod plugins;
+mod points;
 mod pressure;
 mod readme;
 mod shutdown;
