@@ -219,7 +219,10 @@ impl Task {
                     let lsn = header_lsn(body);
                     self.received = self.received.max(lsn);
                     match body.first() {
-                        Some(&XLOG) => self.asking.storm = None,
+                        Some(&XLOG) => {
+                            self.asking.storm = None;
+                            self.shared.figures.carried.fetch_max(lsn.0, Ordering::Relaxed);
+                        }
                         Some(&KEEPALIVE) => self.note_keepalive(lsn, body.get(17) == Some(&1)),
                         _ => {}
                     }
