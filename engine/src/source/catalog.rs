@@ -157,7 +157,8 @@ impl Catalog {
     }
 
     /// Tables that are not the same, or not there at all, in `earlier`: reading them at
-    /// an earlier snapshot would give rows of another shape, or none.
+    /// an earlier snapshot would give rows of another shape, or none. All partitions that
+    /// are published as one relation count as one: readers know one load point for it.
     #[must_use]
     pub fn changed_since(&self, earlier: &Catalog) -> BTreeSet<u32> {
         let before: BTreeMap<u32, &Table> =
@@ -169,7 +170,9 @@ impl Catalog {
         };
         let all = self.stamp != earlier.stamp;
         let changed = self.tables.iter().filter(|table| all || !same(table));
-        changed.map(|table| table.oid).collect()
+        let changed: BTreeSet<u32> = changed.map(|table| table.relation).collect();
+        let whole = self.tables.iter().filter(|table| changed.contains(&table.relation));
+        whole.map(|table| table.oid).collect()
     }
 }
 
