@@ -2,6 +2,7 @@
 //! is durable when something fails that can heal. What cannot heal is told to the engine,
 //! and nothing more is acknowledged.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
@@ -128,11 +129,13 @@ impl Streaming {
             history: history.iter().map(|s| Promotion { timeline: s.timeline, at: s.at }).collect(),
             confirmed_flush,
             token: WriterToken::random()?,
-            accept_gap: world.accept_gap,
+            accept_gap: world.accept_gap.load(Relaxed),
         };
         let status = self.shared.sink.clone();
         let redis = &world.config.redis;
         let (publisher, opened) = Publisher::open(claim, redis, &opening, status).await?;
+        // Whoever accepted this gap has not seen a later one.
+        world.accept_gap.store(false, Relaxed);
         let began = match opened.unfinished {
             Some(lsn) => {
                 let chain = world.to_finish(lsn, &opened.checkpoint);

@@ -2,6 +2,7 @@
 //! generations of the chain, and the tables as they are known.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -36,8 +37,8 @@ pub(super) struct World {
     pub(super) slot: SlotName,
     pub(super) handle: Arc<Handle>,
     pub(super) host: Arc<Host>,
-    /// Go on although Redis lost what PostgreSQL no longer has.
-    pub(super) accept_gap: bool,
+    /// Go on although Redis lost what PostgreSQL no longer has; until the stream is open.
+    pub(super) accept_gap: AtomicBool,
     /// Every table as last described: load and stream share its versions.
     pub(super) known: KnownRelations,
     tables: Arc<Mutex<transform::Catalog>>,
@@ -62,6 +63,7 @@ impl World {
         let handle = Handle::new(empty.map_err(EngineError::Chain)?);
         let tables = Arc::new(Mutex::new(tables));
         let (known, passed) = (KnownRelations::default(), Mutex::default());
+        let accept_gap = AtomicBool::new(accept_gap);
         Ok(World { config, path, info, slot, handle, host, accept_gap, known, tables, passed })
     }
 

@@ -199,6 +199,40 @@ async fn confirming_an_idle_stream_is_not_a_loss() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_transaction_that_an_accepted_gap_cuts_is_closed() {
+    for crash in [false, true] {
+        let server = server().await;
+        server.remember(10);
+        let (mut sink, _) = open(&server, 1).await;
+        let rows: Vec<(u64, bool)> = (1..=3).map(|n| (n, true)).collect();
+        publish(&mut sink, &[part(300, &rows, true, false)], 100).await.unwrap();
+        publish(&mut sink, &[part(300, &[(4, true)], false, true)], 100).await.unwrap();
+        sink.confirm(Lsn(900), Lsn(800)).await.unwrap();
+        // The end of the transaction is lost, and PostgreSQL was told that it is there.
+        assert_eq!(server.fail_over(2), 2);
+        assert_eq!(stream(&server).await, ["300-1", "300-2"]);
+        let told = Opening { confirmed_flush: Lsn(800), ..opening(2) };
+        let error = try_open(&server, &Config::default(), &told).await.unwrap_err();
+        assert!(matches!(error, SinkError::LostData { .. }), "{error}");
+        let accepted = Opening { accept_gap: true, token: WriterToken(3), ..told.clone() };
+        if crash {
+            // It ends between the fence and what closes the transaction.
+            server.plan(|step| match step {
+                Step::Append(_) => Fault::Cut,
+                _ => Fault::None,
+            });
+            try_open(&server, &Config::default(), &accepted).await.unwrap_err();
+            server.no_plan();
+        }
+        let again = Opening { accept_gap: !crash, token: WriterToken(4), ..told };
+        let (mut sink, opened) = try_open(&server, &Config::default(), &again).await.unwrap();
+        assert_eq!((opened.published, opened.unfinished), (Position::after(Lsn(799)), None));
+        publish(&mut sink, &[Part::whole(900, 1)], 800).await.unwrap();
+        assert_eq!(stream(&server).await, ["300-1", "300-2", "300-3c!", "900-1!"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_emptied_or_swapped_redis_halts() {
     let server = server().await;
     let (mut sink, _) = open(&server, 1).await;
@@ -438,6 +472,28 @@ async fn a_promotion_goes_on_only_where_nothing_was_lost() {
     assert_eq!(stream(&server).await, ["200-1!", "300-1", "300-2!", "500-1!"]);
     let error = try_open(&server, &config, &opening(4)).await.unwrap_err();
     assert!(matches!(error, SinkError::NoHistory { found: 1, stored: 2 }), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_record_that_begins_at_the_switch_point_was_never_the_new_servers() {
+    let server = server().await;
+    let (mut sink, _) = open(&server, 1).await;
+    publish(&mut sink, &[Part::whole(200, 1), Part::whole(300, 2)], 208).await.unwrap();
+    let promoted = |at| Opening {
+        timeline: 2,
+        history: vec![Promotion { timeline: 1, at: Lsn(at) }],
+        ..opening(2)
+    };
+    for at in [208, 300] {
+        let error = try_open(&server, &Config::default(), &promoted(at)).await.unwrap_err();
+        assert!(matches!(error, SinkError::Promoted { transactions: 1, .. }), "{at}: {error}");
+    }
+    // What ends at the switch point is whole.
+    let (_, opened) = try_open(&server, &Config::default(), &promoted(301)).await.unwrap();
+    assert_eq!(opened.published, Position::after(Lsn(300)));
+    let rule = Promotion { timeline: 1, at: Lsn(208) };
+    assert!(!rule.parts(Lsn(208), Lsn(200)) && !rule.parts(Lsn(208), Lsn(207)));
+    assert!(rule.parts(Lsn(209), Lsn(200)) && rule.parts(Lsn(100), Lsn(208)));
 }
 
 #[tokio::test(start_paused = true)]
