@@ -346,6 +346,52 @@ async fn a_used_up_budget_waits_for_consumers_and_names_them() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_transaction_larger_than_the_budget_finds_room_behind_who_acknowledges_inside_of_it() {
+    let server = server().await;
+    let mut store = server.connect().await.unwrap();
+    consumers::add(&mut store, "c").await.unwrap();
+    let changes = Share::Bytes(crate::config::Size(4_000));
+    let budget = Budget { changes, ..Budget::default() };
+    let config = Config { budget, ..Config::default() };
+    let (mut sink, _) = try_open(&server, &config, &opening(1)).await.unwrap();
+    let status = sink.status();
+    let publishing = async {
+        publish(&mut sink, &[Part::whole(200, 1)], 100).await.unwrap();
+        for at in 0..100 {
+            let rows: Vec<_> = (1..=5).map(|n| (at * 5 + n, true)).collect();
+            let parts = [part(300, &rows, at == 0, at == 99)];
+            publish(&mut sink, &parts, 100).await.unwrap();
+        }
+    };
+    let consuming = async {
+        let (mut reasons, mut seen) = (BTreeSet::new(), Vec::new());
+        let mut cursor = Id::ZERO;
+        while seen.len() < 501 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            reasons.extend(status.get().paused);
+            assert!(server.used() < 12_000, "{} bytes", server.used());
+            if status.get().paused.is_none() && seen.len() < 470 {
+                continue;
+            }
+            let page = store.page(Epoch(1), Lane::Changes, cursor, 1000).await.unwrap();
+            assert!(cursor >= page.trim || cursor == Id::ZERO, "it was trimmed unread");
+            seen.extend(page.entries.iter().map(|entry| entry.id));
+            cursor = *seen.last().unwrap();
+            store.acknowledge("c", Epoch(1), Lane::Changes, cursor).await.unwrap();
+        }
+        (reasons, seen)
+    };
+    let within = tokio::time::timeout(Duration::from_secs(600), consuming);
+    let ((), consumed) = tokio::join!(publishing, within);
+    let (reasons, seen) = consumed.expect("it goes on");
+    assert!(seen.windows(2).all(|pair| pair[0] < pair[1]) && seen.len() == 501);
+    let inside = reasons.iter().filter(|reason| {
+        reason.contains("the transaction at 0/12C is larger than that") && reason.contains("\"c\"")
+    });
+    assert!(inside.count() > 0, "{reasons:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn memory_used_by_others_and_evicting_are_told_apart() {
     let server = server().await;
     let (mut sink, _) = open(&server, 1).await;

@@ -9,8 +9,8 @@ for i = 1, #all, 2 do
     name,
     all[i + 1],
     redis.call('HGET', base .. ':acks', name .. ':t') or '',
-    acked(base .. ':acks', base .. ':bootstrap', name, 'b'),
-    acked(base .. ':acks', base .. ':changes', name, 'c'),
+    acked(KEYS[1], base .. ':acks', base .. ':bootstrap', name, 'b'),
+    acked(KEYS[1], base .. ':acks', base .. ':changes', name, 'c'),
   })
 end
 return reply
