@@ -21,7 +21,7 @@ use crate::sink::store::{Checkpoint, Connect, Inspection, Registry, Store};
 use crate::source::catalog::{Catalog, ConstraintKind};
 use crate::source::conninfo::{Conninfo, sql_connect};
 use crate::source::error::SourceError;
-use crate::source::snapshot::{HolderSpec, slot_fact};
+use crate::source::snapshot::{HolderSpec, check_server, slot_fact};
 use crate::source::wal::{self, KnownRelations, SlotName, slot_status};
 use crate::transform::{self, Coverage, ForeignKey, Generation, Handle, Host};
 
@@ -106,21 +106,34 @@ impl World {
     }
 
     /// What a refusal to read the slot means. PostgreSQL says 55000 of a slot that is lost,
-    /// and of several things that pass; its catalog tells them apart.
-    pub(super) async fn refused(&self, error: SourceError) -> SourceError {
-        let SourceError::SlotLost { slot, sqlstate, .. } = &error else { return error };
-        if sqlstate != "55000" {
-            return error;
-        }
-        let (slot, sqlstate) = (slot.clone(), sqlstate.clone());
-        match self.slot_fact().await {
+    /// and of several things that pass; and of another server's slots nobody asked. Its
+    /// catalog tells them apart.
+    pub(super) async fn refused(&self, error: SourceError, system_id: &str) -> SourceError {
+        let slot = self.slot.to_string();
+        let (fact, sqlstate) = match &error {
+            SourceError::SlotMissing { .. } => (self.judged(system_id).await, "55000"),
+            SourceError::SlotLost { sqlstate, .. } => {
+                (self.judged(system_id).await, sqlstate.as_str())
+            }
+            _ => return error,
+        };
+        match fact {
             Err(error) => error,
             Ok(SlotFact::Absent) => SourceError::SlotMissing { slot },
-            Ok(SlotFact::Usable) => SourceError::SlotUnready { slot },
+            Ok(SlotFact::Usable) if sqlstate == "55000" => SourceError::SlotUnready { slot },
+            Ok(SlotFact::Usable) => error,
             Ok(SlotFact::Lost(reason) | SlotFact::Foreign(reason)) => {
-                SourceError::SlotLost { slot, sqlstate, reason: Some(reason) }
+                let (sqlstate, reason) = (sqlstate.to_owned(), Some(reason));
+                SourceError::SlotLost { slot, sqlstate, reason }
             }
         }
+    }
+
+    /// What the server that is being copied says of the slot.
+    async fn judged(&self, system_id: &str) -> Result<SlotFact, SourceError> {
+        let client = self.sql("kasho").await?;
+        check_server(&client, Some(system_id)).await?;
+        slot_fact(&client, &self.info, &self.slot).await
     }
 
     /// The chain with which a half published transaction began, and has to go on: the one

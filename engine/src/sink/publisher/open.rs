@@ -21,8 +21,8 @@ use crate::sink::error::SinkError;
 use crate::sink::id::{Id, Lane};
 use crate::sink::status::Status;
 use crate::sink::store::{
-    Answer, Backend, Begin, Begun, Checkpoint, Feed, Fence, Guard, Inspection, Registry, Server,
-    Store, StoreError,
+    Answer, Backend, Begin, Begun, Checkpoint, Feed, Fence, Guard, Inspection, Most, Registry,
+    Server, Store, StoreError,
 };
 
 /// The old writer may still be emptying its queue when the new one reads; after this
@@ -99,6 +99,7 @@ pub struct Opening {
 pub struct Claim<S> {
     store: S,
     before: Option<(Epoch, String)>,
+    system_id: Option<String>,
 }
 
 impl<S: Backend> Claim<S> {
@@ -108,7 +109,15 @@ impl<S: Backend> Claim<S> {
     /// The server's.
     pub async fn new(mut store: S) -> Result<Claim<S>, SinkError> {
         let found = store.inspect().await?.checkpoint;
-        Ok(Claim { store, before: found.map(|stored| (stored.epoch, stored.writer)) })
+        let system_id = found.as_ref().map(|stored| stored.system_id.clone());
+        let before = found.map(|stored| (stored.epoch, stored.writer));
+        Ok(Claim { store, before, system_id })
+    }
+
+    /// The system that the stream is of, if there is one.
+    #[must_use]
+    pub fn system_id(&self) -> Option<&str> {
+        self.system_id.as_deref()
     }
 
     /// Whether the stream is still whose it was.
@@ -361,7 +370,8 @@ async fn count_after<S: Feed>(store: &mut S, epoch: Epoch, lsn: Lsn) -> Result<u
     let mut after = Id::of(before(lsn));
     let (mut count, mut newest) = (0, None);
     while count < COUNTED {
-        let page = store.page(epoch, Lane::Changes, after, 100).await?;
+        let most = Most { entries: 100, bytes: 1 << 20 };
+        let page = store.page(epoch, Lane::Changes, after, most).await?;
         let Some(last) = page.entries.last() else { break };
         after = last.id;
         for entry in &page.entries {
