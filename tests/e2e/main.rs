@@ -11,6 +11,7 @@ mod compat;
 mod config;
 mod container;
 mod control;
+mod event_path;
 mod grpc_tls;
 mod harness_works;
 mod life;

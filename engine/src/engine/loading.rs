@@ -89,7 +89,10 @@ impl Loading {
     pub(super) async fn run(self, stop: CancellationToken) {
         let mut backoff = Backoff::default();
         loop {
-            let error = match self.once(&stop).await {
+            let generation = self.world.handle.newest().number();
+            let ended = self.once(&stop).await;
+            self.shared.sink.pause(None);
+            let error = match ended {
                 Ok(Ended::Stopped) => return,
                 Ok(Ended::Closed) => {
                     let _ = self.events.send(Event::Loaded).await;
@@ -100,7 +103,7 @@ impl Loading {
             let text = error.to_string();
             if error.class() == Class::Halt {
                 tracing::error!(error = %text, "the load has halted");
-                let _ = self.events.send(Event::LoadHalted(text)).await;
+                let _ = self.events.send(Event::LoadHalted { error: text, generation }).await;
                 return;
             }
             tracing::warn!(error = %text, "the load was interrupted; it goes on");
