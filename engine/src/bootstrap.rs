@@ -111,6 +111,10 @@ pub struct Facts {
     pub checkpoint_epoch: u64,
     /// `bootstrap.no_initial_data` of the configuration.
     pub no_initial_data: bool,
+    /// The external loader has stored that it has published all there is.
+    pub loader_done: bool,
+    /// It was asked to leave rows out.
+    pub loader_partial: bool,
 }
 
 /// What the engine has to do, in order, after it has stored the next phase.
@@ -328,7 +332,8 @@ fn load_done(mut load: Load) -> Transition {
 }
 
 fn complete(load: &Load, force: bool, facts: &Facts) -> Result<Transition, Refusal> {
-    if !load.loaded && !force && !facts.no_initial_data {
+    let loaded = load.loaded || facts.loader_done;
+    if !loaded && !force && !facts.no_initial_data {
         let done = load.tables.iter().filter(|table| table.done).count();
         let of = match load.mode {
             LoadMode::Direct => format!(" of {done} of {} tables", load.tables.len()),
@@ -356,7 +361,7 @@ fn complete(load: &Load, force: bool, facts: &Facts) -> Result<Transition, Refus
         load_points: load.load_points(),
         rows: facts.rows_loaded,
         accumulated_changes: facts.changes,
-        incomplete: !load.loaded && !facts.no_initial_data,
+        incomplete: (!loaded || facts.loader_partial) && !facts.no_initial_data,
     });
     Ok(Transition { next, effects })
 }

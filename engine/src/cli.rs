@@ -8,10 +8,12 @@ pub mod check;
 mod client;
 pub mod config;
 pub mod consumers;
+mod dump;
 pub mod reset;
 pub mod run;
 pub mod snapshot;
 pub mod status;
+pub mod sync;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -51,10 +53,25 @@ enum Command {
     Status(status::Arguments),
     /// Load what is in the database already, then stream its changes.
     Bootstrap(bootstrap::Arguments),
+    /// Load a dump file: what pg-bootstrap-sync does.
+    BootstrapSync(sync::Arguments),
     /// Drop the slot and begin anew: back to WAITING.
     Reset(reset::Arguments),
     /// Hold an exported snapshot, for a bootstrap by hand.
     Snapshot(snapshot::Arguments),
+}
+
+/// The program under the document's names is one of its commands.
+fn by_name(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    let name = arguments.first().map(|name| Path::new(name).file_name().unwrap_or_default());
+    let command = match name.and_then(|name| name.to_str()) {
+        Some("pg-change-stream") => "run",
+        Some("pg-bootstrap-sync") => "bootstrap-sync",
+        _ => return arguments,
+    };
+    arguments.insert(1, command.into());
+    arguments
 }
 
 /// Runs the command that the arguments ask for; the first one is the program's name.
@@ -77,6 +94,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             .and_then(|config| block_on(consumers::run(&command, &config))),
         Command::Status(arguments) => status::run(&arguments, path),
         Command::Bootstrap(arguments) => bootstrap::run(&arguments, path),
+        Command::BootstrapSync(arguments) => block_on(sync::run(&arguments, path)),
         Command::Reset(arguments) => reset::run(&arguments, path),
         Command::Snapshot(arguments) => snapshot::run(&arguments, path),
     };
@@ -89,16 +107,6 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// The program under the document's names is one of its commands.
-fn by_name(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
-    let name = arguments.first().map(|name| Path::new(name).file_name().unwrap_or_default());
-    if name.is_some_and(|name| name == "pg-change-stream") {
-        arguments.insert(1, "run".into());
-    }
-    arguments
 }
 
 /// An error that the log has told: a log of JSON lines has no other lines in it.
@@ -133,5 +141,20 @@ mod tests {
         let elsewhere = parsed(&["pg-change-stream", "--config", "x.toml", "--accept-gap"]);
         assert!(matches!(elsewhere, Ok(Command::Run(_))));
         assert!(parsed(&["kasho"]).is_err());
+    }
+
+    #[test]
+    fn a_program_by_its_old_name_takes_the_flags_of_the_original() {
+        let parsed = |line: &str| Cli::try_parse_from(by_name(line.split(' ').map(OsString::from)));
+        for line in [
+            "/app/bin/pg-bootstrap-sync --dump-file=/data/dump.sql --redis-url=redis://redis:6379",
+            "pg-bootstrap-sync -d dump.sql -k redis://r -b 500 -m 10 -p 1000 --dry-run -v",
+            "pg-bootstrap-sync --kv-url redis://r --dump-file - --config kasho.toml",
+            "kasho bootstrap-sync -d x --batch-size 5 --max-rows-per-table 1 --progress-interval 2",
+        ] {
+            let cli = parsed(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+            assert!(matches!(cli.command, Command::BootstrapSync(_)), "{line}");
+        }
+        assert!(parsed("pg-bootstrap-sync").is_err() && parsed("kasho --dump-file x").is_err());
     }
 }

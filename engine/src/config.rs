@@ -16,6 +16,7 @@ mod with;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use secrecy::SecretString;
 use serde::Deserialize;
 
 pub use env::Env;
@@ -122,10 +123,30 @@ impl Config {
     /// Everything that is wrong with it.
     pub fn parse(text: &str, path: &Path, env: Env<'_>) -> Result<Config, Errors> {
         let (config, problems) = Config::look(text, path, env);
-        match problems.is_empty() {
-            true => Ok(config),
-            false => Err(Errors { file: path.to_owned(), problems }),
-        }
+        whole(config, problems, path)
+    }
+
+    /// As [`Config::load`], for a program that has nothing but Redis: what is wrong with
+    /// the sections that it does not use is not its business, and `redis_url` counts more
+    /// than the file. Without a file, the variables of the environment and the defaults.
+    ///
+    /// # Errors
+    /// Everything else that is wrong with it.
+    pub fn load_for_redis(
+        path: Option<&Path>,
+        redis_url: Option<&SecretString>,
+    ) -> Result<Config, Errors> {
+        let said = path.map(text).transpose()?.unwrap_or_default();
+        let path = path.unwrap_or(Path::new(""));
+        let (mut config, mut problems) =
+            Config::look(&said, path, &|name| std::env::var(name).ok());
+        problems.retain(|problem| {
+            let section = problem.key.split('.').next().unwrap_or_default();
+            let told = redis_url.is_some() && problem.key == "redis.url";
+            !told && !["source", "grpc", "http", "bootstrap", "log"].contains(&section)
+        });
+        config.redis.url = redis_url.cloned().or(config.redis.url);
+        whole(config, problems, path)
     }
 
     /// What can be made of a file, and everything that is wrong with it, in its order.
@@ -241,6 +262,14 @@ fn text(path: &Path) -> Result<String, Errors> {
         let problem = Problem { place: Place::Nowhere, key: String::new(), message };
         Errors { file: path.to_owned(), problems: vec![problem] }
     })
+}
+
+/// A configuration without a problem, or all the problems.
+fn whole(config: Config, problems: Vec<Problem>, path: &Path) -> Result<Config, Errors> {
+    match problems.is_empty() {
+        true => Ok(config),
+        false => Err(Errors { file: path.to_owned(), problems }),
+    }
 }
 
 /// Whether a key is a section and nothing more.

@@ -16,13 +16,13 @@ use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::bootstrap::{Blocking, Command, Phase, Refusal, RefusalCode};
+use crate::bootstrap::{Blocking, Command, Load, Phase, Refusal, RefusalCode};
 use crate::config::Config;
 use crate::control::{Answer, Call, Control, ControlError, Reply, Shared};
 use crate::error::Class;
 use crate::http::{Http, HttpError};
 use crate::position::Lsn;
-use crate::sink::redis::RedisConnector;
+use crate::sink::{self, redis::RedisConnector};
 use crate::source::snapshot::{Holder, Report};
 use crate::systemd::Systemd;
 
@@ -48,6 +48,7 @@ use lag::LagClock;
 use observe::Observed;
 use streaming::{DRAIN, Streaming};
 use world::World;
+pub(crate) use world::tables as chain_catalog;
 
 /// What the engine's own tasks tell it.
 enum Event {
@@ -77,6 +78,8 @@ enum Event {
 struct Running {
     stop: CancellationToken,
     task: JoinHandle<()>,
+    /// Where it says that it waits for room, if it ever does.
+    sink: Option<sink::status::Status>,
 }
 
 impl Running {
@@ -85,18 +88,39 @@ impl Running {
     ) -> Running {
         let stop = CancellationToken::new();
         let task = tokio::spawn(run(stop.clone()));
-        Running { stop, task }
+        Running { stop, task, sink: None }
     }
 
-    /// Asks it to end, and ends it if it does not.
+    /// Of a task that publishes, and tells so here.
+    fn publishing(self, sink: &sink::status::Status) -> Running {
+        Running { sink: Some(sink.clone()), ..self }
+    }
+
+    /// Asks it to end, and ends it if it does not, or only waits for room: then nothing of
+    /// it is in flight.
     async fn end(mut self) {
         self.stop.cancel();
-        if tokio::time::timeout(DRAIN, &mut self.task).await.is_err() {
-            tracing::warn!(
-                "a task did not end in {DRAIN:?} and was cut off; nothing is lost by that"
-            );
-            self.task.abort();
+        tokio::select! {
+            biased;
+            _ = &mut self.task => {}
+            () = waits_for_room(self.sink.as_ref()) => self.task.abort(),
+            () = tokio::time::sleep(DRAIN) => {
+                tracing::warn!(
+                    "a task did not end in {DRAIN:?} and was cut off; nothing is lost by that"
+                );
+                self.task.abort();
+            }
         }
+        if let Some(sink) = self.sink {
+            sink.update(|figures| figures.paused = None);
+        }
+    }
+}
+
+/// Returns once a publisher waits for room in Redis.
+async fn waits_for_room(sink: Option<&sink::status::Status>) {
+    while sink.is_none_or(|sink| sink.get().paused.is_none()) {
+        tokio::time::sleep(BREATH).await;
     }
 }
 
@@ -384,6 +408,12 @@ impl Engine {
             Some(_) => self.lag.saw(std::time::Instant::now(), self.observed.wal_end, published),
             None => self.lag = LagClock::default(),
         }
+        // What was seen may be older than the epoch in force.
+        let seen = self.observed.epoch;
+        let ours = |load: &Load| !load.loaded && seen == Some(load.epoch);
+        if self.phase.external_load().is_some_and(ours) && self.observed.loader.done {
+            self.apply(Command::LoadDone, "the dump is loaded").await;
+        }
         self.guard_source().await;
         self.store_late().await;
         self.pay().await;
@@ -446,6 +476,9 @@ impl Engine {
         tracing::info!(ms = begun.elapsed().as_millis(), "drained");
     }
 }
+
+/// How often is looked whether what has to end waits for room.
+const BREATH: Duration = Duration::from_millis(100);
 
 /// How often both servers are looked at for the status.
 const LOOK: Duration = Duration::from_secs(1);

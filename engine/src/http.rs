@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn what_is_asked_is_answered() {
         assert_eq!(ask("/livez", Method::GET, None, None), (200, "ok\n".into()));
-        assert_eq!(ask("/readyz", Method::HEAD, None, None), (503, "starting: why not\n".into()));
+        assert_eq!(ask("/readyz", Method::HEAD, None, None), (503, "why not\n".into()));
         assert_eq!(ask("/metrics", Method::GET, None, None).0, 200);
         assert_eq!(ask("/", Method::GET, None, None).0, 404);
         assert_eq!(ask("/livez", Method::POST, None, None).0, 405);
@@ -278,7 +278,7 @@ mod tests {
         assert_eq!(ask("/metrics", Method::GET, Some("Bearer hush"), token).0, 200);
         assert_eq!(ask("/readyz", Method::GET, None, token), (503, "not ready\n".into()));
         let told = ask("/readyz", Method::GET, Some("Bearer hush"), token);
-        assert_eq!(told, (503, "starting: why not\n".into()));
+        assert_eq!(told, (503, "why not\n".into()));
         assert_eq!(ask("/livez", Method::GET, None, token).0, 200);
     }
 }

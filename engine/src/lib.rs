@@ -16,6 +16,7 @@ pub mod position;
 pub mod reader;
 pub mod sink;
 pub mod source;
+pub mod sync;
 pub mod systemd;
 pub mod transform;
 mod trust;

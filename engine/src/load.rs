@@ -20,6 +20,7 @@ use crate::sink::SinkError;
 use crate::sink::load::LoadWriter;
 use crate::sink::store::Backend;
 use crate::source::snapshot::{Progress, Reader, Slice, SnapshotError};
+use crate::sync::DUMP_FIELDS;
 
 /// A third of the lease, so that one late renewal loses nothing.
 const RENEW: Duration = Duration::from_secs(10);
@@ -58,13 +59,16 @@ impl<C: std::error::Error + Classified + 'static> Classified for Error<C> {
 
 /// The progress that [`LoadWriter::open`] hands back, as the reader needs it.
 ///
+/// What the load of a dump file has left is none of it.
+///
 /// # Errors
-/// A field that this loader does not write: somebody else's progress is not to be guessed.
+/// A field that no loader of ours writes: somebody else's progress is not to be guessed.
 pub fn progress(stored: &HashMap<String, String>) -> Result<Progress, ProgressError> {
     let entry =
         |(field, value): (&String, &String)| Some((field.parse().ok()?, value.parse().ok()?));
     let bad = |stored: (&String, &String)| ProgressError(stored.0.clone());
-    stored.iter().map(|stored| entry(stored).ok_or_else(|| bad(stored))).collect()
+    let ours = stored.iter().filter(|(field, _)| !field.starts_with(DUMP_FIELDS));
+    ours.map(|stored| entry(stored).ok_or_else(|| bad(stored))).collect()
 }
 
 /// A table whose last range was published: for [`crate::bootstrap::Command::TableDone`].

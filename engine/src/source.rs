@@ -9,6 +9,7 @@ pub mod catalog;
 pub mod config;
 pub mod conninfo;
 pub mod copy;
+pub mod dump;
 pub mod error;
 pub mod memory;
 pub mod preflight;

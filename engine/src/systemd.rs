@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn the_status_is_one_line() {
         let mut status = Status { last_error: "a\nb".into(), ..Status::default() };
-        assert_eq!(line(&status), "starting: a b");
+        assert_eq!(line(&status), "a b");
         status.started = true;
         assert_eq!(line(&status), "WAITING, not ready: a b");
         status.last_error.clear();

@@ -27,6 +27,7 @@ mod host;
 mod imports;
 mod instance;
 mod keys;
+mod known;
 mod load;
 mod outcome;
 mod plan;

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::batch::short::append;
 use crate::plugin::Reason;
 
 /// Microseconds since 1970-01-01 UTC.
@@ -16,13 +17,14 @@ pub struct Timestamp(pub i64);
 /// Where a closure writes a new value.
 #[derive(Debug)]
 pub struct Out<'a> {
-    text: &'a mut String,
+    /// Valid UTF-8, since only whole texts and characters are appended.
+    text: &'a mut Vec<u8>,
     start: usize,
 }
 
 impl<'a> Out<'a> {
     #[inline]
-    pub(crate) fn new(text: &'a mut String) -> Out<'a> {
+    pub(crate) fn new(text: &'a mut Vec<u8>) -> Out<'a> {
         let start = text.len();
         Out { text, start }
     }
@@ -30,19 +32,31 @@ impl<'a> Out<'a> {
     /// Appends text.
     #[inline]
     pub fn push_str(&mut self, text: &str) {
-        self.text.push_str(text);
+        append(self.text, text.as_bytes());
     }
 
     /// Appends a character.
     #[inline]
     pub fn push(&mut self, c: char) {
-        self.text.push(c);
+        match u8::try_from(c) {
+            Ok(byte) if byte.is_ascii() => self.text.push(byte),
+            _ => self.push_str(c.encode_utf8(&mut [0; 4])),
+        }
+    }
+
+    /// Appends a character `n` times.
+    pub fn repeat(&mut self, c: char, n: usize) {
+        match u8::try_from(c) {
+            Ok(byte) if byte.is_ascii() => self.text.resize(self.text.len() + n, byte),
+            _ => (0..n).for_each(|_| self.push(c)),
+        }
     }
 
     /// What was written so far.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        self.text.get(self.start..).unwrap_or_default()
+        let bytes = self.text.get(self.start..).unwrap_or_default();
+        std::str::from_utf8(bytes).unwrap_or_default()
     }
 
     /// Takes back what was written so far.
@@ -55,7 +69,17 @@ impl<'a> Out<'a> {
     /// # Errors
     /// Only what a `Display` of the plugin's own makes.
     pub fn write_fmt(&mut self, arguments: fmt::Arguments<'_>) -> fmt::Result {
-        fmt::Write::write_fmt(self.text, arguments)
+        fmt::Write::write_fmt(&mut Writer(self), arguments)
+    }
+}
+
+/// Not [`Out`] itself, or `write!` would want an import.
+struct Writer<'o, 'a>(&'o mut Out<'a>);
+
+impl fmt::Write for Writer<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.push_str(text);
+        Ok(())
     }
 }
 
@@ -100,6 +124,7 @@ impl IntoPatch for fmt::Result {
 }
 
 impl IntoPatch for &str {
+    #[inline]
     fn into_patch(self, out: &mut Out<'_>) -> Patched {
         out.clear();
         out.push_str(self);

@@ -29,8 +29,10 @@ struct Hashes {
 /// Buffers that outlive a batch.
 #[derive(Debug, Default)]
 pub(crate) struct Work {
-    /// Descriptor of each declared column, by image.
+    /// Descriptors of each slot, by image.
     map: Vec<[u16; 2]>,
+    /// The columns of a batch, between batches: empty, and kept for its memory.
+    columns: Vec<ColumnView<'static>>,
     /// One for each descriptor.
     patches: Vec<PatchBuf>,
     verdicts: Vec<u8>,
@@ -55,16 +57,19 @@ impl<'a> Batch<'a> {
         bound: &'a Bound,
         work: &'a mut Work,
     ) -> Result<Batch<'a>, Malformed> {
-        let columns = (0..input.columns).map(|i| input.column(i)).collect::<Result<Vec<_>, _>>()?;
+        let mut columns: Vec<ColumnView<'a>> = std::mem::take(&mut work.columns);
         work.map.clear();
-        work.map.resize(bound.slots.len(), [NONE; 2]);
-        for (place, slot) in work.map.iter_mut().zip(&bound.slots) {
-            if *slot == NO_SLOT {
+        for i in 0..input.columns {
+            let column = input.column(i)?;
+            columns.push(column);
+            if column.slot == NO_SLOT {
                 continue;
             }
-            for (i, column) in columns.iter().enumerate().filter(|(_, c)| c.slot == *slot) {
-                place[column.image as usize] = u16::try_from(i).unwrap_or(NONE);
+            let slot = usize::from(column.slot);
+            while work.map.len() <= slot {
+                work.map.push([NONE; 2]);
             }
+            work.map[slot][column.image as usize] = u16::try_from(i).unwrap_or(NONE);
         }
         if work.patches.len() < columns.len() {
             work.patches.resize_with(columns.len(), PatchBuf::default);
@@ -186,7 +191,8 @@ impl<'a> Batch<'a> {
 
     #[inline]
     fn descriptor(&self, col: Col, image: Image) -> Option<usize> {
-        let i = self.work.map.get(usize::from(col.index))?[image as usize];
+        let slot = *self.bound.slots.get(usize::from(col.index))?;
+        let i = self.work.map.get(usize::from(slot))?[image as usize];
         (i != NONE).then_some(usize::from(i))
     }
 
@@ -208,10 +214,10 @@ impl<'a> Batch<'a> {
             return;
         }
         let patch = &mut self.work.patches[descriptor];
-        if patch.has(row) {
+        if !patch.is_next(row) && patch.has(row) {
             return self.patch_again(descriptor, row, f);
         }
-        let mut out = Out::new(patch.scratch());
+        let mut out = patch.scratch();
         let patched = f(column.text_at(row), &mut out).into_patch(&mut out);
         if patched == Patched::Written {
             patch.commit(row);
@@ -230,7 +236,7 @@ impl<'a> Batch<'a> {
     ) {
         let patch = &mut self.work.patches[descriptor];
         let Some(Some(now)) = patch.get(row).map(|now| now.map(str::to_owned)) else { return };
-        let mut out = Out::new(patch.scratch());
+        let mut out = patch.scratch();
         let patched = f(&now, &mut out).into_patch(&mut out);
         if patched == Patched::Written {
             patch.commit(row);
@@ -303,8 +309,14 @@ impl<'a> Batch<'a> {
     }
 
     /// Writes the reply; `None` if all is kept as it is.
-    pub(crate) fn finish(self, reply: &mut ReplyBuilder) -> Result<Option<&[u8]>, Malformed> {
-        let Work { patches, verdicts, errors, .. } = self.work;
+    pub(crate) fn finish(mut self, reply: &mut ReplyBuilder) -> Result<Option<&[u8]>, Malformed> {
+        let written = self.write(reply);
+        self.work.columns = emptied(self.columns);
+        written
+    }
+
+    fn write<'r>(&mut self, reply: &'r mut ReplyBuilder) -> Result<Option<&'r [u8]>, Malformed> {
+        let Work { patches, verdicts, errors, .. } = &mut *self.work;
         let patches = || self.columns.iter().zip(patches.iter());
         if verdicts.is_empty() && errors.is_empty() && patches().all(|(_, p)| p.is_empty()) {
             return Ok(None);
@@ -325,6 +337,12 @@ impl<'a> Batch<'a> {
             Err(_) => Err(Malformed { at: 0, flaw: Flaw::OutOfRange("patches") }),
         }
     }
+}
+
+/// The memory of a batch's columns, for the next one's: collecting in place keeps it.
+fn emptied(mut columns: Vec<ColumnView<'_>>) -> Vec<ColumnView<'static>> {
+    columns.clear();
+    columns.into_iter().map_while(|_| None).collect()
 }
 
 /// One row of a batch.

@@ -13,6 +13,8 @@ mod e2e {
 }
 
 mod drain;
+mod dump;
+mod guest;
 mod memory;
 mod plugin;
 mod table;
@@ -58,6 +60,9 @@ async fn main() {
     let mut table = Table::default();
     if wanted("plugin") {
         plugin::run(&mut table);
+    }
+    if wanted("dump") {
+        dump::run(&mut table);
     }
     if wanted("drain") {
         drain::run(&mut table).await;

@@ -41,8 +41,8 @@ impl Table {
     }
 
     /// A figure without a target.
-    pub(crate) fn figure(&mut self, what: &str, figure: &Spread) {
-        self.push(what, figure, true, "", "");
+    pub(crate) fn figure(&mut self, what: &str, figure: &Spread, absolute: &str) {
+        self.push(what, figure, true, "", absolute);
     }
 
     fn push(&mut self, what: &str, figure: &Spread, met: bool, target: &str, absolute: &str) {

@@ -132,13 +132,13 @@ def check_kinds(number, dml):
         nan = row.pop("nan", (None, 0.0))
         expect("NaN", (nan[0], math.isnan(nan[1])), ("float_value", True))
         expect(f"kinds {number}", row, KINDS)
-        expect("old_keys", has_old, False)
+        expect(f"old_keys of change {number}", (has_old, old), (False, {}))
     elif number == 2:
         expect("kind", dml.kind, "update")
         expect("i4", row.get("i4"), ("int_value", 5))
         expect("an unchanged TOAST value is left out", "big" in names, False)
         expect("every other column is there", len(names), len(KINDS) + 1)
-        expect("old_keys", has_old, False)
+        expect("which row it is", old, {"id": ("int_value", 1)})
     elif number == 3:
         expect("kind", dml.kind, "update")
         expect("a changed key", (row.get("id"), old), (("int_value", 7), {"id": ("int_value", 2)}))

@@ -60,6 +60,9 @@ health = json.loads(last("HEALTHCHECK").split("CMD", 1)[1])
 http = settings["http"]["listen"].rsplit(":", 1)[1]
 expect("health check", f"/dev/tcp/127.0.0.1/{http}" in health[-1] and "/livez" in health[-1], True)
 
+ignored = (folder / "container/Dockerfile.dockerignore").read_text().split()
+expect("the build takes no output along", {"target", ".git"} <= set(ignored), True)
+
 # What is mounted is what is read and written.
 config = dict(pair.split("=", 1) for pair in last("ENV").split())["KASHO_CONFIG"]
 mounts = {mount["source"]: mount["target"] for mount in engine["configs"]}

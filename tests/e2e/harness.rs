@@ -8,6 +8,7 @@
 #![allow(unused_imports, reason = "the tools are offered here under one name")]
 
 pub(crate) mod certificates;
+pub(crate) mod clients;
 pub(crate) mod engine;
 pub(crate) mod guest;
 pub(crate) mod http;
@@ -19,6 +20,7 @@ pub(crate) mod python;
 pub(crate) mod redis;
 
 pub(crate) use certificates::Certificates;
+pub(crate) use clients::{MAJORS, clients, clients_of};
 pub(crate) use engine::{Engine, Output};
 pub(crate) use guest::guest;
 pub(crate) use http::get;

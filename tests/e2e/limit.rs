@@ -109,6 +109,23 @@ async fn at_the_limit_the_slot_is_dropped_although_redis_does_not_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn after_the_limit_a_redis_that_comes_back_empty_is_begun_anew() {
+    let mut world = world("").await;
+    world.redis.kill9().await;
+    write_log(&world.pg, 60).await;
+    world.engine.wait_for("was dropped so that the source lives").await;
+    world.until_state("WAITING").await;
+    world.redis.start_empty().await;
+    eventually("the state to be stored", async || {
+        let state: String = world.redis.try_command(&["GET", "{kasho}:state"]).await.ok()?;
+        state.to_lowercase().contains("waiting").then_some(())
+    })
+    .await;
+    world.bootstrap().await;
+    assert_eq!(world.status().await["epoch"], 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_held_slot_is_kept_and_warned_about_and_loses_nothing() {
     let world = world("on_limit = \"hold\"\n").await;
     stall(&world, 11, 20).await;

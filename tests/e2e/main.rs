@@ -7,15 +7,18 @@
 mod harness;
 
 mod bad_input;
+mod by_dump;
 mod compat;
 mod config;
 mod container;
 mod control;
+mod dump;
 mod event_path;
 mod grpc_tls;
 mod harness_works;
 mod life;
 mod limit;
+mod manual;
 mod operating;
 mod plugins;
 mod pressure;
@@ -25,6 +28,7 @@ mod sink;
 mod snapshot;
 mod states;
 mod status;
+mod sync;
 mod types;
 mod versions;
 mod wal;

@@ -50,7 +50,7 @@ async fn a_database_several_times_larger_than_redis_goes_through() {
     let (pg, redis) =
         tokio::join!(Postgres::start(), Redis::builder().setting("maxmemory", "24mb").start());
     let world = World::with(pg, redis, 0, "").await;
-    let (loaded, last) = (80_000, 118_000);
+    let (loaded, waiting, last) = (80_000, 105_000, 118_000);
     fat(&world.pg, 1, loaded).await;
     let bytes: u64 = world.pg.value("SELECT pg_table_size('ledger')").await.parse().expect("bytes");
     assert!(bytes > 3 * (24 << 20), "{bytes} bytes are not several times Redis' memory");
@@ -59,8 +59,8 @@ async fn a_database_several_times_larger_than_redis_goes_through() {
     let why = paused(&world, "the bootstrap stream takes").await;
     assert!(why.contains("no consumer is registered"), "{why}");
     metric(&world, "kasho_paused{stream=\"bootstrap\"} 1").await;
-    // Changes of three times their budget, which nobody may read before the load is over.
-    fat(&world.pg, loaded + 1, last).await;
+    // Changes of twice their budget, which nobody may read before the load is over.
+    fat(&world.pg, loaded + 1, waiting).await;
     metric(&world, "kasho_paused{stream=\"changes\"} 1").await;
     let why = paused(&world, "the changes stream takes").await;
     assert!(why.contains("the bootstrap stream takes"), "both are told: {why}");
@@ -73,7 +73,8 @@ async fn a_database_several_times_larger_than_redis_goes_through() {
         tokio::spawn(
             async move { python(include_str!("pressure.py"), &[&url, "py", &goal]).await },
         );
-    world.bootstrap().await;
+    // And once more their budget while load and changes are read.
+    tokio::join!(world.bootstrap(), fat(&world.pg, waiting + 1, last));
     let output = reader.await.expect("reader");
     assert_eq!(output.code, 0, "{}{}", output.stdout, output.stderr);
     let expected = format!("loaded {loaded} streamed {} problems 0", last - loaded);
@@ -88,12 +89,24 @@ async fn a_database_several_times_larger_than_redis_goes_through() {
 async fn other_tenants_memory_is_named_and_waited_for() {
     let (pg, redis) =
         tokio::join!(Postgres::start(), Redis::builder().setting("maxmemory", "24mb").start());
-    let world = World::with(pg, redis, 10, "").await;
+    let mut world = World::with(pg, redis, 10, "").await;
     world.bootstrap().await;
-    world.redis.command::<()>(&["SETRANGE", "other", "23000000", "x"]).await;
+    world.redis.command::<()>(&["SETRANGE", "other", "50000000", "x"]).await;
+    // Full, as far as we are concerned, and not so full that Redis itself refuses.
+    let info = world.redis.cli(&["INFO", "memory"]).await;
+    let used = info.lines().find_map(|line| line.strip_prefix("used_memory:")).expect("memory");
+    let used: u64 = used.trim().parse().expect("bytes");
+    let limit = (used * 100 / 97).to_string();
+    world.redis.command::<()>(&["CONFIG", "SET", "maxmemory", &limit]).await;
     fill(&world.pg, 11, 20).await;
     let why = paused(&world, "Redis is full of other data").await;
     assert!(why.contains("of them by the streams"), "{why}");
+    // Nothing is in flight: the service ends without waiting for room, and goes on later.
+    assert!(world.engine.terminate().await.success());
+    world.engine.wait_for("drained").await;
+    assert!(!world.engine.log().contains("cut off"), "{}", world.engine.log());
+    world.engine.start_again();
+    paused(&world, "Redis is full of other data").await;
     world.redis.command::<()>(&["DEL", "other"]).await;
     world.check_ledger(21).await;
     nothing_is_paused(&world).await;

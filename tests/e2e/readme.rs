@@ -6,7 +6,7 @@ use crate::harness::{Output, python, repository};
 use crate::world::World;
 
 /// The fenced block of the README whose opening line is "```{info}".
-fn block(info: &str) -> String {
+pub(crate) fn block(info: &str) -> String {
     let readme = std::fs::read_to_string(repository().join("README.md")).expect("README.md");
     let opening = format!("```{info}\n");
     let (_, rest) = readme.split_once(&opening).unwrap_or_else(|| panic!("no block {info:?}"));

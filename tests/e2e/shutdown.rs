@@ -34,7 +34,7 @@ async fn a_signal_lets_the_batch_in_flight_be_published_and_acknowledged() {
         world.engine.process().signal(signal);
         let status = world.engine.wait_exit().await;
         assert_eq!(status.code(), Some(0), "{}", world.engine.log());
-        assert!(world.engine.log().contains("drained"));
+        world.engine.wait_for("drained").await;
         // What was published as a whole is acknowledged; a transaction in part is not.
         let published = world.newest().await.expect("entries");
         let whole = world.entries("changes").await == 20_000;

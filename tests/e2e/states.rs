@@ -9,7 +9,7 @@ use crate::world::{World, fill};
 
 const SERVICE: &str = "kasho.ChangeStreamService";
 
-async fn call(world: &World, method: &str, request: &str, count: &str) -> Output {
+pub(crate) async fn call(world: &World, method: &str, request: &str, count: &str) -> Output {
     let address = format!("127.0.0.1:{}", world.engine.home().grpc_port());
     let method = match method.contains('/') {
         true => method.to_owned(),
@@ -20,7 +20,7 @@ async fn call(world: &World, method: &str, request: &str, count: &str) -> Output
     output
 }
 
-async fn ask(world: &World, method: &str, request: &str) -> Value {
+pub(crate) async fn ask(world: &World, method: &str, request: &str) -> Value {
     let output = call(world, method, request, "0").await.success();
     serde_json::from_str(output.stdout.lines().next().expect("an answer")).expect("JSON")
 }

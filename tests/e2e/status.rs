@@ -207,6 +207,20 @@ async fn streaming(world: &World) {
 #[tokio::test(flavor = "multi_thread")]
 async fn figures_of_the_load_the_readers_and_redis() {
     let world = site("", "").await;
+    // Without a terminal to ask it stays in ACCUMULATING.
+    world.engine.run(&["bootstrap"]).await.success();
+    let status = world.until(|status| status["load"]["finished"] == true).await;
+    assert_eq!(status["state"], "ACCUMULATING");
+    let load = &status["load"];
+    assert_eq!((&load["mode"], &load["rows"]), (&"direct".into(), &20.into()));
+    assert_eq!((&load["tables"], &load["tables_done"]), (&1.into(), &1.into()));
+    let text = "SELECT sum(octet_length(id || E'\\t' || payload || E'\\n')) FROM ledger";
+    assert_eq!(load["bytes"].to_string(), world.pg.value(text).await);
+    let heap = world.pg.value("SELECT pg_relation_size('ledger')").await;
+    assert_eq!(load["bytes_estimated"].to_string(), heap);
+    let table = &load["table_progress"][0];
+    assert_eq!((&table["table"], &table["rows"]), (&"public.ledger".into(), &20.into()));
+    assert_eq!((&table["done"], &table["load_lsn"]), (&true.into(), &"".into()));
     world.bootstrap().await;
     let status = world.until(|status| status["state"] == "STREAMING").await;
     assert_eq!((&status["load"]["rows"], &status["load"]["finished"]), (&20.into(), &true.into()));
@@ -273,17 +287,19 @@ async fn a_full_redis(world: &World) {
     );
 }
 
+/// One plugin on the ledger, with `more` of its section and this rule for the payload.
+fn chain(more: &str, rule: &str) -> String {
+    format!(
+        "[plugins]\nfolder = \"plugins\"\nstore = \"store\"\npoll_ms = 100\n\
+         [[transform]]\nname = \"people\"\nplugin = \"anonymize.wasm\"\n\
+         tables = [\"public.ledger\"]\n{more}\"public.ledger.payload\" = {rule}\n"
+    )
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn figures_of_the_chain() {
-    let chain = |rule: &str| {
-        format!(
-            "[plugins]\nfolder = \"plugins\"\nstore = \"store\"\npoll_ms = 100\n\
-             [[transform]]\nname = \"people\"\nplugin = \"anonymize.wasm\"\n\
-             tables = [\"public.ledger\"]\nnew_columns = \"pass\"\nallow_unmasked = true\n\
-             [transform.rules]\n\"public.ledger.payload\" = \"{rule}\"\n"
-        )
-    };
-    let world = site("", &chain("mask")).await;
+    let more = "new_columns = \"pass\"\nallow_unmasked = true\n[transform.rules]\n";
+    let world = site("", &chain(more, "\"mask\"")).await;
     let status = world.status().await;
     assert_eq!(status["generation"], 1);
     let plugin = &status["plugins"][0];
@@ -310,6 +326,34 @@ async fn figures_of_the_chain() {
         .write_config(&file.replace("= \"mask\"", "= { transform = \"mask\", keep_last = 2 }"));
     let swapped = world.until(|status| status["generation"] == 2).await;
     assert_eq!(swapped["plugins"].as_array().map(Vec::len), Some(1), "{swapped}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_that_halts_says_so_and_ends_the_command_that_waits_for_it() {
+    let strict = "{ transform = \"regex\", pattern = \"not there\", replacement = \"x\" }";
+    let world =
+        site("", &chain("[transform.rules]\n\"public.ledger.id\" = \"pass\"\n", strict)).await;
+    let output = world.engine.run(&["bootstrap", "--yes"]).await;
+    assert_eq!(output.code, 1, "{output:?}");
+    for word in ["the load has halted", "public.ledger", "kasho bootstrap"] {
+        assert!(output.stderr.contains(word), "no word of {word:?} in {}", output.stderr);
+    }
+    let status = world.status().await;
+    assert_eq!(
+        (&status["state"], &status["load"]["finished"]),
+        (&"ACCUMULATING".into(), &false.into())
+    );
+    let halted = status["load"]["halted"].as_str().expect("text");
+    assert!(halted.contains("public.ledger"), "{status}");
+    assert_eq!(status["last_error"], halted);
+
+    let file = std::fs::read_to_string(world.engine.home().config_path()).expect("configuration");
+    let looser = file.replace(strict, "{ transform = \"mask\", keep_last = 2 }");
+    world.engine.home().write_config(&looser);
+    world.until(|status| status["load"]["finished"] == true).await;
+    world.bootstrap().await;
+    let status = world.until(|status| status["last_error"] == "").await;
+    assert_eq!((&status["load"]["halted"], &status["load"]["rows"]), (&"".into(), &20.into()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

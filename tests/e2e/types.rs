@@ -78,9 +78,9 @@ async fn refuses_input(pg: &Postgres, name: &str) -> bool {
     error.and_then(|e| e.code().cloned()).is_some_and(|code| code.code() == "0A000")
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_value_has_one_text() {
-    let (pg, redis) = tokio::join!(Postgres::start(), Redis::start());
+/// Makes a table for every type, and one for its arrays, with a row for every value.
+/// Answers the statements that add the same values again.
+pub(crate) async fn fill(pg: &Postgres) -> Vec<String> {
     for extension in ["hstore", "citext"] {
         let query = "SELECT count(*) FROM pg_available_extensions WHERE name = '";
         let there = pg.value(&format!("{query}{extension}'")).await;
@@ -95,7 +95,7 @@ async fn every_value_has_one_text() {
     let listed: BTreeSet<&str> = values.keys().map(String::as_str).collect();
     for row in pg.rows(CATALOGUE).await {
         let name = row[0].as_deref().expect("name");
-        let covered = listed.contains(name) || refuses_input(&pg, name).await;
+        let covered = listed.contains(name) || refuses_input(pg, name).await;
         assert!(covered, "values.txt has no value of {name}");
     }
     let mut inserts = Vec::new();
@@ -107,6 +107,13 @@ async fn every_value_has_one_text() {
             inserts.push(insert.replace("{base}", "1000"));
         }
     }
+    inserts
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_value_has_one_text() {
+    let (pg, redis) = tokio::join!(Postgres::start(), Redis::start());
+    let inserts = fill(&pg).await;
     let world = World::with(pg, redis, 1, "").await;
     world.bootstrap().await;
     for insert in inserts {

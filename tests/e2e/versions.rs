@@ -110,13 +110,33 @@ async fn an_identity_that_the_server_does_not_publish_is_found_first() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_the_server_invalidates_is_told_with_its_reason() {
-    let pg = Postgres::builder().setting("max_slot_wal_keep_size", "1MB").start().await;
+    let (limit, size) = ("max_slot_wal_keep_size", "1MB");
+    let pg = Postgres::start().await;
+    let version = pg.version().await;
+    let reason = if version >= 17 { "wal_removed" } else { "wal_status lost" };
+    invalidated(pg, (limit, size), reason).await;
+    if version >= 18 {
+        let limit = ("idle_replication_slot_timeout", "1s");
+        invalidated(Postgres::start().await, limit, "idle_timeout").await;
+    }
+}
+
+/// Streams, stops, and lets the server lose patience by `limit`.
+async fn invalidated(pg: Postgres, limit: (&str, &str), reason: &str) {
     let redis = Redis::start().await;
+    pg.sql(&format!("ALTER SYSTEM SET {} = '{}'", limit.0, limit.1)).await;
+    pg.sql("SELECT pg_reload_conf()").await;
     let mut world = World::with(pg, redis, 10, "").await;
     world.bootstrap().await;
+    // A limit in time is a finding while nothing has happened yet.
+    let timed = limit.0.starts_with("idle");
+    eventually("the findings", async || {
+        let warnings = world.try_status().await?["warnings"].to_string();
+        (timed == warnings.contains(limit.0)).then_some(())
+    })
+    .await;
     assert!(world.engine.terminate().await.success());
-    let lost = "SELECT wal_status FROM pg_replication_slots";
-    while world.pg.value(lost).await != "lost" {
+    while world.pg.value("SELECT wal_status FROM pg_replication_slots").await != "lost" {
         let message = "SELECT pg_logical_emit_message(false, 'x', repeat('y', 100000))
                        FROM generate_series(1, 100)";
         world.pg.sql(message).await;
@@ -130,8 +150,31 @@ async fn a_slot_that_the_server_invalidates_is_told_with_its_reason() {
         (status["state"] == "WAITING" && error.contains("invalidated")).then_some(error)
     })
     .await;
-    let reason = if world.pg.version().await >= 17 { "wal_removed" } else { "lost" };
     assert!(error.contains(reason) && error.contains("new bootstrap"), "{error}");
     world.engine.run(&["bootstrap", "--yes", "--discard"]).await.success();
     assert_eq!(world.status().await["epoch"], 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_is_kept_through_a_failover_where_the_server_can() {
+    let (pg, redis) = tokio::join!(Postgres::start(), Redis::start());
+    pg.sql(LEDGER).await;
+    let builder = Engine::builder();
+    let text = config(&pg.url(), &redis.url(), builder.home().grpc_port(), "");
+    let builder = builder.config(&text.replace("[source]\n", "[source]\nfailover = true\n"));
+    if pg.version().await < 17 {
+        let check = builder.build().run(&["check"]).await;
+        assert_eq!(check.code, 1);
+        assert!(check.stderr.contains("source.failover needs PostgreSQL 17"), "{}", check.stderr);
+        return;
+    }
+    let mut world = World { engine: builder.start(), pg, redis };
+    world.until_state("WAITING").await;
+    world.bootstrap().await;
+    let kept = "SELECT failover FROM pg_replication_slots WHERE slot_name = 'kasho_slot'";
+    assert_eq!(world.pg.value(kept).await, "t");
+    world.engine.kill9().await;
+    world.engine.start_again();
+    world.settle(1).await;
+    assert_eq!(world.pg.value(kept).await, "t");
 }

@@ -209,6 +209,15 @@ impl Phase {
         }
     }
 
+    /// The load that somebody else brings, while it is awaited.
+    #[must_use]
+    pub fn external_load(&self) -> Option<&Load> {
+        match self {
+            Phase::Accumulating(load) if load.mode == LoadMode::External => Some(load),
+            _ => None,
+        }
+    }
+
     pub(super) fn last_epoch(&self) -> u64 {
         match self {
             Phase::Waiting(waiting) => waiting.last_epoch,

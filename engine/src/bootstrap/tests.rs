@@ -214,6 +214,20 @@ fn an_early_complete_names_the_rows_loaded_so_far() {
 }
 
 #[test]
+fn a_loader_of_a_dump_finishes_the_load_by_what_it_stored() {
+    let external = Phase::Accumulating(a_load(LoadMode::External));
+    let refusal = on(&external, Command::Complete { force: false }, &facts()).unwrap_err();
+    assert!(refusal.text.contains("has not finished, 12 rows so far"), "{refusal}");
+    for loader_partial in [false, true] {
+        let facts = Facts { loader_done: true, loader_partial, ..facts() };
+        let done = on(&external, Command::Complete { force: false }, &facts).unwrap();
+        assert!(done.effects.contains(&Effect::ReleaseHolder));
+        let Phase::Streaming(streaming) = done.next else { panic!("not streaming") };
+        assert_eq!(streaming.incomplete, loader_partial);
+    }
+}
+
+#[test]
 fn a_finished_load_completes_with_its_load_points() {
     let done = on(&loaded(), Command::Complete { force: false }, &facts()).unwrap();
     let load_points: BTreeMap<_, _> = [("public.u".to_owned(), Lsn(200))].into();

@@ -10,9 +10,11 @@ use anyhow::bail;
 use clap::Args;
 use clap::builder::FalseyValueParser;
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio_util::sync::CancellationToken;
 
-use super::client::{Client, Server, block_on, told};
+use super::client::{Client, Server, told};
 use super::status::bytes;
+use super::{dump, sync};
 use crate::control::proto::kasho::start_bootstrap_request::Load;
 use crate::control::proto::kasho::{
     CompleteBootstrapRequest, LoadProgress, StartBootstrapRequest, StatusRequest, StatusResponse,
@@ -35,6 +37,8 @@ pub struct Arguments {
     /// The targets are filled by other means: load nothing.
     #[arg(long)]
     no_initial_data: bool,
+    #[command(flatten)]
+    by_dump: dump::ByDump,
     /// Go on to STREAMING without asking.
     #[arg(long, short, env = "WAIT_FOR_BOOTSTRAP", value_parser = FalseyValueParser::new())]
     yes: bool,
@@ -51,25 +55,94 @@ pub struct Arguments {
 /// # Errors
 /// What the engine refuses, or says as it gives up.
 pub fn run(arguments: &Arguments, config: &Path) -> anyhow::Result<()> {
-    block_on(bootstrap(arguments, config))
+    super::block_on(bootstrap(arguments, config))
 }
 
 async fn bootstrap(arguments: &Arguments, config: &Path) -> anyhow::Result<()> {
     let (mut client, address) = arguments.server.connect(config).await?;
-    let status = ask(&mut client).await?;
-    match status.state.as_str() {
-        "STREAMING" => {
-            println!("state: STREAMING; this bootstrap is complete already");
-            return Ok(());
-        }
-        "ACCUMULATING" => println!("state: ACCUMULATING; going on with epoch {}", status.epoch),
-        _ => start(&mut client, arguments).await?,
+    let mut status = ask(&mut client).await?;
+    if status.state == "STREAMING" {
+        println!("state: STREAMING; this bootstrap is complete already");
+        return Ok(());
     }
-    watch(&mut client).await?;
-    if !arguments.yes && !agreed()? {
+    // A dump has to be taken away before this ends; otherwise a signal just ends it.
+    let stop = match arguments.by_dump.dump {
+        true => sync::stop_on_signals()?,
+        false => CancellationToken::new(),
+    };
+    // Everything that can be refused is refused before anything is begun.
+    let plan = match arguments.by_dump.dump {
+        true => Some(dump::Plan::new(&arguments.by_dump, config).await?),
+        false => None,
+    };
+    let begun = status.state == "ACCUMULATING";
+    if let Some(plan) = &plan {
+        plan.room(begun.then_some(status.epoch))?;
+    }
+    if begun {
+        println!("state: ACCUMULATING; going on with epoch {}", status.epoch);
+    } else {
+        println!("step 1 of 6: a replication slot with a consistent snapshot");
+        unless(&stop, start(&mut client, arguments)).await?;
+        println!("step 2 of 6: changes accumulate from there on");
+        status = ask(&mut client).await?;
+    }
+    if let Some(plan) = &plan {
+        by_dump(plan, &status, &stop).await?;
+    } else if !arguments.external && !arguments.no_initial_data {
+        println!("step 3 of 6: the tables are read at the snapshot, without a dump file");
+        println!("step 4 of 6: their rows go through the plugin chain to the bootstrap stream");
+    }
+    unless(&stop, watch(&mut client)).await?;
+    if plan.is_none() {
+        println!("step 5 of 6: clean up: the snapshot and its locks are let go");
+    }
+    unless(&stop, complete(&mut client, arguments, &address)).await
+}
+
+/// The engine goes on with what it was asked for; this ends.
+async fn unless<T>(
+    stop: &CancellationToken,
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    tokio::select! {
+        () = stop.cancelled() => bail!("interrupted; the same command goes on where it is now"),
+        done = work => done,
+    }
+}
+
+/// Dump and load, unless that is done or is somebody else's.
+async fn by_dump(
+    plan: &dump::Plan,
+    status: &StatusResponse,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let load = status.load.clone().unwrap_or_default();
+    if load.mode != "external" {
+        bail!(
+            "the bootstrap under way (epoch {}) loads in another way ({}): let it finish (kasho \
+             bootstrap), or `kasho reset` first",
+            status.epoch,
+            load.mode
+        );
+    }
+    if load.finished {
+        println!("the dump is loaded already");
+        return Ok(());
+    }
+    println!(
+        "step 3 of 6: a dump of the published tables at the snapshot {}",
+        status.snapshot_name
+    );
+    plan.load(status.epoch, &status.snapshot_name, stop).await
+}
+
+async fn complete(client: &mut Client, arguments: &Arguments, address: &str) -> anyhow::Result<()> {
+    println!("step 6 of 6: to STREAMING");
+    if !arguments.yes && !asked().await? {
         println!(
             "state: ACCUMULATING; complete it with `kasho bootstrap --yes`, or\n  {}",
-            complete_line(&address)
+            complete_line(address)
         );
         return Ok(());
     }
@@ -96,7 +169,8 @@ async fn ask(client: &mut Client) -> anyhow::Result<StatusResponse> {
 
 /// Starts, and shows meanwhile whom the slot waits for.
 async fn start(client: &mut Client, arguments: &Arguments) -> anyhow::Result<()> {
-    let load = match (arguments.external, arguments.no_initial_data) {
+    let external = arguments.external || arguments.by_dump.dump;
+    let load = match (external, arguments.no_initial_data) {
         (true, _) => Load::External,
         (_, true) => Load::None,
         (false, false) => Load::Direct,
@@ -194,6 +268,13 @@ fn describe(load: &LoadProgress, paused: &str) -> String {
         "" => done,
         why => format!("{done}; paused: {why}"),
     }
+}
+
+/// As [`agreed`], on a thread that nobody waits for at the end.
+async fn asked() -> anyhow::Result<bool> {
+    let (say, answer) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || drop(say.send(agreed())));
+    answer.await?
 }
 
 /// Asks the person, if there is one.

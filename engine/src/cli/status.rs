@@ -118,6 +118,18 @@ fn load(status: &StatusResponse) -> String {
         true => "",
         false => ", halted",
     };
+    if load.mode == "external" {
+        let (read, total) = (load.bytes, load.bytes_estimated);
+        let file = match (read, total) {
+            (0, 0) => "nobody loads yet (pg-bootstrap-sync)".to_owned(),
+            (read, 0) => format!("{} of its file read", bytes(read)),
+            (read, total) => {
+                let percent = super::sync::percent(read, total);
+                format!("{} of {} read ({percent} %)", bytes(read), bytes(total))
+            }
+        };
+        return format!("external: {} rows, {file}{end}", load.rows);
+    }
     format!(
         "{}: {} of about {} rows, {} of {} tables, {}{end}",
         load.mode,

@@ -11,6 +11,8 @@ use crate::transform::Calls;
 
 /// At this many hundredths of `source.max_retained_wal` the service is no longer ready.
 pub const NEAR_PERCENT: u64 = 80;
+/// A consumer that is behind and was not heard of for so long is warned about.
+const SILENT: Duration = Duration::from_secs(300);
 
 /// Everything GetStatus tells, at one moment.
 #[derive(Clone, Debug, Default)]
@@ -194,10 +196,7 @@ impl Status {
     pub fn not_ready(&self) -> Option<String> {
         let error = self.last_error.as_str();
         if !self.started {
-            return Some(match error {
-                "" => "starting".to_owned(),
-                error => format!("starting: {error}"),
-            });
+            return Some(if error.is_empty() { "starting" } else { error }.to_owned());
         }
         if !error.is_empty() {
             return Some(error.to_owned());
@@ -299,6 +298,22 @@ impl PluginStatus {
 }
 
 impl ConsumerStatus {
+    /// What an operator should know of a consumer that holds the streams back and does not
+    /// move.
+    #[must_use]
+    pub fn warning(&self) -> Option<String> {
+        let behind = self.lag_entries > 0 || self.lag_bytes.is_some_and(|bytes| bytes > 0);
+        (behind && self.silent >= SILENT).then(|| {
+            format!(
+                "consumer {:?} was not heard of for {} s, and nothing that it has not acknowledged \
+                 is trimmed; if it will not come back: `kasho consumers remove {}`",
+                self.name,
+                self.silent.as_secs(),
+                self.name
+            )
+        })
+    }
+
     fn to_proto(&self) -> proto::Consumer {
         proto::Consumer {
             name: self.name.clone(),
@@ -313,6 +328,22 @@ impl ConsumerStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_silent_consumer_is_warned_about_if_it_holds_anything_back() {
+        let consumer = |lag_entries, lag_bytes, seconds| ConsumerStatus {
+            name: "c".into(),
+            position: EpochPosition { epoch: None, position: crate::position::Position::START },
+            lag_entries,
+            lag_bytes,
+            silent: Duration::from_secs(seconds),
+        };
+        assert_eq!(consumer(0, Some(0), 9_000).warning(), None);
+        assert_eq!(consumer(1, None, 299).warning(), None);
+        assert!(consumer(1, None, 300).warning().is_some());
+        let told = consumer(0, Some(1), 301).warning().unwrap();
+        assert!(told.contains("301 s") && told.contains("kasho consumers remove c"), "{told}");
+    }
 
     #[test]
     fn ready_means_that_everything_moves_and_nothing_is_near_its_limit() {

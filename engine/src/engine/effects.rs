@@ -15,10 +15,11 @@ use crate::bootstrap::{
 use crate::control::Answer;
 use crate::position::{Epoch, Lsn};
 use crate::sink::SinkError;
-use crate::sink::publisher::{NewEpoch, begin_epoch};
-use crate::sink::store::Store;
+use crate::sink::publisher::{NewEpoch, begin_epoch_from};
+use crate::sink::store::{Registry, Store};
 use crate::source::snapshot::{Holder, HolderSpec, Report, drop_slot, release, slot_fact};
 use crate::source::wal::ReplSession;
+use crate::sync::Stored;
 
 /// An effect or a look at a server that failed, for the caller to read.
 pub(super) fn unavailable(error: impl std::fmt::Display) -> Refusal {
@@ -66,6 +67,7 @@ impl Engine {
     async fn facts(&self) -> Result<Facts, Refusal> {
         let slot = self.world.slot_fact().await.map_err(unavailable)?;
         let found = self.world.inspect().await.map_err(unavailable)?;
+        let loader = self.external_loader().await.map_err(unavailable)?;
         Ok(Facts {
             slot: self.world.slot.to_string(),
             slot_exists: slot != SlotFact::Absent,
@@ -74,7 +76,20 @@ impl Engine {
             changes: found.entries,
             checkpoint_epoch: found.checkpoint.map_or(0, |checkpoint| checkpoint.epoch.0),
             no_initial_data: self.world.config.bootstrap.no_initial_data,
+            loader_done: loader.done,
+            loader_partial: loader.partial,
         })
+    }
+
+    /// What the loader of a dump file has stored, if such a load is under way.
+    async fn external_loader(&self) -> Result<Stored, SinkError> {
+        match self.phase.external_load() {
+            Some(load) => {
+                let mut store = self.world.redis_store().await?;
+                Ok(Stored::read(&store.progress(load.epoch).await?))
+            }
+            None => Ok(Stored::default()),
+        }
     }
 
     /// Stores a phase over the one that was read or stored last.
@@ -168,7 +183,8 @@ impl Engine {
             events: self.events.clone(),
         };
         (self.troubles.stream, self.stream_open) = (None, false);
-        self.streaming = Some(Running::spawn(|stop| streaming.run(stop)));
+        let running = Running::spawn(|stop| streaming.run(stop)).publishing(&self.figures.sink);
+        self.streaming = Some(running);
     }
 
     pub(super) fn begin_load(&mut self) {
@@ -183,7 +199,8 @@ impl Engine {
             events: self.events.clone(),
         };
         self.troubles.load = None;
-        self.loading = Some(Running::spawn(|stop| loading.run(stop)));
+        let running = Running::spawn(|stop| loading.run(stop)).publishing(&self.load.sink);
+        self.loading = Some(running);
     }
 
     /// One that is whole stays: whoever said that ours is lost has not seen this one.
@@ -289,7 +306,7 @@ impl Engine {
             catalog: Some(&catalog),
         };
         let begun = async {
-            let epoch = begin_epoch(&mut store, &new).await?;
+            let epoch = begin_epoch_from(&mut store, &new, report.load.epoch).await?;
             let redis = &self.world.config.redis;
             let timeout = Duration::from_millis(redis.durability_timeout_ms);
             // A phase is acted upon when it can no longer be lost.

@@ -15,6 +15,7 @@ use super::{Engine, World};
 use crate::bootstrap::{self, Command, Facts, Refusal, SlotFact, Transition};
 use crate::config::Size;
 use crate::control::NEAR_PERCENT;
+use crate::sink::store::Registry;
 use crate::source::config::OnLimit;
 use crate::source::error::SourceError;
 use crate::source::snapshot::{drop_slot, slot_fact};
@@ -170,7 +171,19 @@ impl Engine {
         let phase = self.phase.clone();
         match self.store(&phase).await {
             Ok(()) => tracing::info!(state = %phase.state(), "the state is stored now"),
-            Err(refusal) => tracing::warn!(%refusal, "the state cannot be stored yet"),
+            Err(refusal) => {
+                tracing::warn!(%refusal, "the state cannot be stored yet");
+                self.forget_lost_state().await;
+            }
+        }
+    }
+
+    /// A Redis that came back without its data holds no phase to be replaced.
+    async fn forget_lost_state(&mut self) {
+        if let Ok(mut store) = self.world.redis_store().await
+            && let Ok(None) = store.state().await
+        {
+            self.stored = None;
         }
     }
 }

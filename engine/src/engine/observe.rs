@@ -14,11 +14,12 @@ use super::{Event, LOOK, World};
 use crate::control::ConsumerStatus;
 use crate::position::{Epoch, EpochPosition, Lsn};
 use crate::sink::redis::RedisStore;
-use crate::sink::store::{Store, Usage};
+use crate::sink::store::{Registry, Store, Usage};
 use crate::sink::{SinkError, consumers};
 use crate::source::error::SourceError;
 use crate::source::preflight::{self, Finding};
 use crate::source::wal::{SlotStatus, slot_status};
+use crate::sync::Stored;
 
 /// Settings of the source are looked at once in so many looks.
 const SETTINGS_LOOKS: u32 = 10;
@@ -34,7 +35,7 @@ pub(super) struct Observed {
     pub(super) lag_bytes: u64,
     /// End of the log.
     pub(super) wal_end: Lsn,
-    /// The epoch that Redis holds; the next three are of it.
+    /// The epoch that Redis holds; the next four are of it.
     pub(super) epoch: Option<Epoch>,
     /// Commit LSN of the last entry of the changes stream.
     pub(super) changes_lsn: Lsn,
@@ -44,6 +45,8 @@ pub(super) struct Observed {
     pub(super) bootstrap_entries: u64,
     /// Memory of Redis and of both streams.
     pub(super) usage: Usage,
+    /// What the loader of a dump file has stored in this epoch.
+    pub(super) loader: Stored,
     /// What is not as it should be on the source, though it does not stop us.
     pub(super) warnings: Vec<String>,
     /// Registered consumers.
@@ -121,7 +124,7 @@ impl Observer {
                     (all.changes_entries, all.consumers) = (new.changes_entries, new.consumers);
                     (all.epoch, all.changes_lsn) = (new.epoch, new.changes_lsn);
                     all.bootstrap_entries = new.bootstrap_entries;
-                    all.usage = new.usage;
+                    (all.usage, all.loader) = (new.usage, new.loader);
                 }
             })
             .await;
@@ -191,6 +194,10 @@ impl Observer {
         let epoch = inspection.checkpoint.map(|checkpoint| checkpoint.epoch);
         found.epoch = epoch;
         found.usage = store.usage(epoch.unwrap_or(Epoch(0))).await?;
+        found.loader = match epoch {
+            Some(epoch) => Stored::read(&store.progress(epoch).await?),
+            None => Stored::default(),
+        };
         // By the clock that wrote down when each was seen.
         let now = Duration::from_millis(found.usage.now_ms);
         let status = |lag: consumers::Lag| ConsumerStatus {

@@ -15,7 +15,7 @@ use crate::sink::publisher;
 use crate::sink::store::{Registry, Store};
 use crate::source::catalog::{Catalog, CatalogError};
 use crate::source::error::SourceError;
-use crate::source::preflight::{Finding, preflight};
+use crate::source::preflight::{Finding, failover, preflight};
 use crate::source::snapshot::{check_server, slot_fact};
 use crate::transform::{self, Generation, LoadError};
 
@@ -191,7 +191,10 @@ impl World {
     async fn look_at_source(&self) -> Result<Vec<String>, EngineError> {
         let client = self.sql("kasho").await?;
         let publications = &self.config.source.publications;
-        let found = preflight(&client, &self.slot, publications).await?;
+        let mut found = preflight(&client, &self.slot, publications).await?;
+        if self.config.source.failover {
+            found.extend(failover(&client).await?);
+        }
         let relevant = found.into_iter().filter(|finding| !is_about_slot(finding));
         let (warnings, errors): (Vec<_>, Vec<_>) = relevant.partition(Finding::is_warning);
         if !errors.is_empty() {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use super::Engine;
-use crate::bootstrap::Phase;
-use crate::control::{LaneFigures, LoadFigures, PluginStatus, Status};
+use super::{Engine, Observed};
+use crate::bootstrap::{LoadMode, Phase};
+use crate::control::{ConsumerStatus, LaneFigures, LoadFigures, PluginStatus, Status};
 use crate::position::Lsn;
 use crate::sink::config::Durability;
 use crate::sink::id::{Keys, Lane};
@@ -34,7 +34,9 @@ impl Engine {
         warnings.dedup();
         let retained = slot.map_or(0, |slot| slot.retained_bytes);
         warnings.extend(super::guard::warning(&self.world, retained));
+        warnings.extend(self.observed.consumers.iter().filter_map(ConsumerStatus::warning));
         let usage = &self.observed.usage;
+        warnings.extend(self.incomplete());
         let unmasked = report.plugins.iter().flat_map(|plugin| {
             plugin.unmasked.iter().map(|policy| format!("{}: {policy} = \"pass\"", plugin.binding))
         });
@@ -83,6 +85,18 @@ impl Engine {
         }
     }
 
+    /// What is missing in the initial load by intention.
+    fn incomplete(&self) -> Option<String> {
+        match &self.phase {
+            Phase::Streaming(streaming) if streaming.incomplete => Some(format!(
+                "the initial load of {} is incomplete: it was completed before it had finished, or \
+                 was told to leave rows out (pg-bootstrap-sync -m)",
+                streaming.epoch
+            )),
+            _ => None,
+        }
+    }
+
     /// Log between the server's end, as last heard on the stream or seen, and what is
     /// confirmed.
     fn lag_bytes(&self) -> u64 {
@@ -102,6 +116,15 @@ impl Engine {
         waiting.into_iter().chain(all.into_iter().flatten()).next().cloned().unwrap_or_default()
     }
 
+    /// Of a load that another program writes: rows are entries, bytes those of its file.
+    fn external_figures(&self, figures: LoadFigures) -> LoadFigures {
+        let Observed { epoch, loader, bootstrap_entries: rows, .. } = &self.observed;
+        if *epoch != self.phase.epoch() {
+            return figures;
+        }
+        LoadFigures { rows: *rows, bytes: loader.bytes, bytes_estimated: loader.total, ..figures }
+    }
+
     fn load_figures(&self) -> LoadFigures {
         let blocking = self.starting.as_ref().and_then(|starting| starting.blocking.clone());
         match &self.phase {
@@ -109,14 +132,14 @@ impl Engine {
                 let figures = self.load.figures.borrow().clone();
                 let known = !figures.tables.is_empty() || load.tables.is_empty();
                 let figures = if known { figures } else { crate::load::figures(load) };
-                let rows = figures.rows.max(match load.mode {
-                    crate::bootstrap::LoadMode::External => self.observed.bootstrap_entries,
-                    _ => 0,
-                });
+                let figures = match load.mode {
+                    LoadMode::External => self.external_figures(figures),
+                    LoadMode::Direct | LoadMode::None => figures,
+                };
                 let mode = load.mode.name().to_owned();
                 let stopped = self.loading.is_none() && !load.loaded;
                 let halted = self.troubles.load.clone().filter(|_| stopped).unwrap_or_default();
-                LoadFigures { mode, rows, finished: load.loaded, blocking, halted, ..figures }
+                LoadFigures { mode, finished: load.loaded, blocking, halted, ..figures }
             }
             Phase::Streaming(streaming) => {
                 LoadFigures { rows: streaming.rows, finished: true, ..LoadFigures::default() }

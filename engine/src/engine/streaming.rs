@@ -116,6 +116,7 @@ impl Streaming {
         let mut session = ReplSession::connect(&world.info, "kasho").await?;
         let system = session.identify_system().await?;
         let history = session.timeline_history(system.timeline).await?;
+        world.keep_slot(&mut session).await?;
         let options = wal::Options::from(&world.config.source);
         // Whoever holds the slot raises the token, over the one he saw before he had it.
         let claim = Claim::new(world.redis_store().await?).await?;

@@ -22,7 +22,7 @@ use crate::source::catalog::{Catalog, ConstraintKind};
 use crate::source::conninfo::{Conninfo, sql_connect};
 use crate::source::error::SourceError;
 use crate::source::snapshot::{HolderSpec, check_server, slot_fact};
-use crate::source::wal::{self, KnownRelations, SlotName, slot_status};
+use crate::source::wal::{self, KnownRelations, ReplSession, SlotName, slot_status};
 use crate::transform::{self, Coverage, ForeignKey, Generation, Handle, Host};
 
 /// How long slot creation may wait for open transactions.
@@ -103,6 +103,17 @@ impl World {
         let status = slot_status(&self.sql("kasho").await?, &self.slot).await?;
         let missing = || SourceError::SlotMissing { slot: self.slot.to_string() };
         Ok(status.ok_or_else(missing)?.confirmed_flush.unwrap_or(Lsn::ZERO))
+    }
+
+    /// Lets standbys keep a copy of the slot, if that is asked for and not so yet.
+    pub(super) async fn keep_slot(&self, session: &mut ReplSession) -> Result<(), SourceError> {
+        if !self.config.source.failover {
+            return Ok(());
+        }
+        match slot_status(&self.sql("kasho").await?, &self.slot).await? {
+            Some(status) if !status.failover => session.keep_through_failover(&self.slot).await,
+            _ => Ok(()),
+        }
     }
 
     /// What a refusal to read the slot means. PostgreSQL says 55000 of a slot that is lost,
@@ -262,7 +273,7 @@ fn half_published(lsn: Lsn, what: &str, began: &str, now: &str) -> String {
 }
 
 /// The catalogue in the chain's words.
-fn tables(catalog: &Catalog, caught_up: bool) -> transform::Catalog {
+pub(crate) fn tables(catalog: &Catalog, caught_up: bool) -> transform::Catalog {
     let name = |oid: u32| {
         catalog.relation(oid).map(|relation| (relation.schema.clone(), relation.table.clone()))
     };

@@ -257,6 +257,9 @@ async fn leases_the_load_to_one<R: Rig>(rig: &R) {
     let load = |entries, progress| Load { generation: 2, entries, progress, lease: LEASE };
     let one = load(vec![entry(1, 1, false), entry(2, 1, false)], progress);
     assert_eq!(store.load(&guard("a1", Id::ZERO), &one).await, Ok(Answer::Done));
+    let seen = other.progress(E1).await.unwrap();
+    assert_eq!(seen.get("t:1").map(String::as_str), Some("5 rows"));
+    assert!(seen.len() == 2 && other.progress(Epoch(2)).await.unwrap().is_empty());
     // The same owner again: the old token is void, and goes on where it ended.
     let two = [("t:1", "5 rows"), ("t:2", "x")];
     assert_eq!(other.lease(E1, "a", "a2", LEASE).await, yes(2, &two));

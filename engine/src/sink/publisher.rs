@@ -23,7 +23,9 @@ use crate::sink::config::{Config, Durability, Encoding};
 use tokio::time::Duration;
 
 pub(crate) use open::check_server;
-pub use open::{Claim, NewEpoch, Opened, Opening, Promotion, WriterToken, begin_epoch};
+pub use open::{
+    Claim, NewEpoch, Opened, Opening, Promotion, WriterToken, begin_epoch, begin_epoch_from,
+};
 
 pub(crate) mod open;
 

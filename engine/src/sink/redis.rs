@@ -191,6 +191,13 @@ fn pairs(words: &[String]) -> HashMap<String, String> {
     words.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect()
 }
 
+/// A loader's own fields among those of its hash.
+fn progress(words: &[String]) -> HashMap<String, String> {
+    let own =
+        |(field, value): (String, String)| Some((field.strip_prefix("p:")?.to_owned(), value));
+    pairs(words).into_iter().filter_map(own).collect()
+}
+
 /// The reply of a guarded write.
 fn answer(value: Value) -> Result<Answer, StoreError> {
     let words = texts(value)?;

@@ -6,6 +6,7 @@
 //! Both pass [`super::contract`]. After an error of class *unknown* a store is spent:
 //! nothing below the publisher reconnects or sends a second time.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use super::entry::RawEntry;
@@ -175,6 +176,12 @@ pub trait Registry: Send {
         &mut self,
         catalog: &[u8],
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// What the loader of an epoch has stored with its rows, for those who only look.
+    fn progress(
+        &mut self,
+        epoch: Epoch,
+    ) -> impl Future<Output = Result<HashMap<String, String>, StoreError>> + Send;
 
     /// Registers a consumer; answers whether it is new.
     fn add_consumer(&mut self, name: &str)

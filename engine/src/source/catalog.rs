@@ -21,8 +21,10 @@ use crate::source::error::SourceError;
 mod columns;
 mod constraints;
 mod publications;
+mod shapes;
 
 pub use constraints::{Constraint, ConstraintKind};
+pub use shapes::Shape;
 
 use publications::Published;
 
@@ -46,6 +48,10 @@ pub struct Catalog {
     pub tables: Vec<Table>,
     /// Keys of these relations, for whoever has to keep them consistent.
     pub constraints: Vec<Constraint>,
+    /// By OID, the types of columns whose text depends on the settings of whoever prints
+    /// it, and where in it.
+    #[serde(default, with = "shapes::pairs")]
+    pub shapes: BTreeMap<u32, Shape>,
 }
 
 /// A table that holds rows: an ordinary one, or a leaf partition.
@@ -65,6 +71,9 @@ pub struct Table {
     pub filter: Option<String>,
     /// What it is made of, as far as reading its rows is concerned.
     pub columns: Vec<TableColumn>,
+    /// The names of all its columns in its own order, published or not, generated ones too.
+    #[serde(default)]
+    pub all_columns: Vec<String>,
     /// Rows by the planner's estimate.
     pub rows_estimated: u64,
     /// Bytes of the heap.
@@ -137,6 +146,7 @@ impl Catalog {
         let constraints = constraints::read(client, &oids).await?;
         oids.extend(leaves.iter().map(|leaf| leaf.oid));
         let stored = columns::stored(client, &oids).await?;
+        let shapes = shapes::read(client, &oids).await?;
         let relations: Vec<_> = relations.into_iter().map(Arc::new).collect();
         let tables = tables(leaves, &published, &relations, stored);
         Ok(Catalog {
@@ -147,6 +157,7 @@ impl Catalog {
             relations,
             tables,
             constraints,
+            shapes,
         })
     }
 
@@ -244,6 +255,7 @@ fn tables(
             continue;
         };
         let mut columns = stored.remove(&leaf.oid).unwrap_or_default();
+        let all_columns = columns.iter().map(|column| column.name.clone()).collect();
         columns.retain(|column| relation.column(&column.name).is_some());
         let bytes = u64::try_from(leaf.bytes).unwrap_or(0);
         tables.push(Table {
@@ -254,6 +266,7 @@ fn tables(
             filenode: leaf.filenode,
             filter: published.get(&leaf.root).and_then(|published| published.filter.clone()),
             columns,
+            all_columns,
             rows_estimated: rows_estimated(leaf.rows, bytes),
             bytes,
         });

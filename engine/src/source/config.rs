@@ -15,6 +15,8 @@ pub struct Config {
     pub url: Option<SecretString>,
     /// The replication slot.
     pub slot: String,
+    /// Standbys keep a copy of the slot (PostgreSQL 17 and later).
+    pub failover: bool,
     /// The publications to read.
     pub publications: Vec<String>,
     /// Prefixes of `pg_logical_emit_message` messages that are published.
@@ -50,6 +52,7 @@ impl Default for Config {
         Config {
             url: None,
             slot: "kasho_slot".to_owned(),
+            failover: false,
             publications: vec!["kasho_pub".to_owned()],
             messages: Vec::new(),
             heartbeat_ms: 10_000,

@@ -13,12 +13,14 @@ use secrecy::SecretString;
 
 mod connect;
 mod dial;
+mod libpq;
 mod params;
 mod tls;
 
 pub(crate) use connect::{PATIENT, options_with};
 pub use connect::{PINNED_SETTINGS, sql_connect, sql_connect_with};
 pub(crate) use dial::{Dialer, Stream};
+pub use libpq::FOREIGN as FOREIGN_VARIABLES;
 
 /// What a session gets when no time limit is configured.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -9,6 +9,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use memchr::memchr2;
 
 use crate::batch::{Batch, Cell, Image, Span};
 
@@ -66,10 +67,8 @@ pub fn fields(line: &[u8], side: &mut Vec<u8>, fields: &mut Vec<Field>) -> Resul
 
 /// The field that begins at `start`, and where its delimiter (or the line's end) is.
 fn field(line: &[u8], start: usize, side: &mut Vec<u8>) -> Result<(Field, usize), CopyError> {
-    let special = |from: usize| {
-        let found = line[from..].iter().position(|b| matches!(b, b'\t' | b'\\'));
-        found.map_or(line.len(), |n| from + n)
-    };
+    let special =
+        |from: usize| memchr2(b'\t', b'\\', &line[from..]).map_or(line.len(), |n| from + n);
     let mut at = special(start);
     if line.get(at) != Some(&b'\\') {
         return Ok((Field::Plain(start..at), at));

@@ -104,6 +104,9 @@ pub enum Finding {
         /// One of those that publish the table.
         publication: String,
     },
+    /// Slots do not survive a failover there.
+    #[error("source.failover needs PostgreSQL 17, and this is {0}")]
+    NoFailover(String),
     /// A warning: the server gives the slot up if nobody reads it for long (18 and later).
     #[error(
         "idle_replication_slot_timeout is {0}: if the engine stands still for longer, the server \
@@ -160,6 +163,7 @@ impl Finding {
             Finding::UnpublishedIdentity { table, .. } => {
                 format!("add a primary key, and: ALTER TABLE {table} REPLICA IDENTITY DEFAULT;")
             }
+            Finding::NoFailover(_) => "set source.failover = false, or upgrade".to_owned(),
             Finding::IdleTimeout(_) => {
                 "ALTER SYSTEM SET idle_replication_slot_timeout = 0; SELECT pg_reload_conf();"
                     .to_owned()
@@ -261,6 +265,18 @@ pub async fn server(client: &Client) -> Result<Vec<Finding>, SourceError> {
         findings.push(Finding::IdleTimeout(idle));
     }
     Ok(findings)
+}
+
+/// Whether a standby can keep a copy of a slot.
+///
+/// # Errors
+/// A query failed.
+pub async fn failover(client: &Client) -> Result<Option<Finding>, SourceError> {
+    let sql = "SELECT pg_catalog.current_setting('server_version')
+               WHERE pg_catalog.current_setting('server_version_num')::int4 < 170000";
+    let row = client.query_opt(sql, &[]).await;
+    let row = row.map_err(|e| SourceError::sql("a preflight check", &e))?;
+    Ok(row.map(|row| Finding::NoFailover(row.get(0))))
 }
 
 /// Whether the connected role may stream. On Amazon RDS membership in `rds_replication`
@@ -443,6 +459,7 @@ mod tests {
             catalog_xmin_age: None,
             invalidation_reason: None,
             safe_wal_bytes: None,
+            failover: false,
         };
         let slot = SlotName::new("s").unwrap();
         assert_eq!(judge_slot(&slot, &good, "shop"), []);

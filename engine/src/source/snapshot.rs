@@ -92,6 +92,15 @@ pub enum SnapshotError {
         /// Those that stand elsewhere, in words.
         present: String,
     },
+    /// A dump at the snapshot would not hold the rows of these tables.
+    #[error(
+        "changed between the snapshot and now: {tables}. A dump at that snapshot would miss their \
+         rows, or have them in another shape. Begin again with a new snapshot"
+    )]
+    Changed {
+        /// `schema.table`, separated by commas.
+        tables: String,
+    },
     /// The holder cannot be started.
     #[error("cannot start the snapshot holder {}: {source}", program.display())]
     Spawn {
@@ -127,6 +136,7 @@ impl SnapshotError {
             | SnapshotError::Cut { .. }
             | SnapshotError::SlotTimeout { .. }
             | SnapshotError::NoTemporarySlot { .. }
+            | SnapshotError::Changed { .. }
             | SnapshotError::Spawn { .. }
             | SnapshotError::HolderEnded(_)
             | SnapshotError::Holder { retry: false, .. } => Class::Halt,

@@ -6,7 +6,7 @@
 //! is found that it fails on, and the binding's policy decides about that one alone. A
 //! deadline is never a row's fault. After an error the batch is of no use.
 
-use std::collections::HashMap;
+use std::mem::take;
 use std::sync::Arc;
 
 use kasho_plugin_sdk::abi::Use;
@@ -20,48 +20,17 @@ use super::error::TransformError;
 use super::exchange::{Fault, Link};
 use super::generation::{Figures, Generation};
 use super::instance::Failure;
-use super::outcome::{Decided, Outcome};
+use super::known::KnownPlans;
+use super::outcome::Decided;
 use super::plan::{Fate, LinkPlan, Policy, RelationPlan};
-use super::rows::{Plans, as_delete, as_insert, halted, leave, prepare, weigh};
+use super::rows::{
+    Buckets, Plans, as_delete, as_insert, first_rows, halted, leave, prepare, weigh,
+};
 
 /// Bytes of one call's block, about.
 const BLOCK_BYTES: usize = 256 << 10;
 /// Rows of one call, if the plugin asks for nothing else.
 const ROWS: u32 = 1024;
-/// Descriptions of one table that are kept.
-const VERSIONS: usize = 8;
-
-/// A description of a table as it came, and what was planned for it.
-type Known = (Arc<Relation>, Arc<RelationPlan>);
-
-/// What a look over a batch's rows finds.
-struct Seen {
-    /// The first row of each relation.
-    first: Vec<Option<u32>>,
-    /// There is a TRUNCATE.
-    truncates: bool,
-    /// Some row has an old image.
-    old: bool,
-}
-
-impl Seen {
-    fn of(batch: &Batch) -> Seen {
-        let first = vec![None; batch.relations.len()];
-        let mut seen = Seen { first, truncates: false, old: false };
-        for (at, row) in batch.rows.iter().enumerate().filter(|(_, row)| !row.dropped) {
-            let at = u32::try_from(at).unwrap_or(u32::MAX);
-            seen.first[row.relation as usize].get_or_insert(at);
-            seen.old |= row.old.is_some();
-            seen.truncates |= row.op == Op::Truncate;
-            if let Some(Detail::Truncate { relations, .. }) = row.detail.as_deref() {
-                for relation in relations {
-                    seen.first[*relation as usize].get_or_insert(at);
-                }
-            }
-        }
-        seen
-    }
-}
 
 /// A generation, running.
 #[derive(Debug)]
@@ -69,7 +38,10 @@ pub struct Chain {
     generation: Arc<Generation>,
     links: Vec<Link>,
     policy: Policy,
-    plans: HashMap<u32, Vec<Known>>,
+    known: KnownPlans,
+    /// Buffers that are kept from batch to batch.
+    plans: Plans,
+    buckets: Buckets,
 }
 
 impl Chain {
@@ -81,12 +53,12 @@ impl Chain {
             ready.unwrap_or_else(|| generation.bound.iter().map(|_| None).collect());
         let links = generation.bound.iter().cloned().zip(ready);
         let links = links.map(|(bound, instance)| Link::new(bound, instance)).collect();
-        let mut plans: HashMap<u32, Vec<_>> = HashMap::new();
+        let mut known = KnownPlans::default();
         for plan in &generation.plans {
-            let entry = (Arc::clone(&plan.relation), Arc::clone(plan));
-            plans.entry(plan.relation.id).or_default().push(entry);
+            known.keep(&plan.relation, Arc::clone(plan));
         }
-        Chain { policy: generation.policy, generation, links, plans }
+        let (plans, buckets) = (Plans::new(), Buckets::default());
+        Chain { policy: generation.policy, generation, links, known, plans, buckets }
     }
 
     /// The generation that it runs.
@@ -99,7 +71,7 @@ impl Chain {
     #[must_use]
     pub fn passes(&self, batch: &Batch) -> bool {
         (self.links.is_empty() && !self.policy.masks && self.policy.unruled.is_none())
-            || batch.relations.iter().all(|r| self.known(r).is_some_and(|plan| plan.idle))
+            || batch.relations.iter().all(|r| self.known.find(r).is_some_and(|plan| plan.idle))
     }
 
     /// Passes every row of a batch through the chain: values are rewritten, rows dropped
@@ -108,46 +80,65 @@ impl Chain {
     /// # Errors
     /// [`TransformError`]; nothing of the batch may be published then.
     pub fn apply(&mut self, batch: &mut Batch) -> Result<(), TransformError> {
-        let seen = Seen::of(batch);
-        let plans = self.resolve(batch, &seen)?;
-        if plans.iter().all(Option::is_none) {
-            return Ok(());
+        let plans = self.resolve(batch)?;
+        if plans.iter().any(Option::is_some) {
+            self.carry(batch, &plans)?;
         }
-        if seen.truncates {
-            self.truncates(batch, &plans)?;
-        }
-        if plans.iter().flatten().any(|plan| plan.prepares(seen.old)) {
-            prepare(batch, &plans)?;
-        }
-        for at in 0..self.links.len() {
-            for (rows, plan) in self.buckets(batch, &plans, at) {
-                self.pour(batch, at, &plan, &rows)?;
-            }
-        }
-        leave(batch, &plans);
+        self.plans = plans;
         Ok(())
     }
 
-    fn known(&self, relation: &Arc<Relation>) -> Option<&Arc<RelationPlan>> {
-        let known = self.plans.get(&relation.id)?;
-        let same = known.iter().find(|(r, _)| Arc::ptr_eq(r, relation));
-        same.map(|(_, plan)| plan)
+    fn carry(&mut self, batch: &mut Batch, plans: &Plans) -> Result<(), TransformError> {
+        let mut buckets = take(&mut self.buckets);
+        let seen = buckets.fill(batch, plans, 0);
+        if seen.truncates {
+            self.truncates(batch, plans)?;
+        }
+        let prepares = plans.iter().flatten().any(|plan| plan.prepares(seen.old));
+        if prepares {
+            prepare(batch, plans)?;
+        }
+        for at in 0..self.links.len() {
+            if at > 0 || seen.truncates || prepares {
+                buckets.fill(batch, plans, at);
+            }
+            for (rows, plan) in buckets.each(plans, at) {
+                self.pour(batch, at, plan, rows)?;
+            }
+        }
+        leave(batch, plans);
+        self.buckets = buckets;
+        Ok(())
     }
 
-    /// The plan of each relation that has rows here; none where nothing is to be done.
-    fn resolve(&mut self, batch: &Batch, seen: &Seen) -> Result<Plans, TransformError> {
+    /// The plan of each relation here; none where nothing is to be done.
+    fn resolve(&mut self, batch: &Batch) -> Result<Plans, TransformError> {
+        let mut plans = take(&mut self.plans);
+        plans.clear();
+        for relation in &batch.relations {
+            match self.known.find(relation) {
+                Some(plan) => plans.push((!plan.idle).then(|| Arc::clone(plan))),
+                None => return self.acquaint(batch),
+            }
+        }
+        Ok(plans)
+    }
+
+    /// The same, where some relation is new: bindings are asked about it if it has rows.
+    fn acquaint(&mut self, batch: &Batch) -> Result<Plans, TransformError> {
+        let first = first_rows(batch);
         'again: loop {
             let mut plans: Plans = vec![None; batch.relations.len()];
-            for (index, row) in seen.first.iter().enumerate() {
+            for (index, row) in first.iter().enumerate() {
                 let Some(row) = row else { continue };
                 let relation = &batch.relations[index];
-                let plan = match self.known(relation) {
+                let plan = match self.known.find(relation) {
                     Some(plan) => Arc::clone(plan),
                     None => {
                         let masked = self.policy.masks;
                         let plan = self.plan(relation).map_err(|reason| TransformError::Table {
                             table: relation.qualified(),
-                            position: batch.rows[*row as usize].position,
+                            position: batch.rows[*row].position,
                             reason,
                         })?;
                         if self.policy.masks != masked {
@@ -164,12 +155,7 @@ impl Chain {
 
     /// Asks every binding that names a relation about it.
     fn plan(&mut self, relation: &Arc<Relation>) -> Result<Arc<RelationPlan>, String> {
-        let known = self
-            .plans
-            .get(&relation.id)
-            .and_then(|known| known.iter().find(|(r, _)| r == relation));
-        let known = known.map(|(_, plan)| Arc::clone(plan));
-        let plan = match known {
+        let plan = match self.known.alike(relation).map(Arc::clone) {
             Some(plan) => plan,
             None => self.ask(relation)?,
         };
@@ -177,14 +163,10 @@ impl Chain {
         if !self.policy.masks && plan.links.iter().flatten().any(|l| rewrites(l)) {
             // From here on tables without a rule do not pass; what was decided is decided anew.
             self.policy.masks = true;
-            self.plans.clear();
+            self.known.clear();
             return Ok(plan);
         }
-        let known = self.plans.entry(relation.id).or_default();
-        if known.len() == VERSIONS {
-            known.remove(0);
-        }
-        known.push((Arc::clone(relation), Arc::clone(&plan)));
+        self.known.keep(relation, Arc::clone(&plan));
         Ok(plan)
     }
 
@@ -209,23 +191,6 @@ impl Chain {
         Ok(Arc::new(RelationPlan::new(relation, links, &policies, self.policy)))
     }
 
-    /// The rows that binding `at` is called for, by relation.
-    fn buckets(&self, batch: &Batch, plans: &Plans, at: usize) -> Vec<(Vec<u32>, Arc<LinkPlan>)> {
-        let link = |plan: &Option<Arc<RelationPlan>>| plan.as_ref()?.links[at].clone();
-        let mut buckets: Vec<_> =
-            plans.iter().map(|p| link(p).map(|plan| (Vec::new(), plan))).collect();
-        for (i, row) in batch.rows.iter().enumerate() {
-            if let Some((rows, plan)) = &mut buckets[row.relation as usize]
-                && !row.dropped
-                && row.op != Op::Truncate
-                && plan.wants(row.op)
-            {
-                rows.push(u32::try_from(i).unwrap_or(u32::MAX));
-            }
-        }
-        buckets.into_iter().flatten().filter(|(rows, _)| !rows.is_empty()).collect()
-    }
-
     /// Cuts rows into calls.
     fn pour(
         &mut self,
@@ -234,35 +199,31 @@ impl Chain {
         plan: &Arc<LinkPlan>,
         rows: &[u32],
     ) -> Result<(), TransformError> {
-        let bound = Arc::clone(&self.links[at].bound);
+        let bound = &self.links[at].bound;
         let most = bound.needs.max_rows.unwrap_or(ROWS).clamp(1, bound.config.max_rows) as usize;
         let largest = bound.ceilings.memory_bytes / 4;
-        let mut call: Vec<u32> = Vec::with_capacity(rows.len().min(most));
-        let mut bytes = 0;
-        for row in rows {
+        let (mut from, mut bytes) = (0, 0);
+        for (i, row) in rows.iter().enumerate() {
             let (sum, max) = weigh(batch, plan, *row);
             if max > largest {
+                self.run(batch, at, plan, &rows[from..i], true)?;
                 let reason = format!(
                     "too large: a value of {max} bytes, the limit is a quarter of memory_mib"
                 );
                 self.row_error(batch, at, plan, *row, reason)?;
+                (from, bytes) = (i + 1, 0);
                 continue;
             }
-            if call.len() == most || (bytes + sum > BLOCK_BYTES && !call.is_empty()) {
-                self.run(batch, at, plan, &call, true)?;
-                call.clear();
-                bytes = 0;
+            if i - from == most || bytes + sum > BLOCK_BYTES {
+                self.run(batch, at, plan, &rows[from..i], true)?;
+                (from, bytes) = (i, 0);
             }
-            call.push(*row);
             bytes += sum;
         }
-        match call.is_empty() {
-            true => Ok(()),
-            false => self.run(batch, at, plan, &call, true),
-        }
+        self.run(batch, at, plan, &rows[from..], true)
     }
 
-    /// One call; if it fails, in halves down to the row that it fails on.
+    /// One call, if there are rows; if it fails, in halves down to the row that it fails on.
     fn run(
         &mut self,
         batch: &mut Batch,
@@ -271,11 +232,11 @@ impl Chain {
         rows: &[u32],
         retry: bool,
     ) -> Result<(), TransformError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
         match self.obtain(batch, at, plan, rows, retry)? {
-            Ok(mut outcome) => {
-                outcome.patch(batch);
-                self.settle(batch, at, plan, &outcome)
-            }
+            Ok(decided) => self.settle(batch, at, plan, &decided),
             Err(failure) => match rows {
                 [row] => self.row_error(batch, at, plan, *row, failure.to_string()),
                 _ => {
@@ -290,18 +251,18 @@ impl Chain {
     /// Calls, and once more on a fresh instance; ten times the deadline after a deadline.
     fn obtain(
         &mut self,
-        batch: &Batch,
+        batch: &mut Batch,
         at: usize,
         plan: &Arc<LinkPlan>,
         rows: &[u32],
         mut retry: bool,
-    ) -> Result<Result<Outcome, Failure>, TransformError> {
+    ) -> Result<Result<Vec<Decided>, Failure>, TransformError> {
         let link = &mut self.links[at];
         let usual = link.bound.ceilings.deadline_ms;
         let mut deadline = usual;
         loop {
             let failure = match link.call(&self.generation.host, batch, plan, rows, deadline) {
-                Ok(outcome) => return Ok(Ok(outcome)),
+                Ok(decided) => return Ok(Ok(decided)),
                 Err(Fault::Start(failure)) => return Err(start_error(link, &failure)),
                 Err(Fault::Call(failure)) => failure,
             };
@@ -335,9 +296,9 @@ impl Chain {
         batch: &mut Batch,
         at: usize,
         plan: &Arc<LinkPlan>,
-        outcome: &Outcome,
+        decided: &[Decided],
     ) -> Result<(), TransformError> {
-        for decided in &outcome.decided {
+        for decided in decided {
             match decided.decision {
                 Decision::Keep => {}
                 Decision::Drop => {
@@ -426,7 +387,7 @@ impl Chain {
 
     fn truncate(
         &mut self,
-        batch: &Batch,
+        batch: &mut Batch,
         row: usize,
         plan: &RelationPlan,
     ) -> Result<bool, TransformError> {
@@ -441,7 +402,7 @@ impl Chain {
                 continue;
             };
             let reason = match self.obtain(batch, at, &link, &[number], true)? {
-                Ok(outcome) => match outcome.decided.first() {
+                Ok(decided) => match decided.first() {
                     None => continue,
                     Some(decided) if decided.decision == Decision::Drop => return Ok(false),
                     Some(decided) => self.reason(at, &link, decided),

@@ -335,6 +335,19 @@ fn values_beyond_a_quarter_of_the_memory_never_enter() {
     chain.apply(&mut insert(&"v".repeat(512 << 10))).unwrap();
     let error = chain.apply(&mut insert(&"v".repeat((512 << 10) + 1))).unwrap_err();
     assert!(error.to_string().contains("too large"), "{error}");
+    // The policy holds for that row alone, whatever stands around it.
+    setup.binding().on_error = OnError::Drop;
+    let mut chain = setup.chain(&[&users()]);
+    let mut batch = transaction();
+    let long = "v".repeat((512 << 10) + 1);
+    for (id, email) in
+        [("1", "a"), ("2", &long), ("3", &long), ("4", "b"), ("5", "c"), ("6", &long)]
+    {
+        push(&mut batch, &users(), Op::Insert, &[id, email], &[]);
+    }
+    chain.apply(&mut batch).unwrap();
+    let left = ["1", "4", "5"].map(|id| format!("insert public.users [{id} x] []"));
+    assert_eq!(shown(&batch), left);
 }
 
 #[test]

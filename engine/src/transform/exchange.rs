@@ -1,23 +1,20 @@
-//! One call of one binding: columns in, a checked outcome out.
+//! One call of one binding: columns in, a checked answer's patches into the batch.
 //!
-//! The batch is only read here; whatever is wrong with an answer is a [`Failure`], the
-//! instance that gave it is dropped, and the rows are as they were.
+//! Nothing is written before the whole answer is checked; whatever is wrong with it is a
+//! [`Failure`], the instance that gave it is dropped, and the rows are as they were.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use kasho_plugin_sdk::abi::Use;
-use kasho_plugin_sdk::batch::{
-    Allowed, Decision, Field, Image, InputBuilder, Malformed, Reply, Sent,
-};
+use kasho_plugin_sdk::batch::{Allowed, Field, Image, InputBuilder, Reply, Sent};
 
 use crate::batch::{Batch, Cell};
 
 use super::generation::{Bound, Figures};
 use super::host::Host;
 use super::instance::{Failure, Instance};
-use super::outcome::{Decided, Outcome, PatchCopy, cell, moved_identity};
+use super::outcome::{self, Decided, cell, moved_identity};
 use super::plan::LinkPlan;
 
 /// One binding of a running chain.
@@ -54,31 +51,33 @@ impl Link {
         Ok(self.instance.insert(instance))
     }
 
-    /// Calls the plugin with `rows`. After a fault there is no instance.
+    /// Calls the plugin with `rows` and puts its patches into them; gives its decisions.
+    /// After a fault there is no instance.
     pub(super) fn call(
         &mut self,
         host: &Host,
-        batch: &Batch,
+        batch: &mut Batch,
         plan: &Arc<LinkPlan>,
         rows: &[u32],
         deadline_ms: u64,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<Vec<Decided>, Fault> {
         let started = Instant::now();
-        let mut instance = self.ready(host, plan).map_err(Fault::Start)?;
-        let Link { bound, builder, .. } = self;
-        let outcome = exchange(bound, builder, &mut instance, batch, plan, rows, deadline_ms);
+        if self.instance.as_ref().is_none_or(|there| !told(there, plan)) {
+            let ready = self.ready(host, plan).map_err(Fault::Start)?;
+            self.instance = Some(ready);
+        }
+        let Link { bound, builder, instance, .. } = self;
+        let outcome = match instance {
+            Some(instance) => exchange(bound, builder, instance, batch, plan, rows, deadline_ms),
+            None => Err(Failure::NoAnswer("it could not be started")),
+        };
         let figures = &bound.figures;
         figures.called(rows.len(), started.elapsed());
-        match outcome {
-            Ok(outcome) => {
-                self.instance = Some(instance);
-                Ok(outcome)
-            }
-            Err(failure) => {
-                Figures::add(&figures.failures, 1);
-                Err(Fault::Call(failure))
-            }
-        }
+        outcome.map_err(|failure| {
+            *instance = None;
+            Figures::add(&figures.failures, 1);
+            Fault::Call(failure)
+        })
     }
 
     /// Takes the instance out, started and told of the relation.
@@ -87,11 +86,9 @@ impl Link {
             Some(instance) => instance,
             None => self.bound.start(host)?,
         };
-        let relation = &plan.relation;
-        let told = instance.announced.get(&relation.id);
-        if !told.is_some_and(|told| Arc::ptr_eq(told, relation) || told == relation) {
+        if !told(&instance, plan) {
             // Whatever it says now is not shown: it may have seen rows.
-            match self.bound.ask(&mut instance, relation) {
+            match self.bound.ask(&mut instance, &plan.relation) {
                 Ok(Some(again)) if again == *plan => {}
                 _ => {
                     let text =
@@ -104,15 +101,21 @@ impl Link {
     }
 }
 
+/// Whether an instance was told of a plan's relation, as it is there.
+fn told(instance: &Instance, plan: &LinkPlan) -> bool {
+    let told = instance.announced.get(&plan.relation.id);
+    told.is_some_and(|told| Arc::ptr_eq(told, &plan.relation) || *told == plan.relation)
+}
+
 fn exchange(
     bound: &Bound,
     builder: &mut InputBuilder,
     instance: &mut Instance,
-    batch: &Batch,
+    batch: &mut Batch,
     plan: &LinkPlan,
     rows: &[u32],
     deadline_ms: u64,
-) -> Result<Outcome, Failure> {
+) -> Result<Vec<Decided>, Failure> {
     instance.call = instance.call.wrapping_add(1);
     let (old, new) = write(builder, instance.call, batch, plan, rows)
         .map_err(|_| Failure::NoAnswer("the batch is too large"))?;
@@ -128,7 +131,7 @@ fn exchange(
             masked().filter(|(slot, _)| Image::ALL.iter().any(|i| any_text(sent, *slot, *i)));
         return match bare.next() {
             Some((_, slot)) => Err(Failure::Unmasked(name(slot.column))),
-            None => Ok(Outcome::default()),
+            None => Ok(Vec::new()),
         };
     };
     let allowed = Allowed { texts: bound.needs.texts.len(), patchable: &plan.patchable };
@@ -140,11 +143,12 @@ fn exchange(
             }
         }
     }
-    let outcome = copy(&reply, plan, rows).map_err(Failure::Malformed)?;
-    if old && let Some(column) = moved_identity(batch, plan, rows, &outcome) {
+    if old && let Some(column) = moved_identity(batch, plan, rows, &reply) {
         return Err(Failure::IdentityMoved(name(column)));
     }
-    Ok(outcome)
+    // From here on nothing fails: the rows get all of it or, above, nothing.
+    outcome::patch(batch, &reply, plan, rows);
+    Ok(outcome::decided(&reply, rows))
 }
 
 /// Writes the block; says which images any row has: old, new.
@@ -167,10 +171,10 @@ fn write(
     if plan.commit_time {
         builder.commit_us(rows.iter().map(|r| commit_us(batch, *r)))?;
     }
-    for (slot, s) in plan.slots.iter().enumerate().filter(|(_, s)| s.sees()) {
+    for (slot, column) in plan.seen() {
         for (image, there) in [(Image::New, new), (Image::Old, old)] {
             if there {
-                let fields = rows.iter().map(|r| field(batch, cell(batch, *r, image, s.column)));
+                let fields = rows.iter().map(|r| field(batch, cell(batch, *r, image, column)));
                 builder.column(short(slot), image, fields)?;
             }
         }
@@ -178,6 +182,7 @@ fn write(
     Ok((old, new))
 }
 
+#[inline]
 fn field(batch: &Batch, cell: Cell) -> Field<'_> {
     match cell {
         Cell::Text(span) => Field::Text(batch.span(span)),
@@ -199,33 +204,4 @@ fn any_text(sent: Sent<'_>, slot: usize, image: Image) -> bool {
 /// A relation has at most 1,600 columns, and a plan no slot twice.
 fn short(slot: usize) -> u16 {
     u16::try_from(slot).unwrap_or(u16::MAX)
-}
-
-/// Copies what is needed of a reply before the guest is called again.
-fn copy(reply: &Reply<'_>, plan: &LinkPlan, rows: &[u32]) -> Result<Outcome, Malformed> {
-    let mut outcome = Outcome::default();
-    if !reply.keeps_all() {
-        let mut errors = reply.errors().iter().peekable();
-        for (i, row) in rows.iter().enumerate() {
-            let decision = reply.decision(i);
-            if decision == Decision::Keep {
-                continue;
-            }
-            let error = errors.next_if(|e| e.row as usize == i).map(|e| (e.text, e.slot));
-            outcome.decided.push(Decided { row: *row, decision, error });
-        }
-    }
-    for patch in reply.patches() {
-        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let entries = patch.ranges().map(|(row, text)| {
-            (rows[row], text.map(|range| (number(range.start), number(range.len()))))
-        });
-        outcome.patches.push(PatchCopy {
-            column: plan.slots[usize::from(patch.slot)].column,
-            image: patch.image,
-            bytes: Bytes::copy_from_slice(patch.bytes().as_bytes()),
-            entries: entries.collect(),
-        });
-    }
-    Ok(outcome)
 }

@@ -15,6 +15,7 @@ use wasmtime::{Memory, Store, Trap, TypedFunc, WasmBacktrace};
 use super::gate;
 use super::host::{Compiled, Host, ticks};
 use super::imports::GuestState;
+use super::known::ById;
 
 /// Bytes that a JSON answer may have.
 const MAX_JSON: u64 = 4 << 20;
@@ -100,6 +101,14 @@ pub(super) struct Ceilings {
     pub(super) init_ms: u64,
 }
 
+/// The exports that take bytes.
+#[derive(Clone, Copy)]
+enum Entry {
+    Init,
+    Relation,
+    Batch,
+}
+
 /// A running guest.
 pub(super) struct Instance {
     store: Store<GuestState>,
@@ -111,7 +120,7 @@ pub(super) struct Instance {
     arena: (u32, u32),
     ceilings: Ceilings,
     /// Relations it was told of, by id.
-    pub(super) announced: std::collections::HashMap<u32, Arc<Relation>>,
+    pub(super) announced: ById<Arc<Relation>>,
     /// Number of the newest batch.
     pub(super) call: u32,
 }
@@ -163,7 +172,7 @@ impl Instance {
             let started = start.and_then(|start| start.call(&mut store, ()));
             started.map_err(|e| failure(&store, &e, ceilings.init_ms))?;
         }
-        let (arena, announced) = ((0, 0), std::collections::HashMap::new());
+        let (arena, announced) = ((0, 0), ById::default());
         let ceilings = ceilings.clone();
         Ok(Instance {
             store,
@@ -192,8 +201,7 @@ impl Instance {
     /// The init call.
     pub(super) fn init(&mut self, init: &abi::Init) -> Result<Answer<Needs>, Failure> {
         let json = serde_json::to_vec(init).map_err(|_| Failure::BadPointer)?;
-        let call = self.init.clone();
-        match self.enter(&call, &json, self.ceilings.init_ms)? {
+        match self.enter(Entry::Init, &json, self.ceilings.init_ms)? {
             0 => Err(Failure::NoAnswer("its kasho_init gave no answer (0)")),
             1 => Err(Failure::BadPointer),
             answer => {
@@ -210,8 +218,7 @@ impl Instance {
     ) -> Result<Option<Answer<Wanted>>, Failure> {
         let announcement = Announcement::Is(Relation::clone(relation));
         let json = serde_json::to_vec(&announcement).map_err(|_| Failure::BadPointer)?;
-        let call = self.relation.clone();
-        let answer = match self.enter(&call, &json, self.ceilings.deadline_ms)? {
+        let answer = match self.enter(Entry::Relation, &json, self.ceilings.deadline_ms)? {
             0 => return Err(Failure::NoAnswer("its kasho_relation gave no answer (0)")),
             1 => None,
             answer => Some(parse(self.answer(answer, MAX_JSON)?, "relation")?),
@@ -228,8 +235,7 @@ impl Instance {
         deadline_ms: u64,
     ) -> Result<Option<&[u8]>, Failure> {
         self.store.data_mut().seen_rows = true;
-        let call = self.batch.clone();
-        match self.enter(&call, block, deadline_ms)? {
+        match self.enter(Entry::Batch, block, deadline_ms)? {
             0 => Err(Failure::NoAnswer("it gave no answer (0): a panic that was caught, or a bug")),
             1 => Ok(None),
             answer => self.answer(answer, 4 * block.len() as u64 + (64 << 10)).map(Some),
@@ -237,12 +243,7 @@ impl Instance {
     }
 
     /// Copies `bytes` in and calls.
-    fn enter(
-        &mut self,
-        function: &TypedFunc<(u32, u32), u64>,
-        bytes: &[u8],
-        deadline_ms: u64,
-    ) -> Result<u64, Failure> {
+    fn enter(&mut self, entry: Entry, bytes: &[u8], deadline_ms: u64) -> Result<u64, Failure> {
         self.store.set_epoch_deadline(ticks(deadline_ms));
         let len =
             u32::try_from(bytes.len()).map_err(|_| Failure::NoAnswer("the batch is too large"))?;
@@ -250,6 +251,11 @@ impl Instance {
         let data = self.memory.data_mut(&mut self.store);
         let place = data.get_mut(ptr as usize..).and_then(|rest| rest.get_mut(..bytes.len()));
         place.ok_or(Failure::BadPointer)?.copy_from_slice(bytes);
+        let function = match entry {
+            Entry::Init => &self.init,
+            Entry::Relation => &self.relation,
+            Entry::Batch => &self.batch,
+        };
         let answer = function.call(&mut self.store, (ptr, len));
         answer.map_err(|e| failure(&self.store, &e, deadline_ms))
     }

@@ -28,7 +28,7 @@ pub(super) struct Slot {
 
 impl Slot {
     /// Whether its values are sent.
-    pub(super) fn sees(&self) -> bool {
+    fn sees(&self) -> bool {
         matches!(self.usage, Use::Read | Use::Write | Use::Mask)
     }
 }
@@ -42,6 +42,8 @@ pub(super) struct LinkPlan {
     pub(super) slots: Vec<Slot>,
     /// Whether a slot may be patched.
     pub(super) patchable: Vec<bool>,
+    /// The slots whose values are sent, each with its column.
+    seen: Vec<(usize, usize)>,
     /// None of the rows leaves.
     pub(super) drops: bool,
     /// Operations it is called for, a bit each.
@@ -89,18 +91,32 @@ impl LinkPlan {
         }
         wrong.extend(contradictions(relation, wanted, &slots));
         let patchable = slots.iter().map(|s| matches!(s.usage, Use::Write | Use::Mask)).collect();
+        let seen = slots.iter().enumerate().filter(|(_, s)| s.sees());
+        let seen = seen.map(|(slot, s)| (slot, s.column)).collect();
         let ops = wanted.ops.iter().fold(0, |bits, op| bits | 1 << *op as u8);
         let relation = Arc::clone(relation);
         if !wrong.is_empty() {
             return Err(wrong);
         }
         let (drops, commit_time) = (wanted.drop, wanted.commit_time);
-        Ok(LinkPlan { relation, slots, patchable, drops, ops, commit_time })
+        Ok(LinkPlan { relation, slots, patchable, seen, drops, ops, commit_time })
     }
 
     /// Whether it is called for this operation.
     pub(super) fn wants(&self, op: Op) -> bool {
         self.ops >> op as u8 & 1 == 1
+    }
+
+    /// The operations that it is called for with rows, a bit each: all it wants but
+    /// TRUNCATE, which has calls of its own.
+    pub(super) fn row_ops(&self) -> u8 {
+        self.ops & !(1 << Op::Truncate as u8)
+    }
+
+    /// The slots whose values are sent, each with its column.
+    #[inline]
+    pub(super) fn seen(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        self.seen.iter().copied()
     }
 
     /// The columns it uses in this way.

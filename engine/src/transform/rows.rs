@@ -4,16 +4,85 @@
 use std::sync::Arc;
 
 use kasho_plugin_sdk::Op;
-use kasho_plugin_sdk::batch::Image as Side;
 
-use crate::batch::{Batch, Cell, Image};
+use crate::batch::{Batch, Cell, Detail, Image};
 
 use super::error::TransformError;
-use super::outcome::cell;
 use super::plan::{Fate, LinkPlan, RelationPlan};
 
 /// The plan of each relation of a batch; none where nothing is to be done.
 pub(super) type Plans = Vec<Option<Arc<RelationPlan>>>;
+
+/// What a look over a batch's rows finds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seen {
+    /// There is a TRUNCATE.
+    pub(super) truncates: bool,
+    /// Some row has an old image.
+    pub(super) old: bool,
+}
+
+/// The rows that a binding is called for, by relation. Kept from batch to batch.
+#[derive(Debug, Default)]
+pub(super) struct Buckets {
+    rows: Vec<Vec<u32>>,
+    /// Operations wanted of each relation, a bit each.
+    wanted: Vec<u8>,
+}
+
+impl Buckets {
+    /// Sorts rows for binding `at`.
+    pub(super) fn fill(&mut self, batch: &Batch, plans: &Plans, at: usize) -> Seen {
+        self.wanted.clear();
+        self.wanted.extend(plans.iter().map(|p| link(p, at).map_or(0, |link| link.row_ops())));
+        if self.rows.len() < plans.len() {
+            self.rows.resize_with(plans.len(), Vec::new);
+        }
+        self.rows.iter_mut().for_each(Vec::clear);
+        let mut seen = Seen::default();
+        for (i, row) in (0..).zip(&batch.rows) {
+            if row.dropped {
+                continue;
+            }
+            seen.old |= row.old.is_some();
+            seen.truncates |= row.op == Op::Truncate;
+            let relation = row.relation as usize;
+            if self.wanted[relation] >> row.op as u8 & 1 == 1 {
+                self.rows[relation].push(i);
+            }
+        }
+        seen
+    }
+
+    /// The rows, with the plan of their relation.
+    pub(super) fn each<'a>(
+        &'a self,
+        plans: &'a Plans,
+        at: usize,
+    ) -> impl Iterator<Item = (&'a [u32], &'a Arc<LinkPlan>)> {
+        let all = plans.iter().zip(&self.rows).filter(|(_, rows)| !rows.is_empty());
+        all.filter_map(move |(plan, rows)| Some((rows.as_slice(), link(plan, at)?)))
+    }
+}
+
+/// What binding `at` does with a relation.
+fn link(plan: &Option<Arc<RelationPlan>>, at: usize) -> Option<&Arc<LinkPlan>> {
+    plan.as_ref()?.links.get(at)?.as_ref()
+}
+
+/// The first row of each relation that has any, or that a TRUNCATE names.
+pub(super) fn first_rows(batch: &Batch) -> Vec<Option<usize>> {
+    let mut first = vec![None; batch.relations.len()];
+    for (at, row) in batch.rows.iter().enumerate().filter(|(_, row)| !row.dropped) {
+        first[row.relation as usize].get_or_insert(at);
+        if let Some(Detail::Truncate { relations, .. }) = row.detail.as_deref() {
+            for relation in relations {
+                first[*relation as usize].get_or_insert(at);
+            }
+        }
+    }
+    first
+}
 
 pub(super) fn halted(
     batch: &Batch,
@@ -98,16 +167,22 @@ pub(super) fn leave(batch: &mut Batch, plans: &Plans) {
 }
 
 /// Bytes of the values a plugin sees of a row, and of the longest.
+#[inline]
 pub(super) fn weigh(batch: &Batch, plan: &LinkPlan, row: u32) -> (usize, usize) {
+    let row = &batch.rows[row as usize];
     let (mut sum, mut max) = (0, 0);
-    for slot in plan.slots.iter().filter(|s| s.sees()) {
-        for side in Side::ALL {
-            if let Cell::Text(span) = cell(batch, row, side, slot.column) {
-                sum += span.len as usize;
-                max = max.max(span.len as usize);
+    let mut add = |image: Option<Image>| {
+        let Some(image) = image else { return };
+        let cells = batch.cells(image);
+        for (_, column) in plan.seen() {
+            if let Cell::Text(span) = cells[column] {
+                let len = span.len as usize;
+                (sum, max) = (sum + len, max.max(len));
             }
         }
-    }
+    };
+    add(row.new);
+    add(row.old);
     (sum, max)
 }
 

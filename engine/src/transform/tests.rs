@@ -77,6 +77,39 @@ fn rows_leave_in_order_and_values_that_are_none_stay() {
 }
 
 #[test]
+fn batches_of_other_tables_leave_nothing_behind() {
+    let [users, people] = [users(), table(8, "people", &["id!", "email"])];
+    let orders = table(9, "orders", &["id!"]);
+    let mut setup = Setup::new(&masker());
+    setup.binding().tables = vec!["public.users".to_owned(), "public.people".to_owned()];
+    (setup.config.unruled_tables, setup.config.allow_unmasked) = (Some(Unruled::Pass), true);
+    let mut chain = setup.chain(&[&users, &people]);
+    for tables in [
+        &[&users, &orders, &people][..],
+        &[&people],
+        &[&orders],
+        &[&orders, &people, &users, &people],
+        &[&users],
+    ] {
+        let mut batch = transaction();
+        let mut want = Vec::new();
+        for (id, table) in (1..).zip(tables) {
+            let (id, masked) = (format!("{id}"), table.columns.len() == 2);
+            let row = if masked { vec![id.as_str(), "a"] } else { vec![id.as_str()] };
+            push(&mut batch, table, Op::Insert, &row, &[]);
+            let left = if masked { format!("{id} x") } else { id.clone() };
+            want.push(format!("insert public.{} [{left}] []", table.table));
+        }
+        chain.apply(&mut batch).unwrap();
+        assert_eq!(shown(&batch), want);
+    }
+    let generation = chain.generation();
+    let figures = &generation.figures()["mask"];
+    let count = |n: &std::sync::atomic::AtomicU64| n.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!((count(&figures.calls), count(&figures.rows)), (7, 7));
+}
+
+#[test]
 fn a_table_that_nobody_names_does_not_pass() {
     let orders = table(8, "orders", &["id!"]);
     let mut setup = Setup::new(&masker());

@@ -55,6 +55,10 @@ pub struct InputBuilder {
     commit_us: u32,
     columns: Vec<SentColumn>,
     descriptors: Vec<[u8; DESCRIPTOR]>,
+    /// Of the column that is being written: packed states, …
+    states: Vec<u8>,
+    /// … and where each row's text ends.
+    ends: Vec<[u8; 4]>,
 }
 
 impl InputBuilder {
@@ -102,29 +106,38 @@ impl InputBuilder {
         fields: impl Iterator<Item = Field<'a>>,
     ) -> Result<bool, TooLarge> {
         align(&mut self.out, 0);
-        let (out, rows) = (&mut self.out, self.rows);
+        let InputBuilder { out, states, ends, rows, .. } = self;
+        let rows = *rows;
         let states_at = out.len();
         let offsets_at = states_at + rows.div_ceil(4).next_multiple_of(8);
         let bytes_at = (offsets_at + 4 * (rows + 1)).next_multiple_of(8);
         out.resize(bytes_at, 0);
+        states.clear();
+        states.resize(rows.div_ceil(4), 0);
+        ends.clear();
+        ends.resize(rows, [0; 4]);
         let (mut seen, mut text) = (0_u8, 0_usize);
-        let mut fields = fields.take(rows);
-        for row in 0..rows {
-            let state = match fields.next() {
-                None | Some(Field::Absent) => State::Absent,
-                Some(Field::Null) => State::Null,
-                Some(Field::Unchanged) => State::Unchanged,
-                Some(Field::Text(bytes)) => {
-                    out.extend_from_slice(bytes);
-                    text += 1;
-                    State::Text
-                }
-            } as u8;
-            seen |= state;
-            out[states_at + row / 4] |= state << (2 * (row % 4));
-            let end = offset(out.len() - bytes_at)?;
-            put(out, offsets_at + 4 * (row + 1), &end.to_le_bytes());
+        let mut fields = fields.fuse();
+        for (four, ends) in states.iter_mut().zip(ends.chunks_mut(4)) {
+            for (place, end) in ends.iter_mut().enumerate() {
+                let state = match fields.next() {
+                    None | Some(Field::Absent) => State::Absent,
+                    Some(Field::Null) => State::Null,
+                    Some(Field::Unchanged) => State::Unchanged,
+                    Some(Field::Text(bytes)) => {
+                        out.extend_from_slice(bytes);
+                        text += 1;
+                        State::Text
+                    }
+                } as u8;
+                *four |= state << (2 * place);
+                // Too long an end saturates; the length of them all is refused below.
+                *end = u32::try_from(out.len() - bytes_at).unwrap_or(u32::MAX).to_le_bytes();
+            }
+            seen |= *four;
         }
+        put(out, states_at, states);
+        put(out, offsets_at + 4, ends.as_flattened());
         if seen == 0 {
             out.truncate(states_at);
             return Ok(false);
@@ -163,7 +176,7 @@ impl InputBuilder {
         align(&mut self.out, 0);
         let ops = if self.rows == 0 { 0 } else { INPUT_HEADER };
         let descriptors = if self.descriptors.is_empty() { 0 } else { self.out.len() };
-        self.out.extend(self.descriptors.iter().flatten());
+        self.out.extend_from_slice(self.descriptors.as_flattened());
         let count = u16::try_from(self.descriptors.len()).map_err(|_| TooLarge)?;
         let rows = i32::try_from(self.rows).map_err(|_| TooLarge)?;
         let total = offset(self.out.len())?;
@@ -273,8 +286,9 @@ impl<'a> Input<'a> {
             return flaw(8, Flaw::NoRows);
         }
         let ops = b.need(24, rows, "operations")?;
-        if let Some(op) = ops.iter().find(|op| Op::from_number(**op).is_none()) {
-            return flaw(24, Flaw::UnknownOp(*op));
+        let last = ops.iter().fold(0, |last, op| last.max(*op));
+        if Op::from_number(last).is_none() {
+            return flaw(24, Flaw::UnknownOp(last));
         }
         let commit_us = b.region(28, rows.saturating_mul(8), "commit times")?;
         b.need(32, columns * DESCRIPTOR, "descriptors")?;

@@ -4,23 +4,28 @@
 //! one block with verdicts and errors. Both keep their buffers from batch to batch. What
 //! can go wrong: a reply beyond 4 GiB is [`TooLarge`].
 
+use super::short::{append, zeros};
 use super::{DESCRIPTOR, Image, REPLY_HEADER, RowError, State, TooLarge, align, offset, put};
+use crate::out::Out;
 
 /// The new values of one column and image, in row order. Kept from batch to batch.
 #[derive(Clone, Debug)]
 pub struct PatchBuf {
     bitmap: Vec<u8>,
     states: Vec<u8>,
-    offsets: Vec<u32>,
-    text: String,
-    last: usize,
+    /// Little-endian, as they lie in the block.
+    offsets: Vec<[u8; 4]>,
+    /// Valid UTF-8: only [`Out`] appends to it.
+    text: Vec<u8>,
+    /// The row after the last one that has an entry; 0 if none has.
+    next: usize,
     nulls: bool,
 }
 
 impl Default for PatchBuf {
     fn default() -> Self {
-        let (bitmap, states, text) = (Vec::new(), Vec::new(), String::new());
-        PatchBuf { bitmap, states, offsets: vec![0], text, last: 0, nulls: false }
+        let (bitmap, states, text) = (Vec::new(), Vec::new(), Vec::new());
+        PatchBuf { bitmap, states, offsets: vec![[0; 4]], text, next: 0, nulls: false }
     }
 }
 
@@ -28,11 +33,11 @@ impl PatchBuf {
     /// Forgets all entries and makes room for `rows`.
     pub fn clear(&mut self, rows: usize) {
         self.bitmap.clear();
-        self.bitmap.resize(rows.div_ceil(8), 0);
+        zeros(&mut self.bitmap, rows.div_ceil(8));
         self.states.clear();
         self.offsets.truncate(1);
         self.text.clear();
-        self.last = 0;
+        self.next = 0;
         self.nulls = false;
     }
 
@@ -67,38 +72,55 @@ impl PatchBuf {
         if self.states.get(i) == Some(&(State::Null as u8)) {
             return Some(None);
         }
-        Some(self.text.get(self.offsets[i] as usize..self.offsets[i + 1] as usize))
+        let text = self.text.get(self.edge(i)..self.edge(i + 1)).unwrap_or_default();
+        Some(Some(std::str::from_utf8(text).unwrap_or_default()))
+    }
+
+    /// Where entry `i` begins, and the one before it ends.
+    fn edge(&self, i: usize) -> usize {
+        self.offsets.get(i).map_or(0, |o| u32::from_le_bytes(*o) as usize)
     }
 
     /// Where text may be appended before [`PatchBuf::commit`] makes it an entry.
     #[inline]
-    pub fn scratch(&mut self) -> &mut String {
-        &mut self.text
+    pub fn scratch(&mut self) -> Out<'_> {
+        Out::new(&mut self.text)
     }
 
     /// Takes back what was appended and not committed.
     #[inline]
     pub fn rollback(&mut self) {
-        let end = self.offsets.last().map_or(0, |o| *o as usize);
-        self.text.truncate(end);
+        self.text.truncate(self.edge(self.len()));
+    }
+
+    /// Whether neither `row` nor one behind it has an entry.
+    #[inline]
+    #[must_use]
+    pub fn is_next(&self, row: usize) -> bool {
+        row >= self.next
     }
 
     /// Makes what was appended the new text of `row`.
     #[inline]
     pub fn commit(&mut self, row: usize) {
-        if self.is_empty() || row > self.last {
+        if self.is_next(row) {
             self.append(row, State::Text);
         } else {
-            let start = self.offsets.last().map_or(0, |o| *o as usize);
-            let text = self.text.split_off(start);
-            self.replace(row, Some(&text));
+            self.recommit(row);
         }
+    }
+
+    /// The same for a row that has an entry, or lies before one that has.
+    #[cold]
+    fn recommit(&mut self, row: usize) {
+        let text = self.text.split_off(self.edge(self.len()));
+        self.replace(row, Some(std::str::from_utf8(&text).unwrap_or_default()));
     }
 
     /// Makes `row` NULL.
     pub fn null(&mut self, row: usize) {
         self.rollback();
-        if self.is_empty() || row > self.last {
+        if self.is_next(row) {
             if !self.nulls {
                 self.nulls = true;
                 self.states.resize(self.len(), State::Text as u8);
@@ -113,9 +135,9 @@ impl PatchBuf {
     fn append(&mut self, row: usize, state: State) {
         let Some(byte) = self.bitmap.get_mut(row / 8) else { return self.rollback() };
         *byte |= 1 << (row % 8);
-        self.last = row;
+        self.next = row + 1;
         // A block beyond 4 GiB is refused when it is written; until then the offset saturates.
-        self.offsets.push(u32::try_from(self.text.len()).unwrap_or(u32::MAX));
+        self.offsets.push(u32::try_from(self.text.len()).unwrap_or(u32::MAX).to_le_bytes());
         if self.nulls {
             self.states.push(state as u8);
         }
@@ -123,7 +145,7 @@ impl PatchBuf {
 
     /// The number of entries before `row`.
     fn rank(&self, row: usize) -> usize {
-        if row == self.last && self.has(row) {
+        if row + 1 == self.next {
             return self.len() - 1;
         }
         let whole: u32 = self.bitmap.iter().take(row / 8).map(|b| b.count_ones()).sum();
@@ -139,7 +161,7 @@ impl PatchBuf {
         for at in 0..rows {
             match if at == row { Some(value) } else { old.get(at) } {
                 Some(Some(text)) => {
-                    self.text.push_str(text);
+                    self.scratch().push_str(text);
                     self.commit(at);
                 }
                 Some(None) => self.null(at),
@@ -172,75 +194,104 @@ impl ReplyBuilder {
         patches: impl Iterator<Item = (u16, Image, &'p PatchBuf)> + Clone,
     ) -> Result<&[u8], TooLarge> {
         let patches = patches.filter(|(_, _, patch)| !patch.is_empty());
-        let sizes = patches.clone().map(|(_, _, p)| {
-            DESCRIPTOR + p.bitmap.len() + p.states.len() + 4 * p.offsets.len() + p.text.len() + 32
-        });
-        let fixed = REPLY_HEADER + verdicts.len() + 8 * errors.len() + 32;
-        self.out.clear();
-        self.out.reserve(fixed + sizes.sum::<usize>() + 8);
-        self.start = self.out.as_ptr().align_offset(8);
-        self.out.resize(self.start + REPLY_HEADER, 0);
         let count = u16::try_from(patches.clone().count()).map_err(|_| TooLarge)?;
+        let mut layout = Layout { end: REPLY_HEADER };
+        let verdicts_at = layout.region(verdicts.len())?;
+        let errors_at = layout.region(8 * errors.len())?;
+        let descriptors_at = layout.region(usize::from(count) * DESCRIPTOR)?;
+        let fixed = layout.end;
+        patches.clone().try_for_each(|(.., patch)| layout.patch(patch).map(|_| ()))?;
+        let total = offset(layout.end)?;
+        self.out.clear();
+        // With room for what alignment takes before and, for a moment, behind: it may not move.
+        self.out.reserve(layout.end + 16);
+        self.start = self.out.as_ptr().align_offset(8);
+        zeros(&mut self.out, self.start);
+        let mut header = [0; REPLY_HEADER];
+        put(&mut header, 4, &32_u16.to_le_bytes());
+        put(&mut header, 6, &count.to_le_bytes());
         let error_count = offset(errors.len())?;
-        let verdicts_at = self.region(verdicts)?;
-        let errors_at = self.errors(errors)?;
-        let descriptors = self.region(&[])?;
-        let mut at = self.out.len();
-        self.out.resize(at + usize::from(count) * DESCRIPTOR, 0);
-        for (slot, image, patch) in patches {
-            let d = self.patch(slot, image, patch)?;
-            put(&mut self.out, at, &d);
-            at += DESCRIPTOR;
+        let regions = [verdicts_at, errors_at, error_count, descriptors_at];
+        put(&mut header, 0, &total.to_le_bytes());
+        put(&mut header, 8, &rows.to_le_bytes());
+        put(&mut header, 12, &call.to_le_bytes());
+        put(&mut header, 16, words(&regions.map(u32::to_le_bytes)));
+        self.out.extend_from_slice(&header);
+        self.region(verdicts);
+        self.errors(errors);
+        layout.end = fixed;
+        for (slot, image, patch) in patches.clone() {
+            self.out.extend_from_slice(&descriptor(slot, image, patch, &mut layout)?);
         }
-        align(&mut self.out, self.start);
-        let total = offset(self.out.len() - self.start)?;
-        let words = [
-            (0, total),
-            (8, rows),
-            (12, call),
-            (16, if verdicts.is_empty() { 0 } else { verdicts_at }),
-            (20, if errors.is_empty() { 0 } else { errors_at }),
-            (24, error_count),
-            (28, if count == 0 { 0 } else { descriptors }),
-        ];
-        for (at, n) in words {
-            put(&mut self.out, self.start + at, &n.to_le_bytes());
+        for (.., patch) in patches {
+            self.region(&patch.bitmap);
+            self.region(&patch.states);
+            self.region(patch.offsets.as_flattened());
+            self.region(&patch.text);
         }
-        put(&mut self.out, self.start + 4, &32_u16.to_le_bytes());
-        put(&mut self.out, self.start + 6, &count.to_le_bytes());
         Ok(self.out.get(self.start..).unwrap_or_default())
     }
 
-    fn region(&mut self, bytes: &[u8]) -> Result<u32, TooLarge> {
+    #[inline]
+    fn region(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        append(&mut self.out, bytes);
         align(&mut self.out, self.start);
-        let at = offset(self.out.len() - self.start)?;
-        self.out.extend_from_slice(bytes);
-        Ok(at)
     }
 
-    fn errors(&mut self, errors: &[RowError]) -> Result<u32, TooLarge> {
-        let at = self.region(&[])?;
+    fn errors(&mut self, errors: &[RowError]) {
         for error in errors {
             self.out.extend_from_slice(&error.row.to_le_bytes());
             self.out.extend_from_slice(&error.text.to_le_bytes());
             self.out.extend_from_slice(&error.slot.to_le_bytes());
         }
-        Ok(at)
+    }
+}
+
+/// Where the regions of a reply will lie.
+struct Layout {
+    end: usize,
+}
+
+impl Layout {
+    /// The place of a region of `len` bytes; 0 if it has none.
+    #[inline]
+    fn region(&mut self, len: usize) -> Result<u32, TooLarge> {
+        let at = self.end;
+        self.end = (at + len).next_multiple_of(8);
+        if len == 0 { Ok(0) } else { offset(at) }
     }
 
-    fn patch(&mut self, slot: u16, image: Image, p: &PatchBuf) -> Result<[u8; 32], TooLarge> {
-        let bitmap = self.region(&p.bitmap)?;
-        let states = if p.nulls { self.region(&p.states)? } else { 0 };
-        let offsets = self.region(&[])?;
-        self.out.extend(p.offsets.iter().flat_map(|o| o.to_le_bytes()));
-        let bytes = if p.text.is_empty() { 0 } else { self.region(p.text.as_bytes())? };
-        let mut d = [0; DESCRIPTOR];
-        put(&mut d, 0, &slot.to_le_bytes());
-        put(&mut d, 2, &[image as u8]);
-        let words = [offset(p.len())?, bitmap, states, offsets, bytes, offset(p.text.len())?];
-        for (i, n) in words.into_iter().enumerate() {
-            put(&mut d, 4 + 4 * i, &n.to_le_bytes());
-        }
-        Ok(d)
+    /// Bitmap, states, offsets, bytes.
+    #[inline]
+    fn patch(&mut self, p: &PatchBuf) -> Result<[u32; 4], TooLarge> {
+        let bitmap = self.region(p.bitmap.len())?;
+        let states = self.region(p.states.len())?;
+        let offsets = self.region(4 * p.offsets.len())?;
+        Ok([bitmap, states, offsets, self.region(p.text.len())?])
     }
+}
+
+#[inline]
+fn descriptor(
+    slot: u16,
+    image: Image,
+    p: &PatchBuf,
+    layout: &mut Layout,
+) -> Result<[u8; DESCRIPTOR], TooLarge> {
+    let mut d = [0; DESCRIPTOR];
+    put(&mut d, 0, &slot.to_le_bytes());
+    put(&mut d, 2, &[image as u8]);
+    put(&mut d, 4, &offset(p.len())?.to_le_bytes());
+    put(&mut d, 8, words(&layout.patch(p)?.map(u32::to_le_bytes)));
+    put(&mut d, 24, &offset(p.text.len())?.to_le_bytes());
+    Ok(d)
+}
+
+/// Words as bytes.
+#[inline]
+fn words(words: &[[u8; 4]; 4]) -> &[u8] {
+    words.as_flattened()
 }

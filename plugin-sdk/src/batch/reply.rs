@@ -73,13 +73,24 @@ impl<'a> Patch<'a> {
         self.text
     }
 
-    /// Entries with the range of their text in [`Patch::bytes`]; `None` for NULL.
-    pub fn ranges(self) -> impl Iterator<Item = (usize, Option<std::ops::Range<usize>>)> + 'a {
-        let edge = move |i: usize| u32::from_le_bytes(self.offsets[i]) as usize;
-        self.rows().enumerate().map(move |(i, row)| {
-            let null = self.states.is_some_and(|states| states[i] == State::Null as u8);
-            (row, (!null).then(|| edge(i)..edge(i + 1)))
-        })
+    /// Calls `f` with each entry in row order: its row, and where in [`Patch::bytes`] its
+    /// text begins and how many bytes it has; `None` for NULL.
+    #[inline]
+    pub fn each(self, mut f: impl FnMut(usize, Option<(u32, u32)>)) {
+        let mut ends = self.offsets.iter().map(|o| u32::from_le_bytes(*o));
+        let mut states = self.states.unwrap_or_default().iter();
+        let mut start = ends.next().unwrap_or(0);
+        for (i, byte) in self.bitmap.iter().enumerate() {
+            let mut left = *byte;
+            while left != 0 {
+                let row = i * 8 + left.trailing_zeros() as usize;
+                left &= left - 1;
+                let end = ends.next().unwrap_or(start);
+                let null = states.next() == Some(&(State::Null as u8));
+                f(row, (!null).then_some((start, end.saturating_sub(start))));
+                start = end;
+            }
+        }
     }
 }
 
@@ -89,7 +100,9 @@ pub struct Reply<'a> {
     rows: usize,
     verdicts: Option<&'a [u8]>,
     errors: Vec<RowError>,
-    patches: Vec<Patch<'a>>,
+    /// Most replies have one patch, and it needs no allocation.
+    patch: Option<Patch<'a>>,
+    more: Vec<Patch<'a>>,
 }
 
 impl<'a> Reply<'a> {
@@ -121,16 +134,19 @@ impl<'a> Reply<'a> {
         let count = usize::from(b.u16(6)?);
         b.need(28, count * DESCRIPTOR, "patch descriptors")?;
         let first = b.u32(28)? as usize;
-        let mut patches: Vec<Patch<'a>> = Vec::with_capacity(count);
+        let mut reply = Reply { rows, verdicts, errors, patch: None, more: Vec::new() };
         for i in 0..count {
             let at = first + i * DESCRIPTOR;
             let patch = read_patch(b, at, sent, allowed)?;
-            if patches.iter().any(|p| p.slot == patch.slot && p.image == patch.image) {
+            if reply.patch(patch.slot, patch.image).is_some() {
                 return flaw(at, Flaw::Duplicate(patch.slot));
             }
-            patches.push(patch);
+            match reply.patch {
+                None => reply.patch = Some(patch),
+                Some(_) => reply.more.push(patch),
+            }
         }
-        Ok(Reply { rows, verdicts, errors, patches })
+        Ok(reply)
     }
 
     /// The decision on a row.
@@ -153,9 +169,14 @@ impl<'a> Reply<'a> {
     }
 
     /// The patches.
+    pub fn patches(&self) -> impl Iterator<Item = &Patch<'a>> {
+        self.patch.iter().chain(&self.more)
+    }
+
+    /// The patch of a column and image, if there is one.
     #[must_use]
-    pub fn patches(&self) -> &[Patch<'a>] {
-        &self.patches
+    pub fn patch(&self, slot: u16, image: Image) -> Option<&Patch<'a>> {
+        self.patches().find(|p| p.slot == slot && p.image == image)
     }
 
     /// The first row whose text in a masked column goes on without a patch, if any: the
@@ -164,8 +185,7 @@ impl<'a> Reply<'a> {
     #[must_use]
     pub fn first_unmasked(&self, slot: u16, image: Image, sent: Sent<'_>) -> Option<usize> {
         let states = sent.states(slot, image);
-        let patch = self.patches.iter().find(|p| p.slot == slot && p.image == image);
-        let bitmap = patch.map_or(&[][..], |p| p.bitmap);
+        let bitmap = self.patch(slot, image).map_or(&[][..], |p| p.bitmap);
         for (i, pair) in states.chunks(2).enumerate() {
             let pair = u16::from(pair[0]) | u16::from(pair.get(1).copied().unwrap_or(0)) << 8;
             let mut bare = text_bits(pair) & !bitmap.get(i).copied().unwrap_or(0);

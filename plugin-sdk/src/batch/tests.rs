@@ -72,6 +72,15 @@ fn reply(verdicts: &[u8], errors: &[RowError], patches: &[(u16, Image, PatchBuf)
     block.to_vec()
 }
 
+/// What [`Patch::each`] tells: row and range of the text.
+fn each(patch: &Patch<'_>) -> Vec<(usize, Option<std::ops::Range<usize>>)> {
+    let mut all = Vec::new();
+    patch.each(|row, text| {
+        all.push((row, text.map(|(start, len)| start as usize..(start + len) as usize)));
+    });
+    all
+}
+
 fn flaw_of(block: &[u8]) -> Flaw {
     Reply::read(block, three().sent(), ALLOWED).unwrap_err().flaw
 }
@@ -129,9 +138,11 @@ proptest! {
         let reply = Reply::read(block, builder.sent(), ALLOWED).unwrap();
         let mut got = vec![None; values.len()];
         for patch in reply.patches() {
-            let ranges: Vec<_> = patch.ranges().collect();
+            let each = each(patch);
+            prop_assert_eq!(each.len(), patch.entries().count());
             for (i, (row, text)) in patch.entries().enumerate() {
-                prop_assert_eq!(ranges[i].1.clone().map(|r| &patch.bytes()[r]), text);
+                prop_assert_eq!(each[i].0, row);
+                prop_assert_eq!(each[i].1.clone().map(|range| &patch.bytes()[range]), text);
                 got[row] = Some(text.map(str::to_owned));
             }
         }
@@ -169,7 +180,8 @@ proptest! {
         if let Ok(reply) = Reply::read(&block, sent.sent(), ALLOWED) {
             for patch in reply.patches() {
                 prop_assert!(patch.entries().count() <= 3);
-                prop_assert!(patch.ranges().all(|(_, r)| r.is_none_or(|r| patch.bytes().get(r).is_some())));
+                prop_assert!(each(patch).iter().all(|(row, range)| *row < 3
+                    && range.clone().is_none_or(|r| patch.bytes().get(r).is_some())));
             }
         }
         if let Ok(input) = Input::read(&input) {

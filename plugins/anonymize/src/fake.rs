@@ -94,11 +94,18 @@ pub(crate) fn uuid(hash: Hash, out: &mut Out<'_>) {
 /// longer than what would be kept.
 pub(crate) fn hide(value: &str, first: usize, last: usize, with: char, out: &mut Out<'_>) {
     let length = value.chars().count();
-    let keep = first.saturating_add(last) < length;
-    for (i, c) in value.chars().enumerate() {
-        let kept = keep && (i < first || i >= length - last);
-        out.push(if kept { c } else { with });
+    let kept = first.saturating_add(last);
+    if kept >= length {
+        return out.repeat(with, length);
     }
+    // Where a character begins; in ASCII, at its own number.
+    let place = |n: usize| match length == value.len() {
+        true => n,
+        false => value.char_indices().nth(n).map_or(value.len(), |(at, _)| at),
+    };
+    out.push_str(value.get(..place(first)).unwrap_or_default());
+    out.repeat(with, length - kept);
+    out.push_str(value.get(place(length - last)..).unwrap_or_default());
 }
 
 /// Most digits that 128 bits can fill.

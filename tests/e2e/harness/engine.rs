@@ -111,6 +111,21 @@ impl Home {
         command
     }
 
+    /// A shell script in its folder and its environment; `$KASHO` is the binary.
+    fn shell(&self, script: &str) -> Command {
+        let kasho = self.command(&[]);
+        let mut command = Command::new("bash");
+        command.args(["-euc", script]).current_dir(self.path());
+        for (key, value) in kasho.get_envs() {
+            match value {
+                Some(value) => command.env(key, value),
+                None => command.env_remove(key),
+            };
+        }
+        command.env("KASHO", binary());
+        command
+    }
+
     /// Kills every process that carries this home's mark: what outlives an engine on
     /// purpose does not outlive its test.
     fn kill_strays(&self) {
@@ -210,6 +225,26 @@ impl Engine {
     /// Runs a subcommand in its home.
     pub(crate) async fn run(&self, arguments: &[&str]) -> Output {
         self.home.run(arguments).await
+    }
+
+    /// Starts a subcommand beside the service.
+    pub(crate) fn spawn(&self, arguments: &[&str]) -> Process {
+        let command = self.home.command(arguments);
+        Process::spawn(&self.home.name, command, Voice::Engine).expect("setpriv")
+    }
+
+    /// Runs a shell script in its folder and its environment, where `$KASHO` is the
+    /// binary. What it says is in the register.
+    pub(crate) async fn shell(&self, script: &str) -> Output {
+        let output = Output::of(self.home.shell(script), "").await;
+        output.search(&self.home.name);
+        output
+    }
+
+    /// Starts such a script.
+    pub(crate) fn spawn_shell(&self, script: &str) -> Process {
+        let command = self.home.shell(script);
+        Process::spawn(&self.home.name, command, Voice::Engine).expect("setpriv")
     }
 
     /// Waits for a line that contains `text`.

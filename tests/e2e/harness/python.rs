@@ -27,9 +27,14 @@ pub(crate) async fn python(program: &str, arguments: &[&str]) -> Output {
     Output::of(command, "").await
 }
 
-/// The interpreter of the environment.
-fn interpreter() -> PathBuf {
-    let name = REQUIREMENTS.join("-").replace("==", "-");
+/// The interpreter of the environment. Blocks while that is made.
+pub(crate) fn interpreter() -> PathBuf {
+    environment(&REQUIREMENTS).join("bin/python")
+}
+
+/// The folder of an environment that holds these packages.
+pub(crate) fn environment(requirements: &[&str]) -> PathBuf {
+    let name = requirements.join("-").replace("==", "-");
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("python-{name}"));
     let lock = fs::File::create(folder.with_extension("lock")).expect("lock file");
     lock.lock().expect("lock");
@@ -41,10 +46,10 @@ fn interpreter() -> PathBuf {
         run(Command::new("python3").args(["-m", "venv"]).arg(&folder), cure);
         let mut pip = Command::new(&interpreter);
         pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
-        run(pip.args(REQUIREMENTS), "the Python package index has to be reachable");
+        run(pip.args(requirements), "the Python package index has to be reachable");
         fs::write(complete, "").expect("mark");
     }
-    interpreter
+    folder
 }
 
 fn run(command: &mut Command, cure: &str) {

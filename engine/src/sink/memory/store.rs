@@ -1,5 +1,6 @@
 //! The three sides of a store over the fake server.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -145,6 +146,10 @@ impl Registry for MemoryStore {
             Ok(())
         })
         .await
+    }
+
+    async fn progress(&mut self, epoch: Epoch) -> Result<HashMap<String, String>, StoreError> {
+        self.step(Step::Read, |world, _| Ok(world.progress(epoch))).await
     }
 
     async fn add_consumer(&mut self, name: &str) -> Result<bool, StoreError> {

@@ -242,10 +242,15 @@ impl World {
             data.load.insert(field.to_owned(), value.to_owned());
         }
         data.load.insert("until".to_owned(), (now_ms + lease_ms).to_string());
-        let progress = data.load.iter().filter_map(|(field, value)| {
+        Leased::Yes { last: top, progress: self.progress(epoch) }
+    }
+
+    pub(super) fn progress(&self, epoch: Epoch) -> HashMap<String, String> {
+        let fields = self.epochs.get(&epoch.0).into_iter().flat_map(|data| &data.load);
+        let own = |(field, value): (&String, &String)| {
             Some((field.strip_prefix("p:")?.to_owned(), value.clone()))
-        });
-        Leased::Yes { last: top, progress: progress.collect() }
+        };
+        fields.filter_map(own).collect()
     }
 
     pub(super) fn load(&mut self, guard: &Guard, load: &Load<'_>, now_ms: u64) -> Answer {

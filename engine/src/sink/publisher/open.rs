@@ -426,10 +426,23 @@ pub async fn begin_epoch<S: Store + Registry>(
     store: &mut S,
     new: &NewEpoch<'_>,
 ) -> Result<Epoch, SinkError> {
+    begin_epoch_from(store, new, Epoch(1)).await
+}
+
+/// The same, not below `least`: a Redis that has lost its data does not know which epochs
+/// there were.
+///
+/// # Errors
+/// As [`begin_epoch`].
+pub async fn begin_epoch_from<S: Store + Registry>(
+    store: &mut S,
+    new: &NewEpoch<'_>,
+    least: Epoch,
+) -> Result<Epoch, SinkError> {
     check_server(&store.server().await?)?;
     let stored = store.inspect().await?.checkpoint;
     let old = stored.as_ref().map(|checkpoint| checkpoint.epoch);
-    let first = old.map_or(1, |epoch| epoch.0 + 1);
+    let first = old.map_or(1, |epoch| epoch.0 + 1).max(least.0);
     for number in first..first + EPOCHS {
         let begin = Begin {
             epoch: Epoch(number),

@@ -1,8 +1,10 @@
 //! The phase, the catalogue, and the consumers.
 
+use std::collections::HashMap;
+
 use redis::Value;
 
-use super::{RedisStore, array, bytes, id, number, script, text, texts, unexpected};
+use super::{RedisStore, array, bytes, id, number, progress, script, text, texts, unexpected};
 use crate::position::Epoch;
 use crate::sink::id::{Id, Lane};
 use crate::sink::store::{Acked, Consumer, Registry, StoreError};
@@ -38,6 +40,12 @@ impl Registry for RedisStore {
         let mut command = redis::cmd("SET");
         command.arg(self.keys.catalog()).arg(catalog);
         self.run(&command).await.map(drop)
+    }
+
+    async fn progress(&mut self, epoch: Epoch) -> Result<HashMap<String, String>, StoreError> {
+        let mut command = redis::cmd("HGETALL");
+        command.arg(self.keys.load(epoch));
+        Ok(progress(&texts(self.run(&command).await?)?))
     }
 
     async fn add_consumer(&mut self, name: &str) -> Result<bool, StoreError> {

@@ -37,7 +37,7 @@ scripts! {
     FINISH = " flags=allow-oom" "guard.lua" "finish.lua";
     RELEASE = " flags=allow-oom" "release.lua";
     TRIM = " flags=allow-oom" "acked.lua" "trim.lua";
-    CONSUMERS = " flags=no-writes" "acked.lua" "consumers.lua";
+    CONSUMERS = " flags=no-writes" "guard.lua" "acked.lua" "consumers.lua";
     ADD_CONSUMER = " flags=allow-oom" "guard.lua" "consumer_add.lua";
     REMOVE_CONSUMER = " flags=allow-oom" "consumer_remove.lua";
     PAGE = " flags=no-writes" "page.lua";

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use redis::Cmd;
 
-use super::{RedisStore, answer, array, bytes, id, number, pairs, script, text, texts, unexpected};
+use super::{
+    RedisStore, answer, array, bytes, id, number, pairs, progress, script, text, texts, unexpected,
+};
 use crate::position::Epoch;
 use crate::sink::config::Durability;
 use crate::sink::id::{Id, Lane};
@@ -137,10 +139,7 @@ impl Store for RedisStore {
                 remaining_ms: remaining.parse().map_err(|_| unexpected())?,
             }),
             [kind, last, fields @ ..] if kind == "YES" => {
-                let progress = pairs(fields).into_iter().filter_map(|(field, value)| {
-                    Some((field.strip_prefix("p:")?.to_owned(), value))
-                });
-                Ok(Leased::Yes { last: id(last)?, progress: progress.collect() })
+                Ok(Leased::Yes { last: id(last)?, progress: progress(fields) })
             }
             _ => Err(unexpected()),
         }

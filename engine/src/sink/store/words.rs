@@ -360,7 +360,8 @@ pub struct Consumer {
     pub name: String,
     /// Registered at this Unix time, ms.
     pub since_ms: u64,
-    /// Acknowledged last at this Unix time, ms; `None`: never by `Ack`.
+    /// Last heard of at this Unix time, ms: by `Ack`, or as a member of its group; `None`:
+    /// never.
     pub seen_ms: Option<u64>,
     /// Through here it has acknowledged the load.
     pub bootstrap: Id,

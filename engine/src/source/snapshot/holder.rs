@@ -20,7 +20,7 @@ use tokio_postgres::Client;
 use crate::bootstrap::{Blocking, Load, LoadMode, Snapshot};
 use crate::error::Class;
 use crate::position::Epoch;
-use crate::source::catalog::Catalog;
+use crate::source::catalog::{Catalog, Table};
 use crate::source::conninfo::{Conninfo, sql_connect_with};
 use crate::source::error::SourceError;
 use crate::source::snapshot::reader::import;
@@ -293,11 +293,15 @@ async fn keep(
 ) -> Result<Held, SnapshotError> {
     let (keeper, name) = import_and_export(spec, info, &exported.name).await?;
     let (catalog, changed) = match spec.mode {
-        LoadMode::Direct => lock_and_compare(spec, watch, &keeper).await?,
-        LoadMode::External | LoadMode::None => {
-            (Catalog::read(watch, &spec.publications).await?, BTreeSet::new())
-        }
+        LoadMode::Direct | LoadMode::External => lock_and_compare(spec, watch, &keeper).await?,
+        LoadMode::None => (Catalog::read(watch, &spec.publications).await?, BTreeSet::new()),
     };
+    if spec.mode == LoadMode::External && !changed.is_empty() {
+        // A dump is taken at one snapshot: a later load point would be of no use to it.
+        let changed = catalog.tables.iter().filter(|table| changed.contains(&table.oid));
+        let tables = changed.map(Table::qualified).collect::<Vec<_>>().join(", ");
+        return Err(SnapshotError::Changed { tables });
+    }
     let tables = match spec.mode {
         LoadMode::Direct => {
             plan::tables(&catalog, spec.range_blocks, |t| usize::from(changed.contains(&t.oid)))

@@ -174,6 +174,7 @@ mod tests {
             filenode: 1,
             filter: filter.map(str::to_owned),
             columns: vec![],
+            all_columns: vec![],
             rows_estimated: 1,
             bytes,
         }
@@ -226,6 +227,7 @@ mod tests {
             relations: [1, 2, 3].map(|oid| Arc::new(relation(oid))).to_vec(),
             tables: vec![table(1, 0, None), table(2, 21 * 8192, None), table(3, 80 * 1024, None)],
             constraints: vec![],
+            shapes: BTreeMap::new(),
         }
     }
 

@@ -99,6 +99,8 @@ impl Figures {
 pub(super) struct Shared {
     pub(super) figures: Arc<Figures>,
     queue: Mutex<VecDeque<Item>>,
+    /// Bytes that the consumer has taken.
+    pub(super) taken: AtomicU64,
     /// There is something in the queue.
     filled: Notify,
     /// The queue became shorter, an awaited acknowledgement came, or the consumer went.
@@ -131,6 +133,7 @@ impl Shared {
         let item = self.queue().pop_front()?;
         if let Item::Chunk(chunk) = &item {
             let before = self.figures.queued.fetch_sub(chunk.len(), Ordering::Relaxed);
+            self.taken.fetch_add(chunk.len() as u64, Ordering::Relaxed);
             if before >= limit {
                 self.wake.notify_one();
             }

@@ -100,6 +100,16 @@ impl ReplSession {
         Ok(CreatedSlot { consistent_point, snapshot, session: self })
     }
 
+    /// Lets standbys keep a copy of a slot that nobody reads now (17 and later).
+    ///
+    /// # Errors
+    /// It is read ([`SourceError::SlotBusy`]), or the server is too old (42601).
+    pub async fn keep_through_failover(&mut self, name: &SlotName) -> Result<(), SourceError> {
+        let doing = format!("ALTER_REPLICATION_SLOT {name}");
+        let sql = format!("ALTER_REPLICATION_SLOT \"{name}\" (FAILOVER true)");
+        self.query(&sql, &doing).await.map(drop).map_err(|e| e.about_slot(name.as_str()))
+    }
+
     /// Drops a slot; with `wait` it waits until its reader has gone.
     ///
     /// # Errors
@@ -131,6 +141,8 @@ pub struct SlotStatus {
     pub wal_status: Option<String>,
     /// Why the server gave it up, in PostgreSQL's word (17 and later).
     pub invalidation_reason: Option<String>,
+    /// Standbys keep a copy of it (17 and later).
+    pub failover: bool,
     /// Log kept for it, in bytes.
     pub retained_bytes: u64,
     /// Log that may still be written before the slot is lost, in bytes; none without
@@ -162,12 +174,13 @@ pub async fn slot_status(
     name: &SlotName,
 ) -> Result<Option<SlotStatus>, SourceError> {
     // On a standby there is no current insert position. By way of JSON, because versions
-    // before 17 lack the last column.
+    // before 17 lack the last columns.
     const SQL: &str = "SELECT plugin::text, database::text, temporary, active_pid,
             confirmed_flush_lsn::text, restart_lsn::text, wal_status,
             greatest(0, pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery()
                 THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END, restart_lsn))::int8,
-            age(catalog_xmin)::int8, to_jsonb(s) ->> 'invalidation_reason', safe_wal_size
+            age(catalog_xmin)::int8, to_jsonb(s) ->> 'invalidation_reason',
+            coalesce((to_jsonb(s) ->> 'failover')::bool, false), safe_wal_size
         FROM pg_catalog.pg_replication_slots s WHERE slot_name = $1::text::name";
     let rows = client.query(SQL, &[&name.as_str()]).await;
     let rows = rows.map_err(|e| SourceError::sql("a look at pg_replication_slots", &e))?;
@@ -186,7 +199,8 @@ pub async fn slot_status(
             .unwrap_or(0),
         catalog_xmin_age: row.get(8),
         invalidation_reason: row.get(9),
-        safe_wal_bytes: row.get::<_, Option<i64>>(10).map(|n| u64::try_from(n).unwrap_or(0)),
+        failover: row.get(10),
+        safe_wal_bytes: row.get::<_, Option<i64>>(11).map(|n| u64::try_from(n).unwrap_or(0)),
     }))
 }
 

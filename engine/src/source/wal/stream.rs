@@ -88,9 +88,13 @@ pub(super) struct Task {
     asking: Asking,
     /// Since when the queue is full while the alarm sounds.
     stuck: Option<Instant>,
-    /// Bytes in the queue and what is durable, and when something was last taken from the
-    /// one or added to the other.
-    moved: ((usize, Lsn), Instant),
+    /// Since when the alarm sounds.
+    alarmed: Option<Instant>,
+    /// Bytes handed to the queue, and how many up to the last that were no keepalive.
+    pushed: (u64, u64),
+    /// Bytes that the consumer took, without keepalives behind them, and what is durable;
+    /// and since when it is so much.
+    moved: ((u64, Lsn), Instant),
     /// The server has said that the copy is over.
     ending: bool,
 }
@@ -117,6 +121,8 @@ impl Task {
             heard_at: now,
             asking: Asking::default(),
             stuck: None,
+            alarmed: None,
+            pushed: (0, 0),
             moved: ((0, Lsn::ZERO), now),
             ending: false,
         }
@@ -196,7 +202,7 @@ impl Task {
     /// Hands whole messages to the queue; says how the stream ends, if it does.
     fn scan(&mut self) -> Result<Option<End>, SourceError> {
         let mut whole = 0;
-        let mut end = None;
+        let (mut end, mut data) = (None, false);
         while let Some((header, body)) = self.buf[whole..].split_first_chunk::<5>() {
             let [kind, len @ ..] = *header;
             let len = usize::try_from(u32::from_be_bytes(len)).unwrap_or(usize::MAX);
@@ -222,6 +228,7 @@ impl Task {
                         Some(&XLOG) => {
                             self.asking.storm = None;
                             self.shared.figures.carried.fetch_max(lsn.0, Ordering::Relaxed);
+                            data = true;
                         }
                         Some(&KEEPALIVE) => self.note_keepalive(lsn, body.get(17) == Some(&1)),
                         _ => {}
@@ -243,6 +250,10 @@ impl Task {
         }
         self.shared.figures.received.store(self.received.0, Ordering::Relaxed);
         if whole > 0 {
+            self.pushed.0 += whole as u64;
+            if data {
+                self.pushed.1 = self.pushed.0;
+            }
             self.shared.push(Item::Chunk(self.buf.split_to(whole).freeze()));
         }
         Ok(end)
@@ -276,11 +287,15 @@ impl Task {
             self.send_status(silent).await?;
         }
         let queued = self.shared.figures.queued_bytes();
-        let ((before, durable), since) = self.moved;
-        let moved = queued < before || flush > durable;
-        self.moved = ((queued, flush), if moved { now } else { since });
-        let alarmed = queued >= self.options.queue_bytes && self.alarmed();
-        self.stuck = if alarmed { Some(self.stuck.unwrap_or(now)) } else { None };
+        let taken = self.shared.taken.load(Ordering::Relaxed).min(self.pushed.1);
+        let done = (taken, flush);
+        if self.moved.0 != done {
+            self.moved = (done, now);
+        }
+        let since = |is: bool, t: Option<Instant>| is.then(|| t.unwrap_or(now));
+        self.alarmed = since(self.shared.alarm.load(Ordering::SeqCst), self.alarmed);
+        let full = queued >= self.options.queue_bytes;
+        self.stuck = since(full && self.alarmed.is_some(), self.stuck);
         if self.leave_at().is_some_and(|at| now >= at) {
             tracing::info!("closing the stream: the server shuts down and waits for us");
             return Ok(true);
@@ -314,16 +329,16 @@ impl Task {
         if room { due.min(self.heard_at + self.options.silence) } else { due }
     }
 
-    fn alarmed(&self) -> bool {
-        self.shared.alarm.load(Ordering::SeqCst)
-    }
-
-    /// When the connection is to be closed, if the server waits for us in order to end.
+    /// When the connection is to be closed, if the server waits for us in order to end. An
+    /// alarm that is false is over within moments: the other session stands again.
     fn leave_at(&self) -> Option<Instant> {
-        let waits = [self.asking.storm, self.stuck].into_iter().flatten().min()?;
-        let grace = waits + self.options.shutdown_grace;
-        let stalled = self.moved.1.max(waits) + STALLED.min(self.options.shutdown_grace);
-        Some(if self.alarmed() { grace.min(stalled) } else { grace })
+        let grace = self.options.shutdown_grace;
+        let asked = self.asking.storm.map(|t| t + grace);
+        let known = self.alarmed.map(|t| t + grace);
+        let waits = [self.asking.storm, self.stuck].into_iter().flatten().min();
+        let waits = waits.filter(|_| self.alarmed.is_some());
+        let stalled = waits.map(|t| self.moved.1.max(t) + STALLED.min(grace));
+        [asked, known, stalled].into_iter().flatten().min()
     }
 
     fn flush(&self) -> Lsn {

@@ -1,0 +1,64 @@
+//! Copies and zeros of few bytes, as values and bitmaps mostly are.
+//!
+//! A copy whose length is known only when it runs is `memory.copy` in WebAssembly, and
+//! that leaves the compiled code for a function of the host: dear where twenty bytes are
+//! copied. Pieces of fixed length are plain loads and stores. Nothing can go wrong here:
+//! what does not fit where it is put is left out, which the callers exclude.
+
+/// From here on one bulk copy costs less.
+const LONG: usize = 64;
+
+const ZEROS: [u8; LONG] = [0; LONG];
+
+/// Appends bytes.
+pub(crate) fn append(out: &mut Vec<u8>, bytes: &[u8]) {
+    if bytes.len() >= LONG {
+        return out.extend_from_slice(bytes);
+    }
+    out.reserve(bytes.len());
+    let bytes = piece::<32>(out, bytes);
+    let bytes = piece::<16>(out, bytes);
+    let bytes = piece::<8>(out, bytes);
+    let bytes = piece::<4>(out, bytes);
+    let bytes = piece::<2>(out, bytes);
+    piece::<1>(out, bytes);
+}
+
+/// Appends the first `N` bytes, if there are so many; gives the rest.
+#[inline]
+fn piece<'b, const N: usize>(out: &mut Vec<u8>, bytes: &'b [u8]) -> &'b [u8] {
+    match bytes.split_first_chunk::<N>() {
+        Some((head, rest)) => {
+            out.extend_from_slice(head);
+            rest
+        }
+        None => bytes,
+    }
+}
+
+/// Appends `n` zeros.
+#[inline]
+pub(crate) fn zeros(out: &mut Vec<u8>, n: usize) {
+    match ZEROS.get(..n) {
+        Some(few) => append(out, few),
+        None => out.resize(out.len() + n, 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_length_arrives_whole_behind_what_was_there() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        for len in 0..=200 {
+            let mut out = b"before".to_vec();
+            append(&mut out, &bytes[..len]);
+            zeros(&mut out, len);
+            let (head, tail) = out[6..].split_at(len);
+            assert_eq!((&out[..6], head), (&b"before"[..], &bytes[..len]));
+            assert!(tail.len() == len && tail.iter().all(|byte| *byte == 0), "{len}");
+        }
+    }
+}
