@@ -315,8 +315,8 @@ async fn what_another_server_says_of_the_slot_does_not_count() {
     fill(&pg, 1, 5).await;
     let builder = Engine::builder();
     let url = two_hosts(&pg, &proxy, &other).await;
-    let engine =
-        builder.config(&config(&url, &redis.url(), builder.home().grpc_port(), "")).start();
+    let text = config(&url, &redis.url(), builder.home().grpc_port(), "");
+    let engine = builder.config(&text).start();
     let mut world = World { pg, redis, engine };
     world.until_state("WAITING").await;
     world.bootstrap().await;

@@ -155,14 +155,12 @@ impl Engine {
                         loading.end().await;
                     }
                     self.troubles.load = None;
-                    self.load.sink.pause(None);
                 }
                 Effect::CloseStream => {
                     if let Some(streaming) = self.streaming.take() {
                         streaming.end().await;
                     }
                     (self.troubles.stream, self.stream_open) = (None, false);
-                    self.figures.sink.pause(None);
                 }
                 Effect::DropSlot { terminate } => {
                     let client = self.world.sql("kasho").await.map_err(unavailable)?;

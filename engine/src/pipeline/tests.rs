@@ -8,6 +8,7 @@ use super::*;
 /// Keepalives of a server on which others write, one every so often.
 struct Keepalives {
     every: Duration,
+    next_at: Instant,
     wal_end: Lsn,
     told: Arc<Mutex<Vec<Lsn>>>,
 }
@@ -16,7 +17,9 @@ impl Source for Keepalives {
     type Error = Infallible;
 
     async fn next(&mut self) -> Result<Received, Infallible> {
-        tokio::time::sleep(self.every).await;
+        // Cancel-safe, as a source has to be.
+        tokio::time::sleep_until(self.next_at).await;
+        self.next_at += self.every;
         self.wal_end.0 += 1_000;
         Ok(Received::Idle { wal_end: self.wal_end })
     }
@@ -70,7 +73,8 @@ async fn what_others_write_is_confirmed_however_often_it_is_heard_of() {
     for every_ms in [50, 300, 900, 3_000] {
         let told = Arc::new(Mutex::new(Vec::new()));
         let every = Duration::from_millis(every_ms);
-        let source = Keepalives { every, wal_end: Lsn(1_000), told: Arc::clone(&told) };
+        let (next_at, wal_end) = (Instant::now() + every, Lsn(1_000));
+        let source = Keepalives { every, next_at, wal_end, told: Arc::clone(&told) };
         let confirmations = Arc::new(Mutex::new(Vec::new()));
         let sink = Confirmations(Arc::clone(&confirmations));
         let start = Start {
