@@ -307,7 +307,7 @@ async fn two_hosts(pg: &Postgres, proxy: &Proxy, other: &Postgres) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_another_server_says_of_the_slot_does_not_count() {
-    let (pg, other, redis) = tokio::join!(Postgres::start(), Postgres::start(), Redis::start());
+    let (pg, mut other, redis) = tokio::join!(Postgres::start(), Postgres::start(), Redis::start());
     let proxy = Proxy::start(pg.port()).await;
     for server in [&pg, &other] {
         server.sql(LEDGER).await;
@@ -315,6 +315,10 @@ async fn what_another_server_says_of_the_slot_does_not_count() {
     fill(&pg, 1, 5).await;
     let builder = Engine::builder();
     let url = two_hosts(&pg, &proxy, &other).await;
+    // It has stopped receiving, as far as anybody can tell, and is a standby all the same.
+    other.stop("fast").await;
+    std::fs::write(other.folder().join("data/standby.signal"), "").unwrap();
+    other.start_again().await;
     let text = config(&url, &redis.url(), builder.home().grpc_port(), "");
     let engine = builder.config(&text).start();
     let mut world = World { pg, redis, engine };

@@ -126,6 +126,11 @@ impl World {
             SourceError::SlotLost { sqlstate, .. } => {
                 (self.judged(system_id).await, sqlstate.as_str())
             }
+            // Before 16 a standby decodes for nobody.
+            other if other.sqlstate() == Some("0A000") => {
+                let judged = self.judged(system_id).await;
+                return judged.err().unwrap_or(error);
+            }
             _ => return error,
         };
         match fact {
