@@ -183,6 +183,8 @@ pub enum Effect {
         /// End the session that reads it, if there is one.
         terminate: bool,
     },
+    /// Drop the permanent slot if it is lost indeed, for its name.
+    DropLostSlot,
     /// The epoch is over: its writers are fenced, its keys may go.
     EndEpoch(Epoch),
 }
@@ -443,7 +445,10 @@ fn abort(phase: &Phase, error: Option<String>) -> Transition {
         effects.extend(load.holder.as_ref().map(|_| Effect::ReleaseHolder));
     }
     effects.push(Effect::CloseStream);
-    effects.push(Effect::DropSlot { terminate: true });
+    effects.push(match error {
+        Some(_) => Effect::DropLostSlot,
+        None => Effect::DropSlot { terminate: true },
+    });
     effects.extend(phase.epoch().map(Effect::EndEpoch));
     Transition { next: waiting_after(phase, error), effects }
 }

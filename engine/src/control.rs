@@ -99,6 +99,11 @@ pub struct Answer {
     pub snapshot_name: Option<String>,
 }
 
+/// How often a silent client is asked whether it lives, and how long it may take to answer.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+/// Calls at once over one connection.
+const STREAMS: u32 = 128;
+
 /// What the engine and the listener share.
 #[derive(Debug)]
 pub struct Shared {
@@ -234,7 +239,11 @@ impl Control {
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<ChangeStreamServiceServer<Service>>().await;
         health.set_serving::<ChangeStreamServer<Service>>().await;
-        let mut server = Server::builder();
+        // A client that vanished without a word must not keep its reader of Redis for ever.
+        let mut server = Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE))
+            .max_concurrent_streams(STREAMS);
         if let Some(tls) = self.tls {
             server = server.tls_config(tls).map_err(ControlError::Tls)?;
         }

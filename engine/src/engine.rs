@@ -27,6 +27,7 @@ use crate::source::snapshot::{Holder, Report};
 use crate::systemd::Systemd;
 
 mod backoff;
+mod debts;
 mod described;
 mod effects;
 mod guard;
@@ -42,6 +43,7 @@ mod world;
 pub use prepare::{EngineError, check};
 
 use backoff::Backoff;
+use debts::Debts;
 use guard::Guard;
 use lag::LagClock;
 use observe::Observed;
@@ -51,12 +53,12 @@ pub(crate) use world::tables as chain_catalog;
 
 /// What the engine's own tasks tell it.
 enum Event {
-    /// Slot creation waits for somebody, or for nobody any more.
-    Waiting(Option<Blocking>),
+    /// Slot creation of this attempt waits for somebody, or for nobody any more.
+    Waiting { attempt: u64, blocking: Option<Blocking> },
     /// The holder stands, with everything that the phase needs.
-    SlotMade(Box<Report>, Box<Holder>),
+    SlotMade { attempt: u64, report: Box<Report>, holder: Box<Holder> },
     /// It does not, and nothing is left of it.
-    SlotFailed(String),
+    SlotFailed { attempt: u64, error: String },
     /// Every range of a table is published.
     TableDone { oid: u32, attempt: u32, rows: u64 },
     /// Every table is.
@@ -69,12 +71,12 @@ enum Event {
     Marked(Command),
     /// The load was interrupted (or goes on again).
     LoadTrouble(Option<String>),
-    /// The load cannot go on without a person.
-    LoadHalted(String),
+    /// The load cannot go on without a person, or another generation than that.
+    LoadHalted { error: String, generation: u64 },
     /// The stream was interrupted (or is open again).
     StreamTrouble(Option<String>),
-    /// The stream cannot go on without a person.
-    StreamHalted { error: String, slot_lost: bool },
+    /// The stream cannot go on without a person, or another generation than that.
+    StreamHalted { error: String, slot_lost: bool, generation: u64 },
     /// A new look at both servers.
     Observed(Box<Observed>),
 }
@@ -131,6 +133,8 @@ async fn waits_for_room(sink: Option<&sink::status::Status>) {
 
 /// A slot that is being made, and who asked for it.
 struct Starting {
+    /// Tells this attempt from one that was cancelled and may still be heard of.
+    attempt: u64,
     task: JoinHandle<()>,
     reply: Reply<Answer>,
     blocking: Option<Blocking>,
@@ -142,6 +146,8 @@ struct Troubles {
     stream: Option<String>,
     load: Option<String>,
     observer: Option<String>,
+    /// A change of state that could not be stored yet.
+    owed: Option<String>,
 }
 
 /// The service while it runs.
@@ -165,6 +171,9 @@ struct Engine {
     guard: Guard,
     /// The phase was adopted although Redis could not take it.
     unstored: bool,
+    /// Attempts so far at making a slot.
+    attempts: u64,
+    debts: Debts,
 }
 
 /// Runs the service until `stop`.
@@ -189,7 +198,12 @@ pub async fn run(
     let (mailbox, calls) = mpsc::channel(16);
     let redis = RedisConnector::new(&world.config.redis);
     let serving = control.serve(Arc::clone(&shared), mailbox, redis, stop.clone());
-    let serving = tokio::spawn(serving);
+    // A service that nobody can ask any more ends, whatever ended the listener.
+    let ends = stop.clone().drop_guard();
+    let serving = tokio::spawn(async move {
+        let _ends = ends;
+        serving.await
+    });
     let outcome = serve(world, Arc::clone(&shared), calls, &stop).await;
     stop.cancel();
     // Its last word is STOPPING=1, and is said before this process is gone.
@@ -198,7 +212,9 @@ pub async fn run(
     outcome?;
     match served {
         Ok(Ok(served)) => Ok(served?),
-        _ => Ok(()),
+        Ok(Err(panicked)) => Err(EngineError::Host(format!("the gRPC task ended: {panicked}"))),
+        // Clients that do not hang up are cut off.
+        Err(_) => Ok(()),
     }
 }
 
@@ -233,6 +249,8 @@ async fn serve(
         lag: LagClock::default(),
         guard: Guard::default(),
         unstored: false,
+        attempts: 0,
+        debts: Debts::default(),
     };
     engine.resume().await;
     engine.work(calls, inbox, stop).await;
@@ -285,6 +303,12 @@ impl Engine {
                 self.open_stream();
             }
         }
+        // The engine before may have ended between a phase and what follows from it.
+        self.debts.holders = match &self.phase {
+            Phase::Waiting(_) => false,
+            Phase::Accumulating(load) => load.loaded,
+            Phase::Streaming(_) => true,
+        };
         self.publish_status();
     }
 
@@ -324,21 +348,30 @@ impl Engine {
         }
     }
 
+    /// A generation may have come while the halt of an older one was on its way here.
+    fn try_newer(&mut self, halted: u64) {
+        if self.world.handle.newest().number() != halted {
+            self.try_again();
+        }
+    }
+
     async fn hear(&mut self, event: Event) {
         match event {
-            Event::Waiting(blocking) => {
+            Event::Waiting { attempt, blocking } => {
                 if let Some(blocking) = &blocking {
                     tracing::warn!(%blocking, "making the slot waits for an open transaction");
                 }
-                if let Some(starting) = &mut self.starting {
+                if let Some(starting) = self.starting.as_mut().filter(|s| s.attempt == attempt) {
                     starting.blocking = blocking;
-                } else {
+                } else if attempt == 0 {
                     let waits = "the later snapshot for the rest of the load waits for";
                     self.troubles.load = blocking.map(|blocking| format!("{waits} {blocking}"));
                 }
             }
-            Event::SlotMade(report, holder) => self.slot_made(*report, *holder).await,
-            Event::SlotFailed(error) => self.start_failed(error).await,
+            Event::SlotMade { attempt, report, holder } => {
+                self.slot_made(attempt, *report, *holder).await;
+            }
+            Event::SlotFailed { attempt, error } => self.start_failed(attempt, error).await,
             Event::TableDone { oid, attempt, rows } => {
                 let command = Command::TableDone { oid, attempt, rows };
                 self.apply(command, "a table is loaded").await;
@@ -346,37 +379,35 @@ impl Engine {
             Event::SnapshotGone => {
                 self.loading = None;
                 let what = "the rest is loaded from a later snapshot";
-                if self.apply(Command::SnapshotGone, what).await == Some(RefusalCode::Unavailable) {
-                    self.hear_later(Event::SnapshotGone);
-                }
+                self.apply(Command::SnapshotGone, what).await;
             }
             Event::Reheld(report, holder) => self.reheld(*report, *holder).await,
             Event::Marked(command) => self.marked(command).await,
             Event::Loaded => {
                 self.loading = None;
                 self.troubles.load = None;
-                let what = "the initial load is complete";
-                if self.apply(Command::LoadDone, what).await == Some(RefusalCode::Unavailable) {
-                    self.hear_later(Event::Loaded);
-                }
+                self.apply(Command::LoadDone, "the initial load is complete").await;
             }
+            // The last words of what was ended meanwhile are nobody's trouble.
+            Event::LoadTrouble(_) | Event::LoadHalted { .. } if self.loading.is_none() => {}
+            Event::StreamTrouble(_) | Event::StreamHalted { .. } if self.streaming.is_none() => {}
             Event::LoadTrouble(trouble) => self.troubles.load = trouble,
-            Event::LoadHalted(error) => {
+            Event::LoadHalted { error, generation } => {
                 self.loading = None;
                 self.troubles.load = Some(error);
+                self.try_newer(generation);
             }
-            // The last words of a stream that was closed meanwhile are nobody's trouble.
-            Event::StreamTrouble(_) | Event::StreamHalted { .. } if self.streaming.is_none() => {}
             Event::StreamTrouble(trouble) => {
                 self.stream_open = trouble.is_none();
                 self.troubles.stream = trouble;
             }
-            Event::StreamHalted { error, slot_lost } => {
+            Event::StreamHalted { error, slot_lost, generation } => {
                 self.stream_open = false;
                 self.streaming = None;
                 self.troubles.stream = Some(error.clone());
-                if slot_lost {
-                    self.apply(Command::SlotLost { error }, "the slot is lost").await;
+                match slot_lost {
+                    true => self.apply(Command::SlotLost { error }, "the slot is lost").await,
+                    false => self.try_newer(generation),
                 }
             }
             Event::Observed(observed) => self.look(*observed).await,
@@ -400,30 +431,23 @@ impl Engine {
         }
         self.guard_source().await;
         self.store_late().await;
+        self.pay().await;
     }
 
-    /// A command of the engine's own. A refusal means that it came too late, or that a
-    /// server does not answer just now: its kind.
-    async fn apply(&mut self, command: Command, what: &str) -> Option<RefusalCode> {
-        match self.transition(command).await {
-            Ok(()) => {
-                tracing::info!(state = %self.phase.state(), "{what}");
-                None
+    /// A command of the engine's own. That it is refused means that it came too late; that a
+    /// server does not answer, that it is tried again.
+    async fn apply(&mut self, command: Command, what: &'static str) {
+        let epoch = self.phase.epoch();
+        match self.transition(command.clone()).await {
+            Ok(()) => tracing::info!(state = %self.phase.state(), "{what}"),
+            Err(refusal) if refusal.code == RefusalCode::Unavailable => {
+                if self.troubles.owed.is_none() {
+                    tracing::warn!(%refusal, "{what}, and that cannot be stored yet: trying again");
+                }
+                self.owe(epoch, command, what, &refusal);
             }
-            Err(refusal) => {
-                tracing::warn!(%refusal, "{what}, and that was refused");
-                Some(refusal.code)
-            }
+            Err(refusal) => tracing::warn!(%refusal, "{what}, and that was refused"),
         }
-    }
-
-    /// Puts an event off that a server had to be asked about and did not answer.
-    fn hear_later(&self, event: Event) {
-        let events = self.events.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(LOOK).await;
-            let _ = events.send(event).await;
-        });
     }
 
     async fn answer(&mut self, call: Call) {

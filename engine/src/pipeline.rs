@@ -135,6 +135,7 @@ pub struct Pipeline<S, C, K> {
     figures: Arc<Figures>,
     started: Instant,
     flush_due_ms: Option<u64>,
+    /// When the confirmation last rose.
     confirmed_at_ms: Option<u64>,
     /// The confirmation that the newest publish carried and no flush has secured yet.
     carried: Lsn,
@@ -274,8 +275,13 @@ impl<S: Source, C: Chains, K: Sink> Pipeline<S, C, K> {
         self.sink.flush().await.map_err(Error::Sink)?;
         self.flush_due_ms = None;
         self.ledger.flushed(self.now_ms());
+        let before = self.ledger.confirmed(Lsn::ZERO);
         let durable: Durable = self.ledger.confirmed(self.carried);
-        self.confirmed_at_ms = Some(self.now_ms());
+        // A flush that confirms nothing must not put the next confirmation off: they come
+        // ten times a second while others write.
+        if durable > before {
+            self.confirmed_at_ms = Some(self.now_ms());
+        }
         self.figures.confirmed_lsn.fetch_max(durable.lsn().0, Relaxed);
         self.source.acknowledge(durable);
         Ok(())
@@ -307,3 +313,6 @@ async fn sleep_until(due: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

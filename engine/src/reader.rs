@@ -14,12 +14,12 @@ use std::time::Duration;
 use crate::position::{Epoch, EpochPosition, Lsn, Position};
 use crate::sink::entry::{Content, DecodeError, Entry, EntryOp, RawEntry};
 use crate::sink::id::{Id, Lane};
-use crate::sink::store::{Backend, StoreError};
+use crate::sink::store::{Backend, Most, StoreError};
 
-/// Entries of the first page, before anything is known about their size.
-const FIRST_COUNT: usize = 16;
 /// Entries of a page at most.
 const MOST_COUNT: usize = 4_096;
+/// Pause between two looks for the end of a load that goes on.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Where a reader begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +96,6 @@ pub struct StreamReader<S> {
     /// An entry of that transaction was handed out.
     delivered: bool,
     page_bytes: usize,
-    count: usize,
     ready: VecDeque<Entry>,
 }
 
@@ -135,7 +134,6 @@ impl<S: Backend> StreamReader<S> {
             open: None,
             delivered: false,
             page_bytes,
-            count: FIRST_COUNT,
             ready: VecDeque::new(),
         };
         reader.find_open().await?;
@@ -179,21 +177,22 @@ impl<S: Backend> StreamReader<S> {
                 return Ok(Some(entry));
             }
             if self.lane == Lane::Changes && self.load_points.is_none() && !self.find_end().await? {
-                self.wait_for(Lane::Bootstrap, until).await?;
                 if tokio::time::Instant::now() >= until {
                     return Ok(None);
                 }
+                // Entries of the load come without a pause; its end is worth a look now and
+                // then.
+                tokio::time::sleep_until(until.min(tokio::time::Instant::now() + LOOK)).await;
                 continue;
             }
-            let page = self.page(self.lane, self.cursor, self.count).await?;
+            let page = self.page(self.lane, self.cursor, MOST_COUNT).await?;
             if page.is_empty() {
                 if tokio::time::Instant::now() >= until {
                     return Ok(None);
                 }
-                self.wait_for(self.lane, until).await?;
+                self.wait_until(until).await?;
                 continue;
             }
-            self.resize(&page);
             let lane = self.lane;
             for raw in &page {
                 self.accept(raw)?;
@@ -205,22 +204,10 @@ impl<S: Backend> StreamReader<S> {
         }
     }
 
-    /// Blocks until something arrives behind the cursor (of the load: behind its newest
-    /// entry), or the time is over.
-    async fn wait_for(
-        &mut self,
-        lane: Lane,
-        until: tokio::time::Instant,
-    ) -> Result<(), ReaderError> {
-        let cursor = match lane == self.lane {
-            true => self.cursor,
-            false => {
-                let newest = self.store.before(self.epoch, lane, LAST).await?;
-                newest.map_or(Id::ZERO, |entry| entry.id)
-            }
-        };
+    /// Blocks until something arrives behind the cursor, or the time is over.
+    async fn wait_until(&mut self, until: tokio::time::Instant) -> Result<(), ReaderError> {
         let left = until.saturating_duration_since(tokio::time::Instant::now());
-        Ok(self.store.wait(self.epoch, lane, cursor, left).await?)
+        Ok(self.store.wait(self.epoch, self.lane, self.cursor, left).await?)
     }
 
     /// Entries after `after`, checked against the trim point read in the same step.
@@ -230,7 +217,8 @@ impl<S: Backend> StreamReader<S> {
         after: Id,
         count: usize,
     ) -> Result<Vec<RawEntry>, ReaderError> {
-        let page = self.store.page(self.epoch, lane, after, count).await?;
+        let most = Most { entries: count, bytes: self.page_bytes };
+        let page = self.store.page(self.epoch, lane, after, most).await?;
         let asked = self.epoch;
         match page.epoch {
             None => return Err(ReaderError::NoEpoch),
@@ -247,15 +235,6 @@ impl<S: Backend> StreamReader<S> {
             });
         }
         Ok(page.entries)
-    }
-
-    /// So many entries as make a page at the size they have had.
-    fn resize(&mut self, page: &[RawEntry]) {
-        let bytes: usize = page.iter().map(RawEntry::weight).sum();
-        let each = (bytes / page.len()).max(1);
-        let fit = (self.page_bytes / each).clamp(1, MOST_COUNT);
-        // Growing by steps: the next rows may be larger than these.
-        self.count = fit.min(page.len() * 4).max(1);
     }
 
     fn accept(&mut self, raw: &RawEntry) -> Result<(), ReaderError> {
@@ -392,14 +371,21 @@ impl<S: Backend> StreamReader<S> {
         let mid = self.lane == Lane::Changes && self.cursor.low != u64::MAX;
         if mid && let Some(raw) = self.store.before(self.epoch, self.lane, self.cursor).await? {
             let inside = raw.id.high == self.cursor.high && raw.id.low > 0 && !raw.closes();
-            self.open = inside.then_some(Lsn(raw.id.high));
-            self.delivered = inside;
+            self.stand(inside);
+        } else if mid && self.cursor.low > 0 {
+            // It may be trimmed through here: then what comes next tells.
+            let page = self.store.page(self.epoch, self.lane, self.cursor, 1).await?;
+            let next = page.entries.first();
+            self.stand(next.is_some_and(|next| next.id.high == self.cursor.high));
         }
         Ok(())
     }
-}
 
-const LAST: Id = Id { high: u64::MAX, low: u64::MAX };
+    fn stand(&mut self, inside: bool) {
+        self.open = inside.then_some(Lsn(self.cursor.high));
+        self.delivered = inside;
+    }
+}
 
 /// After everything that has begun: the rest of a transaction half of which is there
 /// would be half a transaction.

@@ -13,6 +13,7 @@ mod config;
 mod container;
 mod control;
 mod dump;
+mod event_path;
 mod grpc_tls;
 mod harness_works;
 mod life;

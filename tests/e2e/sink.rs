@@ -398,7 +398,7 @@ async fn a_consumer_group_of_redis_itself_holds_back_what_it_has_not_acknowledge
     let parts = [Part::whole(200, 2), Part::whole(300, 2), Part::whole(400, 1)];
     publish(&mut sink, &parts).await.unwrap();
     let stream = "{kasho}:1:changes";
-    let trim = Trim { epoch: Epoch(1), ceiling: None };
+    let trim = Trim { epoch: Epoch(1), ceiling: None, pressed: false };
     let read = ["XREADGROUP", "GROUP", "plain", "me", "COUNT", "4", "STREAMS", stream, ">"];
     redis.command::<redis::Value>(&read).await;
     assert_eq!(store.trim(trim).await, Ok(0), "read is not acknowledged");

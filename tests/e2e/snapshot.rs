@@ -319,6 +319,44 @@ async fn a_table_that_changed_before_the_lock_gets_a_later_load_point() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn partitions_of_one_root_have_one_load_point() {
+    let pg = Postgres::start().await;
+    pg.sql(TABLE).await;
+    pg.sql(
+        "CREATE TABLE root (id int PRIMARY KEY, n int) PARTITION BY RANGE (id); \
+         CREATE TABLE low PARTITION OF root FOR VALUES FROM (0) TO (100); \
+         CREATE TABLE high PARTITION OF root FOR VALUES FROM (100) TO (200); \
+         INSERT INTO root SELECT i, 0 FROM generate_series(0, 199) i; \
+         ALTER PUBLICATION kasho_pub ADD TABLE root; \
+         ALTER PUBLICATION kasho_pub SET (publish_via_partition_root = true)",
+    )
+    .await;
+    let (told, given) = tokio::sync::oneshot::channel();
+    let info = Conninfo::parse(&pg.url()).unwrap();
+    let temporary = tokio::spawn(async move {
+        let slot = SlotName::new("kasho_temp_slot").unwrap();
+        hold_temporary(&info, &slot, |lsn, name| told.send((lsn, name.to_owned())).unwrap()).await
+    });
+    let (lsn, name) = given.await.unwrap();
+    // One leaf is rewritten; its sibling gets a change that the first snapshot lacks.
+    pg.sql("VACUUM FULL low").await;
+    pg.sql("UPDATE root SET n = 1 WHERE id = 150").await;
+    let mut task = spec(&pg.url());
+    task.given = Some(Snapshot { name, lsn });
+    let mut held = Held::start(&task).await;
+    let report = held.ready().await;
+    let later = report.load.snapshots[1].lsn;
+    assert_eq!(report.load.load_points(), [("public.root".to_owned(), later)].into());
+    for table in report.load.tables.iter().filter(|table| table.published_as == "public.root") {
+        assert_eq!(table.snapshot, 1, "{} loads before the load point told", table.table);
+    }
+    temporary.abort();
+    let found = load(&pg.url(), &report).await.unwrap();
+    assert_eq!(found["public.root"], sorted(&pg, "SELECT * FROM root").await);
+    held.abandon().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_given_lsn_needs_its_temporary_slot() {
     let pg = Postgres::start().await;
     pg.sql(TABLE).await;

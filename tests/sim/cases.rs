@@ -165,6 +165,36 @@ async fn a_promotion_behind_what_is_published_halts() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_promotion_exactly_at_a_published_commit_record_halts() {
+    let mut run = quiet(Durability::Reply, 5_000).await;
+    run.world.work(|log| log.inserts(2));
+    let second = run.world.work(|log| log.inserts(2));
+    run.start(0);
+    run.run(ALWAYS, 1_000).await;
+    run.crash();
+    run.world.promote(second);
+    run.world.work(|log| log.inserts(3));
+    run.start(0);
+    assert_eq!(run.settle(false).await, End::Promoted);
+    assert_eq!(run.world.entries().await.len(), 4, "nothing was added");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_others_write_steadily_does_not_keep_the_slot_where_it_is() {
+    let mut run = quiet(Durability::Reply, 5_000).await;
+    run.world.work(|log| log.inserts(2));
+    run.start(0);
+    for _ in 0..100 {
+        run.world.postgres().advance(500);
+        run.run(ALWAYS, 300).await;
+    }
+    // Half a minute of it; what is older than the lag and its turn is told.
+    let behind = run.world.postgres().wal_end().since(run.world.postgres().confirmed());
+    assert!(behind <= 500 * 7 * 1_000 / 300, "{behind} bytes behind");
+    ends(run, End::Quiet, "").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn addresses_used_again_after_a_promotion_are_not_taken_for_published() {
     let mut run = quiet(Durability::Reply, 5_000).await;
     run.world.work(|log| log.inserts(2));

@@ -312,6 +312,17 @@ fn an_abort_stops_what_runs_before_it_drops_the_slot() {
 }
 
 #[test]
+fn the_loss_of_a_slot_drops_none_that_is_whole() {
+    let lost = || Command::SlotLost { error: "it is gone".into() };
+    for phase in [accumulating(), loaded(), streaming()] {
+        let done = on(&phase, lost(), &Facts { slot_exists: true, ..facts() }).unwrap();
+        assert!(done.effects.contains(&Effect::DropLostSlot), "{:?}", done.effects);
+        let drops = done.effects.iter().any(|effect| matches!(effect, Effect::DropSlot { .. }));
+        assert!(!drops, "{:?}", done.effects);
+    }
+}
+
+#[test]
 fn stored_phases_come_back() {
     for phase in [Phase::default(), waiting(), accumulating(), loaded(), streaming()] {
         let text = store(&phase);

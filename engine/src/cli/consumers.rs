@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::Subcommand;
 
 use crate::config::Config;
-use crate::sink::consumers::{self, Lag};
+use crate::sink::consumers::{self, Added, Lag};
 use crate::sink::redis::RedisConnector;
 use crate::sink::store::{Backend, Connect};
 
@@ -44,8 +44,13 @@ async fn answer<S: Backend>(store: &mut S, command: &Command) -> anyhow::Result<
     let epoch = store.inspect().await?.checkpoint.map(|checkpoint| checkpoint.epoch);
     match command {
         Command::Add { name } => Ok(match consumers::add(store, name).await? {
-            true => format!("consumer {name} is registered\n"),
-            false => format!("consumer {name} was registered already\n"),
+            Added { new: false, .. } => format!("consumer {name} was registered already\n"),
+            Added { behind: None, .. } => format!("consumer {name} is registered\n"),
+            Added { behind: Some(position), .. } => format!(
+                "consumer {name} is registered, but begins behind a gap: everything through \
+                 {position} was trimmed before. Fill its target by other means up to there, or \
+                 bootstrap again (`kasho reset`, then `kasho bootstrap`)\n"
+            ),
         }),
         Command::Remove { name } => {
             consumers::remove(store, name).await?;
@@ -107,5 +112,35 @@ mod tests {
         assert!(say(Command::Remove { name: name() }).await.starts_with("error: no consumer"));
         let bad = say(Command::Add { name: "a b".to_owned() }).await;
         assert!(bad.contains("cannot be a consumer's name"), "{bad}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_consumer_that_begins_behind_a_gap_is_told_so() {
+        use crate::position::Epoch;
+        use crate::sink::contract;
+        use crate::sink::id::{Id, Lane};
+        use crate::sink::store::{Append, Begin, Guard, NewEntry, Registry, Store, Trim};
+        let mut store = MemoryServer::default().connect().await.unwrap();
+        let fields = contract::checkpoint(Epoch(1)).fields();
+        let begin = Begin { epoch: Epoch(1), before: None, fields, state: None, catalog: None };
+        store.begin(&begin).await.unwrap();
+        let add = |name: &str| Command::Add { name: name.to_owned() };
+        let said = answer(&mut store, &add("first")).await.unwrap();
+        assert_eq!(said, "consumer first is registered\n");
+        let guard = Guard { epoch: Epoch(1), writer: "0-0".to_owned(), last: Id::ZERO };
+        let entry = |high| {
+            let id = Id { high, low: 1 };
+            NewEntry { id, op: "insert", table: "t", data: b"x", last: true }
+        };
+        let entries = vec![entry(200), entry(300)];
+        let append = Append { generation: 1, entries, fields: Vec::new() };
+        store.append(&guard, &append).await.unwrap();
+        let through = Id { high: 200, low: 1 };
+        store.acknowledge("first", Epoch(1), Lane::Changes, through).await.unwrap();
+        store.trim(Trim { epoch: Epoch(1), ceiling: None, pressed: false }).await.unwrap();
+        let said = answer(&mut store, &add("second")).await.unwrap();
+        assert!(said.contains("begins behind a gap: everything through 0/C8:1"), "{said}");
+        let said = answer(&mut store, &add("first")).await.unwrap();
+        assert_eq!(said, "consumer first was registered already\n");
     }
 }

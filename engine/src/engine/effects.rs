@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
+use tokio::time::Duration;
 
 use super::{Engine, Event, Running, Starting, Streaming, loading};
 use crate::bootstrap::{
@@ -16,8 +17,8 @@ use crate::load;
 use crate::position::{Epoch, Lsn};
 use crate::sink::SinkError;
 use crate::sink::publisher::{NewEpoch, begin_epoch_from};
-use crate::sink::store::Registry;
-use crate::source::snapshot::{Holder, HolderSpec, Report, drop_slot, release};
+use crate::sink::store::{Registry, Store};
+use crate::source::snapshot::{Holder, HolderSpec, Report, drop_slot, release, slot_fact};
 use crate::source::wal::ReplSession;
 use crate::sync::Stored;
 
@@ -29,14 +30,27 @@ pub(super) fn unavailable(error: impl std::fmt::Display) -> Refusal {
 impl Engine {
     /// Decides about `command`, stores the next phase, adopts it, and acts.
     pub(super) async fn transition(&mut self, command: Command) -> Result<(), Refusal> {
+        self.catch_up().await?;
         let facts = self.facts().await?;
         let Transition { next, effects } = bootstrap::on(&self.phase, command, &facts)?;
-        match effects.iter().find(|effect| matches!(effect, Effect::WriteEnd { .. })) {
+        let text = bootstrap::store(&next).into_bytes();
+        let loading = self.loading.is_some();
+        let stored = match effects.iter().find(|effect| matches!(effect, Effect::WriteEnd { .. })) {
             Some(Effect::WriteEnd { start_lsn, load_points, after }) => {
-                self.store_with_end(&next, (*start_lsn, load_points, *after)).await?;
+                self.store_with_end(&next, &text, (*start_lsn, load_points, *after)).await
             }
-            _ => self.store(&next).await?,
+            _ => self.swap(&text).await,
+        };
+        if let Err(error) = stored {
+            // The reply may be lost, and not the step.
+            if !self.holds(&text).await.unwrap_or(false) {
+                let stopped = loading && self.loading.is_none();
+                self.not_stored((text, next), effects, stopped);
+                let _ = self.catch_up().await;
+                return Err(error);
+            }
         }
+        self.is_stored(text);
         let holder = self.holder();
         self.phase = next;
         self.act(effects, holder).await
@@ -85,26 +99,32 @@ impl Engine {
     /// Stores a phase over the one that was read or stored last.
     pub(super) async fn store(&mut self, next: &Phase) -> Result<(), Refusal> {
         let text = bootstrap::store(next).into_bytes();
-        let mut store = self.world.redis_store().await.map_err(unavailable)?;
-        self.world
-            .swap_state(&mut store, self.stored.as_deref(), &text)
-            .await
-            .map_err(unavailable)?;
-        self.stored = Some(text);
-        self.unstored = false;
+        if let Err(error) = self.swap(&text).await
+            && !self.holds(&text).await.unwrap_or(false)
+        {
+            self.not_stored((text, next.clone()), Vec::new(), false);
+            return Err(error);
+        }
+        self.is_stored(text);
         Ok(())
+    }
+
+    async fn swap(&self, text: &[u8]) -> Result<(), Refusal> {
+        let mut store = self.world.redis_store().await.map_err(unavailable)?;
+        let swapped = self.world.swap_state(&mut store, self.stored.as_deref(), text).await;
+        swapped.map_err(unavailable)
     }
 
     /// Stores a phase together with the `end` entry of the bootstrap stream.
     async fn store_with_end(
         &mut self,
         next: &Phase,
+        text: &[u8],
         end: (Lsn, &BTreeMap<String, Lsn>, Option<Lsn>),
     ) -> Result<(), Refusal> {
         if let Some(loading) = self.loading.take() {
             loading.end().await;
         }
-        let text = bootstrap::store(next).into_bytes();
         let epoch = next.epoch().ok_or_else(|| unavailable("no epoch to complete"))?;
         let opened = loading::writer(&self.world, epoch, &self.load).await;
         let (mut writer, resumed) = opened.map_err(unavailable)?;
@@ -116,16 +136,8 @@ impl Engine {
             let begun = load::begin_again(load, &mut progress, &mut writer);
             begun.await.map_err(unavailable)?;
         }
-        let end = writer.finish(end, self.stored.as_deref(), &text);
-        if let Err(error) = end.await {
-            // The reply may be lost, and not the step.
-            let mut store = self.world.redis_store().await.map_err(unavailable)?;
-            if store.state().await.map_err(unavailable)?.as_deref() != Some(&text) {
-                return Err(unavailable(error));
-            }
-        }
-        self.stored = Some(text);
-        Ok(())
+        let end = writer.finish(end, self.stored.as_deref(), text);
+        end.await.map_err(unavailable)
     }
 
     /// `holder` is that of the phase before.
@@ -167,6 +179,7 @@ impl Engine {
                     let client = self.world.sql("kasho").await.map_err(unavailable)?;
                     drop_slot(&client, &self.world.slot, terminate).await.map_err(unavailable)?;
                 }
+                Effect::DropLostSlot => self.drop_lost_slot().await?,
                 // Its keys stay readable until the next epoch begins, and nobody writes them.
                 Effect::EndEpoch(epoch) => tracing::info!(%epoch, "the epoch has ended"),
             }
@@ -185,15 +198,30 @@ impl Engine {
         self.streaming = Some(running);
     }
 
+    /// One that is whole stays: whoever said that ours is lost has not seen this one.
+    async fn drop_lost_slot(&self) -> Result<(), Refusal> {
+        let (slot, info) = (&self.world.slot, &self.world.info);
+        let client = self.world.sql("kasho").await.map_err(unavailable)?;
+        match slot_fact(&client, info, slot).await.map_err(unavailable)? {
+            SlotFact::Lost(_) => drop_slot(&client, slot, true).await.map_err(unavailable)?,
+            SlotFact::Absent => {}
+            SlotFact::Usable | SlotFact::Foreign(_) => {
+                tracing::error!(%slot, "the slot is said to be lost and there is one: it is kept");
+            }
+        }
+        Ok(())
+    }
+
     /// A holder is known by its name: this works after a restart of the engine too.
-    async fn release(&self, holder: Option<&str>) {
+    async fn release(&mut self, holder: Option<&str>) {
         let Some(holder) = holder else { return };
         let released = async {
             let client = self.world.sql("kasho").await?;
             release(&client, holder).await
         };
         if let Err(error) = released.await {
-            tracing::warn!(%error, "the snapshot holder was not ended; it ends with the slot");
+            tracing::warn!(%error, "the snapshot holder was not ended yet");
+            self.debts.holders = true;
         }
     }
 
@@ -207,21 +235,29 @@ impl Engine {
     fn make_slot(&mut self, epoch: Epoch, request: StartRequest) {
         let spec = self.spec(epoch, &request);
         let events = self.events.clone();
+        self.attempts += 1;
+        let attempt = self.attempts;
         let task = tokio::spawn(async move {
-            let event = match loading::make(&spec, &events).await {
-                Ok((report, holder)) => Event::SlotMade(Box::new(report), Box::new(holder)),
-                Err(error) => Event::SlotFailed(error.to_string()),
+            let event = match loading::make(&spec, &events, attempt).await {
+                Ok((report, holder)) => {
+                    let (report, holder) = (Box::new(report), Box::new(holder));
+                    Event::SlotMade { attempt, report, holder }
+                }
+                Err(error) => Event::SlotFailed { attempt, error: error.to_string() },
             };
             let _ = events.send(event).await;
         });
         // Replaced by the caller's.
         let (reply, _) = oneshot::channel();
-        self.starting = Some(Starting { task, reply, blocking: None });
+        self.starting = Some(Starting { attempt, task, reply, blocking: None });
     }
 
     /// Slot, snapshot and locks stand: the epoch begins.
-    pub(super) async fn slot_made(&mut self, report: Report, holder: Holder) {
-        let Some(starting) = self.starting.take() else { return };
+    pub(super) async fn slot_made(&mut self, attempt: u64, report: Report, holder: Holder) {
+        // That of a cancelled attempt undoes what it has made when it is dropped here.
+        let Some(starting) = self.starting.take_if(|starting| starting.attempt == attempt) else {
+            return;
+        };
         let previous = self.phase.state();
         let begun = self.begin(report, holder).await;
         if let Err(refusal) = &begun {
@@ -233,8 +269,10 @@ impl Engine {
         let _ = starting.reply.send(begun.map(|()| self.summary(previous)));
     }
 
-    pub(super) async fn start_failed(&mut self, error: String) {
-        let Some(starting) = self.starting.take() else { return };
+    pub(super) async fn start_failed(&mut self, attempt: u64, error: String) {
+        let Some(starting) = self.starting.take_if(|starting| starting.attempt == attempt) else {
+            return;
+        };
         tracing::error!(%error, "slot and snapshot could not be made");
         self.apply(Command::StartFailed { error: error.clone() }, "nothing was begun").await;
         let _ = starting.reply.send(Err(Refusal::precondition(error)));
@@ -262,17 +300,36 @@ impl Engine {
             state: Some((self.stored.as_deref(), &text)),
             catalog: Some(&catalog),
         };
-        let least = report.load.epoch;
-        let epoch = begin_epoch_from(&mut store, &new, least).await.map_err(unavailable)?;
-        if epoch != report.load.epoch {
-            let text =
-                format!("Redis is at {epoch}, the bootstrap at {}; try again", report.load.epoch);
-            return Err(unavailable(text));
+        let begun = async {
+            let epoch = begin_epoch_from(&mut store, &new, report.load.epoch).await?;
+            let redis = &self.world.config.redis;
+            let timeout = Duration::from_millis(redis.durability_timeout_ms);
+            // A phase is acted upon when it can no longer be lost.
+            store.durable(redis.durability, timeout).await?;
+            Ok::<_, SinkError>(epoch)
+        };
+        match begun.await {
+            Ok(epoch) if epoch == report.load.epoch => {}
+            Ok(epoch) => {
+                self.is_stored(text);
+                let ours = report.load.epoch;
+                return Err(unavailable(format!("Redis is at {epoch}, the bootstrap at {ours}")));
+            }
+            Err(_) if self.holds(&text).await.unwrap_or(false) => {}
+            Err(error) => {
+                // The slot is undone: should the phase be stored, it is no more than that.
+                let phase = self.phase.clone();
+                self.not_stored((text, phase), Vec::new(), false);
+                return Err(unavailable(error));
+            }
         }
-        self.stored = Some(text);
+        self.is_stored(text);
         self.phase = next;
         self.load = loading::Shared::default();
-        holder.adopt().await.map_err(unavailable)?;
+        if let Err(error) = holder.adopt().await {
+            // The phase stands; what is missing of it is told by whoever misses it.
+            tracing::error!(%error, "the snapshot holder has ended");
+        }
         self.act(effects, report.load.holder.clone()).await
     }
 

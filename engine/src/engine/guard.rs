@@ -170,7 +170,7 @@ impl Engine {
         }
         let phase = self.phase.clone();
         match self.store(&phase).await {
-            Ok(()) => self.unstored = false,
+            Ok(()) => tracing::info!(state = %phase.state(), "the state is stored now"),
             Err(refusal) => {
                 tracing::warn!(%refusal, "the state cannot be stored yet");
                 self.forget_lost_state().await;

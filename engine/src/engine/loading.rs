@@ -103,7 +103,10 @@ impl Loading {
     pub(super) async fn run(self, stop: CancellationToken) {
         let mut backoff = Backoff::default();
         loop {
-            let error = match self.once(&stop).await {
+            let generation = self.world.handle.newest().number();
+            let ended = self.once(&stop).await;
+            self.shared.sink.pause(None);
+            let error = match ended {
                 Ok(Ended::Stopped) => return,
                 Ok(Ended::Closed) => {
                     let _ = self.events.send(Event::Loaded).await;
@@ -119,7 +122,7 @@ impl Loading {
             }
             if error.class() == Class::Halt {
                 tracing::error!(error = %text, "the load has halted");
-                let _ = self.events.send(Event::LoadHalted(text)).await;
+                let _ = self.events.send(Event::LoadHalted { error: text, generation }).await;
                 return;
             }
             tracing::warn!(error = %text, "the load was interrupted; it goes on");
@@ -190,7 +193,7 @@ pub(super) async fn rehold(spec: HolderSpec, events: mpsc::Sender<Event>, stop: 
     loop {
         let error = tokio::select! {
             () = stop.cancelled() => return,
-            made = make(&spec, &events) => match made {
+            made = make(&spec, &events, 0) => match made {
                 Ok((report, holder)) => {
                     let event = Event::Reheld(Box::new(report), Box::new(holder));
                     let _ = events.send(event).await;
@@ -208,15 +211,17 @@ pub(super) async fn rehold(spec: HolderSpec, events: mpsc::Sender<Event>, stop: 
     }
 }
 
-/// Starts a holder and waits until what it is for stands.
+/// Starts a holder and waits until what it is for stands. `attempt` is that of the
+/// bootstrap; 0 for a later snapshot.
 pub(super) async fn make(
     spec: &HolderSpec,
     events: &mpsc::Sender<Event>,
+    attempt: u64,
 ) -> Result<(Report, Holder), Box<dyn std::error::Error + Send + Sync>> {
     let program = std::env::current_exe()?;
     let mut holder = Holder::spawn(&program, spec).await?;
     let waiting = |blocking: Option<Blocking>| {
-        let _ = events.try_send(Event::Waiting(blocking));
+        let _ = events.try_send(Event::Waiting { attempt, blocking });
     };
     let report = holder.ready(waiting).await?;
     Ok((report, holder))

@@ -4,7 +4,7 @@
 //! hearing what the other server said.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
@@ -203,7 +203,8 @@ impl Observer {
             Some(epoch) => Stored::read(&store.progress(epoch).await?),
             None => Stored::default(),
         };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        // By the clock that wrote down when each was seen.
+        let now = Duration::from_millis(found.usage.now_ms);
         let status = |lag: consumers::Lag| ConsumerStatus {
             name: lag.consumer.name,
             position: EpochPosition { epoch, position: lag.position },

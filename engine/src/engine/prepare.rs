@@ -11,12 +11,12 @@ use crate::control::{ControlError, Status};
 use crate::error::Class;
 use crate::http::HttpError;
 use crate::sink::SinkError;
-use crate::sink::publisher::check_server;
+use crate::sink::publisher;
 use crate::sink::store::{Registry, Store};
 use crate::source::catalog::{Catalog, CatalogError};
 use crate::source::error::SourceError;
 use crate::source::preflight::{Finding, failover, preflight};
-use crate::source::snapshot::slot_fact;
+use crate::source::snapshot::{check_server, slot_fact};
 use crate::transform::{self, Generation, LoadError};
 
 /// Why the service does not start.
@@ -91,7 +91,7 @@ pub async fn check(config: Config, path: PathBuf) -> Result<Vec<String>, EngineE
     let world = World::new(config, path, false)?;
     let warnings = world.look_at_source().await?;
     let mut store = world.redis_store().await?;
-    check_server(&store.server().await.map_err(SinkError::from)?)?;
+    publisher::check_server(&store.server().await.map_err(SinkError::from)?)?;
     let found = store.inspect().await.map_err(SinkError::from)?;
     let running = found.checkpoint.is_some();
     let number = found.checkpoint.map_or(1, |checkpoint| checkpoint.generation.max(1));
@@ -117,7 +117,7 @@ impl World {
             tracing::warn!("{warning}");
         }
         let mut store = self.redis_store().await?;
-        check_server(&store.server().await.map_err(SinkError::from)?)?;
+        publisher::check_server(&store.server().await.map_err(SinkError::from)?)?;
         let found = store.inspect().await.map_err(SinkError::from)?;
         let checkpoint = found.checkpoint;
         let number = checkpoint.as_ref().map_or(1, |checkpoint| checkpoint.generation.max(1));
@@ -143,7 +143,12 @@ impl World {
         if let (Phase::Waiting(waiting), Some(checkpoint)) = (&mut phase, &checkpoint) {
             waiting.last_epoch = waiting.last_epoch.max(checkpoint.epoch.0);
         }
-        let slot = slot_fact(&self.sql("kasho").await?, &self.info, &self.slot).await?;
+        let client = self.sql("kasho").await?;
+        let slot = slot_fact(&client, &self.info, &self.slot).await?;
+        if phase.epoch().is_some() && slot != SlotFact::Usable {
+            // Before a bootstrap is given up, be sure that it is the server's own word.
+            check_server(&client, checkpoint.as_ref().map(|c| c.system_id.as_str())).await?;
+        }
         let Reconciled { phase: next, warning } = reconcile(phase, self.slot.as_str(), &slot);
         if let Some(warning) = warning {
             tracing::warn!("{warning}");

@@ -122,9 +122,7 @@ impl Engine {
     pub(super) async fn marked(&mut self, command: Command) {
         self.loading = None;
         self.world.marks.expect(None);
-        if let Some(RefusalCode::Unavailable) = self.apply(command, "the mark is published").await {
-            self.mark();
-        }
+        self.apply(command, "the mark is published").await;
     }
 
     /// Loads single tables again.

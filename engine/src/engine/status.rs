@@ -113,9 +113,8 @@ impl Engine {
             Phase::Accumulating(_) | Phase::Streaming(_) => None,
         };
         let troubles = &self.troubles;
-        let all =
-            [waiting, troubles.stream.as_ref(), troubles.load.as_ref(), troubles.observer.as_ref()];
-        all.into_iter().flatten().next().cloned().unwrap_or_default()
+        let all = [&troubles.stream, &troubles.load, &troubles.owed, &troubles.observer];
+        waiting.into_iter().chain(all.into_iter().flatten()).next().cloned().unwrap_or_default()
     }
 
     /// Published tables whose rows of before they joined nobody has loaded.

@@ -2,6 +2,7 @@
 //! is durable when something fails that can heal. What cannot heal is told to the engine,
 //! and nothing more is acknowledged.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
@@ -83,14 +84,19 @@ impl Streaming {
     pub(super) async fn run(self, stop: CancellationToken) {
         let mut backoff = Backoff::default();
         loop {
-            let trouble = match self.once(&stop).await {
+            let generation = self.world.handle.newest().number();
+            let ended = self.once(&stop).await;
+            // Whatever it waited for, it does not any more.
+            self.shared.sink.pause(None);
+            let trouble = match ended {
                 Ok(Ended::Stopped) => return,
                 Ok(Ended::Closed) => "PostgreSQL ended the stream: it is shutting down".to_owned(),
                 Err(error) if error.class() == Class::Halt => {
                     let slot_lost = error.slot_lost();
                     let error = error.to_string();
                     tracing::error!(%error, "the stream has halted; nothing more is acknowledged");
-                    let _ = self.events.send(Event::StreamHalted { error, slot_lost }).await;
+                    let halted = Event::StreamHalted { error, slot_lost, generation };
+                    let _ = self.events.send(halted).await;
                     return;
                 }
                 Err(error) => error.to_string(),
@@ -114,10 +120,11 @@ impl Streaming {
         let options = wal::Options::from(&world.config.source);
         // Whoever holds the slot raises the token, over the one he saw before he had it.
         let claim = Claim::new(world.redis_store().await?).await?;
+        let copied = claim.system_id().unwrap_or(&system.system_identifier).to_owned();
         let source = WalSource::start(session, &options, &world.info, Lsn::ZERO, &world.known);
         let mut source = match source.await {
             Ok(source) => source,
-            Err(error) => return Err(world.refused(error).await.into()),
+            Err(error) => return Err(world.refused(error, &copied).await.into()),
         };
         source.expect(world.marks.clone());
         // Only now can nobody else move it.
@@ -130,11 +137,13 @@ impl Streaming {
             history: history.iter().map(|s| Promotion { timeline: s.timeline, at: s.at }).collect(),
             confirmed_flush,
             token: WriterToken::random()?,
-            accept_gap: world.accept_gap,
+            accept_gap: world.accept_gap.load(Relaxed),
         };
         let status = self.shared.sink.clone();
         let redis = &world.config.redis;
         let (publisher, opened) = Publisher::open(claim, redis, &opening, status).await?;
+        // Whoever accepted this gap has not seen a later one.
+        world.accept_gap.store(false, Relaxed);
         let began = match opened.unfinished {
             Some(lsn) => {
                 let chain = world.to_finish(lsn, &opened.checkpoint);

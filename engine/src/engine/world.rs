@@ -2,6 +2,7 @@
 //! generations of the chain, and the tables as they are known.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use crate::source::catalog::{Catalog, ConstraintKind};
 use crate::source::conninfo::{Conninfo, sql_connect};
 use crate::source::error::SourceError;
 use crate::source::marks::Marks;
-use crate::source::snapshot::{HolderSpec, slot_fact};
+use crate::source::snapshot::{HolderSpec, check_server, slot_fact};
 use crate::source::wal::{self, KnownRelations, ReplSession, SlotName, slot_status};
 use crate::transform::{self, Coverage, ForeignKey, Generation, Handle, Host};
 
@@ -37,8 +38,8 @@ pub(super) struct World {
     pub(super) slot: SlotName,
     pub(super) handle: Arc<Handle>,
     pub(super) host: Arc<Host>,
-    /// Go on although Redis lost what PostgreSQL no longer has.
-    pub(super) accept_gap: bool,
+    /// Go on although Redis lost what PostgreSQL no longer has; until the stream is open.
+    pub(super) accept_gap: AtomicBool,
     /// Every table as last described: load and stream share its versions.
     pub(super) known: KnownRelations,
     /// The mark that the stream is to know when it comes by.
@@ -65,6 +66,7 @@ impl World {
         let handle = Handle::new(empty.map_err(EngineError::Chain)?);
         let tables = Arc::new(Mutex::new(tables));
         let (known, passed) = (KnownRelations::default(), Mutex::default());
+        let accept_gap = AtomicBool::new(accept_gap);
         let marks = Marks::default();
         Ok(World {
             config,
@@ -131,21 +133,39 @@ impl World {
     }
 
     /// What a refusal to read the slot means. PostgreSQL says 55000 of a slot that is lost,
-    /// and of several things that pass; its catalog tells them apart.
-    pub(super) async fn refused(&self, error: SourceError) -> SourceError {
-        let SourceError::SlotLost { slot, sqlstate, .. } = &error else { return error };
-        if sqlstate != "55000" {
-            return error;
-        }
-        let (slot, sqlstate) = (slot.clone(), sqlstate.clone());
-        match self.slot_fact().await {
+    /// and of several things that pass; and of another server's slots nobody asked. Its
+    /// catalog tells them apart.
+    pub(super) async fn refused(&self, error: SourceError, system_id: &str) -> SourceError {
+        let slot = self.slot.to_string();
+        let (fact, sqlstate) = match &error {
+            SourceError::SlotMissing { .. } => (self.judged(system_id).await, "55000"),
+            SourceError::SlotLost { sqlstate, .. } => {
+                (self.judged(system_id).await, sqlstate.as_str())
+            }
+            // Before 16 a standby decodes for nobody.
+            other if other.sqlstate() == Some("0A000") => {
+                let judged = self.judged(system_id).await;
+                return judged.err().unwrap_or(error);
+            }
+            _ => return error,
+        };
+        match fact {
             Err(error) => error,
             Ok(SlotFact::Absent) => SourceError::SlotMissing { slot },
-            Ok(SlotFact::Usable) => SourceError::SlotUnready { slot },
+            Ok(SlotFact::Usable) if sqlstate == "55000" => SourceError::SlotUnready { slot },
+            Ok(SlotFact::Usable) => error,
             Ok(SlotFact::Lost(reason) | SlotFact::Foreign(reason)) => {
-                SourceError::SlotLost { slot, sqlstate, reason: Some(reason) }
+                let (sqlstate, reason) = (sqlstate.to_owned(), Some(reason));
+                SourceError::SlotLost { slot, sqlstate, reason }
             }
         }
+    }
+
+    /// What the server that is being copied says of the slot.
+    async fn judged(&self, system_id: &str) -> Result<SlotFact, SourceError> {
+        let client = self.sql("kasho").await?;
+        check_server(&client, Some(system_id)).await?;
+        slot_fact(&client, &self.info, &self.slot).await
     }
 
     /// The chain with which a half published transaction began, and has to go on: the one

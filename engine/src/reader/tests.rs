@@ -189,7 +189,7 @@ async fn what_was_trimmed_is_refused_with_the_oldest_position() {
     store.add_consumer("c").await.unwrap();
     let through = Id { high: 0x200, low: u64::MAX };
     store.acknowledge("c", Epoch(1), Lane::Changes, through).await.unwrap();
-    assert_eq!(store.trim(Trim { epoch: Epoch(1), ceiling: None }).await, Ok(4));
+    assert_eq!(store.trim(Trim { epoch: Epoch(1), ceiling: None, pressed: false }).await, Ok(4));
     let error = slow.next(NOW).await.unwrap_err();
     assert!(
         error.to_string().contains("the oldest position to go on from is e1:0/200:2"),
@@ -203,6 +203,87 @@ async fn what_was_trimmed_is_refused_with_the_oldest_position() {
     for good in ["0/200:2", "0/200"] {
         assert_eq!(all(&mut world.reader(good).await).await.unwrap(), ["0/300:1!", "0/400:1!"]);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_inside_of_a_transaction_that_is_trimmed_so_far_sees_its_end() {
+    let mut world = world().await;
+    world.finish(&[]).await;
+    let part = |rows: &[(u64, bool)], first, ends| {
+        vec![Part { lsn: 0x200, rows: rows.to_vec(), first, ends }]
+    };
+    world.publish(&part(&[(1, true), (2, true), (3, true)], true, false)).await;
+    let mut store = world.server.connect().await.unwrap();
+    store.add_consumer("c").await.unwrap();
+    let through = Id { high: 0x200, low: 2 };
+    store.acknowledge("c", Epoch(1), Lane::Changes, through).await.unwrap();
+    let trim = Trim { epoch: Epoch(1), ceiling: None, pressed: true };
+    assert_eq!(store.trim(trim).await, Ok(1));
+    world.publish(&part(&[(4, false)], false, true)).await;
+    world.publish(&[Part::whole(0x300, 1)]).await;
+    // Whoever stands at what was trimmed, or at what is left of it, is inside.
+    let rest = ["0/200:2", "0/200:3!", "0/300:1!"];
+    assert_eq!(all(&mut world.reader("0/200:1").await).await.unwrap(), rest);
+    assert_eq!(all(&mut world.reader("0/200:2").await).await.unwrap(), rest[1..]);
+    let points = [("public.ledger".to_owned(), Lsn(0x250))].into();
+    for position in ["0/200:1", "0/200:2"] {
+        // All that is left of the transaction is part of the load: its end is told.
+        let mut reader = world.reader(position).await;
+        reader.load_points = Some(BTreeMap::clone(&points));
+        let end = ["0/200:3commit!", "0/300:1!"];
+        assert_eq!(all(&mut reader).await.unwrap(), end, "from {position}");
+    }
+    let error = world.try_reader(From::After("0/1".parse().unwrap())).await.unwrap_err();
+    assert!(matches!(error, ReaderError::OutOfRange { .. }), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_the_end_of_a_load_looks_now_and_then() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let mut world = world().await;
+    world.loaded(1).await;
+    let mut reader = world.reader("0/1").await;
+    let reads = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&reads);
+    world.server.plan(move |step| {
+        let read = step == crate::sink::memory::Step::Read;
+        counted.fetch_add(usize::from(read), Ordering::Relaxed);
+        crate::sink::memory::Fault::None
+    });
+    let loading = async {
+        for _ in 0..2_000 {
+            world.loaded(1).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // What the budget of the load looks at is in this count, too.
+        world.finish(&[]).await;
+        world.publish(&[Part::whole(0x200, 1)]).await;
+    };
+    let (next, ()) = tokio::join!(reader.next(SOON), loading);
+    assert_eq!(next.unwrap().unwrap().position.to_string(), "0/200:1");
+    let reads = reads.load(Ordering::Relaxed);
+    assert!(reads < 200, "{reads} reads in ten seconds");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_is_bounded_by_its_bytes_whatever_comes_after_small_rows() {
+    let mut world = world().await;
+    world.finish(&[]).await;
+    world.publish(&[Part::whole(0x200, 200)]).await;
+    let large = "x".repeat(100_000);
+    let batch = sample::batch_padded(&[Part::whole(0x300, 50)], &large);
+    world.sink.publish(batch, 1, Lsn(100)).await.unwrap();
+    let mut reader = world.reader("0/1").await;
+    reader.page_bytes = 250_000;
+    let (mut seen, mut most) = (0, 0);
+    while let Some(entry) = reader.next(NOW).await.unwrap() {
+        seen += 1;
+        let held: usize = reader.ready.iter().map(|entry| entry.weight).sum();
+        most = most.max(held + entry.weight);
+    }
+    assert_eq!(seen, 250);
+    assert!(most < 250_000 + 110_000, "{most} bytes at once");
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,8 +10,8 @@ use super::entry::Entry;
 use super::error::SinkError;
 use super::id::{Id, Lane};
 use super::status::Status;
-use super::store::{Backend, Consumer, Trim, Usage};
-use crate::position::Epoch;
+use super::store::{Backend, Consumer, Most, Trim, Usage};
+use crate::position::{Epoch, Lsn};
 use crate::sink::config::{Budget, Retention, Share};
 
 /// Memory is sampled, and what was acknowledged is trimmed, at least this often while
@@ -25,8 +25,8 @@ const SAMPLE_PART: u64 = 16;
 const PAUSE_MS: u64 = 250;
 /// Redis counts as full at this many hundredths of `maxmemory`.
 const FULL_PERCENT: u64 = 95;
-/// A look at the oldest entries for a ceiling takes about this many bytes.
-const CEILING_BYTES: u64 = 4 << 20;
+/// A look at the oldest entries for a ceiling takes so much.
+const CEILING: Most = Most { entries: 10_000, bytes: 4 << 20 };
 
 /// Watches one lane's memory.
 #[derive(Debug)]
@@ -67,19 +67,21 @@ impl Budgeter {
         if !self.due() {
             return Ok(());
         }
-        self.trim(store, epoch, status).await?;
+        self.trim(store, epoch, status, false).await?;
         loop {
             let usage = self.sample(store, epoch, status).await?;
             let Some(over) = self.over(&usage) else { break };
             // Whoever gives up waiting here looks again the next time.
             self.sampled = None;
-            if self.trim(store, epoch, status).await? > 0 {
+            if self.trim(store, epoch, status, true).await? > 0 {
                 continue;
             }
             let reason = match over {
                 Over::Budget { used, limit } => {
                     let consumers = store.consumers().await?;
-                    used_up(lane, used, limit, slowest(&consumers, lane))
+                    let slowest = slowest(&consumers, lane);
+                    let alone = alone(store, epoch, lane).await?;
+                    used_up(lane, (used, limit), slowest, alone)
                 }
                 Over::Other => other_data(&usage),
             };
@@ -98,21 +100,23 @@ impl Budgeter {
         status: &Status,
     ) -> Result<(), SinkError> {
         if self.due() {
-            self.trim(store, epoch, status).await?;
+            self.trim(store, epoch, status, false).await?;
             self.sample(store, epoch, status).await?;
         }
         Ok(())
     }
 
-    /// Trims what every consumer has, and what is above a ceiling.
+    /// Trims what every consumer has, and what is above a ceiling; `pressed` for room also
+    /// inside of a transaction.
     pub(crate) async fn trim<S: Backend>(
         &mut self,
         store: &mut S,
         epoch: Epoch,
         status: &Status,
+        pressed: bool,
     ) -> Result<u64, SinkError> {
         let ceiling = self.ceiling(store, epoch).await?;
-        let trimmed = store.trim(Trim { epoch, ceiling }).await?;
+        let trimmed = store.trim(Trim { epoch, ceiling, pressed }).await?;
         if trimmed > 0 {
             status.update(|figures| figures.trimmed += trimmed);
         }
@@ -165,9 +169,7 @@ impl Budgeter {
             return Ok(None);
         }
         let usage = store.usage(epoch).await?;
-        let count = CEILING_BYTES / (usage.changes / usage.length.max(1)).max(1);
-        let count = usize::try_from(count.clamp(2, 10_000)).unwrap_or(2);
-        let page = store.page(epoch, Lane::Changes, Id::ZERO, count).await?;
+        let page = store.page(epoch, Lane::Changes, Id::ZERO, CEILING).await?;
         let excess = usage.length.saturating_sub(max_length).min(page.entries.len() as u64);
         let long = usize::try_from(if max_length == 0 { 0 } else { excess }).unwrap_or(0);
         let oldest_us = i64::try_from(usage.now_ms.saturating_sub(max_age_ms)).unwrap_or(0) * 1000;
@@ -213,11 +215,37 @@ fn slowest(consumers: &[Consumer], lane: Lane) -> Option<&Consumer> {
     })
 }
 
-fn used_up(lane: Lane, used: u64, limit: u64, slowest: Option<&Consumer>) -> String {
+/// The transaction that is under way, if nothing else is left in the stream.
+async fn alone<S: Backend>(
+    store: &mut S,
+    epoch: Epoch,
+    lane: Lane,
+) -> Result<Option<Lsn>, SinkError> {
+    if lane == Lane::Bootstrap {
+        return Ok(None);
+    }
+    let newest = store.before(epoch, lane, Id { high: u64::MAX, low: u64::MAX }).await?;
+    let Some(newest) = newest.filter(|newest| !newest.closes()) else { return Ok(None) };
+    let oldest = store.page(epoch, lane, Id::ZERO, 1).await?.entries;
+    let alone = oldest.first().is_some_and(|oldest| oldest.id.high == newest.id.high);
+    Ok(alone.then_some(Lsn(newest.id.high)))
+}
+
+fn used_up(
+    lane: Lane,
+    (used, limit): (u64, u64),
+    slowest: Option<&Consumer>,
+    alone: Option<Lsn>,
+) -> String {
     let name = lane.name();
-    let who = match slowest {
-        Some(consumer) => format!("consumer {:?} is furthest behind", consumer.name),
-        None => "no consumer is registered, so nothing may be trimmed (`kasho consumers add`)"
+    let who = match (slowest, alone) {
+        (Some(consumer), Some(lsn)) => format!(
+            "the transaction at {lsn} is larger than that, and consumer {:?} has to acknowledge \
+             inside of it, or the budget has to grow",
+            consumer.name
+        ),
+        (Some(consumer), None) => format!("consumer {:?} is furthest behind", consumer.name),
+        (None, _) => "no consumer is registered, so nothing may be trimmed (`kasho consumers add`)"
             .to_owned(),
     };
     format!("the {name} stream takes {used} bytes of its budget of {limit}: {who}")

@@ -24,14 +24,31 @@ pub struct Lag {
     pub load_entries: u64,
 }
 
+/// What became of a registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Added {
+    /// There was none of that name.
+    pub new: bool,
+    /// Everything through here was trimmed before: the consumer has to have it by other
+    /// means, or cannot begin.
+    pub behind: Option<Position>,
+}
+
 /// Registers `name`; from now on nothing is trimmed that it has not acknowledged.
-/// Answers whether it is new.
 ///
 /// # Errors
 /// A name with anything but ASCII letters, digits, `-`, `_` and `.`; the server's errors.
-pub async fn add<S: Registry>(store: &mut S, name: &str) -> Result<bool, SinkError> {
+pub async fn add<S: Backend>(store: &mut S, name: &str) -> Result<Added, SinkError> {
     check_name(name)?;
-    Ok(store.add_consumer(name).await?)
+    let new = store.add_consumer(name).await?;
+    // Looked at after it is registered: from then on nothing goes that it lacks.
+    let checkpoint = store.inspect().await?.checkpoint;
+    let behind = checkpoint.filter(|_| new).and_then(|checkpoint| {
+        let lanes =
+            [(checkpoint.trim, Lane::Changes), (checkpoint.trim_bootstrap, Lane::Bootstrap)];
+        lanes.into_iter().find(|(id, _)| *id > Id::ZERO).map(|(id, lane)| id.position(lane))
+    });
+    Ok(Added { new, behind })
 }
 
 /// Forgets `name`.

@@ -13,6 +13,7 @@ use super::store::{
 };
 use crate::position::{Epoch, Lsn, Position};
 
+mod bounds;
 pub mod sample;
 
 /// A server under test.
@@ -44,8 +45,11 @@ pub async fn check<R: Rig>(rig: &R) {
     finishes_the_load_with_the_phase(rig).await;
     swaps_state_only_from_the_expected(rig).await;
     trims_what_all_consumers_have(rig).await;
+    bounds::keeps_what_was_acknowledged_too_far(rig).await;
+    bounds::trims_inside_a_transaction_under_pressure_only(rig).await;
     trims_the_load_to_its_end(rig).await;
     keeps_a_section_until_its_mark_is_passed(rig).await;
+    bounds::ends_a_page_by_its_bytes(rig).await;
     pages_and_waits(rig).await;
     names_a_key_of_another_type(rig).await;
 }
@@ -204,7 +208,7 @@ async fn keeps_long_lsns_exact<R: Rig>(rig: &R) {
     assert_eq!(store.append(&guard("w", Id::ZERO), &append(rows, "0/1")).await, Ok(Answer::Done));
     store.add_consumer("c").await.unwrap();
     store.acknowledge("c", E1, Lane::Changes, id(a, u64::MAX)).await.unwrap();
-    assert_eq!(store.trim(Trim { epoch: E1, ceiling: None }).await, Ok(1));
+    assert_eq!(store.trim(Trim { epoch: E1, ceiling: None, pressed: false }).await, Ok(1));
     assert_eq!(ids(&mut store, Lane::Changes).await, [id(b, u64::MAX - 1)]);
     assert_eq!(store.inspect().await.unwrap().checkpoint.unwrap().trim, id(a, 1));
 }
@@ -230,7 +234,7 @@ async fn refuses_growth_when_full<R: Rig>(rig: &R) {
     assert_eq!(store.append(&now, &append(Vec::new(), "0/C9")).await, Ok(Answer::Done));
     assert_eq!(store.swap_state(None, b"s").await, Ok(true));
     assert_eq!(store.add_consumer("c").await, Ok(true));
-    assert_eq!(store.trim(Trim { epoch: E1, ceiling: None }).await, Ok(0));
+    assert_eq!(store.trim(Trim { epoch: E1, ceiling: None, pressed: false }).await, Ok(0));
     rig.fill(false).await;
     assert_eq!(store.append(&now, &more()).await, Ok(Answer::Done));
     assert_eq!(ids(&mut store, Lane::Changes).await.len(), 2);
@@ -325,7 +329,7 @@ async fn trims_what_all_consumers_have<R: Rig>(rig: &R) {
     let rows = [(200, 1), (200, 2), (300, 1), (300, 4), (400, 0), (400, 1), (400, 2)];
     let entries: Vec<_> = rows.iter().map(|(lsn, n)| entry(*lsn, *n, true)).collect();
     store.append(&guard("w", Id::ZERO), &append(entries, "0/1")).await.unwrap();
-    let trim = Trim { epoch: E1, ceiling: None };
+    let trim = Trim { epoch: E1, ceiling: None, pressed: false };
     assert_eq!(store.trim(trim).await, Ok(0), "nobody is registered");
     assert_eq!(store.add_consumer("a").await, Ok(true));
     assert_eq!(store.add_consumer("a").await, Ok(false));
@@ -336,7 +340,7 @@ async fn trims_what_all_consumers_have<R: Rig>(rig: &R) {
     }
     let all = store.consumers().await.unwrap();
     assert_eq!(all.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
-    assert_eq!(all[0].changes, id(400, u64::MAX), "an acknowledgement does not go back");
+    assert_eq!(all[0].changes, id(400, 2), "not back, and not beyond the stream");
     assert_eq!((all[1].changes, all[1].seen_ms), (Id::ZERO, None));
     assert!(all[0].seen_ms >= Some(all[0].since_ms));
     assert_eq!(store.trim(trim).await, Ok(0), "b has nothing yet");
@@ -358,7 +362,7 @@ async fn trims_what_all_consumers_have<R: Rig>(rig: &R) {
 
     let more = vec![entry(500, 1, true), entry(600, 1, true), entry(700, 1, true)];
     store.append(&guard("w", id(400, 2)), &append(more, "0/1")).await.unwrap();
-    let ceiling = |high| Trim { epoch: E1, ceiling: Some(id(high, 1)) };
+    let ceiling = |high| Trim { epoch: E1, ceiling: Some(id(high, 1)), pressed: false };
     assert_eq!(store.trim(Trim { epoch: Epoch(2), ..ceiling(600) }).await, Ok(0));
     assert_eq!(store.trim(ceiling(600)).await, Ok(4), "a ceiling holds whoever wants it");
     assert_eq!(store.trim(ceiling(900)).await, Ok(1), "but not against the newest transaction");
@@ -372,11 +376,13 @@ async fn trims_the_load_to_its_end<R: Rig>(rig: &R) {
     let load = Load { generation: 1, entries, progress: Vec::new(), lease: LEASE };
     store.load(&guard("a1", Id::ZERO), &load).await.unwrap();
     store.add_consumer("c").await.unwrap();
-    let trim = Trim { epoch: E1, ceiling: None };
+    let trim = Trim { epoch: E1, ceiling: None, pressed: false };
     store.acknowledge("c", E1, Lane::Bootstrap, id(2, 1)).await.unwrap();
     assert_eq!(store.trim(trim).await, Ok(2));
     assert_eq!(store.inspect().await.unwrap().checkpoint.unwrap().trim_bootstrap, id(2, 1));
     // Whoever reads changes has the load; its last entry says so to later readers.
+    let change = append(vec![entry(200, 1, true)], "0/1");
+    store.append(&guard("w", Id::ZERO), &change).await.unwrap();
     store.acknowledge("c", E1, Lane::Changes, id(200, 1)).await.unwrap();
     assert_eq!(store.trim(trim).await, Ok(1));
     assert_eq!(ids(&mut store, Lane::Bootstrap).await, [id(4, 1)]);
@@ -386,7 +392,7 @@ async fn trims_the_load_to_its_end<R: Rig>(rig: &R) {
 async fn keeps_a_section_until_its_mark_is_passed<R: Rig>(rig: &R) {
     let (_, mut store, _) = begun(rig).await;
     store.add_consumer("c").await.unwrap();
-    let trim = Trim { epoch: E1, ceiling: None };
+    let trim = Trim { epoch: E1, ceiling: None, pressed: false };
     let end = |high| NewEntry { op: "end", ..entry(high, 1, false) };
     let (first, second): (&[u8], &[u8]) = (b"one", b"two");
     let finish =

@@ -25,6 +25,8 @@ use crate::sink::config::{Config, Durability, Encoding};
 const LEASE_MS: u64 = 30_000;
 /// Rows and progress go in one step, so a batch must fit in one; one row may be larger.
 const STEP_BYTES: u64 = 256 << 20;
+/// Of the memory for encoding, what is kept between two steps.
+const KEPT_BYTES: usize = 4 << 20;
 
 /// Publishes the load of an epoch.
 #[derive(Debug)]
@@ -144,6 +146,9 @@ impl<S: Backend> LoadWriter<S> {
         let entries = numbered(self.guard.last.high, &data, &rows);
         self.write(entries, progress).await?;
         self.data = data;
+        // One huge row must not keep its memory for ever.
+        self.data.clear();
+        self.data.shrink_to(KEPT_BYTES);
         self.spent = false;
         Ok(self.guard.last.high)
     }

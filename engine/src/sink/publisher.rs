@@ -381,7 +381,7 @@ async fn append_waiting<S: Backend>(
             }
             Err(StoreError::Oom) => {
                 pause.wait(status).await;
-                budget.trim(store, guard.epoch, status).await?;
+                budget.trim(store, guard.epoch, status, true).await?;
             }
             Err(error) => return Err(error.into()),
         }

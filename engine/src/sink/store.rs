@@ -208,13 +208,13 @@ pub trait Registry: Send {
 
 /// The readers' side.
 pub trait Feed: Send {
-    /// At most `count` entries strictly after `after`.
+    /// Entries strictly after `after`, and not more than `most`, but one if there is one.
     fn page(
         &mut self,
         epoch: Epoch,
         lane: Lane,
         after: Id,
-        count: usize,
+        most: impl Into<Most> + Send,
     ) -> impl Future<Output = Result<Page, StoreError>> + Send;
 
     /// Returns as soon as the stream has an entry after `after`, or after `timeout`.

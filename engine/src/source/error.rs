@@ -200,6 +200,15 @@ pub enum SourceError {
         /// Its name.
         slot: String,
     },
+    /// Somebody else answered where the slot's server was expected.
+    #[error(
+        "the PostgreSQL that answers is not the one that is being copied, it is {what}: what it says \
+         of the slot does not count. It is tried again; see source.url"
+    )]
+    OtherServer {
+        /// What it is.
+        what: String,
+    },
     /// A publication did not exist at the decoded point of the log.
     #[error(
         "a publication of {publications} did not exist at the point the slot stands at (after \
@@ -275,6 +284,7 @@ impl SourceError {
             | SourceError::Io { .. }
             | SourceError::SlotBusy { .. }
             | SourceError::SlotUnready { .. }
+            | SourceError::OtherServer { .. }
             | SourceError::Silent { .. } => Class::Retry,
             SourceError::Server { server, .. } => server.class(),
             SourceError::Conninfo(_)

@@ -38,7 +38,7 @@ pub use relation::KnownRelations;
 pub use slot::{
     CreatedSlot, SlotName, SlotStatus, Snapshot, copy_slot, slot_status, temporary_slots_at,
 };
-pub use timeline::{SwitchPoint, diverged, switch_points};
+pub use timeline::{SwitchPoint, switch_points};
 
 use queue::{End, Item, Shared};
 use reader::Reader;

@@ -252,7 +252,9 @@ async fn launch(bin: &Path, folder: &Path, fixed: Option<u16>) -> (u16, Process)
         let mut command = as_server_user(&bin.join("postgres"));
         command.arg("-D").arg(folder.join("data")).arg("-p").arg(port.to_string());
         let process = Process::spawn("postgres", command, Voice::Server).expect("setpriv");
-        let ready = process.try_wait_for("database system is ready to accept connections").await;
+        let kind = if folder.join("data/standby.signal").exists() { "read-only " } else { "" };
+        let ready = format!("database system is ready to accept {kind}connections");
+        let ready = process.try_wait_for(&ready).await;
         if ready.is_some() {
             return (port, process);
         }

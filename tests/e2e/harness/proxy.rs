@@ -1,12 +1,15 @@
 //! A TCP wire that a test can spoil: cut, slow down, feed byte by byte, swallow replies.
 
 use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+
+use super::eventually;
 
 /// What the wire does to bytes; applies to open connections too, from the next read on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +36,11 @@ pub(crate) struct Proxy {
     port: u16,
     wire: watch::Sender<Wire>,
     listener: JoinHandle<()>,
+    lose: Lose,
 }
+
+/// The request whose reply is lost, and whether the wire is refused from then on.
+type Lose = Arc<Mutex<Option<(&'static str, bool)>>>;
 
 impl Proxy {
     /// A proxy in front of a port of 127.0.0.1.
@@ -41,14 +48,17 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("bind");
         let port = listener.local_addr().expect("address").port();
         let (wire, state) = watch::channel((Fault::None, 0));
+        let lose = Lose::default();
+        let (losing, setting) = (Arc::clone(&lose), wire.clone());
         let listener = tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
                 if state.borrow().0 != Fault::Refuse {
-                    tokio::spawn(connection(near, to, state.clone()));
+                    let lose = (Arc::clone(&losing), setting.clone());
+                    tokio::spawn(connection(near, to, state.clone(), lose));
                 }
             }
         });
-        Proxy { port, wire, listener }
+        Proxy { port, wire, listener, lose }
     }
 
     /// The port to connect to.
@@ -59,6 +69,21 @@ impl Proxy {
     /// Spoils or mends the wire.
     pub(crate) fn set(&self, fault: Fault) {
         self.wire.send_modify(|wire| wire.0 = fault);
+    }
+
+    /// Cuts the connection of the next request that contains `text` (in one piece) once it
+    /// has been handed on: it is done, and nobody hears. With `refuse` nobody gets through
+    /// any more from then on.
+    pub(crate) fn lose_reply_to(&self, text: &'static str, refuse: bool) {
+        *self.lose.lock().expect("lock") = Some((text, refuse));
+    }
+
+    /// Waits until that request came.
+    pub(crate) async fn lost(&self) {
+        eventually("the request whose reply is to be lost", async || {
+            self.lose.lock().expect("lock").is_none().then_some(())
+        })
+        .await;
     }
 
     /// Cuts every open connection; new ones get through.
@@ -75,15 +100,20 @@ impl Drop for Proxy {
 }
 
 /// Carries one connection until either side closes or the wire is cut.
-async fn connection(mut near: TcpStream, to: u16, state: watch::Receiver<Wire>) {
+async fn connection(
+    mut near: TcpStream,
+    to: u16,
+    state: watch::Receiver<Wire>,
+    lose: (Lose, watch::Sender<Wire>),
+) {
     let Ok(mut far) = TcpStream::connect((Ipv4Addr::LOCALHOST, to)).await else { return };
     let (near_read, near_write) = near.split();
     let (far_read, far_write) = far.split();
     let mut cuts = state.clone();
     let cuts_before = state.borrow().1;
     tokio::select! {
-        () = carry(near_read, far_write, state.clone(), false) => {}
-        () = carry(far_read, near_write, state, true) => {}
+        () = carry(near_read, far_write, state.clone(), Some(lose)) => {}
+        () = carry(far_read, near_write, state, None) => {}
         _ = cuts.wait_for(|wire| wire.1 != cuts_before) => {}
     }
 }
@@ -93,8 +123,9 @@ async fn carry(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut state: watch::Receiver<Wire>,
-    replies: bool,
+    requests: Option<(Lose, watch::Sender<Wire>)>,
 ) {
+    let replies = requests.is_none();
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
         let fault = state.borrow_and_update().0;
@@ -117,7 +148,22 @@ async fn carry(
         if written.is_err() {
             return;
         }
+        if let Some((lose, wire)) = &requests
+            && let Some(refuse) = take_if_contained(lose, piece)
+        {
+            if refuse {
+                wire.send_modify(|wire| *wire = (Fault::Refuse, wire.1 + 1));
+            }
+            return;
+        }
     }
+}
+
+fn take_if_contained(lose: &Lose, piece: &[u8]) -> Option<bool> {
+    let mut lose = lose.lock().expect("lock");
+    let (text, refuse) = (*lose)?;
+    let found = piece.windows(text.len()).any(|window| window == text.as_bytes());
+    found.then(|| lose.take()).flatten().map(|_| refuse)
 }
 
 async fn trickle(to: &mut (impl AsyncWrite + Unpin), piece: &[u8]) -> std::io::Result<()> {

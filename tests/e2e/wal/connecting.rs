@@ -201,3 +201,23 @@ async fn a_standby_is_passed_over_when_a_primary_is_asked_for() {
     let error = ReplSession::connect(&info, "test").await.err().unwrap();
     assert!(matches!(error, SourceError::ReadOnly { .. }), "{error}");
 }
+
+#[tokio::test]
+async fn a_server_that_hangs_up_during_the_login_is_tried_again() {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let hanging_up = tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            // As a pooler does that restarts: the greeting is read, and nothing said.
+            let mut greeting = [0; 8];
+            let _ = tokio::io::AsyncReadExt::read_exact(&mut near, &mut greeting).await;
+        }
+    });
+    let url = format!("postgresql://someone:secret@127.0.0.1:{port}/db?sslmode=disable");
+    let info = Conninfo::parse(&url).unwrap();
+    let error = sql_connect(&info, "test").await.err().unwrap();
+    assert_eq!(error.class(), Class::Retry, "{error}");
+    let error = ReplSession::connect(&info, "test").await.err().unwrap();
+    assert_eq!(error.class(), Class::Retry, "{error}");
+    hanging_up.abort();
+}

@@ -1,11 +1,12 @@
 //! Before the stream: slots, snapshots, timelines, and the checks that come first.
 
 use kasho::position::Lsn;
+use kasho::sink::publisher::Promotion;
 use kasho::source::SourceError;
 use kasho::source::conninfo::{Conninfo, sql_connect};
 use kasho::source::preflight::{Finding, preflight};
 use kasho::source::wal::{
-    ReplSession, SlotName, Snapshot, copy_slot, diverged, slot_status, temporary_slots_at,
+    ReplSession, SlotName, Snapshot, copy_slot, slot_status, temporary_slots_at,
 };
 
 use super::info;
@@ -92,8 +93,10 @@ async fn a_new_timeline_says_where_the_old_one_ended() {
     assert_eq!((history.len(), history[0].timeline), (1, 1));
     let at = history[0].at;
     assert!(at > before);
-    assert_eq!(diverged(&history, 2, 1, before, before), None);
-    assert_eq!(diverged(&history, 2, 1, Lsn(at.0 + 1), before), Some(history[0]));
+    // The last record of the old timeline ends there, and the first of the new one begins.
+    let promotion = Promotion { timeline: 1, at };
+    assert!(!promotion.parts(at, before) && promotion.parts(Lsn(at.0 + 1), before));
+    assert!(promotion.parts(before, at));
 }
 
 async fn findings(server: &Postgres, slot: &str, publications: &[&str]) -> Vec<Finding> {

@@ -1,6 +1,7 @@
 //! The three sides of a store over the fake server.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{MemoryStore, Step};
@@ -10,7 +11,8 @@ use crate::sink::entry::RawEntry;
 use crate::sink::id::{Id, Lane};
 use crate::sink::store::{
     Acked, Answer, Append, Begin, Begun, Consumer, Feed, Fence, Finish, Finished, Guard,
-    Inspection, Leased, Load, Page, Registry, Server, Store, StoreError, Trim, Usage, in_order,
+    Inspection, Leased, Load, Most, Page, Registry, Server, Store, StoreError, Trim, Usage,
+    in_order,
 };
 
 impl Store for MemoryStore {
@@ -185,13 +187,20 @@ impl Feed for MemoryStore {
         epoch: Epoch,
         lane: Lane,
         after: Id,
-        count: usize,
+        most: impl Into<Most> + Send,
     ) -> Result<Page, StoreError> {
+        let most = most.into();
         self.step(Step::Read, |world, _| {
             let stream = world.epochs.get(&epoch.0).map(|data| data.stream(lane));
             let entries = stream.map_or(Vec::new(), |stream| {
-                let after = stream.entries[stream.after(after)..].iter().take(count);
-                after.map(|entry| RawEntry::clone(entry)).collect()
+                let mut bytes = 0;
+                let fits = |entry: &&Arc<RawEntry>| {
+                    let before = bytes;
+                    bytes += entry.weight();
+                    before < most.bytes
+                };
+                let after = stream.entries[stream.after(after)..].iter().take(most.entries);
+                after.take_while(fits).map(|entry| RawEntry::clone(entry)).collect()
             });
             let (trim, end) = (world.trimmed(lane), world.end(epoch));
             Ok(Page { epoch: world.current(), trim, end, entries })

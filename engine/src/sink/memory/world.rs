@@ -361,7 +361,9 @@ impl World {
         if self.current() != Some(epoch) {
             return Acked::OtherEpoch;
         }
-        let acks = &mut self.epoch(epoch).acks;
+        let data = self.epoch(epoch);
+        let id = id.min(data.stream(lane).last);
+        let acks = &mut data.acks;
         let field = format!("{name}:{}", if lane == Lane::Changes { "c" } else { "b" });
         if get(acks, &field).parse().unwrap_or(Id::ZERO) < id {
             acks.insert(field, id.to_string());
@@ -390,11 +392,15 @@ impl World {
         let ceiling = trim.ceiling.map(start);
         let data = self.epoch(trim.epoch);
         let mut gone = Vec::new();
-        if let Some(newest) = data.changes.entries.last().map(|entry| start(entry.id)) {
+        if let Some(last) = data.changes.entries.last().map(|entry| entry.id) {
+            let newest = start(last);
             let wanted = |acked| data.changes.entries.get(data.changes.after(acked));
-            let cut = changes.map(|acked| wanted(acked).map_or(newest, |entry| start(entry.id)));
-            if let Some(cut) = cut.max(ceiling) {
-                gone.push(("trim", data.changes.trim(cut.min(newest))));
+            let cut = changes.map(|acked| {
+                let inside = if trim.pressed { acked.min(last) } else { Id::ZERO };
+                wanted(acked).map_or(newest, |entry| start(entry.id)).max(inside)
+            });
+            if let Some(cut) = cut.max(ceiling.map(|ceiling| ceiling.min(newest))) {
+                gone.push(("trim", data.changes.trim(cut)));
             }
         }
         if let (Some(load), Some(last)) = (load, data.bootstrap.entries.last().map(|e| e.id)) {

@@ -11,16 +11,18 @@
 //! another server or slot, a promotion took back what was published, Redis evicts keys.
 
 use std::fmt;
+use std::sync::Arc;
 
-use super::Publisher;
+use super::{Pending, Publisher};
 use crate::position::{Epoch, Lsn, Position};
 use crate::sink::config::Config;
+use crate::sink::entry::Entry;
 use crate::sink::error::SinkError;
 use crate::sink::id::{Id, Lane};
 use crate::sink::status::Status;
 use crate::sink::store::{
-    Answer, Backend, Begin, Begun, Checkpoint, Feed, Fence, Guard, Inspection, Registry, Server,
-    Store, StoreError,
+    Answer, Backend, Begin, Begun, Checkpoint, Feed, Fence, Guard, Inspection, Most, Registry,
+    Server, Store, StoreError,
 };
 
 /// The old writer may still be emptying its queue when the new one reads; after this
@@ -57,8 +59,19 @@ impl WriterToken {
 pub struct Promotion {
     /// The timeline that ended.
     pub timeline: u32,
-    /// Where.
+    /// The first LSN that is no longer of it.
     pub at: Lsn,
+}
+
+impl Promotion {
+    /// Whether something lies beyond it, so that the promoted server never had it:
+    /// `confirmed` is where a record ends, `last` where the newest published commit (or
+    /// message) begins. A record that begins *at* the switch point is beyond it, one that
+    /// ends there is not.
+    #[must_use]
+    pub fn parts(&self, confirmed: Lsn, last: Lsn) -> bool {
+        confirmed > self.at || last >= self.at
+    }
 }
 
 /// What the holder of the slot knows when it takes over.
@@ -86,6 +99,7 @@ pub struct Opening {
 pub struct Claim<S> {
     store: S,
     before: Option<(Epoch, String)>,
+    system_id: Option<String>,
 }
 
 impl<S: Backend> Claim<S> {
@@ -95,7 +109,15 @@ impl<S: Backend> Claim<S> {
     /// The server's.
     pub async fn new(mut store: S) -> Result<Claim<S>, SinkError> {
         let found = store.inspect().await?.checkpoint;
-        Ok(Claim { store, before: found.map(|stored| (stored.epoch, stored.writer)) })
+        let system_id = found.as_ref().map(|stored| stored.system_id.clone());
+        let before = found.map(|stored| (stored.epoch, stored.writer));
+        Ok(Claim { store, before, system_id })
+    }
+
+    /// The system that the stream is of, if there is one.
+    #[must_use]
+    pub fn system_id(&self) -> Option<&str> {
+        self.system_id.as_deref()
     }
 
     /// Whether the stream is still whose it was.
@@ -168,9 +190,38 @@ impl<S: Backend> Publisher<S> {
         publisher.progress = checkpoint.position;
         publisher.confirmed = checkpoint.confirmed;
         publisher.generation = checkpoint.generation;
+        publisher.close_cut().await?;
         let unfinished = Some(Lsn(checkpoint.last.high)).filter(|lsn| publisher.is_open(*lsn));
         let (published, confirmed) = (checkpoint.position, checkpoint.confirmed);
         Ok((publisher, Opened { checkpoint, published, confirmed, unfinished }))
+    }
+
+    /// Ends a transaction whose tail was lost and will not be sent again, because the gap was
+    /// accepted: readers would halt where the next one begins. Looked for at every start, for
+    /// the one that accepted may not have come so far.
+    async fn close_cut(&mut self) -> Result<(), SinkError> {
+        let last = self.guard.last;
+        let lsn = Lsn(last.high);
+        if last.low == 0 || self.progress < Position::after(lsn) {
+            return Ok(());
+        }
+        let newest = self.store.before(self.guard.epoch, Lane::Changes, last).await?;
+        let Some(raw) = newest.filter(|raw| raw.id == last && !raw.closes()) else {
+            return Ok(());
+        };
+        let entry = Entry::decode(&raw, Lane::Changes)?;
+        tracing::warn!(%lsn, "the rest of this transaction is lost: it ends where it was cut");
+        self.encoding.commit(entry.xid, entry.commit_us, &mut self.data);
+        self.pending.push(Pending {
+            id: Id { high: last.high, low: last.low + 1 },
+            op: "commit",
+            table: Arc::from(""),
+            end: self.data.len(),
+            last: true,
+            before: self.stored,
+            mark: None,
+        });
+        self.send(1, self.confirmed).await
     }
 }
 
@@ -308,10 +359,10 @@ async fn check_timeline<S: Feed>(
     if found < stored || !way().any(|p| p.timeline == stored) {
         return Err(SinkError::NoHistory { found, stored });
     }
-    let reached = checkpoint.confirmed.max(Lsn(checkpoint.last.high));
-    let Some(promotion) = way().filter(|p| p.at < reached).min_by_key(|p| p.at) else {
-        return Ok(());
-    };
+    let (confirmed, last) = (checkpoint.confirmed, Lsn(checkpoint.last.high));
+    let parts = |p: &&Promotion| p.parts(confirmed, last);
+    let Some(promotion) = way().filter(parts).min_by_key(|p| p.at) else { return Ok(()) };
+    let reached = confirmed.max(last);
     let (switch, timeline) = (promotion.at, promotion.timeline);
     let transactions = count_after(store, checkpoint.epoch, switch).await?;
     Err(SinkError::Promoted { transactions, switch, timeline, reached })
@@ -322,7 +373,8 @@ async fn count_after<S: Feed>(store: &mut S, epoch: Epoch, lsn: Lsn) -> Result<u
     let mut after = Id::of(before(lsn));
     let (mut count, mut newest) = (0, None);
     while count < COUNTED {
-        let page = store.page(epoch, Lane::Changes, after, 100).await?;
+        let most = Most { entries: 100, bytes: 1 << 20 };
+        let page = store.page(epoch, Lane::Changes, after, most).await?;
         let Some(last) = page.entries.last() else { break };
         after = last.id;
         for entry in &page.entries {

@@ -200,6 +200,40 @@ async fn confirming_an_idle_stream_is_not_a_loss() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_transaction_that_an_accepted_gap_cuts_is_closed() {
+    for crash in [false, true] {
+        let server = server().await;
+        server.remember(10);
+        let (mut sink, _) = open(&server, 1).await;
+        let rows: Vec<(u64, bool)> = (1..=3).map(|n| (n, true)).collect();
+        publish(&mut sink, &[part(300, &rows, true, false)], 100).await.unwrap();
+        publish(&mut sink, &[part(300, &[(4, true)], false, true)], 100).await.unwrap();
+        sink.confirm(Lsn(900), Lsn(800)).await.unwrap();
+        // The end of the transaction is lost, and PostgreSQL was told that it is there.
+        assert_eq!(server.fail_over(2), 2);
+        assert_eq!(stream(&server).await, ["300-1", "300-2"]);
+        let told = Opening { confirmed_flush: Lsn(800), ..opening(2) };
+        let error = try_open(&server, &Config::default(), &told).await.unwrap_err();
+        assert!(matches!(error, SinkError::LostData { .. }), "{error}");
+        let accepted = Opening { accept_gap: true, token: WriterToken(3), ..told.clone() };
+        if crash {
+            // It ends between the fence and what closes the transaction.
+            server.plan(|step| match step {
+                Step::Append(_) => Fault::Cut,
+                _ => Fault::None,
+            });
+            try_open(&server, &Config::default(), &accepted).await.unwrap_err();
+            server.no_plan();
+        }
+        let again = Opening { accept_gap: !crash, token: WriterToken(4), ..told };
+        let (mut sink, opened) = try_open(&server, &Config::default(), &again).await.unwrap();
+        assert_eq!((opened.published, opened.unfinished), (Position::after(Lsn(799)), None));
+        publish(&mut sink, &[Part::whole(900, 1)], 800).await.unwrap();
+        assert_eq!(stream(&server).await, ["300-1", "300-2", "300-3c!", "900-1!"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_emptied_or_swapped_redis_halts() {
     let server = server().await;
     let (mut sink, _) = open(&server, 1).await;
@@ -310,6 +344,52 @@ async fn a_used_up_budget_waits_for_consumers_and_names_them() {
     let ((), reasons) = tokio::join!(publishing, consuming);
     assert!(reasons.iter().any(|reason| reason.contains("\"slow\"")), "{reasons:?}");
     assert!(status.get().trimmed > 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transaction_larger_than_the_budget_finds_room_behind_who_acknowledges_inside_of_it() {
+    let server = server().await;
+    let mut store = server.connect().await.unwrap();
+    consumers::add(&mut store, "c").await.unwrap();
+    let changes = Share::Bytes(crate::config::Size(4_000));
+    let budget = Budget { changes, ..Budget::default() };
+    let config = Config { budget, ..Config::default() };
+    let (mut sink, _) = try_open(&server, &config, &opening(1)).await.unwrap();
+    let status = sink.status();
+    let publishing = async {
+        publish(&mut sink, &[Part::whole(200, 1)], 100).await.unwrap();
+        for at in 0..100 {
+            let rows: Vec<_> = (1..=5).map(|n| (at * 5 + n, true)).collect();
+            let parts = [part(300, &rows, at == 0, at == 99)];
+            publish(&mut sink, &parts, 100).await.unwrap();
+        }
+    };
+    let consuming = async {
+        let (mut reasons, mut seen) = (BTreeSet::new(), Vec::new());
+        let mut cursor = Id::ZERO;
+        while seen.len() < 501 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            reasons.extend(status.get().paused);
+            assert!(server.used() < 12_000, "{} bytes", server.used());
+            if status.get().paused.is_none() && seen.len() < 470 {
+                continue;
+            }
+            let page = store.page(Epoch(1), Lane::Changes, cursor, 1000).await.unwrap();
+            assert!(cursor >= page.trim || cursor == Id::ZERO, "it was trimmed unread");
+            seen.extend(page.entries.iter().map(|entry| entry.id));
+            cursor = *seen.last().unwrap();
+            store.acknowledge("c", Epoch(1), Lane::Changes, cursor).await.unwrap();
+        }
+        (reasons, seen)
+    };
+    let within = tokio::time::timeout(Duration::from_secs(600), consuming);
+    let ((), consumed) = tokio::join!(publishing, within);
+    let (reasons, seen) = consumed.expect("it goes on");
+    assert!(seen.windows(2).all(|pair| pair[0] < pair[1]) && seen.len() == 501);
+    let inside = reasons.iter().filter(|reason| {
+        reason.contains("the transaction at 0/12C is larger than that") && reason.contains("\"c\"")
+    });
+    assert!(inside.count() > 0, "{reasons:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -439,6 +519,28 @@ async fn a_promotion_goes_on_only_where_nothing_was_lost() {
     assert_eq!(stream(&server).await, ["200-1!", "300-1", "300-2!", "500-1!"]);
     let error = try_open(&server, &config, &opening(4)).await.unwrap_err();
     assert!(matches!(error, SinkError::NoHistory { found: 1, stored: 2 }), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_record_that_begins_at_the_switch_point_was_never_the_new_servers() {
+    let server = server().await;
+    let (mut sink, _) = open(&server, 1).await;
+    publish(&mut sink, &[Part::whole(200, 1), Part::whole(300, 2)], 208).await.unwrap();
+    let promoted = |at| Opening {
+        timeline: 2,
+        history: vec![Promotion { timeline: 1, at: Lsn(at) }],
+        ..opening(2)
+    };
+    for at in [208, 300] {
+        let error = try_open(&server, &Config::default(), &promoted(at)).await.unwrap_err();
+        assert!(matches!(error, SinkError::Promoted { transactions: 1, .. }), "{at}: {error}");
+    }
+    // What ends at the switch point is whole.
+    let (_, opened) = try_open(&server, &Config::default(), &promoted(301)).await.unwrap();
+    assert_eq!(opened.published, Position::after(Lsn(300)));
+    let rule = Promotion { timeline: 1, at: Lsn(208) };
+    assert!(!rule.parts(Lsn(208), Lsn(200)) && !rule.parts(Lsn(208), Lsn(207)));
+    assert!(rule.parts(Lsn(209), Lsn(200)) && rule.parts(Lsn(100), Lsn(208)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,8 +17,9 @@ local function before(a, b)
   return less(al, bl)
 end
 
--- Through where a consumer group has acknowledged a stream.
-local function group(stream, name)
+-- Through where a consumer group has acknowledged a stream, of which everything through
+-- `trimmed` is gone.
+local function group(stream, name, trimmed)
   if redis.call('EXISTS', stream) == 0 then
     return '0-0'
   end
@@ -33,15 +34,17 @@ local function group(stream, name)
       end
       local oldest = redis.call('XPENDING', stream, name)[2]
       local entry = redis.call('XREVRANGE', stream, '(' .. oldest, '-', 'COUNT', 1)[1]
-      return entry and entry[1] or '0-0'
+      return entry and entry[1] or trimmed
     end
   end
   return '0-0'
 end
 
 -- The further of what the group and what `Ack` say.
-local function acked(acks, stream, name, lane)
-  local by_group = group(stream, name)
+local function acked(checkpoint, acks, stream, name, lane)
+  local field = lane == 'c' and 'trim' or 'trim_bootstrap'
+  local trimmed = redis.call('HGET', checkpoint, field) or '0-0'
+  local by_group = group(stream, name, trimmed)
   local by_call = redis.call('HGET', acks, name .. ':' .. lane) or '0-0'
   return before(by_group, by_call) and by_call or by_group
 end

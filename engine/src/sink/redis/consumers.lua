@@ -29,8 +29,8 @@ for i = 1, #all, 2 do
     name,
     all[i + 1],
     seen > 0 and string.format('%.0f', seen) or '',
-    acked(base .. ':acks', base .. ':bootstrap', name, 'b'),
-    acked(base .. ':acks', base .. ':changes', name, 'c'),
+    acked(KEYS[1], base .. ':acks', base .. ':bootstrap', name, 'b'),
+    acked(KEYS[1], base .. ':acks', base .. ':changes', name, 'c'),
   })
 end
 return reply

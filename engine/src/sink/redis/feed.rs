@@ -2,34 +2,16 @@
 
 use std::time::Duration;
 
-use redis::{Cmd, Value};
+use redis::Value;
 
-use super::{RedisStore, array, bytes, id, text, unexpected};
+use super::{RedisStore, array, bytes, id, script, text, unexpected};
 use crate::position::Epoch;
 use crate::sink::entry::RawEntry;
 use crate::sink::id::{Id, Lane};
-use crate::sink::store::{Feed, Page, StoreError};
+use crate::sink::store::{Feed, Most, Page, StoreError};
 
 /// A reply to a blocked read comes this much after its own timeout at the latest.
 const WAIT_SLACK: Duration = Duration::from_secs(5);
-
-impl RedisStore {
-    /// Commands in one transaction: what they read belongs together.
-    async fn transaction(&mut self, commands: Vec<Cmd>) -> Result<Vec<Value>, StoreError> {
-        if let Some(why) = &self.dead {
-            return Err(StoreError::Unknown(why.clone()));
-        }
-        let mut pipe = redis::pipe();
-        pipe.atomic();
-        for command in commands {
-            pipe.add_command(command);
-        }
-        self.connection.set_response_timeout(self.response_timeout);
-        let reply: Result<Value, _> = pipe.query_async(&mut self.connection).await;
-        let reply = reply.map_err(|error| self.failed(&error))?;
-        array(reply.extract_error().map_err(|error| self.failed(&error))?)
-    }
-}
 
 impl Feed for RedisStore {
     async fn page(
@@ -37,39 +19,35 @@ impl Feed for RedisStore {
         epoch: Epoch,
         lane: Lane,
         after: Id,
-        count: usize,
+        most: impl Into<Most> + Send,
     ) -> Result<Page, StoreError> {
         let trim = match lane {
             Lane::Changes => "trim",
             Lane::Bootstrap => "trim_bootstrap",
         };
-        let mut fields = redis::cmd("HMGET");
-        fields.arg(self.keys.checkpoint()).arg("epoch").arg(trim);
-        let mut range = redis::cmd("XRANGE");
-        range.arg(self.keys.stream(epoch, lane)).arg(format!("({after}")).arg("+");
-        range.arg("COUNT").arg(count);
-        let mut end = redis::cmd("HGET");
-        end.arg(self.keys.load(epoch)).arg("end");
-        let mut replies = self.transaction(vec![fields, range, end]).await?.into_iter();
-        let (Some(fields), Some(range), Some(end)) =
-            (replies.next(), replies.next(), replies.next())
-        else {
+        let most = most.into();
+        let keys = [self.keys.checkpoint(), self.keys.stream(epoch, lane), self.keys.load(epoch)];
+        let mut call = script::PAGE.on(&keys);
+        call.arg(trim).arg(after.to_string()).arg(most.entries).arg(most.bytes);
+        let reply = array(self.call(&script::PAGE, call).await?)?;
+        let Ok([epoch, trim, entries, end]) = <[Value; 4]>::try_from(reply) else {
             return Err(unexpected());
         };
-        let fields = array(fields)?;
-        let field = |i: usize| match fields.get(i) {
-            None | Some(Value::Nil) => Ok(None),
-            Some(value) => text(value).map(Some),
+        let epoch = match epoch {
+            Value::Nil => None,
+            value => Some(text(&value)?.parse().map(Epoch).map_err(|_| unexpected())?),
         };
-        let number = field(0)?.map(|n| n.parse().map_err(|_| unexpected())).transpose()?;
         Ok(Page {
-            epoch: number.map(Epoch),
-            trim: field(1)?.map_or(Ok(Id::ZERO), |text| id(&text))?,
+            epoch,
+            trim: match trim {
+                Value::Nil => Id::ZERO,
+                value => id(&text(&value)?)?,
+            },
             end: match end {
                 Value::Nil => Id::ZERO,
                 value => id(&text(&value)?)?,
             },
-            entries: array(range)?.into_iter().map(entry).collect::<Result<_, _>>()?,
+            entries: array(entries)?.into_iter().map(entry).collect::<Result<_, _>>()?,
         })
     }
 

@@ -36,18 +36,15 @@ local function append(stream, generation, i)
   local last = nil
   while i <= #ARGV do
     last = ARGV[i]
-    if ARGV[i + 4] == '1' and ARGV[i + 2] == '' then
-      redis.call('XADD', stream, last, 'o', ARGV[i + 1], 'd', ARGV[i + 3],
-        'g', generation, 'l', '1')
-    elseif ARGV[i + 4] == '1' then
-      redis.call('XADD', stream, last, 'o', ARGV[i + 1], 't', ARGV[i + 2],
-        'd', ARGV[i + 3], 'g', generation, 'l', '1')
-    elseif ARGV[i + 2] == '' then
-      redis.call('XADD', stream, last, 'o', ARGV[i + 1], 'd', ARGV[i + 3], 'g', generation)
-    else
-      redis.call('XADD', stream, last, 'o', ARGV[i + 1], 't', ARGV[i + 2],
-        'd', ARGV[i + 3], 'g', generation)
+    local words = {'o', ARGV[i + 1], 'd', ARGV[i + 3], 'g', generation}
+    if ARGV[i + 2] ~= '' then
+      words = {'o', ARGV[i + 1], 't', ARGV[i + 2], 'd', ARGV[i + 3], 'g', generation}
     end
+    if ARGV[i + 4] == '1' then
+      table.insert(words, 'l')
+      table.insert(words, '1')
+    end
+    redis.call('XADD', stream, last, unpack(words))
     i = i + 5
   end
   return last

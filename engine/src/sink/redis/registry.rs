@@ -77,7 +77,8 @@ impl Registry for RedisStore {
         through: Id,
     ) -> Result<Acked, StoreError> {
         let keys = &self.keys;
-        let keys = [keys.checkpoint(), keys.consumers(), keys.acks(epoch)];
+        let stream = keys.stream(epoch, lane);
+        let keys = [keys.checkpoint(), keys.consumers(), keys.acks(epoch), stream];
         let mut call = script::ACK.on(&keys);
         let lane = if lane == Lane::Changes { "c" } else { "b" };
         call.arg(epoch.0).arg(name).arg(lane).arg(through.to_string());

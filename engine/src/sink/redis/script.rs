@@ -40,6 +40,7 @@ scripts! {
     CONSUMERS = " flags=no-writes" "guard.lua" "acked.lua" "consumers.lua";
     ADD_CONSUMER = " flags=allow-oom" "guard.lua" "consumer_add.lua";
     REMOVE_CONSUMER = " flags=allow-oom" "consumer_remove.lua";
+    PAGE = " flags=no-writes" "page.lua";
     ACK = " flags=allow-oom" "guard.lua" "acked.lua" "ack.lua";
     STATE = " flags=allow-oom" "state.lua";
 }

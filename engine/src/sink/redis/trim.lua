@@ -1,8 +1,10 @@
 -- Removes what every registered consumer has acknowledged, and what lies before a
 -- ceiling, cutting where a transaction begins; keeps the newest transaction, and of the
--- load its newest `end` and what comes after it: it says that the load is complete.
+-- load its newest `end` and what comes after it: it says that the load is complete. Under
+-- pressure it cuts inside a transaction too: one that is larger than the budget would
+-- never find room otherwise.
 -- KEYS: 1 checkpoint, 2 changes, 3 bootstrap, 4 acks, 5 consumers, 6 load.
--- ARGV: 1 epoch, 2 ceiling ('' = none).
+-- ARGV: 1 epoch, 2 ceiling ('' = none), 3 '1' under pressure.
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then
   return 0
 end
@@ -31,8 +33,8 @@ end
 
 local changes, load = nil, nil
 for _, name in ipairs(redis.call('HKEYS', KEYS[5])) do
-  local c = acked(KEYS[4], KEYS[2], name, 'c')
-  local b = acked(KEYS[4], KEYS[3], name, 'b')
+  local c = acked(KEYS[1], KEYS[4], KEYS[2], name, 'c')
+  local b = acked(KEYS[1], KEYS[4], KEYS[3], name, 'b')
   if not changes or before(c, changes) then
     changes = c
   end
@@ -59,20 +61,29 @@ end
 local removed = 0
 local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
 if newest then
-  newest = newest[1]:match('^(%d+)-') .. '-0'
+  local last = newest[1]
+  newest = last:match('^(%d+)-') .. '-0'
   local cut = nil
   if changes then
     local wanted = redis.call('XRANGE', KEYS[2], '(' .. changes, '+', 'COUNT', 1)[1]
     cut = wanted and (wanted[1]:match('^(%d+)-') .. '-0') or newest
+    -- The entry that was acknowledged last stays: a reader sees by it where it stands.
+    local inside = before(last, changes) and last or changes
+    if ARGV[3] == '1' and before(cut, inside) then
+      cut = inside
+    end
   end
   if ARGV[2] ~= '' then
     local ceiling = ARGV[2]:match('^(%d+)-') .. '-0'
+    if before(newest, ceiling) then
+      ceiling = newest
+    end
     if not cut or before(cut, ceiling) then
       cut = ceiling
     end
   end
   if cut then
-    removed = removed + remove(KEYS[2], before(newest, cut) and newest or cut, 'trim')
+    removed = removed + remove(KEYS[2], cut, 'trim')
   end
 end
 

@@ -211,6 +211,7 @@ impl Store for RedisStore {
         ]);
         call.arg(epoch.0);
         call.arg(trim.ceiling.as_ref().map_or(String::new(), Id::to_string));
+        call.arg(if trim.pressed { "1" } else { "" });
         number(&self.call(&script::TRIM, call).await?)
     }
 

@@ -331,6 +331,25 @@ pub struct Trim {
     pub epoch: Epoch,
     /// Changes before the transaction of this id go whoever still wants them.
     pub ceiling: Option<Id>,
+    /// Room is needed: what every consumer acknowledged of a transaction goes too, although
+    /// the rest of it stays.
+    pub pressed: bool,
+}
+
+/// The size of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Most {
+    /// Entries at most.
+    pub entries: usize,
+    /// It ends with the entry that reaches so many bytes of names and values.
+    pub bytes: usize,
+}
+
+/// So many entries, of any size.
+impl From<usize> for Most {
+    fn from(entries: usize) -> Most {
+        Most { entries, bytes: usize::MAX }
+    }
 }
 
 /// A page of a stream, read in one step with what says whether it is whole.

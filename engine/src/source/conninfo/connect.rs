@@ -141,6 +141,11 @@ fn connect_error(info: &Conninfo, host: &str, error: &tokio_postgres::Error) -> 
     if error.as_db_error().is_some() {
         return SourceError::sql(&format!("a session for {:?} at {host}", info.user), error);
     }
+    if error.is_closed() {
+        // The server, or somebody on the way, has hung up: nothing was said about the login.
+        let source = io::ErrorKind::UnexpectedEof.into();
+        return SourceError::Connect { host: host.to_owned(), source };
+    }
     let cause = std::error::Error::source(error);
     let io = cause.and_then(|e| e.downcast_ref::<io::Error>());
     match io {

@@ -217,6 +217,7 @@ impl<'a> Dialer<'a> {
         let elsewhere = matches!(
             error,
             SourceError::Connect { .. }
+                | SourceError::Io { .. }
                 | SourceError::Timeout { .. }
                 | SourceError::Tls { .. }
                 | SourceError::ReadOnly { .. }

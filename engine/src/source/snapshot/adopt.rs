@@ -79,6 +79,33 @@ pub async fn drop_slot(
     }
 }
 
+/// Whether what this server says of a slot counts: it takes writes, and is the system with
+/// this identifier, if that is known.
+///
+/// # Errors
+/// It is another ([`SourceError::OtherServer`]), or a query failed.
+pub async fn check_server(client: &Client, system_id: Option<&str>) -> Result<(), SourceError> {
+    let doing = "asking which server this is";
+    let standby = client.query_one("SELECT pg_is_in_recovery()", &[]).await;
+    if standby.map_err(|error| SourceError::sql(doing, &error))?.get(0) {
+        return Err(SourceError::OtherServer { what: "a standby".to_owned() });
+    }
+    let Some(expected) = system_id else { return Ok(()) };
+    let sql = "SELECT system_identifier::text FROM pg_control_system()";
+    let found: String = match client.query_one(sql, &[]).await {
+        Ok(row) => row.get(0),
+        // A provider may keep this to himself.
+        Err(error) if error.code().is_some_and(|code| code.code() == "42501") => return Ok(()),
+        Err(error) => return Err(SourceError::sql(doing, &error)),
+    };
+    // As IDENTIFY_SYSTEM says it: without a sign.
+    let found = found.parse::<i64>().map_or(found, |id| id.cast_unsigned().to_string());
+    match found == expected {
+        true => Ok(()),
+        false => Err(SourceError::OtherServer { what: format!("system {found}, not {expected}") }),
+    }
+}
+
 /// What the server says of the slot with our name.
 ///
 /// # Errors

@@ -184,7 +184,7 @@ impl Worker {
         let lsn = plan.load.load_lsn(load);
         let mut rows = Rows::new(unit, relation, lsn, &load.table);
         while let Some(line) = lines.try_next().await.map_err(failed)? {
-            if rows.is_full() && self.sender.send(Ok(rows.take(false))).await.is_err() {
+            if !rows.fits(&line) && self.sender.send(Ok(rows.take(false))).await.is_err() {
                 return Ok(false);
             }
             rows.push(line)?;
@@ -265,8 +265,11 @@ impl<'a> Rows<'a> {
         Rows { unit, relation, lsn, table, decoder, batch, bytes: 0, done: unit.skip }
     }
 
-    fn is_full(&self) -> bool {
-        self.batch.rows.len() >= BATCH_ROWS || self.bytes >= BATCH_BYTES
+    /// Whether the batch takes one more row. A large one goes alone: rows and progress are
+    /// published in one step, whose size has a limit too.
+    fn fits(&self, line: &[u8]) -> bool {
+        let rows = self.batch.rows.len();
+        rows == 0 || (rows < BATCH_ROWS && self.bytes + line.len() <= BATCH_BYTES)
     }
 
     fn push(&mut self, mut line: Bytes) -> Result<(), SnapshotError> {

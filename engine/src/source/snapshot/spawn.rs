@@ -15,6 +15,7 @@ use crate::bootstrap::Blocking;
 use crate::source::error::SourceError;
 use crate::source::snapshot::SnapshotError;
 use crate::source::snapshot::holder::{Event, HolderSpec, Report};
+use crate::source::wal::SlotName;
 
 /// A holder that the engine has not adopted yet.
 pub struct Holder {
@@ -122,4 +123,27 @@ pub async fn release(client: &Client, application_name: &str) -> Result<u64, Sou
         )
         .await
         .map_err(|error| SourceError::sql("ending the holder's sessions", &error))
+}
+
+/// Ends the sessions of every holder of `slot`, of whatever epoch, but of the one called
+/// `keep`. Returns how many there were.
+///
+/// # Errors
+/// The query failed.
+pub async fn release_others(
+    client: &Client,
+    slot: &SlotName,
+    keep: Option<&str>,
+) -> Result<u64, SourceError> {
+    client
+        .execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+             WHERE application_name = left('kasho holder ' || split_part(application_name, ' ', 3) \
+                 || ' ' || $1::text, 63) \
+             AND application_name IS DISTINCT FROM $2::text \
+             AND usename = current_user AND datname = current_database()",
+            &[&slot.as_str(), &keep],
+        )
+        .await
+        .map_err(|error| SourceError::sql("ending holders that are left over", &error))
 }

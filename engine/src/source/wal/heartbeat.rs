@@ -49,13 +49,14 @@ pub(super) async fn beat(info: Conninfo, every: Duration, shared: Arc<Shared>) {
             },
             Some(client) if !every.is_zero() && Instant::now() >= next => {
                 next = Instant::now() + every;
-                let received = shared.figures.received();
-                // If something came meanwhile the position moves without us.
-                if received > last {
-                    last = received;
+                // If something came meanwhile the position moves without us. A keepalive is
+                // nothing: it says how far others have written.
+                let carried = shared.figures.carried();
+                if carried > last {
+                    last = carried;
                 } else {
                     match once(client).await {
-                        Ok(lsn) => last = lsn.max(received),
+                        Ok(lsn) => last = lsn.max(carried),
                         Err(error) => tracing::debug!(%error, "no heartbeat"),
                     }
                 }

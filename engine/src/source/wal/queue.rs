@@ -43,6 +43,7 @@ pub(super) enum End {
 #[derive(Debug, Default)]
 pub struct Figures {
     pub(super) received: AtomicU64,
+    pub(super) carried: AtomicU64,
     pub(super) wal_end: AtomicU64,
     pub(super) acknowledged: AtomicU64,
     pub(super) queued: AtomicUsize,
@@ -55,6 +56,11 @@ impl Figures {
     #[must_use]
     pub fn received(&self) -> Lsn {
         Lsn(self.received.load(Ordering::Relaxed))
+    }
+
+    /// The highest LSN of a frame that carried something: no keepalive.
+    pub(super) fn carried(&self) -> Lsn {
+        Lsn(self.carried.load(Ordering::Relaxed))
     }
 
     /// How far the server had read its log at its last keepalive.

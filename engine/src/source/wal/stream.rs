@@ -227,6 +227,7 @@ impl Task {
                     match body.first() {
                         Some(&XLOG) => {
                             self.asking.storm = None;
+                            self.shared.figures.carried.fetch_max(lsn.0, Ordering::Relaxed);
                             data = true;
                         }
                         Some(&KEEPALIVE) => self.note_keepalive(lsn, body.get(17) == Some(&1)),

@@ -1,7 +1,7 @@
-//! Timelines: where a server's history left the one that a checkpoint belongs to.
+//! Timelines: where a server's history left the ones before. What that means for a
+//! checkpoint, whoever takes it over decides (`Promotion` of the sink). No I/O.
 //!
-//! What can go wrong: after an asynchronous promotion the new timeline uses LSNs again
-//! that the old one had used for other transactions; going on would mix the two. No I/O.
+//! What can go wrong: a line that is no switch point, which ends the start.
 //! Format: `TIMELINE_HISTORY` in the PostgreSQL manual, 55.4, and the comments of
 //! `timeline.c`: lines `timeline <tab> switch point <tab> reason`.
 
@@ -32,31 +32,6 @@ pub fn switch_points(history: &str) -> Result<Vec<SwitchPoint>, SourceError> {
     lines.map(|line| parse(line).ok_or_else(bad)).collect()
 }
 
-/// The switch point that parts a checkpoint from the server, if there is one: something
-/// that the checkpoint holds lies beyond it, so this server never had it.
-///
-/// `timeline` is the checkpoint's, `confirmed` its confirmed end LSN, and `last_commit`
-/// the commit LSN of the last entry. A commit record *at* the switch point is beyond it,
-/// an end *at* it is not.
-#[must_use]
-pub fn diverged(
-    history: &[SwitchPoint],
-    server_timeline: u32,
-    timeline: u32,
-    confirmed: Lsn,
-    last_commit: Lsn,
-) -> Option<SwitchPoint> {
-    if server_timeline == timeline {
-        return None;
-    }
-    let is_ancestor = history.iter().any(|point| point.timeline == timeline);
-    if !is_ancestor {
-        return Some(SwitchPoint { timeline: server_timeline, at: Lsn::ZERO });
-    }
-    let later = history.iter().filter(|point| point.timeline >= timeline);
-    later.copied().find(|point| confirmed > point.at || last_commit >= point.at)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,21 +46,5 @@ mod tests {
         assert_eq!(points, expected.map(|(timeline, at)| SwitchPoint { timeline, at: Lsn(at) }));
         assert!(switch_points("1 nonsense").is_err());
         assert_eq!(switch_points("").unwrap(), []);
-    }
-
-    #[test]
-    fn only_what_lies_beyond_a_switch_point_parts() {
-        let points = switch_points(HISTORY).unwrap();
-        let at = |timeline, confirmed, last| {
-            diverged(&points, 3, timeline, Lsn(confirmed), Lsn(last)).map(|p| p.timeline)
-        };
-        assert_eq!(at(3, u64::MAX, u64::MAX), None);
-        assert_eq!(at(1, 0x300_0060, 0x300_0010), None);
-        assert_eq!(at(1, 0x300_0061, 0x300_0010), Some(1));
-        assert_eq!(at(1, 0x300_0000, 0x300_0060), Some(1));
-        assert_eq!(at(2, 0x400_0000, 0x4ff_ffff), None);
-        assert_eq!(at(2, 0x500_0001, 0), Some(2));
-        // A timeline that this server never passed through.
-        assert_eq!(at(4, 0, 0), Some(3));
     }
 }

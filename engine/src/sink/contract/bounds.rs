@@ -1,0 +1,88 @@
+//! Checks of what is bounded: acknowledgements by the stream, a transaction by the budget, a
+//! page by its bytes.
+
+use super::{E1, Rig, append, begun, entry, guard, id, ids};
+use crate::sink::entry::RawEntry;
+use crate::sink::id::{Id, Lane};
+use crate::sink::store::{Acked, Answer, Append, Feed, Most, NewEntry, Registry, Store, Trim};
+
+pub(super) async fn keeps_what_was_acknowledged_too_far<R: Rig>(rig: &R) {
+    let (_, mut store, _) = begun(rig).await;
+    store.add_consumer("c").await.unwrap();
+    let far = id(9_000, u64::MAX);
+    assert_eq!(store.acknowledge("c", E1, Lane::Changes, far).await, Ok(Acked::Done));
+    assert_eq!(store.acknowledge("c", E1, Lane::Bootstrap, id(77, 1)).await, Ok(Acked::Done));
+    let all = store.consumers().await.unwrap();
+    assert_eq!((all[0].changes, all[0].bootstrap), (Id::ZERO, Id::ZERO), "there is nothing yet");
+    let rows = vec![entry(200, 1, true), entry(300, 1, true), entry(400, 1, true)];
+    store.append(&guard("w", Id::ZERO), &append(rows, "0/1")).await.unwrap();
+    for pressed in [false, true] {
+        assert_eq!(store.trim(Trim { epoch: E1, ceiling: None, pressed }).await, Ok(0));
+    }
+    store.acknowledge("c", E1, Lane::Changes, id(300, u64::MAX)).await.unwrap();
+    store.acknowledge("c", E1, Lane::Changes, far).await.unwrap();
+    assert_eq!(store.consumers().await.unwrap()[0].changes, id(400, 1));
+    let more = vec![entry(500, 1, true), entry(600, 1, true)];
+    store.append(&guard("w", id(400, 1)), &append(more, "0/1")).await.unwrap();
+    assert_eq!(store.trim(Trim { epoch: E1, ceiling: None, pressed: true }).await, Ok(3));
+    assert_eq!(ids(&mut store, Lane::Changes).await, [id(500, 1), id(600, 1)]);
+}
+
+pub(super) async fn trims_inside_a_transaction_under_pressure_only<R: Rig>(rig: &R) {
+    let (_, mut store, _) = begun(rig).await;
+    for name in ["a", "b"] {
+        store.add_consumer(name).await.unwrap();
+    }
+    let rows = [(200, 1), (300, 1), (300, 2), (300, 5), (300, 6)];
+    let rows = rows.map(|(lsn, n)| entry(lsn, n, lsn == 200));
+    store.append(&guard("w", Id::ZERO), &append(rows.to_vec(), "0/1")).await.unwrap();
+    let trim = |pressed| Trim { epoch: E1, ceiling: None, pressed };
+    for (name, low) in [("a", 2), ("b", 6)] {
+        store.acknowledge(name, E1, Lane::Changes, id(300, low)).await.unwrap();
+    }
+    assert_eq!(store.trim(trim(false)).await, Ok(1), "the transaction stays whole");
+    assert_eq!(store.trim(trim(true)).await, Ok(1), "but for what everybody has");
+    assert_eq!(ids(&mut store, Lane::Changes).await, [id(300, 2), id(300, 5), id(300, 6)]);
+    assert_eq!(store.inspect().await.unwrap().checkpoint.unwrap().trim, id(300, 1));
+    // Everything that is there is acknowledged, and the rest is to come.
+    store.acknowledge("a", E1, Lane::Changes, id(300, 6)).await.unwrap();
+    assert_eq!(store.trim(trim(true)).await, Ok(2));
+    assert_eq!(ids(&mut store, Lane::Changes).await, [id(300, 6)], "it tells where one stands");
+    assert_eq!(store.trim(trim(true)).await, Ok(0));
+    let rest = vec![entry(300, 7, true), entry(400, 1, false), entry(400, 2, true)];
+    store.append(&guard("w", id(300, 6)), &append(rest, "0/1")).await.unwrap();
+    // A ceiling cuts where a transaction begins all the same.
+    let ceiling = Trim { epoch: E1, ceiling: Some(id(400, 2)), pressed: true };
+    assert_eq!(store.trim(ceiling).await, Ok(2));
+    assert_eq!(ids(&mut store, Lane::Changes).await, [id(400, 1), id(400, 2)]);
+}
+
+pub(super) async fn ends_a_page_by_its_bytes<R: Rig>(rig: &R) {
+    let (_, mut store, _) = begun(rig).await;
+    let large = vec![b'x'; 10_000];
+    let entries: Vec<NewEntry<'_>> = (1..=100)
+        .map(|n| NewEntry {
+            data: if n > 40 && n % 7 == 0 { &large } else { b"small" },
+            ..entry(200, n, n == 100)
+        })
+        .collect();
+    let all = Append { generation: 3, entries, fields: Vec::new() };
+    assert_eq!(store.append(&guard("w", Id::ZERO), &all).await, Ok(Answer::Done));
+    for bytes in [1, 100, 500, 10_000, 25_000, usize::MAX] {
+        let (mut after, mut read) = (Id::ZERO, Vec::new());
+        loop {
+            let most = Most { entries: 30, bytes };
+            let page = store.page(E1, Lane::Changes, after, most).await.unwrap();
+            let Some(last) = page.entries.last() else { break };
+            after = last.id;
+            let before = &page.entries[..page.entries.len() - 1];
+            let weight: usize = before.iter().map(RawEntry::weight).sum();
+            assert!(weight < bytes, "{weight} bytes before the last entry of {bytes}");
+            let whole = weight + last.weight();
+            let full = page.entries.len() == 30 || whole >= bytes || last.id == id(200, 100);
+            assert!(full, "{} entries, {whole} of {bytes} bytes", page.entries.len());
+            read.extend(page.entries.iter().map(|entry| entry.id.low));
+        }
+        assert_eq!(read, (1..=100).collect::<Vec<u64>>(), "pages of {bytes} bytes");
+    }
+}
