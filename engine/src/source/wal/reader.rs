@@ -9,14 +9,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kasho_plugin_sdk::{Op, Relation};
 
-use super::super::assemble::{
-    Assembler, HEARTBEAT_PREFIX, Limits, NewRow, OrderError, hex, message_relation,
-};
+use super::super::assemble::{Assembler, HEARTBEAT_PREFIX, Limits, NewRow, OrderError, hex};
 use super::super::error::SourceError;
 use super::frames::{Frame, frame};
 use super::pgoutput::{self, Col, Message, Old, Tuple, decode};
 use super::relation::Relations;
-use crate::batch::{Batch, Cell, Detail, Image, Span};
+use crate::batch::{Batch, Cell, Detail, Image, Span, message_relation};
 use crate::position::Lsn;
 
 /// Takes received bytes apart.
