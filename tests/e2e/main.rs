@@ -14,6 +14,7 @@ mod container;
 mod control;
 mod dump;
 mod grpc_tls;
+mod guard;
 mod harness_works;
 mod life;
 mod limit;
