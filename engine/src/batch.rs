@@ -119,6 +119,18 @@ pub struct Piece {
     pub end_lsn: Option<Lsn>,
 }
 
+/// From here on tables are loaded again: an event of our own between two transactions,
+/// which no chain sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Tells it from every other one.
+    pub nonce: String,
+    /// The entry of the bootstrap stream that their rows begin with.
+    pub section: u64,
+    /// The tables, as their rows are published.
+    pub tables: Vec<String>,
+}
+
 /// Rows in commit order, with the buffers and relations they point into.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
@@ -126,6 +138,8 @@ pub struct Batch {
     pub pieces: Vec<Piece>,
     /// The rows.
     pub rows: Vec<Row>,
+    /// Marks, each with the LSN of its piece, which has no rows.
+    pub marks: Vec<(Lsn, Arc<Mark>)>,
     /// The relations that rows point to.
     pub relations: Vec<Arc<Relation>>,
     cells: Vec<Cell>,
@@ -153,6 +167,14 @@ impl Batch {
             self.relations.push(Arc::clone(relation));
             self.relations.len() - 1
         }))
+    }
+
+    /// The mark that `piece` is, if it is one.
+    #[must_use]
+    pub fn mark(&self, piece: &Piece) -> Option<&Mark> {
+        let lone = piece.xid == 0 && piece.rows.is_empty();
+        let found = self.marks.iter().find(|(at, _)| lone && *at == piece.commit_lsn);
+        found.map(|(_, mark)| mark.as_ref())
     }
 
     /// The relation of `row`.
@@ -202,11 +224,12 @@ impl Batch {
         self.pieces.first().is_some_and(|piece| !piece.first)
     }
 
-    /// Removes every row at or before `position`, which is in the sink already. Pieces
+    /// Removes every row and mark at or before `position`, which is in the sink already. Pieces
     /// stay, with the rows that are left: their ends still move the checkpoint.
     pub fn skip_through(&mut self, position: Position) {
         let skipped = self.rows.partition_point(|row| row.position <= position);
         self.rows.drain(..skipped);
+        self.marks.retain(|(at, _)| Position::Wal { commit_lsn: *at, ordinal: 0 } > position);
         for piece in &mut self.pieces {
             piece.rows.start = piece.rows.start.saturating_sub(skipped);
             piece.rows.end = piece.rows.end.saturating_sub(skipped);

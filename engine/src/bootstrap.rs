@@ -15,10 +15,13 @@ use crate::position::{Epoch, Lsn};
 
 pub mod config;
 mod phase;
+mod reload;
+mod resume;
 mod start;
 mod stored;
 
-pub use phase::{Load, LoadMode, Phase, Snapshot, State, Streaming, TableLoad, Waiting};
+pub use phase::{Load, LoadMode, Phase, Reload, Snapshot, State, Streaming, TableLoad, Waiting};
+pub use resume::{Restart, restarts};
 pub use start::{Reconciled, SlotFact, reconcile, slot_exists};
 pub use stored::{StoreError, load, store};
 
@@ -71,8 +74,28 @@ pub enum Command {
     TableDone {
         /// `pg_class.oid`.
         oid: u32,
+        /// Which attempt at it: one that was given up meanwhile does not count.
+        attempt: u32,
         /// Rows published.
         rows: u64,
+    },
+    /// The session that kept the snapshots has ended before everything was loaded.
+    SnapshotGone,
+    /// A later snapshot is kept, as [`Effect::Rehold`] told: what its holder has found.
+    Reheld(Box<Load>),
+    /// Single tables shall be loaded again.
+    Reload {
+        /// By published name.
+        tables: Vec<String>,
+        /// A word that nobody can guess, for the mark.
+        nonce: String,
+    },
+    /// The mark of a reload is published.
+    Marked {
+        /// Its word.
+        nonce: String,
+        /// Where.
+        lsn: Lsn,
     },
     /// Every table is published, or the external loader said it has finished.
     LoadDone,
@@ -136,6 +159,10 @@ pub enum Effect {
     OpenStream,
     /// Begin to copy the tables.
     BeginLoad,
+    /// Have a new holder keep a later snapshot, then come back with [`Command::Reheld`].
+    Rehold,
+    /// Have the mark of the reload published, then come back with [`Command::Marked`].
+    Mark,
     /// End the session that keeps the snapshots, and with it their locks.
     ReleaseHolder,
     /// Write the `end` entry of the bootstrap stream: in the *same* step as the phase.
@@ -144,6 +171,8 @@ pub enum Effect {
         start_lsn: Lsn,
         /// Tables with a later load point.
         load_points: BTreeMap<String, Lsn>,
+        /// Of a reload: its mark.
+        after: Option<Lsn>,
     },
     /// Stop loading.
     StopLoad,
@@ -217,7 +246,27 @@ pub fn on(phase: &Phase, command: Command, facts: &Facts) -> Result<Transition, 
             Ok(Transition { next: waiting_after(phase, Some(error)), effects: vec![] })
         }
         (Waiting(waiting), Command::Abort { force }) => drop_left_over(waiting, force, facts),
-        (Accumulating(load), Command::TableDone { oid, rows }) => table_done(load, oid, rows),
+        (Accumulating(load), Command::TableDone { oid, attempt, rows }) => {
+            let next = with_table_done(load, (oid, attempt), rows)?;
+            Ok(Transition { next: Phase::Accumulating(next), effects: vec![] })
+        }
+        (Accumulating(load), Command::SnapshotGone) => reload::snapshot_gone(phase, load),
+        (Accumulating(load), Command::Reheld(found)) => reload::reheld(phase, load, &found),
+        (Accumulating(load), Command::Reload { tables, .. }) => reload::later(phase, load, &tables),
+        (
+            Streaming(streaming),
+            command @ (Command::Reload { .. }
+            | Command::Marked { .. }
+            | Command::Reheld(_)
+            | Command::SnapshotGone
+            | Command::TableDone { .. }
+            | Command::LoadDone),
+        ) => reload::on(phase, streaming, command, facts),
+        (Waiting(_), Command::Reload { .. }) => Err(wrong_state(
+            "the load of single tables",
+            phase,
+            "nothing is loaded yet; StartBootstrap (`kasho bootstrap`) loads all of them",
+        )),
         (Accumulating(load), Command::LoadDone) => Ok(load_done(load.clone())),
         (Accumulating(load), Command::Complete { force }) => complete(load, force, facts),
         (Accumulating(_), Command::Abort { .. }) => Ok(abort(phase, None)),
@@ -250,6 +299,9 @@ pub fn on(phase: &Phase, command: Command, facts: &Facts) -> Result<Transition, 
         (_, Command::StartFailed { .. }) => Err(late("a failed start", phase)),
         (_, Command::TableDone { .. }) => Err(late("the end of a table's load", phase)),
         (_, Command::LoadDone) => Err(late("the end of the load", phase)),
+        (_, Command::SnapshotGone) => Err(late("the loss of the snapshot", phase)),
+        (_, Command::Reheld(_)) => Err(late("a later snapshot", phase)),
+        (_, Command::Marked { .. }) => Err(late("a mark", phase)),
         (Waiting(_), Command::SlotLost { .. }) => Err(late("the loss of the slot", phase)),
     }
 }
@@ -310,22 +362,30 @@ fn started(waiting: &Waiting, load: Load) -> Result<Transition, Refusal> {
     Ok(Transition { next: Phase::Accumulating(load), effects })
 }
 
-fn table_done(load: &Load, oid: u32, rows: u64) -> Result<Transition, Refusal> {
+fn with_table_done(load: &Load, (oid, attempt): (u32, u32), rows: u64) -> Result<Load, Refusal> {
     let mut next = load.clone();
-    let Some(table) = next.tables.iter_mut().find(|table| table.oid == oid) else {
+    // One that was renamed between two attempts stands here under both of its names.
+    let mut found = next.tables.iter_mut().filter(|t| (t.oid, t.attempt) == (oid, attempt));
+    let Some(first) = found.next() else {
         return Err(Refusal {
             code: RefusalCode::Internal,
-            text: format!("table with oid {oid} is not part of this load"),
+            text: format!("attempt {attempt} at the table with oid {oid} is not part of this load"),
         });
     };
-    table.done = true;
-    table.rows = rows;
-    Ok(Transition { next: Phase::Accumulating(next), effects: vec![] })
+    let open = if first.done { found.find(|table| !table.done) } else { Some(first) };
+    if let Some(table) = open {
+        (table.done, table.rows) = (true, rows);
+    }
+    Ok(next)
 }
 
 fn load_done(mut load: Load) -> Transition {
-    load.loaded = true;
-    let effects = load.holder.take().map(|_| Effect::ReleaseHolder).into_iter().collect();
+    load.loaded = load.again.is_empty();
+    let mut effects: Vec<_> =
+        load.holder.take().map(|_| Effect::ReleaseHolder).into_iter().collect();
+    if !load.loaded {
+        effects.push(Effect::Rehold);
+    }
     Transition { next: Phase::Accumulating(load), effects }
 }
 
@@ -344,8 +404,8 @@ fn complete(load: &Load, force: bool, facts: &Facts) -> Result<Transition, Refus
             facts.rows_loaded
         )));
     }
-    let mut effects =
-        vec![Effect::WriteEnd { start_lsn: load.start_lsn, load_points: load.load_points() }];
+    let (start_lsn, load_points) = (load.start_lsn, load.load_points());
+    let mut effects = vec![Effect::WriteEnd { start_lsn, load_points, after: None }];
     if !load.loaded && load.mode == LoadMode::Direct {
         effects.push(Effect::StopLoad);
     }
@@ -360,6 +420,9 @@ fn complete(load: &Load, force: bool, facts: &Facts) -> Result<Transition, Refus
         rows: facts.rows_loaded,
         accumulated_changes: facts.changes,
         incomplete: (!loaded || facts.loader_partial) && !facts.no_initial_data,
+        tables: load.published.clone(),
+        attempts: load.tables.iter().map(|table| table.attempt).max().unwrap_or(0),
+        reload: None,
     });
     Ok(Transition { next, effects })
 }
@@ -368,7 +431,12 @@ fn complete(load: &Load, force: bool, facts: &Facts) -> Result<Transition, Refus
 /// name is all that is left of it.
 fn abort(phase: &Phase, error: Option<String>) -> Transition {
     let mut effects = Vec::new();
-    if let Phase::Accumulating(load) = phase {
+    let load = match phase {
+        Phase::Accumulating(load) => Some(load),
+        Phase::Streaming(streaming) => streaming.reload.as_ref().map(|reload| &reload.load),
+        Phase::Waiting(_) => None,
+    };
+    if let Some(load) = load {
         if !load.loaded && load.mode == LoadMode::Direct {
             effects.push(Effect::StopLoad);
         }

@@ -64,6 +64,13 @@ pub enum Call {
         /// Answered once the phase is stored.
         reply: Reply<Answer>,
     },
+    /// StartBootstrap with tables: load these again.
+    LoadAgain {
+        /// As named by the caller.
+        tables: Vec<String>,
+        /// Answered once that is stored; it goes on by itself.
+        reply: Reply<Answer>,
+    },
     /// AbortBootstrap.
     Abort {
         /// Also in STREAMING, and for a left-over slot in WAITING.

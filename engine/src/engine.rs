@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::bootstrap::{Blocking, Command, Load, Phase, Refusal};
+use crate::bootstrap::{Blocking, Command, Load, Phase, Refusal, RefusalCode};
 use crate::config::Config;
 use crate::control::{Answer, Call, Control, ControlError, Reply, Shared};
 use crate::error::Class;
@@ -35,6 +35,7 @@ mod loading;
 mod memory;
 mod observe;
 mod prepare;
+mod reload;
 mod status;
 mod streaming;
 mod world;
@@ -58,9 +59,15 @@ enum Event {
     /// It does not, and nothing is left of it.
     SlotFailed(String),
     /// Every range of a table is published.
-    TableDone { oid: u32, rows: u64 },
+    TableDone { oid: u32, attempt: u32, rows: u64 },
     /// Every table is.
     Loaded,
+    /// The snapshot is gone before everything was loaded.
+    SnapshotGone,
+    /// A new holder keeps a later one.
+    Reheld(Box<Report>, Box<Holder>),
+    /// The mark of a reload is published.
+    Marked(Command),
     /// The load was interrupted (or goes on again).
     LoadTrouble(Option<String>),
     /// The load cannot go on without a person.
@@ -179,13 +186,15 @@ pub async fn run(
     tracing::info!(listen = %control.address(), "gRPC is listening");
     tracing::info!(listen = %http.address(), "HTTP is listening: /metrics, /livez, /readyz");
     tokio::spawn(http.serve(Arc::clone(&shared), stop.clone()));
-    tokio::spawn(Systemd::from_env().tell(Arc::clone(&shared), stop.clone()));
+    let telling = tokio::spawn(Systemd::from_env().tell(Arc::clone(&shared), stop.clone()));
     let (mailbox, calls) = mpsc::channel(16);
     let redis = RedisConnector::new(&world.config.redis);
     let serving = control.serve(Arc::clone(&shared), mailbox, redis, stop.clone());
     let serving = tokio::spawn(serving);
     let outcome = serve(world, Arc::clone(&shared), calls, &stop).await;
     stop.cancel();
+    // Its last word is STOPPING=1, and is said before this process is gone.
+    let _ = telling.await;
     let served = tokio::time::timeout(DRAIN, serving).await;
     outcome?;
     match served {
@@ -271,14 +280,11 @@ impl Engine {
                     tracing::warn!(%error, "waiting");
                 }
             }
-            Phase::Accumulating(load) => {
-                let unfinished = !load.loaded;
+            Phase::Accumulating(_) | Phase::Streaming(_) => {
+                // A mark that is on its way has to be known before it comes by.
+                self.go_on_loading();
                 self.open_stream();
-                if unfinished {
-                    self.begin_load();
-                }
             }
-            Phase::Streaming(_) => self.open_stream(),
         }
         self.publish_status();
     }
@@ -314,10 +320,8 @@ impl Engine {
         if self.streaming.is_none() && self.phase.epoch().is_some() {
             self.open_stream();
         }
-        if self.loading.is_none()
-            && matches!(&self.phase, Phase::Accumulating(load) if !load.loaded)
-        {
-            self.begin_load();
+        if self.loading.is_none() {
+            self.go_on_loading();
         }
     }
 
@@ -329,17 +333,33 @@ impl Engine {
                 }
                 if let Some(starting) = &mut self.starting {
                     starting.blocking = blocking;
+                } else {
+                    let waits = "the later snapshot for the rest of the load waits for";
+                    self.troubles.load = blocking.map(|blocking| format!("{waits} {blocking}"));
                 }
             }
             Event::SlotMade(report, holder) => self.slot_made(*report, *holder).await,
             Event::SlotFailed(error) => self.start_failed(error).await,
-            Event::TableDone { oid, rows } => {
-                self.apply(Command::TableDone { oid, rows }, "a table is loaded").await;
+            Event::TableDone { oid, attempt, rows } => {
+                let command = Command::TableDone { oid, attempt, rows };
+                self.apply(command, "a table is loaded").await;
             }
+            Event::SnapshotGone => {
+                self.loading = None;
+                let what = "the rest is loaded from a later snapshot";
+                if self.apply(Command::SnapshotGone, what).await == Some(RefusalCode::Unavailable) {
+                    self.hear_later(Event::SnapshotGone);
+                }
+            }
+            Event::Reheld(report, holder) => self.reheld(*report, *holder).await,
+            Event::Marked(command) => self.marked(command).await,
             Event::Loaded => {
                 self.loading = None;
                 self.troubles.load = None;
-                self.apply(Command::LoadDone, "the initial load is complete").await;
+                let what = "the initial load is complete";
+                if self.apply(Command::LoadDone, what).await == Some(RefusalCode::Unavailable) {
+                    self.hear_later(Event::Loaded);
+                }
             }
             Event::LoadTrouble(trouble) => self.troubles.load = trouble,
             Event::LoadHalted(error) => {
@@ -383,12 +403,28 @@ impl Engine {
         self.store_late().await;
     }
 
-    /// A command of the engine's own, whose refusal only means that it came too late.
-    async fn apply(&mut self, command: Command, what: &str) {
+    /// A command of the engine's own. A refusal means that it came too late, or that a
+    /// server does not answer just now: its kind.
+    async fn apply(&mut self, command: Command, what: &str) -> Option<RefusalCode> {
         match self.transition(command).await {
-            Ok(()) => tracing::info!(state = %self.phase.state(), "{what}"),
-            Err(refusal) => tracing::warn!(%refusal, "{what}, and that was refused"),
+            Ok(()) => {
+                tracing::info!(state = %self.phase.state(), "{what}");
+                None
+            }
+            Err(refusal) => {
+                tracing::warn!(%refusal, "{what}, and that was refused");
+                Some(refusal.code)
+            }
         }
+    }
+
+    /// Puts an event off that a server had to be asked about and did not answer.
+    fn hear_later(&self, event: Event) {
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(LOOK).await;
+            let _ = events.send(event).await;
+        });
     }
 
     async fn answer(&mut self, call: Call) {
@@ -406,6 +442,12 @@ impl Engine {
             }
             Call::Complete { force, reply } => {
                 let answer = self.commanded(Command::Complete { force }).await;
+                let _ = reply.send(answer);
+            }
+            Call::LoadAgain { tables, reply } => {
+                let answer = self.load_again(&tables).await;
+                // Whoever asked looks at the status next, and must not find the old one.
+                self.publish_status();
                 let _ = reply.send(answer);
             }
             Call::Abort { force, reply } => {

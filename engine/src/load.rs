@@ -6,21 +6,27 @@
 //! progress that Redis holds, so no row is published twice or left out. While nothing
 //! comes (a slow table, a rate limit) the loader's lease is renewed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::bootstrap::Load;
+use crate::batch::Batch;
+use crate::bootstrap::{Load, Restart, restarts};
 use crate::control::{LoadFigures, TableFigures};
 use crate::error::Class;
 use crate::pipeline::{Chains, Classified, Ended};
+use crate::position::Lsn;
 use crate::sink::SinkError;
-use crate::sink::load::LoadWriter;
+use crate::sink::load::{LoadWriter, Resumed};
 use crate::sink::store::Backend;
-use crate::source::snapshot::{Progress, Reader, Slice, SnapshotError};
+use crate::source::snapshot::{Progress, RangeKey, Reader, Slice, SnapshotError};
 use crate::sync::DUMP_FIELDS;
+
+/// Progress fields that note a section, with the LSN of its mark behind it; the script that
+/// trims knows them too.
+const SECTION: &str = "section:";
 
 /// A third of the lease, so that one late renewal loses nothing.
 const RENEW: Duration = Duration::from_secs(10);
@@ -67,8 +73,80 @@ pub fn progress(stored: &HashMap<String, String>) -> Result<Progress, ProgressEr
     let entry =
         |(field, value): (&String, &String)| Some((field.parse().ok()?, value.parse().ok()?));
     let bad = |stored: (&String, &String)| ProgressError(stored.0.clone());
-    let ours = stored.iter().filter(|(field, _)| !field.starts_with(DUMP_FIELDS));
-    ours.map(|stored| entry(stored).ok_or_else(|| bad(stored))).collect()
+    let others = [SECTION, DUMP_FIELDS];
+    let ours = |field: &str| !others.iter().any(|prefix| field.starts_with(prefix));
+    let ranges = stored.iter().filter(|(field, _)| ours(field));
+    ranges.map(|stored| entry(stored).ok_or_else(|| bad(stored))).collect()
+}
+
+/// Makes the stream agree with the phase before anything is read: where an earlier attempt
+/// has left progress, readers are told to empty the table, and in the same step it is
+/// forgotten. Done before or not, the outcome is the same.
+///
+/// # Errors
+/// Redis's.
+pub async fn begin_again<S: Backend>(
+    load: &Load,
+    progress: &mut Progress,
+    writer: &mut LoadWriter<S>,
+) -> Result<(), SinkError> {
+    let mut attempts: HashMap<u32, u32> = HashMap::new();
+    for table in &load.tables {
+        let newest = attempts.entry(table.oid).or_default();
+        *newest = table.attempt.max(*newest);
+    }
+    let stale = |key: &RangeKey| attempts.get(&key.oid).is_some_and(|now| key.attempt < *now);
+    let forget: Vec<RangeKey> = progress.keys().filter(|key| stale(key)).copied().collect();
+    if forget.is_empty() {
+        return Ok(());
+    }
+    let rows: HashSet<(u32, u32)> = progress
+        .iter()
+        .filter(|(_, progress)| progress.rows > 0)
+        .map(|(key, _)| (key.oid, key.attempt))
+        .collect();
+    let restarts = restarts(load, |oid, attempt| rows.contains(&(oid, attempt)));
+    for Restart { table, attempt, load_lsn } in &restarts {
+        tracing::warn!(table, attempt, %load_lsn, "the table is loaded again from its beginning");
+    }
+    let told: Vec<_> =
+        restarts.iter().map(|r| (r.table.as_str(), u64::from(r.attempt), r.load_lsn)).collect();
+    let fields = forget.iter().map(|key| (key.to_string(), None)).collect();
+    writer.restart(&told, fields).await?;
+    writer.flush().await?;
+    progress.retain(|key, _| !stale(key));
+    Ok(())
+}
+
+/// Notes, before the first row, which part of the bootstrap stream belongs to a mark in the
+/// changes: nothing of it is trimmed for whoever has not come that far.
+///
+/// # Errors
+/// Redis's.
+pub async fn begin_section<S: Backend>(
+    mark: Lsn,
+    first: u64,
+    resumed: &Resumed,
+    writer: &mut LoadWriter<S>,
+) -> Result<(), SinkError> {
+    let field = format!("{SECTION}{}", mark.0);
+    if resumed.progress.contains_key(&field) {
+        return Ok(());
+    }
+    writer.append(&Batch::default(), 0, vec![(field, Some(first.to_string()))]).await.map(drop)
+}
+
+/// Tables of which every range is published although `load` does not know it yet; they
+/// are noted in it.
+pub fn settle(load: &mut Load, progress: &Progress) -> Vec<TableDone> {
+    let finished = State::new(load, progress, 0).finished;
+    for done in &finished {
+        let open = load.tables.iter_mut().find(|table| table.oid == done.oid && !table.done);
+        if let Some(table) = open {
+            (table.done, table.rows) = (true, done.rows);
+        }
+    }
+    finished
 }
 
 /// A table whose last range was published: for [`crate::bootstrap::Command::TableDone`].
@@ -76,6 +154,8 @@ pub fn progress(stored: &HashMap<String, String>) -> Result<Progress, ProgressEr
 pub struct TableDone {
     /// `pg_class.oid`.
     pub oid: u32,
+    /// The attempt at it.
+    pub attempt: u32,
     /// Its rows, those that the chain dropped included.
     pub rows: u64,
 }
@@ -173,7 +253,8 @@ struct State {
     figures: LoadFigures,
     /// Ranges that are still to be published, by table.
     left: Vec<u32>,
-    oids: Vec<u32>,
+    /// Oid and attempt of each.
+    keys: Vec<(u32, u32)>,
     finished: Vec<TableDone>,
     max_rate: u64,
     not_before: Option<Instant>,
@@ -184,16 +265,15 @@ impl State {
         let mut state = State {
             figures: figures(load),
             left: load.tables.iter().map(|table| table.ranges).collect(),
-            oids: load.tables.iter().map(|table| table.oid).collect(),
+            keys: load.tables.iter().map(|table| (table.oid, table.attempt)).collect(),
             finished: Vec::new(),
             max_rate,
             not_before: None,
         };
-        let places: HashMap<u32, usize> = state.oids.iter().copied().zip(0..).collect();
+        let open = state.keys.iter().copied().zip(0..).filter(|&(_, at)| !load.tables[at].done);
+        let places: HashMap<(u32, u32), usize> = open.collect();
         for (key, progress) in from {
-            let Some(&table) = places.get(&key.oid).filter(|&&at| !load.tables[at].done) else {
-                continue;
-            };
+            let Some(&table) = places.get(&(key.oid, key.attempt)) else { continue };
             state.add(table, progress.rows, 0);
             if progress.done {
                 state.range_done(table);
@@ -231,7 +311,8 @@ impl State {
             let one = &mut self.figures.tables[table];
             one.done = true;
             tracing::info!(table = one.table, rows = one.rows, "table loaded");
-            self.finished.push(TableDone { oid: self.oids[table], rows: one.rows });
+            let (oid, attempt) = self.keys[table];
+            self.finished.push(TableDone { oid, attempt, rows: one.rows });
         }
     }
 }
@@ -267,18 +348,4 @@ pub fn figures(load: &Load) -> LoadFigures {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::source::snapshot::{RangeKey, RangeProgress};
-
-    #[test]
-    fn progress_is_ours_or_refused() {
-        let stored = |field: &str, value: &str| HashMap::from([(field.into(), value.into())]);
-        let key = RangeKey { oid: 16384, range: 2 };
-        let done = RangeProgress { rows: 7, done: true };
-        assert_eq!(progress(&stored("16384:2", "7.")), Ok([(key, done)].into()));
-        for (field, value) in [("offset", "7"), ("16384:2", "half")] {
-            assert_eq!(progress(&stored(field, value)), Err(ProgressError(field.into())));
-        }
-    }
-}
+mod tests;

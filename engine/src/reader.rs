@@ -5,6 +5,8 @@
 //! the load's `end`; a change below its table's load point is part of the load and is
 //! skipped; a transaction that does not end before the next begins is torn, and the
 //! reader halts; a cursor below what was trimmed is refused, never served in part.
+//! Where the changes hold a mark, tables are loaded again: their section of the bootstrap
+//! stream comes next, to its `end`, and then the changes go on after the mark.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -138,6 +140,9 @@ impl<S: Backend> StreamReader<S> {
         };
         reader.find_open().await?;
         reader.pass_end().await?;
+        if from != From::Live {
+            reader.enter_section().await?;
+        }
         // A position that cannot be served is refused here, not with the first page.
         reader.page(reader.lane, reader.cursor, 1).await?;
         Ok(reader)
@@ -189,8 +194,13 @@ impl<S: Backend> StreamReader<S> {
                 continue;
             }
             self.resize(&page);
+            let lane = self.lane;
             for raw in &page {
                 self.accept(raw)?;
+                // What comes next stands in the other stream.
+                if self.lane != lane {
+                    break;
+                }
             }
         }
     }
@@ -254,9 +264,8 @@ impl<S: Backend> StreamReader<S> {
         match self.lane {
             Lane::Changes => self.accept_change(entry),
             Lane::Bootstrap => {
-                if let Content::End { load_points, .. } = &entry.content {
-                    self.load_points = Some(load_points.clone());
-                    (self.lane, self.cursor) = (Lane::Changes, Id::ZERO);
+                if let Content::End { load_points, after, .. } = &entry.content {
+                    self.leave_load(load_points.clone(), *after);
                 }
                 self.ready.push_back(entry);
                 Ok(())
@@ -264,10 +273,27 @@ impl<S: Backend> StreamReader<S> {
         }
     }
 
+    /// After an `end` the changes come: from their start, or after a mark.
+    fn leave_load(&mut self, load_points: BTreeMap<String, Lsn>, mark: Option<Lsn>) {
+        self.load_points = Some(load_points);
+        self.lane = Lane::Changes;
+        self.cursor = mark.map_or(Id::ZERO, |mark| Id { high: mark.0, low: 0 });
+    }
+
+    /// After a mark its section comes.
+    fn enter(&mut self, section: u64) {
+        (self.lane, self.cursor) = (Lane::Bootstrap, Id { high: section, low: 0 });
+    }
+
     fn accept_change(&mut self, entry: Entry) -> Result<(), ReaderError> {
         let Position::Wal { commit_lsn, ordinal } = entry.position else { return Ok(()) };
         if let Some(torn) = self.open.filter(|open| *open != commit_lsn || ordinal == 0) {
             return Err(ReaderError::Torn { torn, next: commit_lsn });
+        }
+        if let Content::Mark { section, .. } = &entry.content {
+            self.enter(*section);
+            self.ready.push_back(entry);
+            return Ok(());
         }
         let (last, position) = (entry.last, entry.position);
         let (xid, commit_us, generation) = (entry.xid, entry.commit_us, entry.generation);
@@ -309,37 +335,56 @@ impl<S: Backend> StreamReader<S> {
         (!loaded(&entry.table)).then_some(entry)
     }
 
-    /// Looks for the load's end, which is the newest entry of its stream.
+    /// Looks for the newest `end` that this reader has behind it. Later ones belong to marks
+    /// that are to come; where an earlier one is trimmed away they do no harm, for what
+    /// they hide of a table is emptied at its mark.
     async fn find_end(&mut self) -> Result<bool, ReaderError> {
-        Ok(match self.end().await? {
-            Some((_, load_points)) => {
-                self.load_points = Some(load_points);
-                true
-            }
-            None => false,
-        })
+        // No entry is wanted with it.
+        let behind = Id { high: u64::MAX, low: 0 };
+        let mut end = self.store.page(self.epoch, Lane::Bootstrap, behind, 1).await?.end;
+        while let Some(content) = self.exactly(Lane::Bootstrap, end).await? {
+            let Content::End { load_points, after, .. } = content else { break };
+            self.load_points = Some(load_points);
+            let mark = after.map(|mark| Id { high: mark.0, low: 0 });
+            let Some(mark) = mark.filter(|mark| *mark > self.cursor) else { break };
+            let Some(Content::Mark { section, .. }) = self.exactly(Lane::Changes, mark).await?
+            else {
+                break;
+            };
+            end = Id { high: section - 1, low: 1 };
+        }
+        Ok(self.load_points.is_some())
     }
 
-    /// Goes on with the changes if the cursor has the load's end behind it.
+    /// What the entry with this id says.
+    async fn exactly(&mut self, lane: Lane, id: Id) -> Result<Option<Content>, ReaderError> {
+        let found = self.store.before(self.epoch, lane, id).await?.filter(|raw| raw.id == id);
+        let entry = found.map(|raw| Entry::decode(&raw, lane)).transpose()?;
+        Ok(entry.map(|entry| entry.content))
+    }
+
+    /// Goes on with the changes if the cursor has an `end` right behind it.
     async fn pass_end(&mut self) -> Result<(), ReaderError> {
         if self.lane == Lane::Bootstrap
-            && let Some((id, load_points)) = self.end().await?
-            && id <= self.cursor
+            && let Some(raw) = self.store.before(self.epoch, Lane::Bootstrap, self.cursor).await?
+            && let Content::End { load_points, after, .. } =
+                Entry::decode(&raw, Lane::Bootstrap)?.content
         {
-            self.load_points = Some(load_points);
-            (self.lane, self.cursor) = (Lane::Changes, Id::ZERO);
+            self.leave_load(load_points, after);
         }
         Ok(())
     }
 
-    async fn end(&mut self) -> Result<Option<(Id, BTreeMap<String, Lsn>)>, ReaderError> {
-        let Some(raw) = self.store.before(self.epoch, Lane::Bootstrap, LAST).await? else {
-            return Ok(None);
-        };
-        match Entry::decode(&raw, Lane::Bootstrap)?.content {
-            Content::End { load_points, .. } => Ok(Some((raw.id, load_points))),
-            _ => Ok(None),
+    /// Whoever has come exactly to a mark reads its section next.
+    async fn enter_section(&mut self) -> Result<(), ReaderError> {
+        if self.lane == Lane::Changes
+            && matches!(self.position, Position::Wal { ordinal: 0, .. })
+            && let Some(Content::Mark { section, .. }) =
+                self.exactly(Lane::Changes, self.cursor).await?
+        {
+            self.enter(section);
         }
+        Ok(())
     }
 
     /// Whether the cursor stands inside a transaction.

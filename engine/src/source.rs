@@ -11,6 +11,7 @@ pub mod conninfo;
 pub mod copy;
 pub mod dump;
 pub mod error;
+pub mod marks;
 pub mod memory;
 pub mod preflight;
 pub mod snapshot;
@@ -18,7 +19,7 @@ mod sockopt;
 pub mod wal;
 
 pub use crate::batch::{MESSAGE_RELATION_ID, message_relation};
-pub use assemble::{HEARTBEAT_PREFIX, Limits};
+pub use assemble::{HEARTBEAT_PREFIX, Limits, RELOAD_PREFIX};
 pub use error::{ServerError, SourceError};
 
 use crate::ack::Durable;

@@ -60,6 +60,10 @@ async fn answer(mut calls: mpsc::Receiver<Call>) {
             Call::Start { request, reply } => (Command::Start(request), reply),
             Call::Complete { force, reply } => (Command::Complete { force }, reply),
             Call::Abort { force, reply } => (Command::Abort { force }, reply),
+            Call::LoadAgain { tables, reply } => {
+                let nonce = "word".to_owned();
+                (Command::Reload { tables, nonce }, reply)
+            }
         };
         let answer = Answer {
             previous: State::Waiting,

@@ -21,6 +21,7 @@ mod limit;
 mod manual;
 mod operating;
 mod plugins;
+mod points;
 mod pressure;
 mod readme;
 mod shutdown;

@@ -87,6 +87,7 @@ fn spec(url: &str) -> HolderSpec {
         epoch: 1,
         mode: LoadMode::Direct,
         given: None,
+        later: false,
         range_blocks: 2,
         slot_timeout_s: 60,
         connect_timeout_ms: 10_000,

@@ -200,27 +200,3 @@ async fn a_slot_that_vanishes_is_told_and_the_next_bootstrap_begins_anew() {
     world.bootstrap().await;
     assert_eq!(world.status().await["epoch"], 2);
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_holder_gone_halts_the_load_and_reset_begins_anew() {
-    let mut world = World::start(200_000).await;
-    world.begin_bootstrap().await;
-    world.engine.kill9().await;
-    let loaded = world.entries("bootstrap").await;
-    assert!(loaded < 200_000, "killed too late to show anything");
-    world
-        .pg
-        .sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'kasho holder%'")
-        .await;
-    world.engine.start_again();
-    let error = eventually("the load to halt", async || {
-        let status = world.try_status().await?;
-        let error = status["last_error"].as_str()?.to_owned();
-        error.contains("snapshot").then_some(error)
-    })
-    .await;
-    assert!(error.contains("kasho reset"), "{error}");
-    world.engine.run(&["reset", "--yes"]).await.success();
-    world.bootstrap().await;
-    assert_eq!(world.status().await["epoch"], 2);
-}

@@ -75,7 +75,7 @@ pub struct TableLoad {
     pub snapshot: usize,
     /// `ctid` ranges it is cut into. Fixed at the start: a resumed load must cut alike.
     pub ranges: u32,
-    /// Times it was begun, from 1.
+    /// Times it was begun, from 1. All partitions that go by one name count together.
     pub attempt: u32,
     /// Every range is published.
     pub done: bool,
@@ -85,6 +85,14 @@ pub struct TableLoad {
     pub rows_estimated: u64,
     /// Bytes of the heap.
     pub bytes_estimated: u64,
+    /// Tells one shape and storage of it from another: a table whose own differs later on
+    /// was altered, rewritten or emptied meanwhile. Empty if nobody noted it.
+    #[serde(default)]
+    pub shape: String,
+    /// It was dropped, or left the publication, before it was loaded: nothing is read, and
+    /// whatever an earlier attempt has published does not count.
+    #[serde(default)]
+    pub gone: bool,
 }
 
 /// What is kept in ACCUMULATING.
@@ -100,9 +108,11 @@ pub struct Load {
     pub start_lsn: Lsn,
     /// Who loads.
     pub mode: LoadMode,
-    /// The first is the slot's own; later ones are those of tables that had changed.
+    /// The first is the slot's own; later ones are those of tables that had changed, or
+    /// that were not loaded yet when the holder before was lost.
     pub snapshots: Vec<Snapshot>,
-    /// `application_name` of the session that keeps the snapshots, if it is ours.
+    /// `application_name` of the session that keeps the snapshots, if it is ours. None in
+    /// a direct load that has not finished: another holder has to be made.
     pub holder: Option<String>,
     /// Blocks of a `ctid` range.
     pub range_blocks: u32,
@@ -110,11 +120,17 @@ pub struct Load {
     pub tables: Vec<TableLoad>,
     /// Every loader of the epoch has finished.
     pub loaded: bool,
+    /// Everything that was published when the load was planned, by its published name.
+    #[serde(default)]
+    pub published: Vec<String>,
+    /// Tables that are to be loaded once more when the rest is loaded, by published name.
+    #[serde(default)]
+    pub again: Vec<String>,
 }
 
 impl Load {
-    /// Tables whose load point differs from the consistent point. Several partitions may
-    /// go by one name; the latest of their load points counts for it.
+    /// Tables whose load point differs from the consistent point. Partitions that go by one
+    /// name have one load point: a reader cannot tell their changes apart.
     #[must_use]
     pub fn load_points(&self) -> BTreeMap<String, Lsn> {
         let mut latest: BTreeMap<String, Lsn> = BTreeMap::new();
@@ -155,6 +171,34 @@ pub struct Streaming {
     pub accumulated_changes: u64,
     /// Completed although the initial load had not finished.
     pub incomplete: bool,
+    /// Tables whose rows are loaded, or are by other means, by published name. Empty in
+    /// what an older program has stored: then nobody knows.
+    #[serde(default)]
+    pub tables: Vec<String>,
+    /// Attempts at any table so far in this epoch.
+    #[serde(default)]
+    pub attempts: u32,
+    /// Tables that are being loaded again.
+    #[serde(default)]
+    pub reload: Option<Box<Reload>>,
+}
+
+/// Tables that are loaded again while changes stream. First a mark is published in the
+/// changes, then a snapshot is taken, which therefore is later than the mark; the rows go
+/// to a section of the bootstrap stream, which every reader reads where it meets the mark.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reload {
+    /// The tables, by published name.
+    pub tables: Vec<String>,
+    /// The mark's word.
+    pub nonce: String,
+    /// The entry of the bootstrap stream that the section begins with.
+    pub section: u64,
+    /// Where the mark is published; zero as long as it is not.
+    #[serde(with = "super::stored::lsn")]
+    pub mark: Lsn,
+    /// The load, as in ACCUMULATING.
+    pub load: Load,
 }
 
 /// The name of a state, as every client knows it.
@@ -207,6 +251,32 @@ impl Phase {
             Phase::Accumulating(load) => Some(load.start_lsn),
             Phase::Streaming(streaming) => Some(streaming.start_lsn),
         }
+    }
+
+    /// A direct load that has not finished and whose rows may be published now.
+    #[must_use]
+    pub fn open_load(&self) -> Option<&Load> {
+        match self {
+            Phase::Accumulating(load) => {
+                Some(load).filter(|l| !l.loaded && l.mode == LoadMode::Direct)
+            }
+            Phase::Streaming(Streaming { reload: Some(reload), .. }) => {
+                Some(&reload.load).filter(|_| reload.mark > Lsn::ZERO)
+            }
+            Phase::Waiting(_) | Phase::Streaming(_) => None,
+        }
+    }
+
+    /// The published tables whose rows are loaded or are being loaded; none where that is
+    /// not known.
+    #[must_use]
+    pub fn loaded_tables(&self) -> Option<&[String]> {
+        let tables = match self {
+            Phase::Waiting(_) => return None,
+            Phase::Accumulating(load) => &load.published,
+            Phase::Streaming(streaming) => &streaming.tables,
+        };
+        Some(tables.as_slice()).filter(|tables| !tables.is_empty())
     }
 
     /// The load that somebody else brings, while it is awaited.

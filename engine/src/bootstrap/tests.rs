@@ -14,6 +14,8 @@ fn a_load(mode: LoadMode) -> Load {
         rows: 0,
         rows_estimated: 10,
         bytes_estimated: 8192,
+        shape: "s".into(),
+        gone: false,
     };
     Load {
         epoch: Epoch(3),
@@ -28,6 +30,8 @@ fn a_load(mode: LoadMode) -> Load {
         range_blocks: 8192,
         tables: vec![table(1, "public.t", 0), table(2, "public.u", 1)],
         loaded: false,
+        published: vec!["public.t".into(), "public.u".into()],
+        again: vec![],
     }
 }
 
@@ -48,6 +52,9 @@ fn streaming() -> Phase {
         rows: 20,
         accumulated_changes: 5,
         incomplete: false,
+        tables: vec!["public.t".into(), "public.u".into()],
+        attempts: 1,
+        reload: None,
     })
 }
 
@@ -75,7 +82,11 @@ fn commands() -> Vec<(&'static str, Command)> {
         ("start", Command::Start(request())),
         ("started", Command::Started(Box::new(a_load(LoadMode::Direct)))),
         ("start failed", Command::StartFailed { error: "no slot".into() }),
-        ("table done", Command::TableDone { oid: 1, rows: 7 }),
+        ("table done", Command::TableDone { oid: 1, attempt: 1, rows: 7 }),
+        ("snapshot gone", Command::SnapshotGone),
+        ("reheld", Command::Reheld(Box::new(a_load(LoadMode::Direct)))),
+        ("reload", Command::Reload { tables: vec!["public.t".into()], nonce: "n".into() }),
+        ("marked", Command::Marked { nonce: "n".into(), lsn: Lsn(300) }),
         ("load done", Command::LoadDone),
         ("complete", Command::Complete { force: false }),
         ("complete!", Command::Complete { force: true }),
@@ -93,6 +104,10 @@ fn every_pair() {
         ("WAITING", "started", "ACCUMULATING"),
         ("WAITING", "start failed", "WAITING"),
         ("WAITING", "table done", "-"),
+        ("WAITING", "snapshot gone", "-"),
+        ("WAITING", "reheld", "-"),
+        ("WAITING", "reload", "-"),
+        ("WAITING", "marked", "-"),
         ("WAITING", "load done", "-"),
         ("WAITING", "complete", "-"),
         ("WAITING", "complete!", "-"),
@@ -103,6 +118,10 @@ fn every_pair() {
         ("ACCUMULATING", "started", "-"),
         ("ACCUMULATING", "start failed", "-"),
         ("ACCUMULATING", "table done", "ACCUMULATING"),
+        ("ACCUMULATING", "snapshot gone", "ACCUMULATING"),
+        ("ACCUMULATING", "reheld", "-"),
+        ("ACCUMULATING", "reload", "ACCUMULATING"),
+        ("ACCUMULATING", "marked", "-"),
         ("ACCUMULATING", "load done", "ACCUMULATING"),
         ("ACCUMULATING", "complete", "-"),
         ("ACCUMULATING", "complete!", "STREAMING"),
@@ -113,6 +132,10 @@ fn every_pair() {
         ("STREAMING", "started", "-"),
         ("STREAMING", "start failed", "-"),
         ("STREAMING", "table done", "-"),
+        ("STREAMING", "snapshot gone", "-"),
+        ("STREAMING", "reheld", "-"),
+        ("STREAMING", "reload", "STREAMING"),
+        ("STREAMING", "marked", "-"),
         ("STREAMING", "load done", "-"),
         ("STREAMING", "complete", "-"),
         ("STREAMING", "complete!", "-"),
@@ -233,7 +256,7 @@ fn a_finished_load_completes_with_its_load_points() {
     let load_points: BTreeMap<_, _> = [("public.u".to_owned(), Lsn(200))].into();
     assert_eq!(
         done.effects,
-        [Effect::WriteEnd { start_lsn: Lsn(100), load_points: load_points.clone() }]
+        [Effect::WriteEnd { start_lsn: Lsn(100), load_points: load_points.clone(), after: None }]
     );
     let expected = Streaming {
         epoch: Epoch(3),
@@ -243,13 +266,18 @@ fn a_finished_load_completes_with_its_load_points() {
         rows: 12,
         accumulated_changes: 5,
         incomplete: false,
+        tables: vec!["public.t".into(), "public.u".into()],
+        attempts: 1,
+        reload: None,
     };
     assert_eq!(done.next, Phase::Streaming(expected));
 }
 
 #[test]
 fn the_holder_is_released_once_with_the_last_table() {
-    let phase = on(&accumulating(), Command::TableDone { oid: 1, rows: 7 }, &facts()).unwrap().next;
+    let phase = on(&accumulating(), Command::TableDone { oid: 1, attempt: 1, rows: 7 }, &facts())
+        .unwrap()
+        .next;
     let done = on(&phase, Command::LoadDone, &facts()).unwrap();
     assert_eq!(done.effects, [Effect::ReleaseHolder]);
     let Phase::Accumulating(load) = &done.next else { panic!("not accumulating") };
@@ -332,4 +360,93 @@ fn at_start_the_server_is_right() {
     }
     let renamed = reconcile(streaming(), "other_slot", &SlotFact::Usable);
     assert_eq!(renamed.phase.state(), State::Waiting);
+}
+
+/// The phase after a command that is accepted, and its effects.
+fn step(phase: &Phase, command: Command) -> (Phase, Vec<Effect>) {
+    let Transition { next, effects } = on(phase, command, &facts()).unwrap();
+    // Whatever is stored comes back.
+    assert_eq!(super::load(&store(&next)).unwrap(), next);
+    (next, effects)
+}
+
+fn reload(tables: &[&str]) -> Command {
+    let tables = tables.iter().map(|table| (*table).to_owned()).collect();
+    Command::Reload { tables, nonce: "word".into() }
+}
+
+fn found(lsn: u64) -> Command {
+    let mut load = a_load(LoadMode::Direct);
+    load.snapshots = vec![Snapshot { name: "later".into(), lsn: Lsn(lsn) }];
+    load.tables.iter_mut().for_each(|table| table.snapshot = 0);
+    load.holder = Some(format!("holder {lsn}"));
+    Command::Reheld(Box::new(load))
+}
+
+#[test]
+fn a_holder_that_is_gone_is_replaced_for_the_tables_that_are_not_loaded() {
+    let (phase, _) = step(&accumulating(), Command::TableDone { oid: 1, attempt: 1, rows: 7 });
+    let (phase, effects) = step(&phase, Command::SnapshotGone);
+    assert_eq!(effects, [Effect::StopLoad, Effect::ReleaseHolder, Effect::Rehold]);
+    assert!(on(&phase, Command::SnapshotGone, &facts()).is_err(), "once");
+    let (phase, effects) = step(&phase, found(500));
+    assert_eq!(effects, [Effect::AdoptHolder, Effect::BeginLoad]);
+    let Phase::Accumulating(load) = &phase else { panic!("not accumulating") };
+    assert_eq!(load.load_points(), [("public.u".to_owned(), Lsn(500))].into());
+    assert!(on(&phase, found(600), &facts()).is_err(), "a late answer is not taken");
+    // The end of an attempt that was given up says nothing about the one under way.
+    let stale = on(&phase, Command::TableDone { oid: 2, attempt: 1, rows: 7 }, &facts());
+    assert_eq!(stale.unwrap_err().code, RefusalCode::Internal);
+    let (phase, _) = step(&phase, Command::TableDone { oid: 2, attempt: 2, rows: 7 });
+    let (phase, effects) = step(&phase, Command::LoadDone);
+    assert_eq!(effects, [Effect::ReleaseHolder]);
+    assert!(on(&phase, Command::SnapshotGone, &facts()).is_err(), "nothing is left to load");
+}
+
+#[test]
+fn a_table_asked_for_while_accumulating_is_loaded_again_after_the_others() {
+    let (phase, effects) = step(&accumulating(), reload(&["public.t"]));
+    assert_eq!(effects, []);
+    let (phase, effects) = step(&phase, Command::LoadDone);
+    assert_eq!(effects, [Effect::ReleaseHolder, Effect::Rehold]);
+    assert!(on(&phase, Command::Complete { force: false }, &facts()).is_err());
+    let (phase, _) = step(&phase, found(500));
+    let (phase, _) = step(&phase, Command::LoadDone);
+    assert_eq!(step(&phase, reload(&["public.t"])).1, [Effect::Rehold], "loaded already");
+}
+
+#[test]
+fn a_table_is_loaded_again_while_changes_stream() {
+    let (phase, effects) = step(&streaming(), reload(&["public.t", "public.gone"]));
+    assert_eq!(effects, [Effect::Mark]);
+    assert_eq!(phase.open_load(), None, "nothing is read before the mark is published");
+    let refusal = on(&phase, reload(&["public.u"]), &facts()).unwrap_err();
+    assert!(refusal.text.contains("public.t"), "{refusal}");
+    assert!(on(&phase, found(500), &facts()).is_err(), "no snapshot before the mark");
+    let other = Command::Marked { nonce: "other".into(), lsn: Lsn(400) };
+    assert!(on(&phase, other, &facts()).is_err());
+    let (phase, effects) = step(&phase, Command::Marked { nonce: "word".into(), lsn: Lsn(400) });
+    assert_eq!(effects, [Effect::Rehold]);
+    let (phase, effects) = step(&phase, found(500));
+    assert_eq!(effects, [Effect::AdoptHolder, Effect::BeginLoad]);
+    let load = phase.open_load().unwrap();
+    let tables: Vec<_> = load.tables.iter().map(|t| (t.oid, t.attempt)).collect();
+    assert_eq!(tables, [(1, 2)], "only what was asked for, under an attempt of its own");
+    let (phase, effects) = step(&phase, Command::SnapshotGone);
+    assert_eq!(effects, [Effect::StopLoad, Effect::ReleaseHolder, Effect::Rehold]);
+    let (phase, _) = step(&phase, found(600));
+    let (aborted, effects) = step(&phase, Command::Abort { force: true });
+    assert_eq!(aborted.state(), State::Waiting);
+    assert_eq!(effects[..2], [Effect::StopLoad, Effect::ReleaseHolder]);
+    let (phase, _) = step(&phase, Command::TableDone { oid: 1, attempt: 3, rows: 7 });
+    let (phase, effects) = step(&phase, Command::LoadDone);
+    let points = ["public.gone", "public.t"].map(|table| (table.to_owned(), Lsn(600)));
+    let load_points: BTreeMap<_, _> =
+        points.into_iter().chain([("public.u".to_owned(), Lsn(200))]).collect();
+    let after = Some(Lsn(400));
+    let end = Effect::WriteEnd { start_lsn: Lsn(100), load_points: load_points.clone(), after };
+    assert_eq!(effects, [end, Effect::ReleaseHolder]);
+    let Phase::Streaming(streaming) = &phase else { panic!("not streaming") };
+    assert_eq!((&streaming.load_points, streaming.attempts), (&load_points, 3));
+    assert_eq!(step(&phase, reload(&["public.u"])).1, [Effect::Mark], "the next one");
 }

@@ -37,6 +37,11 @@ pub struct Arguments {
     /// The targets are filled by other means: load nothing.
     #[arg(long)]
     no_initial_data: bool,
+    /// Load this table again, or for the first time if it joined the publication later, in
+    /// ACCUMULATING or STREAMING; may be given several times. Readers empty it first.
+    #[arg(long = "table", value_name = "SCHEMA.TABLE",
+        conflicts_with_all = ["direct", "external", "no_initial_data", "discard"])]
+    tables: Vec<String>,
     #[command(flatten)]
     by_dump: dump::ByDump,
     /// Go on to STREAMING without asking.
@@ -60,6 +65,9 @@ pub fn run(arguments: &Arguments, config: &Path) -> anyhow::Result<()> {
 
 async fn bootstrap(arguments: &Arguments, config: &Path) -> anyhow::Result<()> {
     let (mut client, address) = arguments.server.connect(config).await?;
+    if !arguments.tables.is_empty() {
+        return load_again(&mut client, &arguments.tables).await;
+    }
     let mut status = ask(&mut client).await?;
     if status.state == "STREAMING" {
         println!("state: STREAMING; this bootstrap is complete already");
@@ -153,6 +161,15 @@ async fn complete(client: &mut Client, arguments: &Arguments, address: &str) -> 
     Ok(())
 }
 
+/// Has single tables loaded again, and shows that until it is done.
+async fn load_again(client: &mut Client, tables: &[String]) -> anyhow::Result<()> {
+    let request =
+        StartBootstrapRequest { tables: tables.to_vec(), ..StartBootstrapRequest::default() };
+    let answer = client.start_bootstrap(request).await.map_err(|e| told(&e))?.into_inner();
+    println!("state: {}; loading {} again", answer.current_state, tables.join(", "));
+    watch(client).await
+}
+
 /// What completes the bootstrap without this program.
 fn complete_line(address: &str) -> String {
     let (flag, host) = match address.split_once("://") {
@@ -221,8 +238,7 @@ async fn watch(client: &mut Client) -> anyhow::Result<()> {
         let status = ask(client).await?;
         let load = status.load.unwrap_or_default();
         match status.state.as_str() {
-            "ACCUMULATING" => {}
-            "STREAMING" => break,
+            "ACCUMULATING" | "STREAMING" => {}
             state => bail!("the bootstrap has ended, state: {state}. {}", status.last_error),
         }
         if status.last_error != error && !status.last_error.is_empty() {

@@ -71,6 +71,12 @@ fn text(status: &StatusResponse) -> String {
         line("snapshot", status.snapshot_name.clone());
         line("load", load(status));
     }
+    if status.load.as_ref().is_some_and(|load| load.mode == "again") {
+        line("load", load(status));
+    }
+    for table in &status.not_loaded {
+        line("NOT LOADED", format!("{table} joined later: `kasho bootstrap --table {table}`"));
+    }
     line("durability", status.durability.clone());
     line("generation", status.generation.to_string());
     for plugin in &status.plugins {

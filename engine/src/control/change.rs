@@ -34,7 +34,7 @@ pub fn change(epoch: Epoch, entry: &Entry, raw: bool) -> Option<Change> {
         }
         // A table whose load begins again is to be emptied: to the original's clients
         // that is a truncate.
-        (Content::Truncate { .. } | Content::Restart { .. }, _) => {
+        (Content::Truncate { .. } | Content::Restart { .. } | Content::Mark { .. }, _) => {
             change.r#type = "dml".to_owned();
             change.dml = Some(dml(&entry.table, "truncate", &[], &[], (None, None)));
         }
@@ -146,7 +146,8 @@ fn raw_change(entry: &Entry) -> RawChange {
             raw.attempt = u32::try_from(*attempt).unwrap_or(u32::MAX);
             raw.load_lsn = load_lsn.to_string();
         }
-        Content::End { start_lsn, load_points } => {
+        Content::Mark { tables, .. } => raw.tables.clone_from(tables),
+        Content::End { start_lsn, load_points, .. } => {
             raw.start_lsn = start_lsn.to_string();
             let points = load_points.iter().map(|(table, lsn)| (table.clone(), lsn.to_string()));
             raw.load_points = points.collect();
@@ -251,7 +252,11 @@ mod tests {
 
     #[test]
     fn what_the_original_has_no_words_for_needs_raw() {
-        let end = Content::End { start_lsn: Lsn(1), load_points: [("a.b".into(), Lsn(2))].into() };
+        let end = Content::End {
+            start_lsn: Lsn(1),
+            load_points: [("a.b".into(), Lsn(2))].into(),
+            after: None,
+        };
         for (op, content) in [
             (EntryOp::Commit, Content::Commit),
             (EntryOp::End, end),

@@ -54,6 +54,11 @@ impl Service {
     }
 
     async fn start(&self, request: StartBootstrapRequest) -> Result<BootstrapResponse, Status> {
+        if !request.tables.is_empty() {
+            let tables = request.tables;
+            let answer = self.ask(|reply| Call::LoadAgain { tables, reply }).await?;
+            return Ok(response("loading", answer));
+        }
         let request = start_request(request)?;
         let answer = self.ask(|reply| Call::Start { request, reply }).await?;
         Ok(response("started", answer))

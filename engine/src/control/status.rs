@@ -89,6 +89,8 @@ pub struct Status {
     pub warnings: Vec<String>,
     /// Columns that pass unmasked by name.
     pub allow_unmasked: Vec<String>,
+    /// Published tables whose earlier rows were never loaded.
+    pub not_loaded: Vec<String>,
 }
 
 /// The initial load in figures.
@@ -248,6 +250,7 @@ impl Status {
             warnings: self.warnings.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             allow_unmasked: self.allow_unmasked.clone(),
+            not_loaded: self.not_loaded.clone(),
             max_retained_wal_bytes: self.max_retained_wal,
             safe_wal_bytes: self.safe_wal_bytes,
             lag_ms: u64::try_from(self.lag.as_millis()).unwrap_or(u64::MAX),

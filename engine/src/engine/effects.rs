@@ -8,10 +8,11 @@ use tokio::sync::oneshot;
 
 use super::{Engine, Event, Running, Starting, Streaming, loading};
 use crate::bootstrap::{
-    self, Blocking, Command, Effect, Facts, Phase, Refusal, RefusalCode, SlotFact, Snapshot,
+    self, Command, Effect, Facts, LoadMode, Phase, Refusal, RefusalCode, SlotFact, Snapshot,
     StartRequest, State, Transition,
 };
 use crate::control::Answer;
+use crate::load;
 use crate::position::{Epoch, Lsn};
 use crate::sink::SinkError;
 use crate::sink::publisher::{NewEpoch, begin_epoch_from};
@@ -31,8 +32,8 @@ impl Engine {
         let facts = self.facts().await?;
         let Transition { next, effects } = bootstrap::on(&self.phase, command, &facts)?;
         match effects.iter().find(|effect| matches!(effect, Effect::WriteEnd { .. })) {
-            Some(Effect::WriteEnd { start_lsn, load_points }) => {
-                self.store_with_end(&next, *start_lsn, load_points).await?;
+            Some(Effect::WriteEnd { start_lsn, load_points, after }) => {
+                self.store_with_end(&next, (*start_lsn, load_points, *after)).await?;
             }
             _ => self.store(&next).await?,
         }
@@ -45,12 +46,15 @@ impl Engine {
     pub(super) fn holder(&self) -> Option<String> {
         match &self.phase {
             Phase::Accumulating(load) => load.holder.clone(),
-            Phase::Waiting(_) | Phase::Streaming(_) => None,
+            Phase::Streaming(streaming) => {
+                streaming.reload.as_ref().and_then(|reload| reload.load.holder.clone())
+            }
+            Phase::Waiting(_) => None,
         }
     }
 
     /// What the state machine has to know of the world.
-    async fn facts(&self) -> Result<Facts, Refusal> {
+    pub(super) async fn facts(&self) -> Result<Facts, Refusal> {
         let slot = self.world.slot_fact().await.map_err(unavailable)?;
         let found = self.world.inspect().await.map_err(unavailable)?;
         let loader = self.external_loader().await.map_err(unavailable)?;
@@ -95,18 +99,31 @@ impl Engine {
     async fn store_with_end(
         &mut self,
         next: &Phase,
-        start_lsn: Lsn,
-        load_points: &BTreeMap<String, Lsn>,
+        end: (Lsn, &BTreeMap<String, Lsn>, Option<Lsn>),
     ) -> Result<(), Refusal> {
         if let Some(loading) = self.loading.take() {
             loading.end().await;
         }
         let text = bootstrap::store(next).into_bytes();
         let epoch = next.epoch().ok_or_else(|| unavailable("no epoch to complete"))?;
-        let mut writer =
-            loading::writer(&self.world, epoch, &self.load).await.map_err(unavailable)?.0;
-        let end = writer.finish(start_lsn, load_points, self.stored.as_deref(), &text);
-        end.await.map_err(unavailable)?;
+        let opened = loading::writer(&self.world, epoch, &self.load).await;
+        let (mut writer, resumed) = opened.map_err(unavailable)?;
+        if let Phase::Accumulating(load) = &self.phase
+            && load.mode == LoadMode::Direct
+        {
+            // Forced before the load went on: the load points told are those of the phase.
+            let mut progress = load::progress(&resumed.progress).map_err(unavailable)?;
+            let begun = load::begin_again(load, &mut progress, &mut writer);
+            begun.await.map_err(unavailable)?;
+        }
+        let end = writer.finish(end, self.stored.as_deref(), &text);
+        if let Err(error) = end.await {
+            // The reply may be lost, and not the step.
+            let mut store = self.world.redis_store().await.map_err(unavailable)?;
+            if store.state().await.map_err(unavailable)?.as_deref() != Some(&text) {
+                return Err(unavailable(error));
+            }
+        }
         self.stored = Some(text);
         Ok(())
     }
@@ -131,6 +148,8 @@ impl Engine {
                 Effect::AdoptHolder | Effect::WriteEnd { .. } => {}
                 Effect::OpenStream => self.open_stream(),
                 Effect::BeginLoad => self.begin_load(),
+                Effect::Rehold => self.rehold(),
+                Effect::Mark => self.mark(),
                 Effect::ReleaseHolder => self.release(holder.as_deref()).await,
                 Effect::StopLoad => {
                     if let Some(loading) = self.loading.take() {
@@ -166,22 +185,6 @@ impl Engine {
         self.streaming = Some(running);
     }
 
-    pub(super) fn begin_load(&mut self) {
-        let Phase::Accumulating(load) = &self.phase else { return };
-        if load.mode != bootstrap::LoadMode::Direct {
-            return;
-        }
-        let loading = loading::Loading {
-            world: Arc::clone(&self.world),
-            load: load.clone(),
-            shared: self.load.clone(),
-            events: self.events.clone(),
-        };
-        self.troubles.load = None;
-        let running = Running::spawn(|stop| loading.run(stop)).publishing(&self.load.sink);
-        self.loading = Some(running);
-    }
-
     /// A holder is known by its name: this works after a restart of the engine too.
     async fn release(&self, holder: Option<&str>) {
         let Some(holder) = holder else { return };
@@ -205,7 +208,7 @@ impl Engine {
         let spec = self.spec(epoch, &request);
         let events = self.events.clone();
         let task = tokio::spawn(async move {
-            let event = match make(&spec, &events).await {
+            let event = match loading::make(&spec, &events).await {
                 Ok((report, holder)) => Event::SlotMade(Box::new(report), Box::new(holder)),
                 Err(error) => Event::SlotFailed(error.to_string()),
             };
@@ -304,17 +307,4 @@ impl Engine {
             Phase::Streaming(streaming) => streaming.accumulated_changes,
         }
     }
-}
-
-async fn make(
-    spec: &HolderSpec,
-    events: &tokio::sync::mpsc::Sender<Event>,
-) -> Result<(Report, Holder), Box<dyn std::error::Error + Send + Sync>> {
-    let program = std::env::current_exe()?;
-    let mut holder = Holder::spawn(&program, spec).await?;
-    let waiting = |blocking: Option<Blocking>| {
-        let _ = events.try_send(Event::Waiting(blocking));
-    };
-    let report = holder.ready(waiting).await?;
-    Ok((report, holder))
 }

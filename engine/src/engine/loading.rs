@@ -1,5 +1,6 @@
 //! Keeps the initial load running. Whatever interrupts it, it goes on behind the last
-//! slice that was published; only a snapshot that is gone cannot be gone on with.
+//! slice that was published; if the snapshot is gone, the engine has another one made for
+//! the tables that were not finished.
 
 use std::sync::Arc;
 
@@ -8,12 +9,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
 use super::{Event, World};
-use crate::bootstrap::{Load, LoadMode};
+use crate::bootstrap::{Blocking, Load, LoadMode};
 use crate::control::LoadFigures;
 use crate::error::Class;
 use crate::load::{self, Loader, TableDone};
 use crate::pipeline::{Classified, Ended};
-use crate::position::Epoch;
+use crate::position::{Epoch, Lsn};
 use crate::sink::SinkError;
 use crate::sink::load::{LoadWriter, Resumed};
 use crate::sink::publisher::WriterToken;
@@ -21,7 +22,9 @@ use crate::sink::redis::RedisStore;
 use crate::sink::store::Registry;
 use crate::source::catalog::Catalog;
 use crate::source::error::SourceError;
-use crate::source::snapshot::{Reader, ReaderConfig, SnapshotError, holder_lives};
+use crate::source::snapshot::{
+    Holder, HolderSpec, Reader, ReaderConfig, Report, SnapshotError, holder_lives,
+};
 use crate::transform::{Chains, TransformError};
 
 /// How far the load has come, for the status.
@@ -51,6 +54,15 @@ pub(super) enum LoadError {
 }
 
 impl LoadError {
+    /// What is not loaded yet has to be read at another snapshot.
+    fn snapshot_gone(&self) -> bool {
+        let gone = |e: &SnapshotError| matches!(e, SnapshotError::Gone);
+        match self {
+            LoadError::Snapshot(e) | LoadError::Run(load::Error::Source(e)) => gone(e),
+            _ => false,
+        }
+    }
+
     fn class(&self) -> Class {
         match self {
             LoadError::Source(e) => e.class(),
@@ -80,6 +92,8 @@ pub(super) async fn writer(
 pub(super) struct Loading {
     pub(super) world: Arc<World>,
     pub(super) load: Load,
+    /// Of tables that are loaded again: their mark, and where their rows begin.
+    pub(super) section: Option<(Lsn, u64)>,
     pub(super) shared: Shared,
     pub(super) events: mpsc::Sender<Event>,
 }
@@ -98,6 +112,11 @@ impl Loading {
                 Err(error) => error,
             };
             let text = error.to_string();
+            if error.snapshot_gone() {
+                tracing::warn!(error = %text, "the load needs another snapshot");
+                let _ = self.events.send(Event::SnapshotGone).await;
+                return;
+            }
             if error.class() == Class::Halt {
                 tracing::error!(error = %text, "the load has halted");
                 let _ = self.events.send(Event::LoadHalted(text)).await;
@@ -115,22 +134,33 @@ impl Loading {
     async fn once(&self, stop: &CancellationToken) -> Result<Ended, LoadError> {
         let world = Arc::clone(&self.world);
         let catalog = stored_catalog(&world).await?;
-        if let Some(holder) = &self.load.holder
-            && self.load.mode == LoadMode::Direct
+        let mut load = self.load.clone();
+        let (mut writer, resumed) = writer(&world, load.epoch, &self.shared).await?;
+        let mut progress = load::progress(&resumed.progress)?;
+        if let Some((mark, first)) = self.section {
+            load::begin_section(mark, first, &resumed, &mut writer).await?;
+        }
+        load::begin_again(&load, &mut progress, &mut writer).await?;
+        // Before anything can go wrong: what is published whole stays, come what may.
+        for TableDone { oid, attempt, rows } in load::settle(&mut load, &progress) {
+            let _ = self.events.send(Event::TableDone { oid, attempt, rows }).await;
+        }
+        if load.mode == LoadMode::Direct
+            && load.tables.iter().any(|table| !table.done)
+            && let Some(holder) = &load.holder
             && !holder_lives(&world.sql("kasho").await?, holder).await?
         {
             return Err(SnapshotError::Gone.into());
         }
-        let (mut writer, resumed) = writer(&world, self.load.epoch, &self.shared).await?;
-        let progress = load::progress(&resumed.progress)?;
         let config = ReaderConfig { workers: world.config.bootstrap.workers as usize };
-        let plan = (&self.load, &catalog);
+        let plan = (&load, &catalog);
         let reader = Reader::open(&world.info, config, plan, &world.known, &progress)?;
         let _ = self.events.send(Event::LoadTrouble(None)).await;
         let (events, mut late) = (self.events.clone(), Vec::new());
         let told = |table: TableDone| {
             // At once where the mailbox has room, after the run otherwise.
-            let event = Event::TableDone { oid: table.oid, rows: table.rows };
+            let TableDone { oid, attempt, rows } = table;
+            let event = Event::TableDone { oid, attempt, rows };
             if events.try_send(event).is_err() {
                 late.push(table);
             }
@@ -142,15 +172,54 @@ impl Loading {
             max_rate: world.config.bootstrap.max_rate.0,
             figures: self.shared.figures.clone(),
         }
-        .run(&self.load, &progress, told, stop.clone())
+        .run(&load, &progress, told, stop.clone())
         .await;
-        for TableDone { oid, rows } in late {
-            let _ = self.events.send(Event::TableDone { oid, rows }).await;
+        for TableDone { oid, attempt, rows } in late {
+            let _ = self.events.send(Event::TableDone { oid, attempt, rows }).await;
         }
         let ended = ended?;
         writer.close().await?;
         Ok(ended)
     }
+}
+
+/// Has a new holder keep a later snapshot, for as long as that takes: nobody else can go
+/// on with the load.
+pub(super) async fn rehold(spec: HolderSpec, events: mpsc::Sender<Event>, stop: CancellationToken) {
+    let mut backoff = Backoff::default();
+    loop {
+        let error = tokio::select! {
+            () = stop.cancelled() => return,
+            made = make(&spec, &events) => match made {
+                Ok((report, holder)) => {
+                    let event = Event::Reheld(Box::new(report), Box::new(holder));
+                    let _ = events.send(event).await;
+                    return;
+                }
+                Err(error) => format!("no later snapshot for the rest of the load yet: {error}"),
+            },
+        };
+        tracing::warn!(%error, "trying again");
+        let _ = events.send(Event::LoadTrouble(Some(error))).await;
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(backoff.next()) => {}
+        }
+    }
+}
+
+/// Starts a holder and waits until what it is for stands.
+pub(super) async fn make(
+    spec: &HolderSpec,
+    events: &mpsc::Sender<Event>,
+) -> Result<(Report, Holder), Box<dyn std::error::Error + Send + Sync>> {
+    let program = std::env::current_exe()?;
+    let mut holder = Holder::spawn(&program, spec).await?;
+    let waiting = |blocking: Option<Blocking>| {
+        let _ = events.try_send(Event::Waiting(blocking));
+    };
+    let report = holder.ready(waiting).await?;
+    Ok((report, holder))
 }
 
 async fn stored_catalog(world: &World) -> Result<Catalog, LoadError> {

@@ -16,6 +16,7 @@ use crate::position::{Epoch, EpochPosition, Lsn};
 use crate::sink::redis::RedisStore;
 use crate::sink::store::{Registry, Store, Usage};
 use crate::sink::{SinkError, consumers};
+use crate::source::catalog::published_names;
 use crate::source::error::SourceError;
 use crate::source::preflight::{self, Finding};
 use crate::source::wal::{SlotStatus, slot_status};
@@ -33,6 +34,8 @@ pub(super) struct Observed {
     pub(super) xmin_age: u64,
     /// Bytes of log after what the slot has confirmed.
     pub(super) lag_bytes: u64,
+    /// Every published relation.
+    pub(super) published: Vec<String>,
     /// End of the log.
     pub(super) wal_end: Lsn,
     /// The epoch that Redis holds; the next four are of it.
@@ -100,7 +103,7 @@ impl Observer {
                     (all.slot, all.wal_end) = (new.slot, new.wal_end);
                     (all.xmin_age, all.lag_bytes) = (new.xmin_age, new.lag_bytes);
                     if settings {
-                        all.warnings = new.warnings;
+                        (all.warnings, all.published) = (new.warnings, new.published);
                     }
                 }
             })
@@ -174,6 +177,8 @@ impl Observer {
             let findings = preflight::server(client).await?;
             found.warnings =
                 findings.iter().filter(|f| f.is_warning()).map(Finding::told).collect();
+            let publications = &self.world.config.source.publications;
+            found.published = published_names(client, publications).await?;
         }
         Ok(())
     }

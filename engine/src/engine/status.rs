@@ -82,6 +82,7 @@ impl Engine {
             bootstrap_key: key(Lane::Bootstrap).unwrap_or_default(),
             warnings,
             allow_unmasked: unmasked.collect(),
+            not_loaded: self.not_loaded(),
         }
     }
 
@@ -117,6 +118,13 @@ impl Engine {
         all.into_iter().flatten().next().cloned().unwrap_or_default()
     }
 
+    /// Published tables whose rows of before they joined nobody has loaded.
+    fn not_loaded(&self) -> Vec<String> {
+        let Some(loaded) = self.phase.loaded_tables() else { return Vec::new() };
+        let published = self.observed.published.iter();
+        published.filter(|table| !loaded.contains(table)).cloned().collect()
+    }
+
     /// Of a load that another program writes: rows are entries, bytes those of its file.
     fn external_figures(&self, figures: LoadFigures) -> LoadFigures {
         let Observed { epoch, loader, bootstrap_entries: rows, .. } = &self.observed;
@@ -141,6 +149,15 @@ impl Engine {
                 let stopped = self.loading.is_none() && !load.loaded;
                 let halted = self.troubles.load.clone().filter(|_| stopped).unwrap_or_default();
                 LoadFigures { mode, finished: load.loaded, blocking, halted, ..figures }
+            }
+            Phase::Streaming(crate::bootstrap::Streaming { reload: Some(reload), .. }) => {
+                let figures = self.load.figures.borrow().clone();
+                let known = !figures.tables.is_empty() || reload.load.tables.is_empty();
+                let figures = if known { figures } else { crate::load::figures(&reload.load) };
+                let mode = "again".to_owned();
+                let halted = self.troubles.load.clone().filter(|_| self.loading.is_none());
+                let halted = halted.unwrap_or_default();
+                LoadFigures { mode, finished: false, blocking, halted, ..figures }
             }
             Phase::Streaming(streaming) => {
                 LoadFigures { rows: streaming.rows, finished: true, ..LoadFigures::default() }

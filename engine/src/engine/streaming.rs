@@ -115,10 +115,11 @@ impl Streaming {
         // Whoever holds the slot raises the token, over the one he saw before he had it.
         let claim = Claim::new(world.redis_store().await?).await?;
         let source = WalSource::start(session, &options, &world.info, Lsn::ZERO, &world.known);
-        let source = match source.await {
+        let mut source = match source.await {
             Ok(source) => source,
             Err(error) => return Err(world.refused(error).await.into()),
         };
+        source.expect(world.marks.clone());
         // Only now can nobody else move it.
         let confirmed_flush = world.confirmed_flush().await?;
         *self.shared.wal.lock().unwrap_or_else(PoisonError::into_inner) = Some(source.figures());

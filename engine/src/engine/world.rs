@@ -22,6 +22,7 @@ use crate::sink::store::{Checkpoint, Connect, Inspection, Registry, Store};
 use crate::source::catalog::{Catalog, ConstraintKind};
 use crate::source::conninfo::{Conninfo, sql_connect};
 use crate::source::error::SourceError;
+use crate::source::marks::Marks;
 use crate::source::snapshot::{HolderSpec, slot_fact};
 use crate::source::wal::{self, KnownRelations, ReplSession, SlotName, slot_status};
 use crate::transform::{self, ForeignKey, Generation, Handle, Host};
@@ -42,6 +43,8 @@ pub(super) struct World {
     pub(super) accept_gap: bool,
     /// Every table as last described: load and stream share its versions.
     pub(super) known: KnownRelations,
+    /// The mark that the stream is to know when it comes by.
+    pub(super) marks: Marks,
     pub(super) tables: Mutex<transform::Catalog>,
     /// The generation that the stream passed last.
     passed: Mutex<Option<Arc<Generation>>>,
@@ -64,7 +67,20 @@ impl World {
         let handle = Handle::new(empty.map_err(EngineError::Chain)?);
         let tables = Mutex::new(tables);
         let (known, passed) = (KnownRelations::default(), Mutex::default());
-        Ok(World { config, path, info, slot, handle, host, accept_gap, known, tables, passed })
+        let marks = Marks::default();
+        Ok(World {
+            config,
+            path,
+            info,
+            slot,
+            handle,
+            host,
+            accept_gap,
+            known,
+            marks,
+            tables,
+            passed,
+        })
     }
 
     pub(super) async fn sql(&self, name: &str) -> Result<Client, SourceError> {
@@ -239,6 +255,7 @@ impl World {
             epoch: epoch.0,
             mode,
             given,
+            later: false,
             range_blocks: u32::try_from(blocks).unwrap_or(u32::MAX).max(1),
             slot_timeout_s: SLOT_TIMEOUT_S,
             connect_timeout_ms: self.config.source.connect_timeout_ms,

@@ -12,6 +12,8 @@ use crate::sink::publisher::{
 use crate::sink::status::Status;
 use crate::sink::store::{Append, Connect, Guard, NewEntry, Registry, Store, Trim};
 
+mod model;
+
 const NOW: Duration = Duration::ZERO;
 const SOON: Duration = Duration::from_secs(60);
 
@@ -67,7 +69,7 @@ impl World {
 
     async fn finish(&mut self, points: &[(&str, u64)]) {
         let points = points.iter().map(|(table, lsn)| ((*table).to_owned(), Lsn(*lsn))).collect();
-        self.load.finish(Lsn(100), &points, None, b"STREAMING").await.unwrap();
+        self.load.finish((Lsn(100), &points, None), None, b"STREAMING").await.unwrap();
     }
 
     async fn try_reader(&self, from: From) -> Result<StreamReader<MemoryStore>, ReaderError> {

@@ -45,6 +45,7 @@ pub async fn check<R: Rig>(rig: &R) {
     swaps_state_only_from_the_expected(rig).await;
     trims_what_all_consumers_have(rig).await;
     trims_the_load_to_its_end(rig).await;
+    keeps_a_section_until_its_mark_is_passed(rig).await;
     pages_and_waits(rig).await;
     names_a_key_of_another_type(rig).await;
 }
@@ -67,6 +68,7 @@ pub fn checkpoint(epoch: Epoch) -> Checkpoint {
         key_fingerprint: "k1".to_owned(),
         trim: Id::ZERO,
         trim_bootstrap: Id::ZERO,
+        mark: String::new(),
     }
 }
 
@@ -384,6 +386,47 @@ async fn trims_the_load_to_its_end<R: Rig>(rig: &R) {
     assert_eq!(store.trim(trim).await, Ok(1));
     assert_eq!(ids(&mut store, Lane::Bootstrap).await, [id(4, 1)]);
     assert_eq!(store.trim(trim).await, Ok(0));
+}
+
+async fn keeps_a_section_until_its_mark_is_passed<R: Rig>(rig: &R) {
+    let (_, mut store, _) = begun(rig).await;
+    store.add_consumer("c").await.unwrap();
+    let trim = Trim { epoch: E1, ceiling: None };
+    let end = |high| NewEntry { op: "end", ..entry(high, 1, false) };
+    let (first, second): (&[u8], &[u8]) = (b"one", b"two");
+    let finish =
+        |high, old_state, new_state| Finish { end: end(high), generation: 1, old_state, new_state };
+    assert_eq!(store.page(E1, Lane::Bootstrap, Id::ZERO, 9).await.unwrap().end, Id::ZERO);
+    store.lease(E1, "a", "a1", LEASE).await.unwrap();
+    store.finish(&guard("a1", Id::ZERO), &finish(1, None, first)).await.unwrap();
+    // The changes up to a mark, and the section that belongs to it.
+    let changes = [(200, 1), (300, 0), (400, 1), (500, 1)].map(|(lsn, n)| entry(lsn, n, true));
+    store.append(&guard("w", Id::ZERO), &append(changes.to_vec(), "0/1")).await.unwrap();
+    store.lease(E1, "a", "a2", LEASE).await.unwrap();
+    let entries = (2..=4).map(|n| entry(n, 1, false)).collect();
+    let progress = vec![("section:300".to_owned(), Some("2".to_owned()))];
+    let load = Load { generation: 1, entries, progress, lease: LEASE };
+    store.load(&guard("a2", id(1, 1)), &load).await.unwrap();
+    let page = store.page(E1, Lane::Bootstrap, id(1, 1), 9).await.unwrap();
+    assert_eq!((page.entries.len(), page.end), (3, id(1, 1)));
+    store.acknowledge("c", E1, Lane::Bootstrap, id(1, 1)).await.unwrap();
+    store.acknowledge("c", E1, Lane::Changes, id(200, 1)).await.unwrap();
+    store.trim(trim).await.unwrap();
+    let whole = [1, 2, 3, 4].map(|n| id(n, 1));
+    assert_eq!(ids(&mut store, Lane::Bootstrap).await, whole, "the mark is to come");
+    // At the mark, and in the middle of the section: its end is not there yet.
+    store.acknowledge("c", E1, Lane::Changes, id(300, 0)).await.unwrap();
+    store.acknowledge("c", E1, Lane::Bootstrap, id(3, 1)).await.unwrap();
+    store.trim(trim).await.unwrap();
+    assert_eq!(ids(&mut store, Lane::Bootstrap).await, whole, "the newest end stays");
+    store.finish(&guard("a2", id(4, 1)), &finish(5, Some(first), second)).await.unwrap();
+    store.trim(trim).await.unwrap();
+    // And with it the rest of the section, for whoever has a part of it.
+    assert_eq!(ids(&mut store, Lane::Bootstrap).await, [id(4, 1), id(5, 1)]);
+    store.acknowledge("c", E1, Lane::Changes, id(400, 1)).await.unwrap();
+    store.trim(trim).await.unwrap();
+    assert_eq!(ids(&mut store, Lane::Bootstrap).await, [id(5, 1)]);
+    assert_eq!(store.page(E1, Lane::Bootstrap, id(5, 1), 9).await.unwrap().end, id(5, 1));
 }
 
 async fn pages_and_waits<R: Rig>(rig: &R) {

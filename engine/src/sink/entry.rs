@@ -81,19 +81,34 @@ impl Encoding {
         self.always(&Restart { attempt, load_lsn }, out);
     }
 
-    /// Appends the map of the entry that ends the load.
+    /// Appends the map of the mark in the changes from which on `tables` are loaded again:
+    /// their rows begin with entry number `section` of the bootstrap stream.
+    pub fn mark(self, section: u64, tables: &[String], out: &mut Vec<u8>) {
+        #[derive(Serialize)]
+        struct Marked<'a> {
+            section: u64,
+            tables: &'a [String],
+        }
+        self.always(&Marked { section, tables }, out);
+    }
+
+    /// Appends the map of the entry that ends the load, or that of single tables: then
+    /// `after` is their mark, where the changes go on.
     pub fn end(
         self,
         start_lsn: &str,
         load_points: &std::collections::BTreeMap<String, String>,
+        after: Option<&str>,
         out: &mut Vec<u8>,
     ) {
         #[derive(Serialize)]
         struct End<'a> {
             start_lsn: &'a str,
             load_points: &'a std::collections::BTreeMap<String, String>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            after: Option<&'a str>,
         }
-        self.always(&End { start_lsn, load_points }, out);
+        self.always(&End { start_lsn, load_points, after }, out);
     }
 
     /// Texts and numbers into memory: there is nothing that could fail.

@@ -148,45 +148,50 @@ impl<S: Backend> LoadWriter<S> {
         Ok(self.guard.last.high)
     }
 
-    /// Tells readers to empty `table`, whose load begins again as `attempt` at
-    /// `load_lsn`, and resets its `progress` in the same step.
+    /// Tells readers to empty tables whose load begins again, each with its attempt and
+    /// load point, and resets their `progress` in the same step.
     ///
     /// # Errors
     /// As [`LoadWriter::append`].
     pub async fn restart(
         &mut self,
-        table: &str,
-        attempt: u64,
-        load_lsn: Lsn,
+        tables: &[(&str, u64, Lsn)],
         progress: Progress,
     ) -> Result<u64, SinkError> {
         self.enter()?;
-        let mut data = Vec::new();
-        self.encoding.restart(attempt, &load_lsn.to_string(), &mut data);
-        let id = Id { high: self.guard.last.high + 1, low: 1 };
-        let entry = NewEntry { id, op: "restart", table, data: &data, last: false };
-        self.write(vec![entry], progress).await?;
+        let data = tables.iter().map(|(_, attempt, load_lsn)| {
+            let mut data = Vec::new();
+            self.encoding.restart(*attempt, &load_lsn.to_string(), &mut data);
+            data
+        });
+        let data: Vec<Vec<u8>> = data.collect();
+        let next = self.guard.last.high + 1;
+        let entries = tables.iter().zip(&data).zip(next..).map(|(((table, ..), data), high)| {
+            NewEntry { id: Id { high, low: 1 }, op: "restart", table, data, last: false }
+        });
+        self.write(entries.collect(), progress).await?;
         self.spent = false;
         Ok(self.guard.last.high)
     }
 
-    /// Ends the load: the `end` entry, the phase and the end of the lease in one step.
-    /// The writer is spent afterwards, also on an error.
+    /// Ends the load (of the tables of a mark, if `after` names one): the `end` entry, the
+    /// phase and the end of the lease in one step. The writer is spent afterwards, also on
+    /// an error.
     ///
     /// # Errors
     /// [`SinkError::OtherState`] if the stored phase is not `old_state`; otherwise as
     /// [`LoadWriter::append`].
     pub async fn finish(
         &mut self,
-        start_lsn: Lsn,
-        load_points: &BTreeMap<String, Lsn>,
+        (start_lsn, load_points, after): (Lsn, &BTreeMap<String, Lsn>, Option<Lsn>),
         old_state: Option<&[u8]>,
         new_state: &[u8],
     ) -> Result<(), SinkError> {
         self.enter()?;
         let points = load_points.iter().map(|(table, lsn)| (table.clone(), lsn.to_string()));
         let mut data = Vec::new();
-        self.encoding.end(&start_lsn.to_string(), &points.collect(), &mut data);
+        let after = after.map(|lsn| lsn.to_string());
+        self.encoding.end(&start_lsn.to_string(), &points.collect(), after.as_deref(), &mut data);
         let id = Id { high: self.guard.last.high + 1, low: 1 };
         let end = NewEntry { id, op: "end", table: "", data: &data, last: false };
         let finish = Finish { end, generation: self.generation, old_state, new_state };

@@ -17,7 +17,7 @@ use super::error::SinkError;
 use super::id::{Id, Lane};
 use super::status::Status;
 use super::store::{Answer, Append, Backend, Guard, NewEntry, StoreError};
-use crate::batch::{Batch, Piece, Row};
+use crate::batch::{Batch, Mark, Piece, Row};
 use crate::position::{Lsn, Position};
 use crate::sink::config::{Config, Durability, Encoding};
 use tokio::time::Duration;
@@ -55,6 +55,8 @@ pub struct Publisher<S> {
     confirmed: Lsn,
     generation: u64,
     description: Option<Description>,
+    /// Word of the last mark taken: a mark that comes a second time is none.
+    mark: String,
     pending: Vec<Pending>,
     data: Vec<u8>,
     spent: bool,
@@ -82,6 +84,8 @@ struct Pending {
     last: bool,
     /// Where the stream stands without it.
     before: Position,
+    /// Of a mark: its word.
+    mark: Option<String>,
 }
 
 impl<S: Backend> Publisher<S> {
@@ -124,6 +128,9 @@ impl<S: Backend> Publisher<S> {
                     self.send(self.pending.len().saturating_sub(1), self.confirmed).await?;
                 }
             }
+            if let Some(mark) = batch.mark(piece) {
+                self.mark(piece.commit_lsn, mark)?;
+            }
             if piece.end_lsn.is_some() {
                 self.close(piece);
             }
@@ -163,7 +170,27 @@ impl<S: Backend> Publisher<S> {
         };
         self.check_size(position, &table)?;
         let (id, end) = (Id::of(position), self.data.len());
-        self.pending.push(Pending { id, op: row.op.name(), table, end, last: false, before });
+        let (op, last, mark) = (row.op.name(), false, None);
+        self.pending.push(Pending { id, op, table, end, last, before, mark });
+        Ok(())
+    }
+
+    /// Takes a mark, once: its word goes to the checkpoint in the same step.
+    fn mark(&mut self, at: Lsn, mark: &Mark) -> Result<(), SinkError> {
+        if self.mark == mark.nonce {
+            return Ok(());
+        }
+        let (position, before) = (Position::Wal { commit_lsn: at, ordinal: 0 }, self.progress);
+        if position <= before {
+            return Err(SinkError::Disorder { position, after: before });
+        }
+        self.progress = position;
+        self.mark.clone_from(&mark.nonce);
+        self.encoding.mark(mark.section, &mark.tables, &mut self.data);
+        let (op, table) = ("restart", mark.tables.join(",").into());
+        let (id, end, last, mark) =
+            (Id::of(position), self.data.len(), true, Some(mark.nonce.clone()));
+        self.pending.push(Pending { id, op, table, end, last, before, mark });
         Ok(())
     }
 
@@ -195,7 +222,8 @@ impl<S: Backend> Publisher<S> {
                 let id = seen.max(Id { high: lsn.0, low: self.guard.last.low + 1 });
                 let (table, end) = (Arc::from(""), self.data.len());
                 let before = self.progress;
-                self.pending.push(Pending { id, op: "commit", table, end, last: true, before });
+                let (op, last, mark) = ("commit", true, None);
+                self.pending.push(Pending { id, op, table, end, last, before, mark });
             }
             None => {}
         }
@@ -213,7 +241,11 @@ impl<S: Backend> Publisher<S> {
         if count > 0 {
             self.admit().await?;
         }
-        let fields = self.fields(position, confirmed);
+        let mut fields = self.fields(position, confirmed);
+        let marks = self.pending[..count].iter().rev();
+        let mark =
+            marks.filter_map(|entry| Some((entry.mark.as_ref()?, Lsn(entry.id.high)))).next();
+        fields.extend(mark.map(|(word, lsn)| ("mark", format!("{word} {lsn}"))));
         let bytes = count.checked_sub(1).map_or(0, |i| self.pending[i].end);
         let mut start = 0;
         let entries = self.pending[..count].iter().map(|entry| {
@@ -405,6 +437,7 @@ impl<S> Publisher<S> {
             confirmed: Lsn::ZERO,
             generation: 0,
             description: None,
+            mark: String::new(),
             pending: Vec::new(),
             data: Vec::new(),
             spent: false,

@@ -4,13 +4,18 @@
 //! What can go wrong: an order of events that no stream has (a row outside a
 //! transaction); that is an error, not a batch. No I/O, no clock.
 
+use std::sync::Arc;
+
 use kasho_plugin_sdk::Op;
 
-use crate::batch::{Batch, Detail, Image, Piece, Row};
+use crate::batch::{Batch, Detail, Image, Mark, Piece, Row};
 use crate::position::{Lsn, Position};
 
 /// Prefix of our own heartbeat messages, which are never published.
 pub const HEARTBEAT_PREFIX: &str = "kasho.heartbeat";
+
+/// Prefix of our own messages from which on tables are loaded again ([`Mark`]).
+pub const RELOAD_PREFIX: &str = "kasho.reload";
 
 /// When a batch is full. It may be exceeded by one row, never by two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +157,26 @@ impl Assembler {
         Ok(())
     }
 
+    /// A mark of our own, outside any transaction.
+    pub(crate) fn mark(&mut self, lsn: Lsn, us: i64, mark: Arc<Mark>) -> Result<(), OrderError> {
+        if self.open.is_some() {
+            return Err(OrderError::Nested);
+        }
+        let (at, end_lsn) = (self.batch.rows.len(), Some(lsn));
+        let (xid, commit_us, rows) = (0, us, at..at);
+        // Never joined to an empty piece: it is not empty.
+        self.batch.pieces.push(Piece {
+            xid,
+            commit_lsn: lsn,
+            commit_us,
+            rows,
+            first: true,
+            end_lsn,
+        });
+        self.batch.marks.push((lsn, mark));
+        Ok(())
+    }
+
     fn push(&mut self, row: NewRow, position: Position, bytes: usize) {
         let NewRow { op, relation, new, old, detail } = row;
         let cells = [new, old].iter().flatten().map(|image| image.len as usize).sum::<usize>();
@@ -164,7 +189,11 @@ impl Assembler {
 
     /// Adds a whole piece; one without rows takes the place of one without rows.
     fn push_ended(&mut self, piece: Piece) {
-        let joins = |last: &Piece| last.rows.is_empty() && last.first && last.end_lsn.is_some();
+        let marked = self.batch.marks.last().map(|(at, _)| *at);
+        let joins = |last: &Piece| {
+            let whole = last.rows.is_empty() && last.first && last.end_lsn.is_some();
+            whole && marked != Some(last.commit_lsn)
+        };
         match self.batch.pieces.last_mut() {
             Some(last) if piece.rows.is_empty() && piece.first && joins(last) => *last = piece,
             _ => self.batch.pieces.push(piece),
@@ -342,6 +371,27 @@ mod tests {
         assert_eq!(batches.len(), 1);
         assert_eq!(batches[0].pieces.len(), 2);
         assert_eq!(batches[0].pieces[1].end_lsn, Some(Lsn(110 + 10_000 + 5)));
+    }
+
+    #[test]
+    fn a_mark_is_not_joined_away_and_is_skipped_like_a_row() {
+        let mut asm = Assembler::new(Limits::default());
+        let mark = Mark { nonce: "n".into(), section: 7, tables: vec!["public.t".into()] };
+        for lsn in [10, 20, 30] {
+            asm.lone(Lsn(lsn), 0, None, 1).unwrap();
+        }
+        asm.mark(Lsn(40), 0, Arc::new(mark.clone())).unwrap();
+        asm.begin(1, Lsn(40), 0).unwrap();
+        assert_eq!(asm.mark(Lsn(45), 0, Arc::new(mark)), Err(OrderError::Nested));
+        asm.commit(Lsn(50)).unwrap();
+        asm.lone(Lsn(60), 0, None, 1).unwrap();
+        let mut batch = asm.take();
+        let marks: Vec<_> = batch.pieces.iter().map(|piece| batch.mark(piece).is_some()).collect();
+        assert_eq!(marks, [false, true, false, false][..marks.len()]);
+        batch.skip_through(Position::after(Lsn(39)));
+        assert_eq!(batch.marks.len(), 1);
+        batch.skip_through(Position::Wal { commit_lsn: Lsn(40), ordinal: 0 });
+        assert!(batch.marks.is_empty() && batch.pieces.iter().all(|p| batch.mark(p).is_none()));
     }
 
     #[test]

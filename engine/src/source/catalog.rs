@@ -12,6 +12,7 @@ use std::sync::Arc;
 use kasho_plugin_sdk::event::quote_identifier;
 use kasho_plugin_sdk::{Identity, Relation};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use tokio_postgres::Client;
 use tokio_postgres::types::Oid;
 
@@ -24,6 +25,7 @@ mod publications;
 mod shapes;
 
 pub use constraints::{Constraint, ConstraintKind};
+pub use publications::names as published_names;
 pub use shapes::Shape;
 
 use publications::Published;
@@ -167,8 +169,22 @@ impl Catalog {
         self.relations.iter().find(|relation| relation.id == oid)
     }
 
+    /// A digest of everything about a table that its loaded rows depend on: how and where
+    /// it is stored, and what its rows are published as.
+    #[must_use]
+    pub fn shape(&self, table: &Table) -> String {
+        let published = self.relation(table.relation).map(|relation| {
+            let columns = relation.columns.iter().map(|c| (&c.name, c.oid, c.typmod));
+            (relation.qualified(), columns.collect::<Vec<_>>())
+        });
+        let stored = (table.qualified(), table.filenode, &table.filter, &table.columns);
+        let digest = Sha256::digest(format!("{stored:?} {published:?}").as_bytes());
+        digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// Tables that are not the same, or not there at all, in `earlier`: reading them at
-    /// an earlier snapshot would give rows of another shape, or none.
+    /// an earlier snapshot would give rows of another shape, or none. All partitions that
+    /// are published as one relation count as one: readers know one load point for it.
     #[must_use]
     pub fn changed_since(&self, earlier: &Catalog) -> BTreeSet<u32> {
         let before: BTreeMap<u32, &Table> =
@@ -180,7 +196,9 @@ impl Catalog {
         };
         let all = self.stamp != earlier.stamp;
         let changed = self.tables.iter().filter(|table| all || !same(table));
-        changed.map(|table| table.oid).collect()
+        let changed: BTreeSet<u32> = changed.map(|table| table.relation).collect();
+        let whole = self.tables.iter().filter(|table| changed.contains(&table.relation));
+        whole.map(|table| table.oid).collect()
     }
 }
 

@@ -5,7 +5,8 @@
 //! it ([`Holder`]), and its *reader* ([`Reader`]) copies the tables, several `ctid` ranges
 //! at once, each a [`Slice`] at a time.
 //!
-//! What can go wrong: the snapshot is gone with its holder ([`SnapshotError::Gone`]), a
+//! What can go wrong: the snapshot is gone with its holder ([`SnapshotError::Gone`], and
+//! another holder keeps a later one for what is not loaded yet), a
 //! table changes shape under us (it is locked against that), slot creation waits for a
 //! transaction that never ends (shown, and given up in time).
 
@@ -41,8 +42,8 @@ pub enum SnapshotError {
     /// The session that exported the snapshot has ended.
     #[error(
         "the snapshot of the initial load is gone: the session that kept it has ended (was \
-         PostgreSQL or the machine restarted?), and what is not loaded yet can no longer be read \
-         as of that moment. `kasho reset` (AbortBootstrap), then bootstrap again"
+         PostgreSQL or the machine restarted?). Tables that are loaded stay; the others are \
+         loaded from a later snapshot"
     )]
     Gone,
     /// The table's rows are not what was asked for.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::conninfo::Conninfo;
 use super::error::SourceError;
+use super::marks::Marks;
 use super::{Received, Source};
 use crate::ack::Durable;
 use crate::position::Lsn;
@@ -30,6 +31,7 @@ mod stream;
 mod timeline;
 
 pub use connection::{ReplSession, SystemId};
+pub use heartbeat::emit_message;
 pub use options::{Options, conninfo};
 pub use queue::Figures;
 pub use relation::KnownRelations;
@@ -118,6 +120,11 @@ impl WalSource {
             closed: false,
             heartbeat,
         })
+    }
+
+    /// Knows the marks announced there. To be said before anything is read.
+    pub fn expect(&mut self, marks: Marks) {
+        self.reader.marks = marks;
     }
 
     /// Figures that can be read at any time, also when the source has ended.

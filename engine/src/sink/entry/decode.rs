@@ -165,12 +165,22 @@ pub enum Content {
         /// Changes below are part of this load.
         load_lsn: Lsn,
     },
-    /// The load is complete.
+    /// Tables are loaded again from here on: empty them, and read a section of the
+    /// bootstrap stream before the next change.
+    Mark {
+        /// The entry that it begins with.
+        section: u64,
+        /// The tables' qualified names.
+        tables: Vec<String>,
+    },
+    /// The load is complete, or that of single tables.
     End {
         /// The consistent point.
         start_lsn: Lsn,
         /// Tables that were loaded later than there.
         load_points: BTreeMap<String, Lsn>,
+        /// Of single tables: the mark after which the changes go on.
+        after: Option<Lsn>,
     },
     /// The transaction ends.
     Commit,
@@ -183,7 +193,8 @@ pub struct Entry {
     pub position: Position,
     /// What it says.
     pub op: EntryOp,
-    /// Qualified table, quoted as SQL would; empty for `commit` and `end`.
+    /// Qualified table, quoted as SQL would (of a mark or a truncate all of them, separated
+    /// by commas); empty for `commit` and `end`.
     pub table: String,
     /// Chain generation that made it.
     pub generation: u64,
@@ -234,6 +245,8 @@ struct Data {
     load_lsn: String,
     start_lsn: String,
     load_points: BTreeMap<String, String>,
+    after: Option<String>,
+    section: u64,
 }
 
 impl Entry {
@@ -278,12 +291,16 @@ impl Data {
                 cascade: self.cascade,
                 restart_identity: self.restart_identity,
             },
+            EntryOp::Restart if self.section > 0 => {
+                Content::Mark { section: self.section, tables: self.tables }
+            }
             EntryOp::Restart => {
                 Content::Restart { attempt: self.attempt, load_lsn: self.load_lsn.parse().ok()? }
             }
             EntryOp::End => Content::End {
                 start_lsn: self.start_lsn.parse().ok()?,
                 load_points: points(self.load_points)?,
+                after: self.after.map(|lsn| lsn.parse()).transpose().ok()?,
             },
             EntryOp::Row(_) => {
                 let width = self.cols.len();

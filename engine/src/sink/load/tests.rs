@@ -109,7 +109,7 @@ async fn a_restarted_table_loses_its_progress_in_the_same_step() {
     load.append(&rows(2), 1, progress("t:0", "2")).await.unwrap();
     let mut reset = vec![("t:0".to_owned(), None)];
     reset.extend(progress("t:attempt", "2"));
-    assert_eq!(load.restart("public.t", 2, Lsn(900), reset).await, Ok(3));
+    assert_eq!(load.restart(&[("public.t", 2, Lsn(900))], reset).await, Ok(3));
     let restart = &entries(&server).await[2];
     assert_eq!(restart.content, Content::Restart { attempt: 2, load_lsn: Lsn(900) });
     assert_eq!(restart.table, "public.t");
@@ -124,12 +124,12 @@ async fn the_end_and_the_phase_come_in_one_step() {
     load.append(&rows(1), 1, Vec::new()).await.unwrap();
     let points = BTreeMap::from([("public.t".to_owned(), Lsn(900))]);
     let old = Some(&b"WAITING"[..]);
-    assert_eq!(load.finish(Lsn(100), &points, old, b"x").await, Err(SinkError::OtherState));
+    assert_eq!(load.finish((Lsn(100), &points, None), old, b"x").await, Err(SinkError::OtherState));
     let (mut load, _) = open(&server, "engine", 2).await.unwrap();
     let old = Some(&b"ACCUMULATING"[..]);
-    assert_eq!(load.finish(Lsn(100), &points, old, b"STREAMING").await, Ok(()));
+    assert_eq!(load.finish((Lsn(100), &points, None), old, b"STREAMING").await, Ok(()));
     let all = entries(&server).await;
-    let end = Content::End { start_lsn: Lsn(100), load_points: points };
+    let end = Content::End { start_lsn: Lsn(100), load_points: points, after: None };
     assert_eq!((all.len(), &all[1].content), (2, &end));
     let state = server.connect().await.unwrap().state().await.unwrap();
     assert_eq!(state, Some(b"STREAMING".to_vec()));

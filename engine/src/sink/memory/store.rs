@@ -208,7 +208,8 @@ impl Feed for MemoryStore {
                 let after = stream.entries[stream.after(after)..].iter().take(count);
                 after.map(|entry| RawEntry::clone(entry)).collect()
             });
-            Ok(Page { epoch: world.current(), trim: world.trimmed(lane), entries })
+            let (trim, end) = (world.trimmed(lane), world.end(epoch));
+            Ok(Page { epoch: world.current(), trim, end, entries })
         })
         .await
     }

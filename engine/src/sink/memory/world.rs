@@ -291,11 +291,40 @@ impl World {
         let data = self.epoch(guard.epoch);
         data.bootstrap.push(&finish.end, finish.generation);
         data.load.insert("last".to_owned(), finish.end.id.to_string());
+        data.load.insert("end".to_owned(), finish.end.id.to_string());
         data.load.insert("writer".to_owned(), "finished".to_owned());
         data.load.remove("owner");
         data.load.remove("until");
         self.state = Some(finish.new_state.to_vec());
         Finished::Answer(Answer::Done)
+    }
+
+    /// The newest `end` of the bootstrap stream.
+    pub(super) fn end(&self, epoch: Epoch) -> Id {
+        let data = self.epochs.get(&epoch.0);
+        data.and_then(|data| data.load.get("end")?.parse().ok()).unwrap_or(Id::ZERO)
+    }
+
+    /// Through where a consumer has the bootstrap stream: all of it if it reads changes,
+    /// but for the sections whose mark is to come.
+    fn has_load(&self, consumer: &Consumer) -> Id {
+        if consumer.changes == Id::ZERO {
+            return consumer.bootstrap;
+        }
+        let data = self.current().and_then(|epoch| self.epochs.get(&epoch.0));
+        let sections = data.into_iter().flat_map(|data| &data.load).filter_map(|(field, first)| {
+            let high = field.strip_prefix("p:section:")?.parse().ok()?;
+            let first: u64 = first.parse().ok()?;
+            let to_come = Id { high, low: 0 } >= consumer.changes;
+            to_come.then_some(first)
+        });
+        match sections.min() {
+            None => MAX,
+            Some(first) if consumer.bootstrap < (Id { high: first, low: 0 }) => {
+                Id { high: first.saturating_sub(2), low: 1 }
+            }
+            Some(_) => consumer.bootstrap,
+        }
     }
 
     pub(super) fn release(&mut self, epoch: Epoch, writer: &str) {
@@ -357,7 +386,8 @@ impl World {
         }
         let all = self.all_consumers();
         let changes = all.iter().map(|c| c.changes).min();
-        let load = all.iter().map(|c| if c.changes > Id::ZERO { MAX } else { c.bootstrap }).min();
+        let load = all.iter().map(|consumer| self.has_load(consumer)).min();
+        let end = Some(self.end(trim.epoch)).filter(|end| *end > Id::ZERO);
         let ceiling = trim.ceiling.map(start);
         let data = self.epoch(trim.epoch);
         let mut gone = Vec::new();
@@ -371,6 +401,7 @@ impl World {
         if let (Some(load), Some(last)) = (load, data.bootstrap.entries.last().map(|e| e.id)) {
             let wanted = data.bootstrap.entries.get(data.bootstrap.after(load));
             let cut = wanted.map_or(last, |entry| entry.id);
+            let cut = cut.min(end.unwrap_or(cut));
             gone.push(("trim_bootstrap", data.bootstrap.trim(cut)));
         }
         let mut removed = 0;

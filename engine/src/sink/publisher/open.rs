@@ -149,6 +149,8 @@ impl<S: Backend> Publisher<S> {
             last: checkpoint.last,
         };
         let mut publisher = Publisher::new(store, guard, config, status, server.max_bulk_len);
+        let word = checkpoint.mark.split(' ').next();
+        word.unwrap_or_default().clone_into(&mut publisher.mark);
         let (durability, timeout) = (publisher.durability, publisher.durability_timeout);
         publisher.store.durable(durability, timeout).await?;
         if let Some(before) = checkpoint.epoch.0.checked_sub(1).filter(|n| *n > 0) {
@@ -433,6 +435,7 @@ impl NewEpoch<'_> {
             key_fingerprint: self.description.key_fingerprint.clone(),
             trim: Id::ZERO,
             trim_bootstrap: Id::ZERO,
+            mark: String::new(),
         }
     }
 }

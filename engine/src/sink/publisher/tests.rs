@@ -13,6 +13,7 @@ use crate::sink::memory::{Fault, MemoryServer, MemoryStore, Step};
 use crate::sink::store::{Connect, Feed, Registry, Store};
 
 mod fence_model;
+mod marks;
 
 pub(super) fn description() -> Description {
     Description { options: "o".into(), chain: "c".into(), key_fingerprint: "k".into() }

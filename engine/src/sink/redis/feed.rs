@@ -48,8 +48,12 @@ impl Feed for RedisStore {
         let mut range = redis::cmd("XRANGE");
         range.arg(self.keys.stream(epoch, lane)).arg(format!("({after}")).arg("+");
         range.arg("COUNT").arg(count);
-        let mut replies = self.transaction(vec![fields, range]).await?.into_iter();
-        let (Some(fields), Some(range)) = (replies.next(), replies.next()) else {
+        let mut end = redis::cmd("HGET");
+        end.arg(self.keys.load(epoch)).arg("end");
+        let mut replies = self.transaction(vec![fields, range, end]).await?.into_iter();
+        let (Some(fields), Some(range), Some(end)) =
+            (replies.next(), replies.next(), replies.next())
+        else {
             return Err(unexpected());
         };
         let fields = array(fields)?;
@@ -61,6 +65,10 @@ impl Feed for RedisStore {
         Ok(Page {
             epoch: number.map(Epoch),
             trim: field(1)?.map_or(Ok(Id::ZERO), |text| id(&text))?,
+            end: match end {
+                Value::Nil => Id::ZERO,
+                value => id(&text(&value)?)?,
+            },
             entries: array(range)?.into_iter().map(entry).collect::<Result<_, _>>()?,
         })
     }

@@ -1,7 +1,7 @@
 -- Removes what every registered consumer has acknowledged, and what lies before a
 -- ceiling, cutting where a transaction begins; keeps the newest transaction, and of the
--- load its last entry, which says that the load is complete.
--- KEYS: 1 checkpoint, 2 changes, 3 bootstrap, 4 acks, 5 consumers.
+-- load its newest `end` and what comes after it: it says that the load is complete.
+-- KEYS: 1 checkpoint, 2 changes, 3 bootstrap, 4 acks, 5 consumers, 6 load.
 -- ARGV: 1 epoch, 2 ceiling ('' = none).
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then
   return 0
@@ -18,6 +18,17 @@ local function remove(stream, cut, field)
   return redis.call('XTRIM', stream, 'MINID', cut)
 end
 
+-- Sections of tables that are loaded again: the mark in the changes before which nobody
+-- needs them, and the number of their first entry.
+local sections = {}
+local words = redis.call('HGETALL', KEYS[6])
+for i = 1, #words, 2 do
+  local mark = words[i]:match('^p:section:(%d+)$')
+  if mark then
+    table.insert(sections, {mark .. '-0', tonumber(words[i + 1])})
+  end
+end
+
 local changes, load = nil, nil
 for _, name in ipairs(redis.call('HKEYS', KEYS[5])) do
   local c = acked(KEYS[4], KEYS[2], name, 'c')
@@ -25,9 +36,20 @@ for _, name in ipairs(redis.call('HKEYS', KEYS[5])) do
   if not changes or before(c, changes) then
     changes = c
   end
-  -- Whoever reads changes has the whole load.
+  -- Whoever reads changes has the whole load, but for the sections whose mark is to come.
   if c ~= '0-0' then
-    b = '18446744073709551615-18446744073709551615'
+    local first = nil
+    for _, section in ipairs(sections) do
+      if not before(section[1], c) and (not first or section[2] < first) then
+        first = section[2]
+      end
+    end
+    if not first then
+      b = '18446744073709551615-18446744073709551615'
+    elseif before(b, string.format('%.0f-0', first)) then
+      -- The end before the section says what of the changes up to it is loaded already.
+      b = string.format('%.0f-1', first - 2)
+    end
   end
   if not load or before(b, load) then
     load = b
@@ -60,6 +82,11 @@ if load and last then
   if before(load, last[1]) then
     wanted = redis.call('XRANGE', KEYS[3], '(' .. load, '+', 'COUNT', 1)[1]
   end
-  removed = removed + remove(KEYS[3], wanted and wanted[1] or last[1], 'trim_bootstrap')
+  local cut = wanted and wanted[1] or last[1]
+  local finish = redis.call('HGET', KEYS[6], 'end')
+  if finish and before(finish, cut) then
+    cut = finish
+  end
+  removed = removed + remove(KEYS[3], cut, 'trim_bootstrap')
 end
 return removed

@@ -207,6 +207,7 @@ impl Store for RedisStore {
             keys.stream(epoch, Lane::Bootstrap),
             keys.acks(epoch),
             keys.consumers(),
+            keys.load(epoch),
         ]);
         call.arg(epoch.0);
         call.arg(trim.ceiling.as_ref().map_or(String::new(), Id::to_string));

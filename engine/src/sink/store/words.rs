@@ -202,10 +202,19 @@ pub struct Checkpoint {
     pub trim: Id,
     /// The same of the bootstrap stream.
     pub trim_bootstrap: Id,
+    /// Word and LSN of the last mark in the changes stream; empty if there never was one.
+    pub mark: String,
 }
 
 impl Checkpoint {
-    /// As hash fields. `trim` is left out: only trimming writes it.
+    /// The LSN of the mark with this word, if it is the last one published.
+    #[must_use]
+    pub fn marked(&self, nonce: &str) -> Option<Lsn> {
+        let (word, lsn) = self.mark.split_once(' ')?;
+        lsn.parse().ok().filter(|_| word == nonce)
+    }
+
+    /// As hash fields. `trim` and `mark` are left out: only trimming and marks write them.
     #[must_use]
     pub fn fields(&self) -> Vec<(&'static str, String)> {
         vec![
@@ -250,6 +259,7 @@ impl Checkpoint {
             key_fingerprint: text("key_fingerprint")?.to_owned(),
             trim: number(text("trim").unwrap_or("0-0"), "trim")?,
             trim_bootstrap: number(text("trim_bootstrap").unwrap_or("0-0"), "trim_bootstrap")?,
+            mark: text("mark").unwrap_or_default().to_owned(),
         }))
     }
 }
@@ -330,6 +340,8 @@ pub struct Page {
     pub epoch: Option<Epoch>,
     /// The newest entry of the stream that was trimmed away.
     pub trim: Id,
+    /// The newest `end` of the bootstrap stream; zero before the first.
+    pub end: Id,
     /// The entries after the cursor.
     pub entries: Vec<RawEntry>,
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use kasho_plugin_sdk::event::quote_identifier;
 use tokio_postgres::Client;
 use tokio_postgres::types::Oid;
 
@@ -96,4 +97,20 @@ pub(super) async fn read(
         }
     }
     Ok(published)
+}
+
+/// The names of everything that is published, as the stream's rows carry them.
+///
+/// # Errors
+/// The query failed.
+pub async fn names(client: &Client, publications: &[String]) -> Result<Vec<String>, SourceError> {
+    let doing = "asking what is published";
+    let sql = "SELECT DISTINCT schemaname::text, tablename::text FROM pg_publication_tables \
+               WHERE pubname = ANY($1) ORDER BY 1, 2";
+    let rows = client.query(sql, &[&publications]).await;
+    let rows = rows.map_err(|error| SourceError::sql(doing, &error))?;
+    let name = |row: &tokio_postgres::Row| {
+        format!("{}.{}", quote_identifier(row.get(0)), quote_identifier(row.get(1)))
+    };
+    Ok(rows.iter().map(name).collect())
 }

@@ -45,6 +45,9 @@ pub struct HolderSpec {
     pub mode: LoadMode,
     /// A snapshot that the caller keeps, with the LSN of his temporary slot.
     pub given: Option<Snapshot>,
+    /// The permanent slot exists: keep a later snapshot, for what the one before was not
+    /// enough. Nothing is undone then.
+    pub later: bool,
     /// Blocks of a `ctid` range.
     pub range_blocks: u32,
     /// Time for making the slot, seconds.
@@ -54,11 +57,12 @@ pub struct HolderSpec {
 }
 
 impl HolderSpec {
-    /// `application_name` of the sessions that keep the snapshots; PostgreSQL keeps 63
-    /// bytes of it.
+    /// `application_name` of the sessions that keep the snapshots in this process;
+    /// PostgreSQL keeps 63 bytes of it. No two holders of a bootstrap go by one name: the
+    /// end of one must not be hidden by another.
     #[must_use]
     pub fn application_name(&self) -> String {
-        let mut name = format!("kasho holder e{} {}", self.epoch, self.slot);
+        let mut name = format!("kasho holder e{}.{} {}", self.epoch, std::process::id(), self.slot);
         name.truncate(63);
         name
     }
@@ -137,9 +141,9 @@ impl<I: AsyncBufRead + Unpin, O: AsyncWrite + Unpin> Talk<I, O> {
         let Some(held) = self.make(&spec, &info, &watch, &slot).await? else { return Ok(()) };
         self.say(&Event::Ready(Box::new(held.report.clone()))).await;
         if !matches!(self.input.next_line().await, Ok(Some(word)) if word == "adopt") {
-            tracing::info!(slot = %slot, "the bootstrap was given up, its slot is dropped");
+            tracing::info!(slot = %slot, "the snapshot was given up, nothing is left of it");
             drop(held);
-            undo(&watch, &slot).await;
+            undo(&spec, &watch, &slot).await;
             return Ok(());
         }
         drop(watch);
@@ -155,12 +159,14 @@ impl<I: AsyncBufRead + Unpin, O: AsyncWrite + Unpin> Talk<I, O> {
         watch: &Client,
         slot: &SlotName,
     ) -> Result<Option<Held>, SnapshotError> {
-        let mut session = ReplSession::connect(info, &session_name(slot)).await?;
+        let exporter = if spec.later { temporary_name(slot, 1)? } else { slot.clone() };
+        let mut session = ReplSession::connect(info, &session_name(&exporter)).await?;
         let kept = if let Some(given) = &spec.given {
             adopt::copy_temporary_slot(watch, given.lsn, slot).await?;
             keep(spec, info, watch, given).await
         } else {
-            let created = self.create(spec, &mut session, watch, slot, false).await?;
+            let made = (&exporter, spec.later);
+            let created = self.create(spec, &mut session, watch, made).await?;
             let Some(created) = created else { return Ok(None) };
             let name = created.snapshot.clone().unwrap_or_default();
             let exported = Snapshot { name, lsn: created.consistent_point };
@@ -169,7 +175,7 @@ impl<I: AsyncBufRead + Unpin, O: AsyncWrite + Unpin> Talk<I, O> {
         let mut held = match kept {
             Ok(held) => held,
             Err(error) => {
-                undo(watch, slot).await;
+                undo(spec, watch, slot).await;
                 return Err(error);
             }
         };
@@ -178,7 +184,7 @@ impl<I: AsyncBufRead + Unpin, O: AsyncWrite + Unpin> Talk<I, O> {
             match self.keep_later(spec, info, watch, slot, &mut held).await {
                 Ok(true) => {}
                 other => {
-                    undo(watch, slot).await;
+                    undo(spec, watch, slot).await;
                     return other.map(|_| None);
                 }
             }
@@ -196,11 +202,10 @@ impl<I: AsyncBufRead + Unpin, O: AsyncWrite + Unpin> Talk<I, O> {
         slot: &SlotName,
         held: &mut Held,
     ) -> Result<bool, SnapshotError> {
-        let mut name = slot.as_str().to_owned();
-        name.truncate(50);
-        let temporary = SlotName::new(&format!("{name}_load"))?;
+        let temporary = temporary_name(slot, 2)?;
         let mut session = ReplSession::connect(info, &session_name(&temporary)).await?;
-        let Some(created) = self.create(spec, &mut session, watch, &temporary, true).await? else {
+        let made = (&temporary, true);
+        let Some(created) = self.create(spec, &mut session, watch, made).await? else {
             return Ok(false);
         };
         let exported = created.snapshot.clone().unwrap_or_default();
@@ -216,8 +221,7 @@ impl<I: AsyncBufRead + Unpin, O: AsyncWrite + Unpin> Talk<I, O> {
         spec: &HolderSpec,
         session: &'a mut ReplSession,
         watch: &Client,
-        slot: &SlotName,
-        temporary: bool,
+        (slot, temporary): (&SlotName, bool),
     ) -> Result<Option<CreatedSlot<'a>>, SnapshotError> {
         let deadline = tokio::time::sleep(Duration::from_secs(spec.slot_timeout_s));
         let mut deadline = pin!(deadline);
@@ -259,6 +263,14 @@ fn session_name(slot: &SlotName) -> String {
     let mut name = format!("kasho slot {slot}");
     name.truncate(63);
     name
+}
+
+/// A slot that lasts as long as it takes to export its snapshot. One that a holder before
+/// has not let go of yet must not stand in the way.
+fn temporary_name(slot: &SlotName, number: u8) -> Result<SlotName, SourceError> {
+    let mut name = slot.as_str().to_owned();
+    name.truncate(40);
+    SlotName::new(&format!("{name}_load_{}_{number}", std::process::id()))
 }
 
 /// Stands at an exported snapshot and exports it again, for any worker that comes.
@@ -324,6 +336,8 @@ async fn keep(
         range_blocks: spec.range_blocks,
         tables,
         loaded: false,
+        published: catalog.relations.iter().map(|relation| relation.qualified()).collect(),
+        again: Vec::new(),
     };
     Ok(Held { keepers: vec![keeper], report: Report { load, catalog } })
 }
@@ -410,7 +424,11 @@ async fn cancel(watch: &Client, slot: &SlotName) {
     }
 }
 
-async fn undo(watch: &Client, slot: &SlotName) {
+/// What was made only now is dropped; a later snapshot's slot goes with its session.
+async fn undo(spec: &HolderSpec, watch: &Client, slot: &SlotName) {
+    if spec.later {
+        return;
+    }
     if let Err(error) = adopt::drop_slot(watch, slot, false).await {
         tracing::warn!(%error, slot = %slot, "a slot may be left over");
     }

@@ -21,6 +21,8 @@ const BLOCK_BYTES: u64 = 8192;
 pub struct RangeKey {
     /// `pg_class.oid`.
     pub oid: u32,
+    /// The attempt at the table, from 1: progress of an earlier one is not progress.
+    pub attempt: u32,
     /// From 0.
     pub range: u32,
 }
@@ -39,7 +41,7 @@ pub type Progress = BTreeMap<RangeKey, RangeProgress>;
 
 impl fmt::Display for RangeKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.oid, self.range)
+        write!(f, "{}:{}:{}", self.oid, self.attempt, self.range)
     }
 }
 
@@ -47,8 +49,9 @@ impl FromStr for RangeKey {
     type Err = std::num::ParseIntError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (oid, range) = text.split_once(':').unwrap_or((text, ""));
-        Ok(RangeKey { oid: oid.parse()?, range: range.parse()? })
+        let (oid, rest) = text.split_once(':').unwrap_or((text, ""));
+        let (attempt, range) = rest.split_once(':').unwrap_or((rest, ""));
+        Ok(RangeKey { oid: oid.parse()?, attempt: attempt.parse()?, range: range.parse()? })
     }
 }
 
@@ -92,6 +95,8 @@ pub(super) fn tables(
                 rows: 0,
                 rows_estimated: table.rows_estimated,
                 bytes_estimated: table.bytes,
+                shape: catalog.shape(table),
+                gone: false,
             }
         })
         .collect();
@@ -114,7 +119,7 @@ pub(super) fn units(load: &Load, progress: &Progress) -> Vec<Unit> {
     tables
         .flat_map(|(index, table)| {
             (0..table.ranges).filter_map(move |range| {
-                let key = RangeKey { oid: table.oid, range };
+                let key = RangeKey { oid: table.oid, attempt: table.attempt, range };
                 let so_far = progress.get(&key).copied().unwrap_or_default();
                 (!so_far.done).then_some(Unit { key, table: index, skip: so_far.rows })
             })
@@ -215,6 +220,8 @@ mod tests {
             range_blocks: 10,
             tables: tables(catalog, 10, |_| 0),
             loaded: false,
+            published: vec![],
+            again: vec![],
         }
     }
 
@@ -269,7 +276,7 @@ mod tests {
     fn what_is_published_is_not_read_again() {
         let mut load = load(&catalog());
         load.tables[1].done = true;
-        let key = |oid, range| RangeKey { oid, range };
+        let key = |oid, range| RangeKey { oid, attempt: 1, range };
         let progress: Progress = [
             (key(2, 0), RangeProgress { rows: 100, done: true }),
             (key(2, 1), RangeProgress { rows: 40, done: false }),
@@ -285,10 +292,10 @@ mod tests {
             let progress = RangeProgress { rows, done };
             assert_eq!(progress.to_string().parse(), Ok(progress));
         }
-        let key = RangeKey { oid: 16384, range: 3 };
-        assert_eq!(key.to_string(), "16384:3");
+        let key = RangeKey { oid: 16384, attempt: 2, range: 3 };
+        assert_eq!(key.to_string(), "16384:2:3");
         assert_eq!(key.to_string().parse(), Ok(key));
-        for text in ["", "1", "1:", ":1", "a:1", "1:2:3"] {
+        for text in ["", "1", "1:", ":1", "a:1", "1:2", "1:2:", "1:2:3:4"] {
             assert!(text.parse::<RangeKey>().is_err(), "{text}");
         }
     }

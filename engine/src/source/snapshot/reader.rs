@@ -26,7 +26,7 @@ use crate::source::copy::Decoder;
 use crate::source::error::SourceError;
 use crate::source::snapshot::holder::no_transaction_timeout;
 use crate::source::snapshot::plan::{self, Progress, RangeKey, RangeProgress, Unit};
-use crate::source::snapshot::{SETTINGS, SnapshotError, copy_statement, literal};
+use crate::source::snapshot::{SETTINGS, SnapshotError, copy_statement, holder_lives, literal};
 use crate::source::wal::KnownRelations;
 
 /// Rows of a batch at most, so that a chain is called often enough.
@@ -67,7 +67,8 @@ pub struct Reader {
 
 struct Plan {
     load: Load,
-    tables: Vec<(Table, Arc<Relation>)>,
+    /// None of those that are loaded already.
+    tables: Vec<Option<(Table, Arc<Relation>)>>,
     units: Vec<Unit>,
     next: AtomicUsize,
 }
@@ -84,11 +85,15 @@ impl Plan {
             let relation = catalog.relation(table.relation)?.as_ref().clone();
             Some((table.clone(), known.settle(relation)))
         };
-        let known: Option<Vec<_>> = load.tables.iter().map(|table| described(table.oid)).collect();
-        let Some(tables) = known else {
-            let what = "the stored catalogue lacks a table of the stored load";
-            return Err(SourceError::protocol("planning the load", what).into());
-        };
+        let tables = load.tables.iter().map(|table| match table.done {
+            // It may be gone by now.
+            true => Ok(None),
+            false => described(table.oid).map(Some).ok_or_else(|| {
+                let what = "the stored catalogue lacks a table of the stored load";
+                SourceError::protocol("planning the load", what)
+            }),
+        });
+        let tables = tables.collect::<Result<Vec<_>, _>>()?;
         let units = plan::units(load, progress);
         Ok(Plan { load: load.clone(), tables, units, next: AtomicUsize::new(0) })
     }
@@ -163,7 +168,7 @@ impl Worker {
     async fn range(&mut self, unit: Unit) -> Result<bool, SnapshotError> {
         let plan = Arc::clone(&self.plan);
         let load = &plan.load.tables[unit.table];
-        let (table, relation) = &plan.tables[unit.table];
+        let Some((table, relation)) = &plan.tables[unit.table] else { return Ok(true) };
         self.stand_at(load.snapshot).await?;
         let Some((client, _)) = &self.session else { return Ok(false) };
         let statement = copy_statement(
@@ -206,6 +211,13 @@ impl Worker {
         };
         let name = self.plan.load.snapshots.get(snapshot).map_or("", |s| s.name.as_str());
         import(&client, name).await?;
+        // A server that was restarted may give the name to somebody else's snapshot. The
+        // holder does not outlive a restart, so with it alive the name is still its own.
+        if let Some(holder) = &self.plan.load.holder
+            && !holder_lives(&client, holder).await?
+        {
+            return Err(SnapshotError::Gone);
+        }
         self.session = Some((client, snapshot));
         Ok(())
     }
@@ -219,7 +231,8 @@ pub(super) async fn import(client: &Client, snapshot: &str) -> Result<(), Snapsh
     );
     client.batch_execute(&begin).await.map_err(|error| match error.code() {
         // invalid_parameter_value; undefined_object from 17 on.
-        Some(code) if matches!(code.code(), "22023" | "42704") => SnapshotError::Gone,
+        // object_not_in_prerequisite_state: who exported it has just ended.
+        Some(code) if matches!(code.code(), "22023" | "42704" | "55000") => SnapshotError::Gone,
         _ => SourceError::sql("standing at the load's snapshot", &error).into(),
     })
 }

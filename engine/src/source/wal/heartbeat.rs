@@ -67,9 +67,23 @@ pub(super) async fn beat(info: Conninfo, every: Duration, shared: Arc<Shared>) {
 }
 
 async fn once(client: &Client) -> Result<Lsn, SourceError> {
-    let sql = "SELECT pg_catalog.pg_logical_emit_message(false, $1::text, ''::text)::text";
-    let row = client.query_one(sql, &[&HEARTBEAT_PREFIX]).await;
-    let row = row.map_err(|e| SourceError::sql("a heartbeat", &e))?;
+    emit_message(client, HEARTBEAT_PREFIX, "").await
+}
+
+/// Writes a logical message outside any transaction and says its LSN. A server that
+/// crashes at once may lose it.
+///
+/// # Errors
+/// PostgreSQL does not answer, or refuses.
+pub async fn emit_message(
+    client: &Client,
+    prefix: &str,
+    content: &str,
+) -> Result<Lsn, SourceError> {
+    let doing = "writing a logical message";
+    let sql = "SELECT pg_catalog.pg_logical_emit_message(false, $1::text, $2::text)::text";
+    let row = client.query_one(sql, &[&prefix, &content]).await;
+    let row = row.map_err(|e| SourceError::sql(doing, &e))?;
     let lsn: String = row.get(0);
-    lsn.parse().map_err(|_| SourceError::protocol("a heartbeat", "an LSN that is none"))
+    lsn.parse().map_err(|_| SourceError::protocol(doing, "an LSN that is none"))
 }

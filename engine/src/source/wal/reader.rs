@@ -9,8 +9,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kasho_plugin_sdk::{Op, Relation};
 
-use super::super::assemble::{Assembler, HEARTBEAT_PREFIX, Limits, NewRow, OrderError, hex};
+use super::super::assemble::{
+    Assembler, HEARTBEAT_PREFIX, Limits, NewRow, OrderError, RELOAD_PREFIX, hex,
+};
 use super::super::error::SourceError;
+use super::super::marks::Marks;
 use super::frames::{Frame, frame};
 use super::pgoutput::{self, Col, Message, Old, Tuple, decode};
 use super::relation::Relations;
@@ -30,6 +33,8 @@ pub(super) struct Reader {
     relations: Relations,
     messages: Vec<String>,
     pub(super) publications: String,
+    /// What the engine has announced.
+    pub(super) marks: Marks,
     text_messages: Arc<Relation>,
     byte_messages: Arc<Relation>,
     /// The server's log has been read up to here, as of a keepalive between transactions.
@@ -54,6 +59,7 @@ impl Reader {
             relations,
             messages,
             publications,
+            marks: Marks::default(),
             text_messages: message_relation(false),
             byte_messages: message_relation(true),
             wal_end: Lsn::ZERO,
@@ -146,6 +152,15 @@ impl Reader {
                 let detail = Detail::Truncate { relations, cascade, restart_identity };
                 let (op, detail) = (Op::Truncate, Some(Box::new(detail)));
                 self.row(NewRow { op, relation, new: None, old: None, detail }, bytes)
+            }
+            Message::Message { transactional: false, lsn, prefix, content }
+                if prefix.bytes == RELOAD_PREFIX.as_bytes() =>
+            {
+                let us = pgoutput::unix_us(sent);
+                match self.marks.matching(content.bytes) {
+                    Some(mark) => self.asm.mark(lsn, us, mark).map_err(order),
+                    None => self.asm.lone(lsn, us, None, bytes).map_err(order),
+                }
             }
             Message::Message { transactional, lsn, prefix, content } => {
                 let row = self.message_row(prefix, content, at, transactional);
@@ -281,7 +296,8 @@ impl Reader {
         transactional: bool,
     ) -> Option<NewRow> {
         let name = std::str::from_utf8(prefix.bytes).ok()?;
-        if name == HEARTBEAT_PREFIX || !self.messages.iter().any(|listed| listed == name) {
+        let ours = [HEARTBEAT_PREFIX, RELOAD_PREFIX].contains(&name);
+        if ours || !self.messages.iter().any(|listed| listed == name) {
             return None;
         }
         let binary = std::str::from_utf8(content.bytes).is_err();

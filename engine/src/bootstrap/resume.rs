@@ -1,0 +1,113 @@
+//! A load that goes on at a later snapshot: which tables stay, which begin again, and
+//! what readers have to be told. Pure.
+//!
+//! What can go wrong here is silent: a table half of which is of one snapshot and half of
+//! another, or a change that is neither in the rows nor after the load point. So the unit
+//! is everything that goes by one published name, for that is all a reader can tell apart.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::bootstrap::{Load, TableLoad};
+use crate::position::Lsn;
+
+/// The load as it goes on with what a new holder has `found`.
+///
+/// A name stays as it is if it was finished and its tables are the same still, or are gone
+/// altogether: what happened to them stands in the changes. Everything else is read at the
+/// new snapshot, under a new attempt, and so is what is to be loaded once more. No attempt
+/// up to `used` counts as a new one.
+pub(super) fn resumed(load: &Load, found: &Load, used: u32) -> Load {
+    let base = load.snapshots.len();
+    let (before, now) = (by_name(&load.tables), by_name(&found.tables));
+    let names: BTreeSet<&str> = before.keys().chain(now.keys()).copied().collect();
+    let mut tables: Vec<TableLoad> = Vec::new();
+    for name in names {
+        let old = before.get(name).cloned().unwrap_or_default();
+        let new = now.get(name).cloned().unwrap_or_default();
+        if !load.again.iter().any(|again| again == name) && stays(&old, &new) {
+            tables.extend(old.into_iter().cloned());
+            continue;
+        }
+        // A table that was renamed counts on too, or its old progress would be taken for new.
+        let oids: BTreeSet<u32> = new.iter().map(|table| table.oid).collect();
+        let known = load.tables.iter().filter(|t| t.published_as == name || oids.contains(&t.oid));
+        let attempt = known.map(|table| table.attempt).max().unwrap_or(0).max(used) + 1;
+        let again = new.iter().map(|&table| TableLoad {
+            snapshot: base + table.snapshot,
+            attempt,
+            ..table.clone()
+        });
+        let gone = old.iter().filter(|table| !oids.contains(&table.oid));
+        let gone = gone.map(|&table| TableLoad {
+            snapshot: base,
+            attempt,
+            done: true,
+            rows: 0,
+            gone: true,
+            ..table.clone()
+        });
+        tables.extend(again.chain(gone));
+    }
+    tables.sort_by_key(|table| (std::cmp::Reverse(table.bytes_estimated), table.oid));
+    let snapshots = load.snapshots.iter().chain(&found.snapshots).cloned().collect();
+    let mut published: Vec<String> =
+        load.published.iter().chain(&found.published).cloned().collect();
+    published.sort_unstable();
+    published.dedup();
+    Load {
+        snapshots,
+        holder: found.holder.clone(),
+        tables,
+        range_blocks: found.range_blocks,
+        published,
+        again: Vec::new(),
+        ..load.clone()
+    }
+}
+
+fn by_name(tables: &[TableLoad]) -> BTreeMap<&str, Vec<&TableLoad>> {
+    let mut names: BTreeMap<&str, Vec<&TableLoad>> = BTreeMap::new();
+    for table in tables {
+        names.entry(&table.published_as).or_default().push(table);
+    }
+    names
+}
+
+fn stays(old: &[&TableLoad], new: &[&TableLoad]) -> bool {
+    let finished = !old.is_empty() && old.iter().all(|table| table.done);
+    let shapes = |tables: &[&TableLoad]| -> BTreeSet<(u32, String)> {
+        let there = tables.iter().filter(|table| !table.gone);
+        there.map(|table| (table.oid, table.shape.clone())).collect()
+    };
+    let noted = old.iter().all(|table| !table.shape.is_empty());
+    finished && (new.is_empty() || (noted && shapes(old) == shapes(new)))
+}
+
+/// A table of which an earlier attempt may have published rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restart {
+    /// The name its rows carry.
+    pub table: String,
+    /// The attempt that begins.
+    pub attempt: u32,
+    /// Changes below are part of it.
+    pub load_lsn: Lsn,
+}
+
+/// What readers have to be told to empty, given the tables and attempts (`stale`) that
+/// have published rows which are not those of the present attempt.
+#[must_use]
+pub fn restarts(load: &Load, stale: impl Fn(u32, u32) -> bool) -> Vec<Restart> {
+    let names = by_name(&load.tables);
+    let begun = names.into_iter().filter_map(|(name, tables)| {
+        let published =
+            tables.iter().any(|table| (1..table.attempt).any(|earlier| stale(table.oid, earlier)));
+        let first = tables.first().filter(|_| published)?;
+        let load_lsn = tables.iter().map(|table| load.load_lsn(table)).max()?;
+        Some(Restart { table: name.to_owned(), attempt: first.attempt, load_lsn })
+    });
+    begun.collect()
+}
+
+#[cfg(test)]
+mod tests;

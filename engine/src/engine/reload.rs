@@ -1,0 +1,242 @@
+//! Loads that go on, and tables that are loaded again: what the engine does around the
+//! loader and the holder. The order of the steps is [`crate::bootstrap`]'s; here each is
+//! done, and done again after whatever interrupted it.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::effects::unavailable;
+use super::{Engine, Event, Running, World, loading};
+use crate::batch::Mark;
+use crate::bootstrap::{
+    self, Command, Load, Phase, Refusal, RefusalCode, Reload, Streaming, Transition,
+};
+use crate::control::Answer;
+use crate::sink::store::Registry;
+use crate::source::RELOAD_PREFIX;
+use crate::source::catalog::Catalog;
+use crate::source::snapshot::{Holder, HolderSpec, Report};
+use crate::source::wal::emit_message;
+
+/// How often is looked whether a mark is published.
+const LOOK: Duration = Duration::from_millis(200);
+/// A mark that was not seen for so long was lost with the server, and is written again.
+const LOST: Duration = Duration::from_secs(10);
+
+impl Engine {
+    /// Goes on with whatever has to be loaded in this phase.
+    pub(super) fn go_on_loading(&mut self) {
+        match &self.phase {
+            Phase::Streaming(Streaming { reload: Some(reload), .. }) if reload.mark.0 == 0 => {
+                self.mark();
+            }
+            _ => self.begin_load(),
+        }
+    }
+
+    pub(super) fn begin_load(&mut self) {
+        let Some(load) = self.phase.open_load() else { return };
+        if load.holder.is_none() {
+            self.rehold();
+            return;
+        }
+        let section = match &self.phase {
+            Phase::Streaming(Streaming { reload: Some(reload), .. }) => {
+                Some((reload.mark, reload.section))
+            }
+            _ => None,
+        };
+        let loading = loading::Loading {
+            world: Arc::clone(&self.world),
+            load: load.clone(),
+            section,
+            shared: self.load.clone(),
+            events: self.events.clone(),
+        };
+        self.troubles.load = None;
+        let running = Running::spawn(|stop| loading.run(stop)).publishing(&self.load.sink);
+        self.loading = Some(running);
+    }
+
+    /// A later snapshot for the tables that are not loaded.
+    pub(super) fn rehold(&mut self) {
+        let Some(load) = self.phase.open_load() else { return };
+        let spec = self.world.holder_spec(load.epoch, load.mode, None);
+        let range_blocks = match load.range_blocks {
+            0 => spec.range_blocks,
+            // The tables that stay are cut as they were, and so are the others.
+            cut => cut,
+        };
+        let spec = HolderSpec { later: true, range_blocks, ..spec };
+        let events = self.events.clone();
+        self.loading = Some(Running::spawn(|stop| loading::rehold(spec, events, stop)));
+    }
+
+    /// A later snapshot and its locks stand: the load goes on with it.
+    pub(super) async fn reheld(&mut self, report: Report, holder: Holder) {
+        self.loading = None;
+        if let Err(refusal) = self.go_on(report, holder).await {
+            // The holder ends when it is dropped without being adopted.
+            tracing::warn!(%refusal, "the later snapshot is not used");
+            self.troubles.load = Some(refusal.text);
+            if refusal.code == RefusalCode::Unavailable {
+                self.begin_load();
+            }
+        }
+    }
+
+    async fn go_on(&mut self, report: Report, holder: Holder) -> Result<(), Refusal> {
+        let facts = self.facts().await?;
+        let command = Command::Reheld(Box::new(report.load));
+        let Transition { next, effects } = bootstrap::on(&self.phase, command, &facts)?;
+        // Before the phase: as long as that names no holder, nobody loads by the catalogue.
+        let catalog = serde_json::to_vec(&report.catalog).map_err(unavailable)?;
+        let mut store = self.world.redis_store().await.map_err(unavailable)?;
+        store.set_catalog(&catalog).await.map_err(unavailable)?;
+        self.world.take_catalog(&report.catalog, false);
+        tell_apart(&self.phase, &next);
+        self.store(&next).await?;
+        self.phase = next;
+        self.load = loading::Shared::default();
+        if let Err(error) = holder.adopt().await {
+            tracing::warn!(%error, "the holder has ended again");
+        }
+        self.act(effects, None).await
+    }
+
+    /// Has the mark of the reload published.
+    pub(super) fn mark(&mut self) {
+        let Phase::Streaming(Streaming { reload: Some(reload), .. }) = &self.phase else { return };
+        let Reload { nonce, section, tables, .. } = reload.as_ref().clone();
+        // Figures of the load before are none of this one's.
+        self.load = loading::Shared::default();
+        self.world.marks.expect(Some(Mark { nonce: nonce.clone(), section, tables }));
+        let (world, events) = (Arc::clone(&self.world), self.events.clone());
+        self.loading = Some(Running::spawn(|stop| marking(world, nonce, events, stop)));
+    }
+
+    /// The stream has published the mark.
+    pub(super) async fn marked(&mut self, command: Command) {
+        self.loading = None;
+        self.world.marks.expect(None);
+        if let Some(RefusalCode::Unavailable) = self.apply(command, "the mark is published").await {
+            self.mark();
+        }
+    }
+
+    /// Loads single tables again.
+    pub(super) async fn load_again(&mut self, asked: &[String]) -> Result<Answer, Refusal> {
+        let previous = self.phase.state();
+        let tables = self.published_names(asked).await?;
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).map_err(unavailable)?;
+        let nonce = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.transition(Command::Reload { tables, nonce }).await?;
+        Ok(self.summary(previous))
+    }
+
+    /// The names under which the rows of these tables are published.
+    async fn published_names(&self, asked: &[String]) -> Result<Vec<String>, Refusal> {
+        let client = self.world.sql("kasho").await.map_err(unavailable)?;
+        let publications = &self.world.config.source.publications;
+        let catalog = Catalog::read(&client, publications).await.map_err(unavailable)?;
+        let mut names = Vec::new();
+        for asked in asked {
+            let name = published_name(&catalog, asked).ok_or_else(|| {
+                Refusal::argument(format!(
+                    "table {asked:?} is not published by {}: name it as schema.table, or add it to \
+                     the publication first (ALTER PUBLICATION … ADD TABLE …)",
+                    publications.join(", ")
+                ))
+            })?;
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+}
+
+/// A table is named as it is published, or as SQL would without quotes; a partition stands
+/// for the relation that its rows are published as.
+fn published_name(catalog: &Catalog, asked: &str) -> Option<String> {
+    let named = |qualified: &str, schema: &str, table: &str| {
+        qualified == asked
+            || asked == format!("{schema}.{table}")
+            || (schema == "public" && table == asked)
+    };
+    let relation = catalog.relations.iter().find(|r| named(&r.qualified(), &r.schema, &r.table));
+    let partition = || {
+        let found = catalog.tables.iter().find(|t| named(&t.qualified(), &t.schema, &t.table));
+        catalog.relation(found?.relation)
+    };
+    relation.or_else(partition).map(|relation| relation.qualified())
+}
+
+/// Writes the mark, and waits until the checkpoint says that it is published: then it is,
+/// in the very step that says so.
+async fn marking(
+    world: Arc<World>,
+    nonce: String,
+    events: mpsc::Sender<Event>,
+    stop: CancellationToken,
+) {
+    let mut written: Option<Instant> = None;
+    loop {
+        let trouble = match look_for(&world, &nonce, &mut written).await {
+            Ok(Some(command)) => {
+                let _ = events.send(Event::Marked(command)).await;
+                return;
+            }
+            Ok(None) => None,
+            Err(error) => Some(format!("the mark of a table's load is not written yet: {error}")),
+        };
+        let _ = events.try_send(Event::LoadTrouble(trouble));
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}
+
+async fn look_for(
+    world: &World,
+    nonce: &str,
+    written: &mut Option<Instant>,
+) -> Result<Option<Command>, Box<dyn std::error::Error + Send + Sync>> {
+    let checkpoint = world.inspect().await?.checkpoint;
+    if let Some(lsn) = checkpoint.and_then(|checkpoint| checkpoint.marked(nonce)) {
+        return Ok(Some(Command::Marked { nonce: nonce.to_owned(), lsn }));
+    }
+    if written.is_none_or(|at| at.elapsed() > LOST) {
+        // Should it be there twice, the second one is none: the publisher knows its word.
+        let client = world.sql("kasho").await?;
+        emit_message(&client, RELOAD_PREFIX, nonce).await?;
+        *written = Some(Instant::now());
+    }
+    Ok(None)
+}
+
+/// Says which finished tables are not any more.
+fn tell_apart(before: &Phase, after: &Phase) {
+    let load = |phase: &Phase| phase.open_load().cloned();
+    let (Some(before), Some(after)): (Option<Load>, Option<Load>) = (load(before), load(after))
+    else {
+        return;
+    };
+    for table in after.tables.iter().filter(|table| !table.done) {
+        let finished = before.tables.iter().any(|old| {
+            old.done && !old.gone && old.oid == table.oid && old.attempt < table.attempt
+        });
+        if finished {
+            tracing::warn!(
+                table = table.table,
+                "the table was altered, rewritten or emptied since it was loaded: it is loaded \
+                 again"
+            );
+        }
+    }
+}
