@@ -17,6 +17,10 @@ use kasho_plugin_sdk::{Op, Relation};
 
 use crate::position::{Lsn, Position};
 
+mod events;
+
+pub use events::{DDL_RELATION_ID, MESSAGE_RELATION_ID, ddl_relation, message_relation};
+
 /// A piece of one of the batch's segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {

@@ -55,6 +55,8 @@ pub struct Config {
     pub allow_unmasked: bool,
     /// Confirms, for unattended use, a file that masks less than the running one.
     pub accept_unmask: bool,
+    /// Digest of the one candidate that is confirmed.
+    pub accept: Option<String>,
     /// Masking keys by name.
     pub keys: BTreeMap<String, transform::KeySource>,
     /// The chain, in order.
@@ -88,8 +90,15 @@ impl Changes {
 
 /// What is taken over without a restart: the chain and all it is made of, and how much
 /// is said about it.
-const LIVE: [&str; 6] =
-    ["transform", "keys", "unruled_tables", "allow_unmasked", "accept_unmask", "log.level"];
+const LIVE: [&str; 7] = [
+    "transform",
+    "keys",
+    "unruled_tables",
+    "allow_unmasked",
+    "accept_unmask",
+    "accept",
+    "log.level",
+];
 
 impl Config {
     /// Reads a file, with the variables of the environment.
@@ -184,6 +193,7 @@ impl Config {
             unruled_tables: self.unruled_tables,
             allow_unmasked: self.allow_unmasked,
             accept_unmask: self.accept_unmask,
+            accept: self.accept.clone(),
             keys: self.keys.clone(),
             transform: self.transform.clone(),
             plugins: self.plugins.clone(),

@@ -33,6 +33,7 @@ mod effects;
 mod guard;
 mod lag;
 mod loading;
+mod memory;
 mod observe;
 mod prepare;
 mod reload;
@@ -227,9 +228,9 @@ async fn serve(
     let Some((phase, stored)) = until_ready(&world, &shared, stop).await? else {
         return Ok(());
     };
-    let reload = world.watch().map_err(EngineError::Host)?;
-    let (events, inbox) = mpsc::channel(256);
     let figures = streaming::Shared::default();
+    let reload = world.watch(&figures.pipeline, stop).map_err(EngineError::Host)?;
+    let (events, inbox) = mpsc::channel(256);
     let observing = observe::Observer { world: Arc::clone(&world), events: events.clone() };
     let observing = Running::spawn(|stop| observing.run(stop));
     let mut engine = Engine {

@@ -18,9 +18,8 @@ pub mod snapshot;
 mod sockopt;
 pub mod wal;
 
-pub use assemble::{
-    HEARTBEAT_PREFIX, Limits, MESSAGE_RELATION_ID, RELOAD_PREFIX, message_relation,
-};
+pub use crate::batch::{MESSAGE_RELATION_ID, message_relation};
+pub use assemble::{HEARTBEAT_PREFIX, Limits, RELOAD_PREFIX};
 pub use error::{ServerError, SourceError};
 
 use crate::ack::Durable;

@@ -18,6 +18,7 @@ mod chain;
 mod check;
 mod config;
 mod coverage;
+mod draft;
 mod error;
 mod exchange;
 mod gate;
@@ -29,6 +30,7 @@ mod instance;
 mod keys;
 mod known;
 mod load;
+mod loosen;
 mod outcome;
 mod plan;
 pub mod reload;
@@ -48,6 +50,8 @@ pub use load::{Options, load};
 
 #[cfg(test)]
 mod evil;
+#[cfg(test)]
+mod guarded;
 #[cfg(test)]
 mod real;
 #[cfg(test)]

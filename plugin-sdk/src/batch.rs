@@ -193,6 +193,8 @@ pub enum Flaw {
         /// Row of the batch.
         row: u32,
     },
+    /// Patches whose texts are together longer than the block that holds them.
+    Shared,
     /// A state that this region cannot hold.
     UnknownState(u8),
     /// Offsets do not begin at 0, decrease, or do not end at the length.
@@ -205,9 +207,11 @@ pub enum Flaw {
     ZeroByte,
 }
 
+/// Without a number that whoever wrote the block could have chosen freely: a value could
+/// be in it.
 impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (byte {} of the block)", self.flaw, self.at)
+        self.flaw.fmt(f)
     }
 }
 
@@ -223,20 +227,20 @@ impl fmt::Display for Flaw {
             Flaw::Misaligned(what) => write!(f, "{what} are not 8-byte aligned"),
             Flaw::Missing(what) => write!(f, "{what} are missing"),
             Flaw::NoRows => f.write_str("the batch has no rows"),
-            Flaw::WrongRows { sent, told } => write!(f, "{told} rows in answer to {sent}"),
-            Flaw::StaleCall { sent, told } => write!(f, "an answer to call {told}, not {sent}"),
-            Flaw::UnknownOp(n) => write!(f, "operation {n} does not exist"),
-            Flaw::UnknownImage(n) => write!(f, "image {n} does not exist"),
-            Flaw::UnknownVerdict { row, verdict } => {
-                write!(f, "verdict {verdict} of row {row} does not exist")
+            Flaw::WrongRows { .. } => f.write_str("its rows are not as many as were sent"),
+            Flaw::StaleCall { .. } => f.write_str("an answer to another call"),
+            Flaw::UnknownOp(_) => f.write_str("an operation that does not exist"),
+            Flaw::UnknownImage(_) => f.write_str("an image that does not exist"),
+            Flaw::UnknownVerdict { row, .. } => {
+                write!(f, "the verdict of row {row} does not exist")
             }
-            Flaw::VerdictNotForOp { row, verdict } => {
-                write!(f, "verdict {verdict} does not fit the operation of row {row}")
+            Flaw::VerdictNotForOp { row, .. } => {
+                write!(f, "the verdict of row {row} does not fit its operation")
             }
-            Flaw::ErrorOrder { row } => write!(f, "error of row {row} is out of order or range"),
+            Flaw::ErrorOrder { .. } => f.write_str("an error's row is out of order or range"),
             Flaw::ErrorsDisagree => f.write_str("errors and error verdicts are not the same rows"),
-            Flaw::UnknownText(n) => write!(f, "text {n} was not declared at init"),
-            Flaw::UnknownSlot(n) => write!(f, "slot {n} is not of this relation"),
+            Flaw::UnknownText(_) => f.write_str("a text that was not declared at init"),
+            Flaw::UnknownSlot(_) => f.write_str("a slot that is not of this relation"),
             Flaw::NotPatchable(n) => write!(f, "slot {n} may not be patched"),
             Flaw::Duplicate(n) => write!(f, "slot {n} comes twice for one image"),
             Flaw::TooManyEntries => f.write_str("more entries than rows"),
@@ -245,7 +249,10 @@ impl fmt::Display for Flaw {
             Flaw::PatchOverNothing { row } => {
                 write!(f, "a patch over a value of row {row} that is absent or unchanged")
             }
-            Flaw::UnknownState(n) => write!(f, "state {n} is not possible here"),
+            Flaw::UnknownState(_) => f.write_str("a state that is not possible here"),
+            Flaw::Shared => {
+                f.write_str("its patches share their bytes: they are longer than the block")
+            }
             Flaw::OffsetOrder => f.write_str("offsets do not rise from 0 to the length"),
             Flaw::LengthWithoutText => f.write_str("a value without text has a length"),
             Flaw::NotUtf8 => f.write_str("text is not valid UTF-8"),

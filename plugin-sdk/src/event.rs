@@ -7,6 +7,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::abi::{DDL_RELATION, MESSAGE_RELATION};
+
 /// What happened to a row. The numbers are those of ABI 1's `op` array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -103,7 +105,7 @@ pub struct Column {
     /// Declared NOT NULL (or a domain that is).
     #[serde(default)]
     pub not_null: bool,
-    /// Alone the column of a unique index.
+    /// Part of a unique index, also by an expression: values that become equal may collide.
     #[serde(default)]
     pub unique: bool,
     /// May be stored out of line, and so arrive as [`Value::Unchanged`].
@@ -149,7 +151,18 @@ impl Relation {
     pub fn qualified(&self) -> String {
         format!("{}.{}", quote_identifier(&self.schema), quote_identifier(&self.table))
     }
+
+    /// Whether it stands for events that are no rows: `kasho.ddl` or `kasho.message`, and not
+    /// a table that somebody calls so.
+    #[must_use]
+    pub fn is_virtual(&self) -> bool {
+        let name = (self.schema.as_str(), self.table.as_str());
+        self.id < FIRST_TABLE_ID && [DDL_RELATION, MESSAGE_RELATION].contains(&name)
+    }
 }
+
+/// Ids of tables begin here (PostgreSQL's `FirstNormalObjectId`, access/transam.h).
+const FIRST_TABLE_ID: u32 = 16_384;
 
 /// An identifier as SQL text: bare where lower case letters, digits and `_` suffice,
 /// in double quotes otherwise. Reserved words are not quoted: this is for naming

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::abi::{Announcement, Answer, ColumnUse, Complaint, DDL_RELATION, Init};
-use crate::abi::{MESSAGE_RELATION, Use, Wanted};
+use crate::abi::{Use, Wanted};
 use crate::batch::{Flaw, Input, Malformed, NO_SLOT, ReplyBuilder};
 use crate::event::{Op, Relation};
 use crate::plugin::{Declaration, Declared, Error, Plugin, Result, Setup, Table};
@@ -226,12 +226,9 @@ fn choose(
 
 /// The operations that rows of this relation are wanted of.
 fn ops(declared: &Declared, relation: &Relation) -> Vec<Op> {
-    let name = (relation.schema.as_str(), relation.table.as_str());
-    if name == DDL_RELATION {
-        return vec![Op::Ddl];
-    }
-    if name == MESSAGE_RELATION {
-        return vec![Op::Message];
+    if relation.is_virtual() {
+        let ddl = relation.table == DDL_RELATION.1;
+        return vec![if ddl { Op::Ddl } else { Op::Message }];
     }
     let truncate = declared.truncate.then_some(Op::Truncate);
     [Op::Insert, Op::Update, Op::Delete, Op::Read].into_iter().chain(truncate).collect()

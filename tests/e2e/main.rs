@@ -15,6 +15,7 @@ mod control;
 mod dump;
 mod event_path;
 mod grpc_tls;
+mod guard;
 mod harness_works;
 mod life;
 mod limit;

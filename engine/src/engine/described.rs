@@ -79,7 +79,7 @@ impl Sink for Described {
         let known = self.told.as_ref().is_some_and(|told| Arc::ptr_eq(told, &adopted));
         if !known && !batch.continues() {
             self.publisher.describe(self.world.description(&adopted));
-            self.world.remember(&adopted);
+            self.world.passes(&adopted);
             self.told = Some(adopted);
         }
         self.publisher.publish(batch, generation, confirmed).await

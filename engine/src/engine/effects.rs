@@ -290,6 +290,7 @@ impl Engine {
         let system = session.identify_system().await.map_err(unavailable)?;
         let mut store = self.world.redis_store().await.map_err(unavailable)?;
         let generation = self.world.handle.newest();
+        self.world.remember(&generation).await.map_err(unavailable)?;
         let new = NewEpoch {
             slot: self.world.slot.as_str(),
             system_id: &system.system_identifier,

@@ -12,7 +12,7 @@ use crate::error::Class;
 use crate::http::HttpError;
 use crate::sink::SinkError;
 use crate::sink::publisher;
-use crate::sink::store::{Registry, Store};
+use crate::sink::store::{Checkpoint, Registry, Store};
 use crate::source::catalog::{Catalog, CatalogError};
 use crate::source::error::SourceError;
 use crate::source::preflight::{Finding, failover, preflight};
@@ -93,9 +93,8 @@ pub async fn check(config: Config, path: PathBuf) -> Result<Vec<String>, EngineE
     let mut store = world.redis_store().await?;
     publisher::check_server(&store.server().await.map_err(SinkError::from)?)?;
     let found = store.inspect().await.map_err(SinkError::from)?;
-    let running = found.checkpoint.is_some();
-    let number = found.checkpoint.map_or(1, |checkpoint| checkpoint.generation.max(1));
-    let generation = world.load_chain(number, running).await?;
+    let number = found.checkpoint.as_ref().map_or(1, |checkpoint| checkpoint.generation.max(1));
+    let generation = world.load_chain(number, found.checkpoint.as_ref()).await?;
     Ok(warnings.into_iter().chain(generation.warnings().iter().cloned()).collect())
 }
 
@@ -121,19 +120,15 @@ impl World {
         let found = store.inspect().await.map_err(SinkError::from)?;
         let checkpoint = found.checkpoint;
         let number = checkpoint.as_ref().map_or(1, |checkpoint| checkpoint.generation.max(1));
-        let running = checkpoint.is_some();
-        let mut generation = self.load_chain(number, running).await?;
+        let mut generation = self.load_chain(number, checkpoint.as_ref()).await?;
         // The same chain goes on under its number; another one is a new generation.
         if checkpoint.as_ref().is_some_and(|c| c.chain != generation.digest()) {
-            generation = self.load_chain(number + 1, running).await?;
+            generation = self.load_chain(number + 1, checkpoint.as_ref()).await?;
         }
-        self.keys_belong(
-            checkpoint.as_ref().map_or("", |c| c.key_fingerprint.as_str()),
-            &generation,
-        )?;
         for warning in generation.warnings() {
             tracing::warn!("{warning}");
         }
+        self.remember(&generation).await?;
         self.handle.publish(generation);
         let stored = store.state().await.map_err(SinkError::from)?;
         let mut phase = match &stored {
@@ -206,35 +201,78 @@ impl World {
         Ok(warnings.iter().map(Finding::told).collect())
     }
 
-    /// Compiles the chain and asks it about every table, off the runtime. With `running`
-    /// it is held against what the generation before covered.
-    async fn load_chain(&self, number: u64, running: bool) -> Result<Generation, EngineError> {
+    /// Compiles the chain and asks it about every table, off the runtime. It is held
+    /// against what the generation before covered, if there was one.
+    async fn load_chain(
+        &self,
+        number: u64,
+        checkpoint: Option<&Checkpoint>,
+    ) -> Result<Generation, EngineError> {
         let (host, config, tables) = (self.host.clone(), self.config.chain(), self.tables());
-        let running = running.then(|| self.remembered()).flatten();
+        let confirmed = config.accept_unmask;
+        let running = match checkpoint {
+            Some(checkpoint) => self.remembered(&checkpoint.chain).await?,
+            None => None,
+        };
+        let unknown = checkpoint.filter(|_| running.is_none()).map(|c| c.chain.clone());
+        let keys = checkpoint.map(|checkpoint| checkpoint.key_fingerprint.clone());
         let load = move || {
-            let options =
-                transform::Options { running: running.as_ref(), number, ..Default::default() };
+            let options = transform::Options {
+                running: running.as_ref().map(|running| &running.coverage),
+                digest: running.as_ref().map(|running| running.digest.as_str()),
+                number,
+                ..Default::default()
+            };
             transform::load(&host, &config, &tables, options)
         };
         let loaded = tokio::task::spawn_blocking(load).await;
         let loaded = loaded.map_err(|_| EngineError::Host("loading them panicked".to_owned()))?;
-        loaded.map_err(EngineError::Chain)
-    }
-
-    /// One epoch has one set of masking keys: with another, one person would have two fakes.
-    fn keys_belong(&self, stored: &str, generation: &Generation) -> Result<(), EngineError> {
-        let now = self.description(generation).key_fingerprint;
-        if stored.is_empty() || now.is_empty() || stored == now {
-            return Ok(());
+        let generation = loaded.map_err(EngineError::Chain)?;
+        keys_belong(keys.as_deref().unwrap_or_default(), &generation)?;
+        match unknown.filter(|chain| chain != generation.digest() && !confirmed) {
+            Some(chain) => Err(EngineError::Chain(vec![unreadable(&chain)])),
+            None => Ok(generation),
         }
-        Err(EngineError::Chain(vec![LoadError {
+    }
+}
+
+/// What a changed configuration is refused with where nothing is left to hold it against.
+fn unreadable(chain: &str) -> LoadError {
+    LoadError {
+        binding: None,
+        at: "transform".to_owned(),
+        text: format!(
+            "rules or plugins are not those of the checkpoint (digest {chain}), and what those \
+             masked cannot be read from Redis any more: whether these mask less cannot be said. \
+             Put the former ones back, or confirm these with accept_unmask = true"
+        ),
+    }
+}
+
+/// One epoch has one masking key under a name: with another, one person would have two
+/// fakes. A key may be added.
+fn keys_belong(stored: &str, generation: &Generation) -> Result<(), EngineError> {
+    let before = |name: &str| {
+        let begins = format!("{name}:");
+        let at = stored
+            .match_indices(&begins)
+            .find(|(at, _)| *at == 0 || stored.as_bytes().get(at.wrapping_sub(1)) == Some(&b','));
+        let check = stored.get(at?.0 + begins.len()..)?;
+        Some(check.split(',').next().unwrap_or_default().to_owned())
+    };
+    let checks = generation.key_checks();
+    let other = checks.iter().filter_map(|(name, is)| {
+        let was = before(name).filter(|was| was != is)?;
+        Some(LoadError {
             binding: None,
             at: "keys".to_owned(),
             text: format!(
-                "the masking keys are not those of this epoch (check values {now}, stored {stored}): \
-                 what is published would no longer match what was. Put the former keys back, or \
+                "key `{name}` is not the one of this epoch (check values {is}, stored {was}): \
+                 what is published would no longer match what was. Put the former one back, or \
                  begin a new epoch: `kasho reset`, then `kasho bootstrap`"
             ),
-        }]))
-    }
+        })
+    });
+    let other: Vec<LoadError> = other.collect();
+    if other.is_empty() { Ok(()) } else { Err(EngineError::Chain(other)) }
 }

@@ -9,10 +9,12 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
 
 use super::prepare::EngineError;
 use crate::bootstrap::{LoadMode, SlotFact, Snapshot};
 use crate::config::Config;
+use crate::pipeline::Figures;
 use crate::position::{Epoch, Lsn};
 use crate::sink::SinkError;
 use crate::sink::publisher::Description;
@@ -24,7 +26,7 @@ use crate::source::error::SourceError;
 use crate::source::marks::Marks;
 use crate::source::snapshot::{HolderSpec, check_server, slot_fact};
 use crate::source::wal::{self, KnownRelations, ReplSession, SlotName, slot_status};
-use crate::transform::{self, Coverage, ForeignKey, Generation, Handle, Host};
+use crate::transform::{self, ForeignKey, Generation, Handle, Host};
 
 /// How long slot creation may wait for open transactions.
 const SLOT_TIMEOUT_S: u64 = 600;
@@ -44,7 +46,7 @@ pub(super) struct World {
     pub(super) known: KnownRelations,
     /// The mark that the stream is to know when it comes by.
     pub(super) marks: Marks,
-    tables: Arc<Mutex<transform::Catalog>>,
+    pub(super) tables: Mutex<transform::Catalog>,
     /// The generation that the stream passed last.
     passed: Mutex<Option<Arc<Generation>>>,
 }
@@ -64,7 +66,7 @@ impl World {
         let tables = transform::Catalog::default();
         let empty = transform::load(&host, &none, &tables, transform::Options::default());
         let handle = Handle::new(empty.map_err(EngineError::Chain)?);
-        let tables = Arc::new(Mutex::new(tables));
+        let tables = Mutex::new(tables);
         let (known, passed) = (KnownRelations::default(), Mutex::default());
         let accept_gap = AtomicBool::new(accept_gap);
         let marks = Marks::default();
@@ -215,49 +217,44 @@ impl World {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Keeps what a generation covers, so that a start cannot unmask what a reload could
-    /// not. Failing to is told and no more: the next start then compares with less.
-    pub(super) fn remember(&self, generation: &Arc<Generation>) {
+    /// Notes the generation that the stream passes: what a crash interrupts goes on with it.
+    pub(super) fn passes(&self, generation: &Arc<Generation>) {
         *self.passed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(generation));
-        let write = || -> std::io::Result<()> {
-            let store = &self.config.plugins.store;
-            std::fs::create_dir_all(store)?;
-            let mut file = tempfile::NamedTempFile::new_in(store)?;
-            serde_json::to_writer(&mut file, generation.coverage())?;
-            file.persist(self.coverage_file())?;
-            Ok(())
-        };
-        if let Err(error) = write() {
-            let file = self.coverage_file();
-            tracing::error!(%error, file = %file.display(), "cannot keep what the chain covers");
-        }
-    }
-
-    /// What the last generation covered, if one was kept.
-    pub(super) fn remembered(&self) -> Option<Coverage> {
-        let text = std::fs::read(self.coverage_file()).ok()?;
-        serde_json::from_slice(&text).ok()
-    }
-
-    fn coverage_file(&self) -> PathBuf {
-        self.config.plugins.store.join(format!("{}.coverage.json", self.slot))
     }
 
     /// Reloads the chain when files change; ends when what comes back is dropped.
-    pub(super) fn watch(&self) -> Result<transform::reload::Watch, String> {
-        let (path, tables) = (self.path.clone(), Arc::clone(&self.tables));
+    pub(super) fn watch(
+        self: &Arc<World>,
+        pipeline: &Arc<Figures>,
+        stop: &CancellationToken,
+    ) -> Result<transform::reload::Watch, String> {
+        let path = self.path.clone();
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folders =
             vec![folder.unwrap_or(Path::new(".")).to_owned(), self.config.plugins.folder.clone()];
+        // Candidates are made on a thread of their own, which may wait for servers, until the
+        // service stops.
+        let (ends, stopped) = (stop.clone(), stop.clone());
+        let runtime = tokio::runtime::Handle::current();
+        let (looking, looks, figures) = (Arc::clone(self), runtime.clone(), Arc::clone(pipeline));
+        let (keeping, plugins) = (Arc::clone(self), self.config.plugins.clone());
         let sources = transform::reload::Sources {
             folders,
             poll: Duration::from_millis(self.config.plugins.poll_ms),
             config: Box::new(move || match Config::load(&path) {
-                Ok(config) => Ok(config.chain()),
+                // Where plugins are is not changed while the service runs.
+                Ok(config) => Ok(transform::Config { plugins: plugins.clone(), ..config.chain() }),
                 Err(errors) => Err(errors.to_string()),
             }),
             catalog: Box::new(move || {
-                tables.lock().unwrap_or_else(PoisonError::into_inner).clone()
+                let tables = ends.run_until_cancelled(looking.look_at_tables(&figures));
+                looks.block_on(tables).unwrap_or_else(|| looking.tables())
+            }),
+            keep: Box::new(move |generation| {
+                match runtime.block_on(stopped.run_until_cancelled(keeping.remember(generation))) {
+                    Some(kept) => kept.map_err(|error| error.to_string()),
+                    None => Err("the service is stopping".to_owned()),
+                }
             }),
         };
         transform::reload::watch(&self.handle, &self.host, sources)
@@ -290,7 +287,8 @@ fn half_published(lsn: Lsn, what: &str, began: &str, now: &str) -> String {
     format!(
         "the transaction at {lsn} is published in part, and the {what} with which it began (digest \
          {began}) are not those in force (digest {now}): put the former ones back until it is \
-         finished, then change them again"
+         finished, then change them again; if those stop inside of it, only a new epoch goes on: \
+         `kasho reset`, then `kasho bootstrap`"
     )
 }
 

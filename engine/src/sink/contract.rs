@@ -319,6 +319,11 @@ async fn swaps_state_only_from_the_expected<R: Rig>(rig: &R) {
     assert_eq!(store.swap_state(Some(b"a"), b"").await, Ok(true));
     assert_eq!(store.swap_state(Some(b""), b"c\0\xff").await, Ok(true));
     assert_eq!(store.state().await, Ok(Some(b"c\0\xff".to_vec())));
+    assert_eq!(store.coverage().await, Ok(None));
+    assert_eq!(store.swap_coverage(Some(b"a"), b"b").await, Ok(false));
+    assert_eq!(store.swap_coverage(None, b"a").await, Ok(true));
+    assert_eq!(store.swap_coverage(Some(b"a"), b"b\0").await, Ok(true));
+    assert_eq!(store.coverage().await, Ok(Some(b"b\0".to_vec())));
     assert_eq!(store.set_catalog(b"one").await, Ok(()));
     assert_eq!(store.set_catalog(b"two").await, Ok(()));
     assert_eq!(store.catalog().await, Ok(Some(b"two".to_vec())));

@@ -127,6 +127,12 @@ impl Keys {
         format!("{}:catalog", self.tag)
     }
 
+    /// What the newest generations of the chain mask, by their digests (string).
+    #[must_use]
+    pub fn coverage(&self) -> String {
+        format!("{}:coverage", self.tag)
+    }
+
     /// The registered consumers (hash of name to time of registration).
     #[must_use]
     pub fn consumers(&self) -> String {

@@ -177,6 +177,16 @@ pub trait Registry: Send {
         catalog: &[u8],
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
+    /// What generations of the chain mask, as it was stored.
+    fn coverage(&mut self) -> impl Future<Output = Result<Option<Vec<u8>>, StoreError>> + Send;
+
+    /// Stores that if `old` is found, above the memory limit too; answers whether it was.
+    fn swap_coverage(
+        &mut self,
+        old: Option<&[u8]>,
+        new: &[u8],
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
     /// What the loader of an epoch has stored with its rows, for those who only look.
     fn progress(
         &mut self,

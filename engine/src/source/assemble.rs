@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use kasho_plugin_sdk::{Column, Identity, Op, Relation};
+use kasho_plugin_sdk::Op;
 
 use crate::batch::{Batch, Detail, Image, Mark, Piece, Row};
 use crate::position::{Lsn, Position};
@@ -240,41 +240,6 @@ fn piece(open: &Open, at: usize) -> Piece {
         end_lsn: None,
     }
 }
-
-/// The virtual relation `kasho.message (prefix text, content …)`.
-///
-/// There are two descriptions of it: version 1, `content text`, for contents that are
-/// UTF-8, and version 2, `content bytea` in hex form, for the others; so a content that
-/// happens to look like hex is never mistaken for bytes.
-#[must_use]
-pub fn message_relation(binary: bool) -> Arc<Relation> {
-    let column = |name: &str, type_name: &str, oid| Column {
-        name: name.to_owned(),
-        type_name: type_name.to_owned(),
-        oid,
-        base: type_name.to_owned(),
-        typmod: -1,
-        key: false,
-        not_null: true,
-        unique: false,
-        toastable: false,
-        elem: None,
-        labels: None,
-    };
-    let content =
-        if binary { column("content", "bytea", 17) } else { column("content", "text", 25) };
-    Arc::new(Relation {
-        id: MESSAGE_RELATION_ID,
-        version: if binary { 2 } else { 1 },
-        schema: "kasho".to_owned(),
-        table: "message".to_owned(),
-        identity: Identity::Nothing,
-        columns: vec![column("prefix", "text", 25), content],
-    })
-}
-
-/// The id of `kasho.message`: no table has it, OIDs of tables begin at 16384.
-pub const MESSAGE_RELATION_ID: u32 = 1;
 
 /// Bytes as PostgreSQL's hex form of `bytea`.
 pub(crate) fn hex(bytes: &[u8]) -> bytes::Bytes {

@@ -12,10 +12,10 @@ use bytes::{Bytes, BytesMut};
 use kasho_plugin_sdk::{Op, Relation, Value};
 use tokio::sync::Notify;
 
-use super::assemble::{Assembler, HEARTBEAT_PREFIX, Limits, NewRow, hex, message_relation};
+use super::assemble::{Assembler, HEARTBEAT_PREFIX, Limits, NewRow, hex};
 use super::{Received, Source};
 use crate::ack::Durable;
-use crate::batch::{Cell, Detail, Image, Span};
+use crate::batch::{Cell, Detail, Image, Span, message_relation};
 use crate::error::Class;
 use crate::position::Lsn;
 

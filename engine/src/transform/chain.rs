@@ -16,13 +16,15 @@ use kasho_plugin_sdk::{Op, Relation};
 use crate::batch::{Batch, Detail};
 
 use super::config::{NewColumns, OnError};
+use super::coverage::{self, TableCoverage};
 use super::error::TransformError;
 use super::exchange::{Fault, Link};
 use super::generation::{Figures, Generation};
 use super::instance::Failure;
-use super::known::KnownPlans;
+use super::known::{ById, KnownPlans};
+use super::loosen;
 use super::outcome::Decided;
-use super::plan::{Fate, LinkPlan, Policy, RelationPlan};
+use super::plan::{Fate, LinkPlan, Policy, RelationPlan, impostor};
 use super::rows::{
     Buckets, Plans, as_delete, as_insert, first_rows, halted, leave, prepare, weigh,
 };
@@ -39,6 +41,8 @@ pub struct Chain {
     links: Vec<Link>,
     policy: Policy,
     known: KnownPlans,
+    /// What each table was last found to be, by its id: it may come under another name.
+    latest: ById<(String, TableCoverage)>,
     /// Buffers that are kept from batch to batch.
     plans: Plans,
     buckets: Buckets,
@@ -58,7 +62,8 @@ impl Chain {
             known.keep(&plan.relation, Arc::clone(plan));
         }
         let (plans, buckets) = (Plans::new(), Buckets::default());
-        Chain { policy: generation.policy, generation, links, known, plans, buckets }
+        let latest = ById::default();
+        Chain { policy: generation.policy, generation, links, known, latest, plans, buckets }
     }
 
     /// The generation that it runs.
@@ -182,13 +187,37 @@ impl Chain {
             let instance = link
                 .innocent(&self.generation.host)
                 .map_err(|f| format!("transform `{name}`: {f}"))?;
-            let answer = bound.ask(instance, relation);
-            links
-                .push(answer.map_err(|wrong| format!("transform `{name}`: {}", wrong.join("; ")))?);
+            let answer = bound.ask(&self.generation.host, instance, relation);
+            links.push(answer.map_err(|unfit| format!("transform `{name}`: {unfit}"))?);
         }
         let policies: Vec<NewColumns> =
             self.links.iter().map(|l| l.bound.config.new_columns).collect();
-        Ok(Arc::new(RelationPlan::new(relation, links, &policies, self.policy)))
+        let plan = Arc::new(RelationPlan::new(relation, links, &policies, self.policy));
+        self.guard(&plan)?;
+        Ok(plan)
+    }
+
+    /// A table that comes under another description lets out nothing that it did not:
+    /// patterns would let a renamed column pass. What the generation before covered and this
+    /// one could not be held against, it keeps to.
+    fn guard(&mut self, plan: &RelationPlan) -> Result<(), String> {
+        if let Some(reason) = impostor(&plan.relation) {
+            return Err(reason);
+        }
+        let names: Vec<&str> = self.links.iter().map(|l| &*l.bound.name).collect();
+        let (name, now) = (plan.relation.qualified(), coverage::table(plan, &names));
+        let of_load = self.generation.coverage.find(now.id, &name);
+        if let Some((table, kept)) = of_load.filter(|(_, table)| table.kept) {
+            loosen::breaks((table, kept), (&name, &now))?;
+        }
+        let before = self.latest.get(&now.id).map(|(table, before)| (table, before));
+        if let Some((table, before)) = before.or(of_load.filter(|(_, table)| !table.kept)) {
+            loosen::renames((table, before), (&name, &now))?;
+        }
+        if !now.closed {
+            self.latest.insert(now.id, (name, now));
+        }
+        Ok(())
     }
 
     /// Cuts rows into calls.
@@ -284,6 +313,8 @@ impl Chain {
                         reason,
                     });
                 }
+                // It would be as long again.
+                Failure::TooLong { .. } if rows.len() > 1 => return Ok(Err(failure)),
                 _ if retry => retry = false,
                 _ => return Ok(Err(failure)),
             }

@@ -24,6 +24,9 @@ pub struct Config {
     /// Confirms that columns this file passes by name may leave although the generation
     /// before masked them.
     pub accept_unmask: bool,
+    /// Digest of the one candidate that is confirmed: it may let out what it passes by name,
+    /// and map identities otherwise. A refusal tells it; the digest is not of this setting.
+    pub accept: Option<String>,
     /// Masking keys by name.
     pub keys: BTreeMap<String, KeySource>,
     /// The bindings, in the order rows pass them.

@@ -1,11 +1,10 @@
 //! What a generation keeps from leaving, so that the next one can be held against it.
 //!
-//! A lost line of a configuration must never be what unmasks a column: a candidate that
-//! covers less than the running generation is refused unless its file passes the very
-//! column by name and somebody confirmed it. Functions only; what they find is
-//! [`super::load`]'s to refuse.
+//! Made of plans, and kept from start to start. How two of them are held against one
+//! another is [`super::loosen`]'s. Nothing can go wrong here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
 
 use kasho_plugin_sdk::abi::Use;
 use kasho_plugin_sdk::event::quote_identifier;
@@ -13,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::catalog::{Catalog, ForeignKey};
 use super::config::Unruled;
-use super::plan::{Fate, Policy, RelationPlan};
+use super::plan::{Fate, LinkPlan, Named, Policy, RelationPlan};
 
 /// What becomes of a column. The order is that of strength.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -50,20 +49,47 @@ pub struct ColumnCoverage {
     pub identity: bool,
     /// Fingerprints of what rewrites it, in the order of the chain.
     pub mapping: Vec<String>,
+    /// How exactly the rules name it, of those that decided.
+    #[serde(default)]
+    pub named: Named,
+}
+
+/// What removes rows of a table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filter {
+    /// The binding.
+    pub by: String,
+    /// Its fingerprint, with those of whatever rewrites before it the columns that it reads.
+    pub rule: String,
+    /// How exactly its rules name the table.
+    pub named: Named,
 }
 
 /// One table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableCoverage {
+    /// Its id in the source, by which it is known under another name; 0 if it is not known.
+    #[serde(default)]
+    pub id: u32,
     /// None of its rows leaves.
     pub closed: bool,
     /// Because a plugin drops them all, and not for want of rules.
     #[serde(default)]
     pub dropped: bool,
+    /// Because its first row stops the stream: whoever gives it rules decides about it.
+    #[serde(default)]
+    pub halts: bool,
+    /// All this is the generation's before: what this one does could not be compared.
+    #[serde(default)]
+    pub kept: bool,
     /// Its columns.
     pub columns: BTreeMap<String, ColumnCoverage>,
-    /// Bindings that may remove rows of it.
-    pub filters: BTreeSet<String>,
+    /// What may remove rows of it, in the order of the chain.
+    #[serde(default)]
+    pub filters: Vec<Filter>,
+    /// Bindings that speak of it, and how exactly.
+    #[serde(default)]
+    pub rules: BTreeMap<String, Named>,
 }
 
 /// What a generation masks, drops and filters. Names of tables are as in
@@ -72,19 +98,11 @@ pub struct TableCoverage {
 pub struct Coverage {
     /// Tables that nobody names do not leave.
     pub closed: bool,
+    /// They are dropped.
+    #[serde(default)]
+    pub drops: bool,
     /// The tables it was checked against.
     pub tables: BTreeMap<String, TableCoverage>,
-}
-
-/// What a candidate would let out that the running generation does not.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Loosened {
-    /// Column, table or setting.
-    pub(super) at: String,
-    /// The candidate's file says so itself.
-    pub(super) said: bool,
-    /// What it was.
-    pub(super) was: &'static str,
 }
 
 impl Coverage {
@@ -95,7 +113,8 @@ impl Coverage {
         policy: Policy,
     ) -> Coverage {
         let tables = plans.map(|p| (p.relation.qualified(), table(p, names))).collect();
-        Coverage { closed: policy.unnamed() != Unruled::Pass, tables }
+        let unnamed = policy.unnamed();
+        Coverage { closed: unnamed != Unruled::Pass, drops: unnamed == Unruled::Drop, tables }
     }
 
     /// A column's coverage.
@@ -104,65 +123,10 @@ impl Coverage {
         self.tables.get(table)?.columns.get(column)
     }
 
-    /// What `candidate` lets out and this does not. `pass_said`: its file says
-    /// `unruled_tables = "pass"`.
-    pub(super) fn loosened_by(&self, candidate: &Coverage, pass_said: bool) -> Vec<Loosened> {
-        let mut all = Vec::new();
-        if self.closed && !candidate.closed {
-            let at = "unruled_tables".to_owned();
-            all.push(Loosened { at, said: pass_said, was: "tables without a rule did not leave" });
-        }
-        for (name, old) in &self.tables {
-            let Some(new) = candidate.tables.get(name) else {
-                let covered =
-                    old.columns.iter().filter(|(_, c)| c.action.covers() && !candidate.closed);
-                all.extend(covered.map(|(column, _)| masked(name, column, false)));
-                continue;
-            };
-            if new.closed {
-                continue;
-            }
-            if old.dropped {
-                let at = format!("{name} (all rows)");
-                all.push(Loosened { at, said: true, was: "a filter removed every row of it" });
-            }
-            for (column, _) in old.columns.iter().filter(|(_, c)| c.action.covers()) {
-                match new.columns.get(column).map(|c| c.action) {
-                    Some(action) if action.covers() => {}
-                    None => {}
-                    Some(action) => all.push(masked(name, column, action == Action::Pass)),
-                }
-            }
-            let lost = old.filters.difference(&new.filters).filter(|_| !old.dropped);
-            all.extend(lost.map(|filter| Loosened {
-                at: format!("{name} (rows removed by `{filter}`)"),
-                said: true,
-                was: "a filter removed rows of it",
-            }));
-        }
-        all
-    }
-
-    /// Columns whose mapping differs in `candidate`: those that say where rows are, and
-    /// the others.
-    pub(super) fn moved_by(
-        &self,
-        candidate: &Coverage,
-        catalog: &Catalog,
-    ) -> (Vec<String>, Vec<String>) {
-        let (mut identity, mut other) = (Vec::new(), Vec::new());
-        for (table, old) in &self.tables {
-            for (column, old) in &old.columns {
-                let Some(new) = candidate.column(table, column) else { continue };
-                if old.mapping == new.mapping {
-                    continue;
-                }
-                let path = format!("{table}.{}", quote_identifier(column));
-                let keyed = old.identity || new.identity || referred(catalog, table, column);
-                if keyed { identity.push(path) } else { other.push(path) }
-            }
-        }
-        (identity, other)
+    /// The table with this id or, where no id says more, with this name.
+    pub(super) fn find(&self, id: u32, name: &str) -> Option<(&String, &TableCoverage)> {
+        let same = |(_, table): &(&String, &TableCoverage)| id != 0 && table.id == id;
+        self.tables.iter().find(same).or_else(|| self.tables.get_key_value(name))
     }
 
     /// Foreign keys whose two sides would no longer agree, as sentences.
@@ -192,20 +156,8 @@ impl Coverage {
     }
 }
 
-fn masked(table: &str, column: &str, said: bool) -> Loosened {
-    Loosened { at: format!("{table}.{}", quote_identifier(column)), said, was: "it was masked" }
-}
-
-fn name((schema, table): &(String, String)) -> String {
+pub(super) fn name((schema, table): &(String, String)) -> String {
     format!("{}.{}", quote_identifier(schema), quote_identifier(table))
-}
-
-fn referred(catalog: &Catalog, table: &str, column: &str) -> bool {
-    catalog.foreign_keys.iter().any(|key| {
-        (name(&key.table) == table && key.columns.iter().any(|c| c == column))
-            || (name(&key.referenced) == table
-                && key.referenced_columns.iter().any(|c| c == column))
-    })
 }
 
 fn sentence(
@@ -225,26 +177,50 @@ fn sentence(
     (from.clone(), format!("foreign key {} refers from {from} to {to}: {how}", key.name))
 }
 
-fn table(plan: &RelationPlan, names: &[&str]) -> TableCoverage {
-    let closed = plan.fate != Fate::Pass;
+/// What a plan makes of its table.
+pub(super) fn table(plan: &RelationPlan, names: &[&str]) -> TableCoverage {
     let dropped = plan.links.iter().flatten().any(|link| link.drops);
     let columns = plan.relation.columns.iter().enumerate();
     let columns = columns.map(|(at, column)| (column.name.clone(), coverage(plan, at, column.key)));
-    let mut filters = BTreeSet::new();
-    for (link, name) in plan.links.iter().zip(names) {
+    let (mut filters, mut rules) = (Vec::new(), BTreeMap::new());
+    for (at, (link, by)) in plan.links.iter().zip(names).enumerate() {
         let Some(link) = link else { continue };
-        // It reads and rewrites nothing, so removing rows is all it can do.
-        let reads = link.slots.iter().any(|s| s.usage == Use::Read) || link.slots.is_empty();
-        if reads && link.slots.iter().all(|s| matches!(s.usage, Use::Read | Use::Pass)) {
-            filters.insert((*name).to_owned());
+        rules.insert((*by).to_owned(), link.named);
+        if let Some(rows) = &link.rows {
+            let rule = format!("{rows}{}", rewritten(plan, at, link));
+            let named = if link.declared { link.named } else { Named::No };
+            filters.push(Filter { by: (*by).to_owned(), rule, named });
         }
     }
-    TableCoverage { closed, dropped, columns: columns.collect(), filters }
+    TableCoverage {
+        id: plan.relation.id,
+        closed: plan.fate != Fate::Pass,
+        dropped,
+        halts: matches!(plan.fate, Fate::Halt(_)),
+        kept: false,
+        columns: columns.collect(),
+        filters,
+        rules,
+    }
+}
+
+/// What a filter sees instead of originals: it removes other rows behind a mask than
+/// before it.
+fn rewritten(plan: &RelationPlan, at: usize, filter: &LinkPlan) -> String {
+    let mut all = String::new();
+    for column in filter.used(Use::Read) {
+        let before = plan.links[..at].iter().flatten().flat_map(|l| &l.slots);
+        for slot in before.filter(|s| s.column == column && !s.mapping.is_empty()) {
+            let name = quote_identifier(&plan.relation.columns[column].name);
+            all += &format!(";{name} after {}", slot.mapping);
+        }
+    }
+    all
 }
 
 fn coverage(plan: &RelationPlan, at: usize, identity: bool) -> ColumnCoverage {
     let mut action = if plan.nulled.contains(&at) { Action::Null } else { Action::Open };
-    let mut mapping = Vec::new();
+    let (mut mapping, mut named) = (Vec::new(), Named::No);
     for slot in plan.links.iter().flatten().flat_map(|l| &l.slots).filter(|s| s.column == at) {
         let by = match slot.usage {
             Use::Pass => Action::Pass,
@@ -253,10 +229,15 @@ fn coverage(plan: &RelationPlan, at: usize, identity: bool) -> ColumnCoverage {
             Use::Mask => Action::Mask,
             Use::Drop => Action::Drop,
         };
+        named = match by.cmp(&action) {
+            Ordering::Greater => slot.named,
+            Ordering::Equal => named.max(slot.named),
+            Ordering::Less => named,
+        };
         action = action.max(by);
         if !slot.mapping.is_empty() {
             mapping.push(slot.mapping.clone());
         }
     }
-    ColumnCoverage { action, identity, mapping }
+    ColumnCoverage { action, identity, mapping, named }
 }

@@ -11,11 +11,15 @@ use kasho_plugin_sdk::batch::{Allowed, Field, Image, InputBuilder, Reply, Sent};
 
 use crate::batch::{Batch, Cell};
 
-use super::generation::{Bound, Figures};
+use super::generation::{Bound, Figures, Unfit};
 use super::host::Host;
 use super::instance::{Failure, Instance};
 use super::outcome::{self, Decided, cell, moved_identity};
 use super::plan::LinkPlan;
+
+/// Bytes that an answer may have for each value that may be patched, beside what is allowed
+/// for what was sent: short values become long ones.
+const PATCH_BYTES: u64 = 256;
 
 /// One binding of a running chain.
 #[derive(Debug)]
@@ -88,8 +92,9 @@ impl Link {
         };
         if !told(&instance, plan) {
             // Whatever it says now is not shown: it may have seen rows.
-            match self.bound.ask(&mut instance, &plan.relation) {
+            match self.bound.ask(host, &mut instance, &plan.relation) {
                 Ok(Some(again)) if again == *plan => {}
+                Err(Unfit::Failed(failure @ Failure::Deadline { .. })) => return Err(failure),
                 _ => {
                     let text =
                         "its answer about the table is not what it was when it was asked first";
@@ -120,7 +125,9 @@ fn exchange(
     let (old, new) = write(builder, instance.call, batch, plan, rows)
         .map_err(|_| Failure::NoAnswer("the batch is too large"))?;
     let block = builder.finish().map_err(|_| Failure::NoAnswer("the batch is too large"))?;
-    let answer = instance.batch(block, deadline_ms)?;
+    let patchable = plan.patchable.iter().filter(|may| **may).count();
+    let more = (rows.len() * patchable) as u64 * PATCH_BYTES;
+    let answer = instance.batch(block, more, deadline_ms)?;
     let sent = builder.sent();
     let images = [(Image::New, new), (Image::Old, old)];
     let images = images.into_iter().filter(|(_, there)| *there).map(|(image, _)| image);

@@ -18,7 +18,8 @@ pub(super) fn pass(wasm: &[u8], text: &[u8]) -> String {
     }
 }
 
-/// Text of a guest that has seen no row: shown, in printable form and bounded.
+/// Text of a guest that has seen no row, or a name that it gives: shown, in printable form
+/// and bounded.
 pub(super) fn harmless(text: &str) -> String {
     let end = text.floor_char_boundary(LONGEST);
     printable(&text[..end])

@@ -16,10 +16,11 @@ use kasho_plugin_sdk::pattern::TablePattern;
 
 use super::config::Binding;
 use super::coverage::Coverage;
+use super::gate;
 use super::host::{Compiled, Host};
 use super::instance::{Ceilings, Failure, Instance, complaint};
 use super::keys::Key;
-use super::plan::{LinkPlan, Policy, RelationPlan, is_virtual};
+use super::plan::{LinkPlan, Named, Policy, RelationPlan, is_virtual};
 
 /// What a binding did, in this process's life: it is handed on from generation to
 /// generation under the binding's name.
@@ -124,7 +125,35 @@ pub(super) struct Bound {
 }
 
 /// What a plugin answered to a relation.
-pub(super) type Asked = Result<Option<Arc<LinkPlan>>, Vec<String>>;
+pub(super) type Asked = Result<Option<Arc<LinkPlan>>, Unfit>;
+
+/// Why a plugin has no answer to a relation that can be used.
+#[derive(Debug)]
+pub(super) enum Unfit {
+    /// The call failed.
+    Failed(Failure),
+    /// It refuses, or its answer does not fit the table.
+    Wrong(Vec<String>),
+}
+
+impl Unfit {
+    /// Everything that is wrong.
+    pub(super) fn told(self) -> Vec<String> {
+        match self {
+            Unfit::Failed(failure) => vec![failure.to_string()],
+            Unfit::Wrong(wrong) => wrong,
+        }
+    }
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unfit::Failed(failure) => failure.fmt(f),
+            Unfit::Wrong(wrong) => f.write_str(&wrong.join("; ")),
+        }
+    }
+}
 
 impl Bound {
     /// Whether the binding names this relation. Events that are not rows are named only
@@ -134,10 +163,18 @@ impl Bound {
         self.patterns.iter().any(|p| p.matches(relation) && !(word && p.is_glob()))
     }
 
-    /// A fresh instance that has been through init.
+    /// A fresh instance that has been through init; with ten times the time if once was
+    /// not enough, for it did start when it was loaded.
     pub(super) fn start(&self, host: &Host) -> Result<Instance, Failure> {
+        match self.start_within(host, &self.ceilings) {
+            Err(Failure::Deadline { .. }) => self.start_within(host, &self.ceilings.patient()),
+            started => started,
+        }
+    }
+
+    fn start_within(&self, host: &Host, ceilings: &Ceilings) -> Result<Instance, Failure> {
         let (instance, needs) =
-            start(host, &self.compiled, &self.ceilings, &self.init, self.key.as_deref())?;
+            start(host, &self.compiled, ceilings, &self.init, self.key.as_deref())?;
         if needs != self.needs {
             return Err(Failure::Fickle(
                 "its init answers otherwise than when it was loaded".to_owned(),
@@ -146,19 +183,44 @@ impl Bound {
         Ok(instance)
     }
 
-    /// Asks an instance that has seen no row what it does with a relation.
-    pub(super) fn ask(&self, instance: &mut Instance, relation: &Arc<Relation>) -> Asked {
+    /// Asks an instance that has seen no row what it does with a relation. One that has no
+    /// answer in time makes room for a fresh one, which has ten times as long.
+    pub(super) fn ask(
+        &self,
+        host: &Host,
+        instance: &mut Instance,
+        relation: &Arc<Relation>,
+    ) -> Asked {
         let mut wrong = self.missing_columns(relation);
-        match instance.relation(relation).map_err(|f| vec![f.to_string()])? {
+        let mut answer = instance.relation(relation);
+        if matches!(answer, Err(Failure::Deadline { .. })) {
+            let patient = self.ceilings.patient();
+            *instance = self.start_within(host, &patient).map_err(Unfit::Failed)?;
+            answer = instance.relation(relation);
+        }
+        match answer.map_err(Unfit::Failed)? {
             None if wrong.is_empty() => return Ok(None),
             Some(Answer::Ok(wanted)) if wrong.is_empty() => {
-                return LinkPlan::new(relation, &wanted, |own| self.mapping(own))
-                    .map(|p| Some(Arc::new(p)));
+                let mut plan = LinkPlan::new(relation, &wanted, |own| self.mapping(own))
+                    .map_err(Unfit::Wrong)?;
+                let of = |column: &str| self.named(relation, Some(column));
+                plan.name(self.named(relation, None), of);
+                return Ok(Some(Arc::new(plan)));
             }
             Some(Answer::Error(text)) => wrong.push(complaint(&text)),
             None | Some(Answer::Ok(_)) => {}
         }
-        Err(wrong)
+        Err(Unfit::Wrong(wrong))
+    }
+
+    /// How exactly the rules name a table, or a column of it.
+    fn named(&self, relation: &Relation, column: Option<&str>) -> Named {
+        let speaks = |columns: &[String]| column.is_none_or(|c| columns.iter().any(|n| n == c));
+        let named = self.needs.needs.iter().filter(|(_, columns)| speaks(columns));
+        let named = named.filter_map(|(table, _)| TablePattern::parse(table).ok());
+        let named = named.filter(|pattern| pattern.matches(relation));
+        let exact = |p: TablePattern| if p.is_glob() { Named::Pattern } else { Named::Exactly };
+        named.map(exact).max().unwrap_or_default()
     }
 
     /// Columns that the rules name in this very table and that it does not have.
@@ -171,7 +233,8 @@ impl Bound {
             .filter(|pattern| !has_column(relation, pattern))
             .map(|column| {
                 format!(
-                    "the rules name column {column}, which {} does not have",
+                    "the rules name column {}, which {} does not have",
+                    gate::harmless(column),
                     relation.qualified()
                 )
             })
@@ -264,6 +327,7 @@ fn out_of_bounds(needs: &Needs, keyed: bool) -> Option<String> {
     }
     let known = [abi::FEATURE_PRF, abi::FEATURE_COMMIT_TIME];
     let unknown = needs.uses.iter().find(|u| !known.contains(&u.as_str()))?;
+    let unknown = gate::harmless(unknown);
     Some(format!("it uses the feature `{unknown}`, which this host does not have"))
 }
 

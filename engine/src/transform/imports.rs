@@ -4,7 +4,7 @@
 //! wrong is a trap. The work is linear in the guest's memory, because no deadline
 //! interrupts a host function.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use kasho_plugin_sdk::abi::{IMPORTS, PRF_BYTES};
@@ -13,8 +13,10 @@ use wasmtime::{Caller, Extern, Linker, Memory, Result, bail};
 
 use super::gate;
 
-/// Log lines of one instance in one second.
+/// Log lines of one binding in one second.
 const LOG_LINES: u32 = 100;
+/// Values that are hashed in one call: no deadline interrupts it.
+const MOST_VALUES: u32 = 1 << 18;
 /// Bytes of a text that are looked at.
 const TEXT_BYTES: u32 = 4096;
 /// Elements of a table.
@@ -40,10 +42,30 @@ pub(super) struct GuestState {
     pub(super) seen_rows: bool,
     /// Words it failed with, through the gate.
     pub(super) failed: Option<String>,
-    /// When the second of `lines` began.
-    pub(super) second: Instant,
-    /// Lines logged in it.
-    pub(super) lines: u32,
+    /// Lines that the binding's instances have logged.
+    pub(super) lines: Arc<LogLines>,
+}
+
+/// How much a binding has logged in this second, all its instances together.
+#[derive(Debug)]
+pub(super) struct LogLines(Mutex<(Instant, u32)>);
+
+impl Default for LogLines {
+    fn default() -> LogLines {
+        LogLines(Mutex::new((Instant::now(), 0)))
+    }
+}
+
+impl LogLines {
+    /// Counts a line; its number in this second.
+    fn next(&self) -> u32 {
+        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if counted.0.elapsed() >= Duration::from_secs(1) {
+            *counted = (Instant::now(), 0);
+        }
+        counted.1 = counted.1.saturating_add(1);
+        counted.1
+    }
 }
 
 impl GuestState {
@@ -121,6 +143,9 @@ fn prf(
     let memory = memory(&mut caller)?;
     let (data, state) = memory.data_and_store_mut(&mut caller);
     let Some(key) = state.domains.get(domain as usize) else { bail!("prf: no such domain") };
+    if n > MOST_VALUES {
+        bail!("prf: more than {MOST_VALUES} values in one call");
+    }
     let n = n as usize;
     let offsets = range(data, offsets, (n as u64 + 1) * 4)?;
     let out = range(data, out, n as u64 * PRF_BYTES as u64)?;
@@ -162,24 +187,22 @@ fn fail(
     msg_len: u32,
     file: u32,
     file_len: u32,
-    line: u32,
-    col: u32,
+    _: u32,
+    _: u32,
 ) -> Result<()> {
+    // Line and column are numbers that the guest chooses, and no text of its file.
     let said = text(&mut caller, msg, msg_len)?;
     let file = text(&mut caller, file, file_len)?;
-    caller.data_mut().failed = Some(format!("{said} ({file}:{line}:{col})"));
+    caller.data_mut().failed = Some(format!("{said} ({file})"));
     bail!("the plugin failed");
 }
 
 fn log(mut caller: Caller<'_, GuestState>, level: u32, ptr: u32, len: u32) -> Result<()> {
-    let text = text(&mut caller, ptr, len)?;
-    let state = caller.data_mut();
-    if state.second.elapsed() >= Duration::from_secs(1) {
-        (state.second, state.lines) = (Instant::now(), 0);
-    }
-    state.lines = state.lines.saturating_add(1);
-    let binding = &state.binding;
-    match (state.lines, level) {
+    // First, because looking for a text in the file is what costs.
+    let line = caller.data().lines.next();
+    let text = if line < LOG_LINES { text(&mut caller, ptr, len)? } else { String::new() };
+    let binding = &caller.data().binding;
+    match (line, level) {
         (LOG_LINES, _) => {
             tracing::warn!(%binding, "plugin logs too much; the rest of this second is lost");
         }

@@ -6,7 +6,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
 
 use kasho_plugin_sdk::abi::{self, Announcement, Answer, Complaint, Needs, Wanted};
 use kasho_plugin_sdk::{Relation, batch};
@@ -14,7 +13,7 @@ use wasmtime::{Memory, Store, Trap, TypedFunc, WasmBacktrace};
 
 use super::gate;
 use super::host::{Compiled, Host, ticks};
-use super::imports::GuestState;
+use super::imports::{GuestState, LogLines};
 use super::known::ById;
 
 /// Bytes that a JSON answer may have.
@@ -43,8 +42,6 @@ pub(super) enum Failure {
     BadPointer,
     /// Its answer is longer than answers may be.
     TooLong {
-        /// Bytes of the answer.
-        len: u64,
         /// Bytes allowed.
         limit: u64,
     },
@@ -73,8 +70,8 @@ impl fmt::Display for Failure {
             ),
             Failure::NoAnswer(text) => f.write_str(text),
             Failure::BadPointer => f.write_str("its answer is no place in its memory"),
-            Failure::TooLong { len, limit } => {
-                write!(f, "its answer has {len} bytes, the limit for this call is {limit}")
+            Failure::TooLong { limit } => {
+                write!(f, "its answer is longer than the limit for this call, {limit} bytes")
             }
             Failure::Malformed(flaw) => write!(f, "its answer is malformed: {flaw}"),
             Failure::Unmasked(column) => {
@@ -97,8 +94,17 @@ pub(super) struct Ceilings {
     pub(super) memory_bytes: usize,
     /// Time of a call, milliseconds.
     pub(super) deadline_ms: u64,
-    /// Time of instantiation and init, milliseconds.
+    /// Time of instantiation, init and of a relation call, milliseconds.
     pub(super) init_ms: u64,
+    /// Log lines of all instances of the binding.
+    pub(super) lines: Arc<LogLines>,
+}
+
+impl Ceilings {
+    /// With ten times the time to start, for a machine that is far too busy.
+    pub(super) fn patient(&self) -> Ceilings {
+        Ceilings { init_ms: self.init_ms.saturating_mul(10), ..self.clone() }
+    }
 }
 
 /// The exports that take bytes.
@@ -148,8 +154,7 @@ impl Instance {
             counters: Vec::new(),
             seen_rows: false,
             failed: None,
-            second: Instant::now(),
-            lines: 0,
+            lines: Arc::clone(&ceilings.lines),
         };
         let mut store = Store::new(host.engine(), state);
         store.limiter(|state| state);
@@ -218,7 +223,8 @@ impl Instance {
     ) -> Result<Option<Answer<Wanted>>, Failure> {
         let announcement = Announcement::Is(Relation::clone(relation));
         let json = serde_json::to_vec(&announcement).map_err(|_| Failure::BadPointer)?;
-        let answer = match self.enter(Entry::Relation, &json, self.ceilings.deadline_ms)? {
+        // It parses and checks, as init does, and is no call with rows.
+        let answer = match self.enter(Entry::Relation, &json, self.ceilings.init_ms)? {
             0 => return Err(Failure::NoAnswer("its kasho_relation gave no answer (0)")),
             1 => None,
             answer => Some(parse(self.answer(answer, MAX_JSON)?, "relation")?),
@@ -228,17 +234,18 @@ impl Instance {
     }
 
     /// The batch call; `None` is "keep all". The answer may be four times what was sent
-    /// and 64 KiB.
+    /// and 64 KiB, and `more`.
     pub(super) fn batch(
         &mut self,
         block: &[u8],
+        more: u64,
         deadline_ms: u64,
     ) -> Result<Option<&[u8]>, Failure> {
         self.store.data_mut().seen_rows = true;
         match self.enter(Entry::Batch, block, deadline_ms)? {
             0 => Err(Failure::NoAnswer("it gave no answer (0): a panic that was caught, or a bug")),
             1 => Ok(None),
-            answer => self.answer(answer, 4 * block.len() as u64 + (64 << 10)).map(Some),
+            answer => self.answer(answer, 4 * block.len() as u64 + (64 << 10) + more).map(Some),
         }
     }
 
@@ -286,7 +293,7 @@ impl Instance {
             return Err(Failure::BadPointer);
         }
         if u64::from(len) > limit {
-            return Err(Failure::TooLong { len: u64::from(len), limit });
+            return Err(Failure::TooLong { limit });
         }
         let data = self.memory.data(&self.store);
         let rest = data.get(ptr as usize..).ok_or(Failure::BadPointer)?;

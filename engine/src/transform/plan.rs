@@ -11,7 +11,24 @@ use std::sync::Arc;
 use kasho_plugin_sdk::abi::{Use, Wanted};
 use kasho_plugin_sdk::{Identity, Op, Relation, abi};
 
+use serde::{Deserialize, Serialize};
+
 use super::config::{NewColumns, Unruled};
+use super::gate;
+
+/// How exactly rules name a column or a table. The order is that of exactness: a lost line
+/// can leave a pattern in force, but no line that names this very column.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Named {
+    /// By a pattern of columns, or not at all.
+    #[default]
+    No,
+    /// Its name, in whatever tables a pattern matches.
+    Pattern,
+    /// Table and column by their names.
+    Exactly,
+}
 
 /// One column that a binding spoke of; its place is its slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +41,8 @@ pub(super) struct Slot {
     pub(super) reads: Vec<usize>,
     /// What it becomes: part of the identity of rows, if it is a key.
     pub(super) mapping: String,
+    /// How exactly the rules name it.
+    pub(super) named: Named,
 }
 
 impl Slot {
@@ -46,6 +65,12 @@ pub(super) struct LinkPlan {
     seen: Vec<(usize, usize)>,
     /// None of the rows leaves.
     pub(super) drops: bool,
+    /// What it removes rows by, if it does: a fingerprint.
+    pub(super) rows: Option<String>,
+    /// It said so itself; otherwise it only could.
+    pub(super) declared: bool,
+    /// How exactly the rules name the table.
+    pub(super) named: Named,
     /// Operations it is called for, a bit each.
     ops: u8,
     /// It wants commit times.
@@ -68,7 +93,7 @@ impl LinkPlan {
             let Some(at) = place(&column.name) else {
                 wrong.push(format!(
                     "the plugin speaks of column {}, which does not exist",
-                    column.name
+                    gate::harmless(&column.name)
                 ));
                 continue;
             };
@@ -79,15 +104,19 @@ impl LinkPlan {
             for name in &column.reads {
                 match place(name) {
                     Some(read) => reads.push(read),
-                    None => wrong
-                        .push(format!("{} reads column {name}, which does not exist", column.name)),
+                    None => wrong.push(format!(
+                        "{} reads column {}, which does not exist",
+                        column.name,
+                        gate::harmless(name)
+                    )),
                 }
             }
             let mapping = match column.usage {
                 Use::Mask | Use::Write => mapping(column.fingerprint.as_deref()),
                 Use::Pass | Use::Read | Use::Drop => String::new(),
             };
-            slots.push(Slot { column: at, usage: column.usage, reads, mapping });
+            let (usage, named) = (column.usage, Named::No);
+            slots.push(Slot { column: at, usage, reads, mapping, named });
         }
         wrong.extend(contradictions(relation, wanted, &slots));
         let patchable = slots.iter().map(|s| matches!(s.usage, Use::Write | Use::Mask)).collect();
@@ -99,7 +128,28 @@ impl LinkPlan {
             return Err(wrong);
         }
         let (drops, commit_time) = (wanted.drop, wanted.commit_time);
-        Ok(LinkPlan { relation, slots, patchable, seen, drops, ops, commit_time })
+        let (rows, declared) = removes(wanted, &slots, || mapping(None));
+        let named = Named::No;
+        Ok(LinkPlan {
+            relation,
+            slots,
+            patchable,
+            seen,
+            drops,
+            rows,
+            declared,
+            named,
+            ops,
+            commit_time,
+        })
+    }
+
+    /// Notes how exactly the rules name the table and its columns.
+    pub(super) fn name(&mut self, table: Named, column: impl Fn(&str) -> Named) {
+        self.named = table;
+        for slot in &mut self.slots {
+            slot.named = column(&self.relation.columns[slot.column].name);
+        }
     }
 
     /// Whether it is called for this operation.
@@ -126,6 +176,18 @@ impl LinkPlan {
 
     fn accounts_for(&self, column: usize) -> bool {
         self.slots.iter().any(|s| s.column == column && s.usage != Use::Read)
+    }
+}
+
+/// The fingerprint of what removes rows, and whether the plugin has said that it does.
+/// Where it says nothing and rewrites nothing, removing rows is all it can do: then its
+/// code and its rules are the fingerprint. An empty text says that none is removed.
+fn removes(wanted: &Wanted, slots: &[Slot], whole: impl Fn() -> String) -> (Option<String>, bool) {
+    let reads = slots.is_empty() || slots.iter().any(|s| s.usage == Use::Read);
+    let only = reads && slots.iter().all(|s| matches!(s.usage, Use::Read | Use::Pass));
+    match &wanted.rows {
+        Some(rows) => ((!rows.is_empty() || wanted.drop).then(|| rows.clone()), true),
+        None => ((only || wanted.drop).then(whole), wanted.drop),
     }
 }
 
@@ -181,8 +243,20 @@ fn carries(relation: &Relation) -> &'static [Op] {
 
 /// Whether it stands for events that are not rows of a table.
 pub(super) fn is_virtual(relation: &Relation) -> bool {
-    [abi::DDL_RELATION, abi::MESSAGE_RELATION]
-        .contains(&(relation.schema.as_str(), relation.table.as_str()))
+    relation.is_virtual()
+}
+
+/// Why a table may not be called as it is, if so: it would be taken for what it is not.
+pub(super) fn impostor(relation: &Relation) -> Option<String> {
+    let name = (relation.schema.as_str(), relation.table.as_str());
+    let taken = [abi::DDL_RELATION, abi::MESSAGE_RELATION].contains(&name);
+    (taken && !relation.is_virtual()).then(|| {
+        format!(
+            "a table is called {}, which is the name of events that are no rows: rename it, or take \
+             it out of the publication",
+            relation.qualified()
+        )
+    })
 }
 
 /// Whether rows of a relation go anywhere.

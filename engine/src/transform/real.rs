@@ -34,7 +34,7 @@ fn guest(name: &str) -> Vec<u8> {
     std::fs::read(folder.join(format!("{name}.wasm"))).unwrap()
 }
 
-fn setup(transforms: &str) -> Setup {
+pub(super) fn setup(transforms: &str) -> Setup {
     let setup = Setup { folder: tempfile::tempdir().unwrap(), config: Config::default() };
     for name in ["anonymize", "filter"] {
         setup.write(&format!("{name}.wasm"), &guest(name));
@@ -43,7 +43,7 @@ fn setup(transforms: &str) -> Setup {
     configured(setup, transforms)
 }
 
-fn configured(setup: Setup, transforms: &str) -> Setup {
+pub(super) fn configured(setup: Setup, transforms: &str) -> Setup {
     let mut config: Config = toml::from_str(transforms).unwrap();
     config.plugins.folder = setup.folder.path().to_owned();
     config.keys.insert("k1".to_owned(), KeySource::File(setup.folder.path().join("key")));

@@ -7,10 +7,9 @@
 //! Configuration and plugins that change together are one candidate; a plugin's `sha256`
 //! makes that so even if they are written apart.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode};
@@ -20,10 +19,11 @@ use sha2::{Digest, Sha256};
 use super::catalog::Catalog;
 use super::config::Config;
 use super::error::LoadError;
+use super::generation::Generation;
 use super::handle::Handle;
 use super::host::{Host, hex};
 use super::keys::Key;
-use super::load::{Options, load};
+use super::load::{Options, load, read};
 
 /// Content must be the same for this long.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -31,6 +31,9 @@ const SETTLE: Duration = Duration::from_millis(200);
 const DEBOUNCE: Duration = Duration::from_millis(50);
 /// After so many events in a row the content is looked at although they go on.
 const PATIENCE: usize = 20;
+
+/// Keeps what a generation covers, or says why it cannot.
+pub type Keep = dyn Fn(&Generation) -> Result<(), String> + Send;
 
 /// Where candidates come from.
 pub struct Sources {
@@ -42,6 +45,8 @@ pub struct Sources {
     pub config: Box<dyn Fn() -> Result<Config, String> + Send>,
     /// The tables as they are known now.
     pub catalog: Box<dyn Fn() -> Catalog + Send>,
+    /// Keeps what a generation covers, before anybody can run it.
+    pub keep: Box<Keep>,
 }
 
 impl std::fmt::Debug for Sources {
@@ -54,7 +59,6 @@ impl std::fmt::Debug for Sources {
 #[derive(Debug)]
 pub struct Watch {
     wake: Sender<Wake>,
-    accepted: Arc<Mutex<BTreeSet<String>>>,
     _events: Option<RecommendedWatcher>,
 }
 
@@ -75,19 +79,17 @@ enum Wake {
 pub fn watch(handle: &Arc<Handle>, host: &Arc<Host>, sources: Sources) -> Result<Watch, String> {
     let (wake, woken) = channel();
     let events = events(&sources.folders, wake.clone());
-    let accepted = Arc::new(Mutex::new(BTreeSet::new()));
     let reloader = Reloader {
         handle: Arc::clone(handle),
         host: Arc::clone(host),
         sources,
-        accepted: Arc::clone(&accepted),
         seen: None,
         pending: None,
     };
     let thread = std::thread::Builder::new().name("kasho-reload".to_owned());
     let thread = thread.spawn(move || reloader.run(&woken));
     thread.map_err(|e| format!("cannot start the reload thread: {e}"))?;
-    Ok(Watch { wake, accepted, _events: events })
+    Ok(Watch { wake, _events: events })
 }
 
 impl Watch {
@@ -95,13 +97,6 @@ impl Watch {
     pub fn poke(&self) {
         // The thread is gone only if it panicked; then nothing is reloaded, and what runs runs.
         let _ = self.wake.send(Wake::Again);
-    }
-
-    /// Confirms the candidate with this digest: it may let out what it says it lets out,
-    /// and map identities otherwise.
-    pub fn accept(&self, digest: &str) {
-        self.accepted.lock().unwrap_or_else(PoisonError::into_inner).insert(digest.to_owned());
-        self.poke();
     }
 }
 
@@ -133,7 +128,6 @@ struct Reloader {
     handle: Arc<Handle>,
     host: Arc<Host>,
     sources: Sources,
-    accepted: Arc<Mutex<BTreeSet<String>>>,
     /// Content that has been acted on.
     seen: Option<String>,
     /// Content that was there a moment ago.
@@ -191,18 +185,24 @@ impl Reloader {
         false
     }
 
-    fn candidate(&self, config: &Config) -> Result<(), Vec<LoadError>> {
+    fn candidate(&mut self, config: &Config) -> Result<(), Vec<LoadError>> {
         let running = self.handle.newest();
-        let accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let keys = running.key_checks();
         let options = Options {
             running: Some(running.coverage()),
-            accepted: Some(&accepted),
+            digest: Some(running.digest()),
             keys: Some(&keys),
             number: running.number() + 1,
         };
         let candidate = load(&self.host, config, &(self.sources.catalog)(), options)?;
         if candidate.digest() != running.digest() {
+            if let Err(error) = (self.sources.keep)(&candidate) {
+                // It is not the candidate's fault: the same content is looked at again.
+                self.seen = None;
+                let text =
+                    format!("what the candidate covers cannot be kept, so it waits: {error}");
+                return Err(vec![LoadError::whole("transform", text)]);
+            }
             tracing::info!(
                 generation = candidate.number(),
                 digest = candidate.digest(),
@@ -236,9 +236,9 @@ fn content(config: &Result<Config, String>) -> String {
             }
             for binding in &config.transform {
                 hash.update(binding.rules_json().to_string());
-                match std::fs::read(config.plugins.folder.join(&binding.plugin)) {
+                match read(&config.plugins.folder, binding) {
                     Ok(wasm) => hash.update(Sha256::digest(wasm)),
-                    Err(e) => hash.update(e.kind().to_string()),
+                    Err(e) => hash.update(e),
                 }
             }
         }
@@ -251,6 +251,8 @@ mod tests {
     use super::super::testing::{Guest, Setup, catalog, host, insert, said, shown, users};
     use super::super::{Chains, Report};
     use super::*;
+    use std::sync::Mutex;
+
     use crate::pipeline::Chains as _;
 
     fn masks(fake: &str) -> Guest {
@@ -279,6 +281,7 @@ mod tests {
                 poll: Duration::from_secs(3600),
                 config: Box::new(move || config.lock().unwrap().clone()),
                 catalog: Box::new(|| catalog(&[&users()])),
+                keep: Box::new(|_| Ok(())),
             }
         }
 
@@ -287,7 +290,6 @@ mod tests {
                 handle: Arc::clone(&self.handle),
                 host: host(),
                 sources: self.sources(),
-                accepted: Arc::default(),
                 seen: None,
                 pending: None,
             }
@@ -406,21 +408,40 @@ mod tests {
     }
 
     #[test]
+    fn a_generation_that_cannot_be_kept_waits_and_is_tried_again() {
+        let world = World::new();
+        let full = Arc::new(Mutex::new(true));
+        let asked = Arc::clone(&full);
+        let mut reloader = world.reloader();
+        settle(&mut reloader);
+        reloader.sources.keep = Box::new(move |_| match *asked.lock().unwrap() {
+            true => Err("Redis does not answer".to_owned()),
+            false => Ok(()),
+        });
+        world.setup.write("mask.wasm", &masks("two").wasm());
+        settle(&mut reloader);
+        assert!(world.refused().contains("it waits: Redis does not answer"));
+        assert_eq!(world.handle.newest().number(), 1);
+        *full.lock().unwrap() = false;
+        settle(&mut reloader);
+        assert_eq!((world.refused().as_str(), world.handle.newest().number()), ("", 2));
+    }
+
+    #[test]
     fn a_confirmed_candidate_is_taken() {
         let world = World::new();
         let mut reloader = world.reloader();
         settle(&mut reloader);
-        let open = Guest::new(&[("email", "pass"), ("id", "pass")]).wasm();
-        world.setup.write("mask.wasm", &open);
+        let open = Guest::new(&[("email", "pass"), ("id", "pass")]);
+        world.setup.write("mask.wasm", &open.names("public.users", &["email"]).wasm());
         let mut config = world.setup.config.clone();
         config.unruled_tables = Some(super::super::Unruled::Halt);
-        *world.config.lock().unwrap() = Ok(config);
+        *world.config.lock().unwrap() = Ok(config.clone());
         settle(&mut reloader);
         let text = world.refused();
-        assert!(text.contains("accept the candidate"), "{text}");
-        let digest = text.rsplit(' ').next().unwrap().to_owned();
-        reloader.accepted.lock().unwrap().insert(digest);
-        reloader.seen = None;
+        assert!(text.contains("this candidate alone with accept = "), "{text}");
+        config.accept = text.rsplit('"').nth(1).map(str::to_owned);
+        *world.config.lock().unwrap() = Ok(config);
         settle(&mut reloader);
         assert_eq!(world.handle.newest().number(), 2);
         assert!(world.handle.newest().warnings()[0].contains("it leaves from now on"));

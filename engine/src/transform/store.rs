@@ -35,6 +35,9 @@ impl Store {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700).create(folder).map_err(|e| says(&e))?;
         let meta = fs::metadata(folder).map_err(|e| says(&e))?;
+        if !ours(&meta) {
+            return Err(says(&"belongs to another user: name a folder of this service's own"));
+        }
         if meta.mode() & 0o077 != 0 {
             return Err(says(&"must be closed to other users: `chmod 700` it"));
         }
@@ -148,9 +151,14 @@ fn deserialize(engine: &Engine, code: &[u8]) -> Option<Module> {
 
 /// Written by this user, closed to others, and no link.
 fn private(path: &Path) -> bool {
-    let Ok(meta) = fs::symlink_metadata(path) else { return false };
-    let parent = path.parent().and_then(|p| fs::metadata(p).ok());
-    meta.is_file() && meta.mode() & 0o077 == 0 && parent.is_some_and(|p| p.uid() == meta.uid())
+    fs::symlink_metadata(path)
+        .is_ok_and(|meta| meta.is_file() && meta.mode() & 0o077 == 0 && ours(&meta))
+}
+
+/// Whether it belongs to the user that this process acts as: whoever else owns it can write
+/// code there that would be run here.
+fn ours(meta: &fs::Metadata) -> bool {
+    meta.uid() == rustix::process::geteuid().as_raw()
 }
 
 /// Whole or not at all.
@@ -201,6 +209,33 @@ mod tests {
         assert!(store.load(host.engine(), &code, &name).is_some(), "made anew");
         fs::set_permissions(&code, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
         assert!(store.load(host.engine(), &code, &name).is_none(), "others can read it");
+    }
+
+    /// Needs the right to give files away; who has it not cannot be given any either.
+    #[test]
+    fn what_belongs_to_another_user_is_not_used() {
+        use std::os::unix::fs::chown;
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store");
+        let wasm = Guest::new(&[]).wasm();
+        let host = Host::new(Some(&path)).unwrap();
+        host.compile(&wasm, 1 << 20).unwrap();
+        let (store, code) = (Store::open(&path).unwrap(), entry(&path));
+        let name = code.file_stem().unwrap().to_str().unwrap().to_owned();
+        assert!(store.load(host.engine(), &code, &name).is_some());
+        assert!(ours(&fs::metadata(&code).unwrap()));
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        chown(&code, Some(12_345), None).unwrap();
+        assert!(store.load(host.engine(), &code, &name).is_none(), "another's code");
+        let before = fs::read(path.join("key")).unwrap();
+        chown(path.join("key"), Some(12_345), None).unwrap();
+        assert_ne!(Store::open(&path).unwrap().key.to_vec(), before, "another's key");
+        chown(&path, Some(12_345), None).unwrap();
+        let refusal = Host::new(Some(&path)).unwrap_err();
+        assert!(refusal.contains("belongs to another user"), "{refusal}");
     }
 
     #[test]

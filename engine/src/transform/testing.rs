@@ -54,6 +54,12 @@ impl Guest {
         }
     }
 
+    /// Says at init that its rules name these columns of a table.
+    pub(super) fn names(mut self, table: &str, columns: &[&str]) -> Guest {
+        self.needs["ok"]["needs"][table] = json!(columns);
+        self
+    }
+
     pub(super) fn body(mut self, batch: &str) -> Guest {
         batch.clone_into(&mut self.batch);
         self

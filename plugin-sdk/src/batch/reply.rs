@@ -135,9 +135,15 @@ impl<'a> Reply<'a> {
         b.need(28, count * DESCRIPTOR, "patch descriptors")?;
         let first = b.u32(28)? as usize;
         let mut reply = Reply { rows, verdicts, errors, patch: None, more: Vec::new() };
+        let mut texts = 0;
         for i in 0..count {
             let at = first + i * DESCRIPTOR;
             let patch = read_patch(b, at, sent, allowed)?;
+            // Each is copied: regions that lie on one another would make much of little.
+            texts += patch.text.len();
+            if texts > b.0.len() {
+                return flaw(at, Flaw::Shared);
+            }
             if reply.patch(patch.slot, patch.image).is_some() {
                 return flaw(at, Flaw::Duplicate(patch.slot));
             }

@@ -150,7 +150,9 @@ fn regex(
     value: &str,
     out: &mut Out<'_>,
 ) -> Patched {
-    if !replace.pattern.is_match(value) {
+    // A pattern that can match nothing matches everywhere, and replaces nothing by that.
+    let mut found = replace.pattern.find_iter(value);
+    if !found.any(|hit| !hit.is_empty() || value.is_empty()) {
         return match &replace.otherwise {
             Otherwise::Error => Patched::Error(reasons.no_match),
             Otherwise::Null => Patched::Null,

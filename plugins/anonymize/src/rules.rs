@@ -295,6 +295,9 @@ fn transform(options: &Options) -> Result<Transform> {
             let (Some(with), None) = (chars.next(), chars.next()) else {
                 return Err(Error::new("`char` is one character"));
             };
+            if with.is_control() {
+                return Err(Error::new("`char` is a character that can be seen"));
+            }
             let first = options.keep_first.unwrap_or(0);
             Transform::Mask { first, last: options.keep_last.unwrap_or(0), with }
         }

@@ -100,6 +100,24 @@ fn every_transform_in_one_table() {
 }
 
 #[test]
+fn a_pattern_that_matches_nothing_masks_nothing() {
+    let rule = |otherwise: &str| {
+        let mut rule = json!({"transform": "regex", "pattern": "[0-9]*", "replacement": "#"});
+        if otherwise == "null" {
+            rule["on_no_match"] = otherwise.into();
+        }
+        json!({"s.t.a": rule})
+    };
+    let rows = [insert([("a", "alice")]), insert([("a", "al1ce")]), insert([("a", "")])];
+    let out = run(rule("null"), "s.t(id int8 key, a text)", &rows).unwrap();
+    assert_eq!(out[0].after("a"), Null, "the original between marks is the original");
+    assert!(matches!(out[1].after("a"), Text(a) if !a.contains('1')));
+    assert_eq!(out[2].after("a"), Text("#"));
+    let out = run(rule("error"), "s.t(id int8 key, a text)", &rows[..1]).unwrap();
+    assert_eq!(out[0].error_column(), Some("a"));
+}
+
+#[test]
 fn a_replacement_must_fit() {
     let rules = json!({"s.t.a": {"transform": "regex", "pattern": "x", "replacement": "long"}});
     let rows = [insert([("a", "xx")]), insert([("a", "x")])];

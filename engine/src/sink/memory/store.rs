@@ -148,6 +148,21 @@ impl Registry for MemoryStore {
         .await
     }
 
+    async fn coverage(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
+        self.step(Step::Read, |world, _| Ok(world.coverage.clone())).await
+    }
+
+    async fn swap_coverage(&mut self, old: Option<&[u8]>, new: &[u8]) -> Result<bool, StoreError> {
+        self.step(Step::Write, |world, _| {
+            let same = world.coverage.as_deref() == old;
+            if same {
+                world.coverage = Some(new.to_vec());
+            }
+            Ok(same)
+        })
+        .await
+    }
+
     async fn progress(&mut self, epoch: Epoch) -> Result<HashMap<String, String>, StoreError> {
         self.step(Step::Read, |world, _| Ok(world.progress(epoch))).await
     }

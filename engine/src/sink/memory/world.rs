@@ -22,6 +22,7 @@ pub(super) struct World {
     pub(super) checkpoint: Hash,
     pub(super) state: Option<Vec<u8>>,
     pub(super) catalog: Option<Vec<u8>>,
+    pub(super) coverage: Option<Vec<u8>>,
     pub(super) consumers: Hash,
     pub(super) epochs: BTreeMap<u64, EpochData>,
     pub(super) wrong: BTreeSet<String>,

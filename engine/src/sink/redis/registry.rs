@@ -16,6 +16,17 @@ impl RedisStore {
         bytes(self.run(&command).await?)
     }
 
+    async fn swap(
+        &mut self,
+        key: String,
+        old: Option<&[u8]>,
+        new: &[u8],
+    ) -> Result<bool, StoreError> {
+        let mut call = script::STATE.on(&[key]);
+        call.arg(if old.is_some() { "1" } else { "" }).arg(old.unwrap_or_default()).arg(new);
+        Ok(number(&self.call(&script::STATE, call).await?)? == 1)
+    }
+
     fn consumer_keys(&self) -> [String; 2] {
         [self.keys.checkpoint(), self.keys.consumers()]
     }
@@ -27,9 +38,7 @@ impl Registry for RedisStore {
     }
 
     async fn swap_state(&mut self, old: Option<&[u8]>, new: &[u8]) -> Result<bool, StoreError> {
-        let mut call = script::STATE.on(&[self.keys.state()]);
-        call.arg(if old.is_some() { "1" } else { "" }).arg(old.unwrap_or_default()).arg(new);
-        Ok(number(&self.call(&script::STATE, call).await?)? == 1)
+        self.swap(self.keys.state(), old, new).await
     }
 
     async fn catalog(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
@@ -40,6 +49,14 @@ impl Registry for RedisStore {
         let mut command = redis::cmd("SET");
         command.arg(self.keys.catalog()).arg(catalog);
         self.run(&command).await.map(drop)
+    }
+
+    async fn coverage(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
+        self.get(self.keys.coverage()).await
+    }
+
+    async fn swap_coverage(&mut self, old: Option<&[u8]>, new: &[u8]) -> Result<bool, StoreError> {
+        self.swap(self.keys.coverage(), old, new).await
     }
 
     async fn progress(&mut self, epoch: Epoch) -> Result<HashMap<String, String>, StoreError> {

@@ -1,5 +1,5 @@
--- Stores a phase if the expected one is found.
--- KEYS: 1 state. ARGV: 1 '1' if a state must be found, 2 that state, 3 the new one.
+-- Stores a text, a phase or what the chain covers, if the expected one is found.
+-- KEYS: 1 where. ARGV: 1 '1' if a state must be found, 2 that state, 3 the new one.
 local state = redis.call('GET', KEYS[1])
 if (ARGV[1] == '1' and state ~= ARGV[2]) or (ARGV[1] ~= '1' and state) then
   return 0

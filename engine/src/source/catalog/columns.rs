@@ -27,11 +27,16 @@ const RELATIONS: &str = "SELECT c.oid, n.nspname, c.relname, c.relreplident \
      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
      WHERE c.oid = ANY($1) ORDER BY c.oid";
 
-/// `key` and `alone`: part of the identity index, alone in a unique index.
+/// `key` and `told`: part of the identity index, part of a unique index. What an index's
+/// expressions read stands in `pg_depend`; values that become equal there collide too.
 const COLUMNS: &str = "SELECT a.attrelid, a.attname, a.atttypid, a.atttypmod, a.attnotnull, \
      a.attlen = -1 AND a.attstorage <> 'p', a.attgenerated <> '', \
-     EXISTS (SELECT FROM pg_index i WHERE i.indrelid = a.attrelid AND i.indisunique \
-             AND i.indisvalid AND i.indpred IS NULL AND i.indnkeyatts = 1 AND i.indkey[0] = a.attnum) AS alone, \
+     EXISTS (SELECT FROM pg_index i WHERE i.indrelid = a.attrelid AND i.indisunique AND i.indisvalid \
+             AND (a.attnum = ANY((i.indkey::int2[])[0:i.indnkeyatts - 1]) \
+                  OR i.indexprs IS NOT NULL AND EXISTS (SELECT FROM pg_depend d \
+                     WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid \
+                     AND d.refclassid = 'pg_class'::regclass AND d.refobjid = a.attrelid \
+                     AND d.refobjsubid = a.attnum))) AS told, \
      EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid \
              WHERE i.indrelid = a.attrelid AND a.attnum = ANY((i.indkey::int2[])[0:i.indnkeyatts - 1]) \
              AND CASE c.relreplident \

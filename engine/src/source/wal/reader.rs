@@ -10,14 +10,14 @@ use bytes::Bytes;
 use kasho_plugin_sdk::{Op, Relation};
 
 use super::super::assemble::{
-    Assembler, HEARTBEAT_PREFIX, Limits, NewRow, OrderError, RELOAD_PREFIX, hex, message_relation,
+    Assembler, HEARTBEAT_PREFIX, Limits, NewRow, OrderError, RELOAD_PREFIX, hex,
 };
 use super::super::error::SourceError;
 use super::super::marks::Marks;
 use super::frames::{Frame, frame};
 use super::pgoutput::{self, Col, Message, Old, Tuple, decode};
 use super::relation::Relations;
-use crate::batch::{Batch, Cell, Detail, Image, Span};
+use crate::batch::{Batch, Cell, Detail, Image, Span, message_relation};
 use crate::position::Lsn;
 
 /// Takes received bytes apart.

@@ -136,7 +136,13 @@ SELECT t.typname::text, base.typname::text, elem.typname::text,
        coalesce(a.attnotnull, false) OR coalesce(chain.not_null, false),
        EXISTS (SELECT FROM pg_catalog.pg_index i
                 WHERE i.indrelid = a.attrelid AND i.indisunique AND i.indisvalid
-                  AND i.indpred IS NULL AND i.indnkeyatts = 1 AND i.indkey[0] = a.attnum),
+                  AND (a.attnum = ANY((i.indkey::int2[])[0:i.indnkeyatts - 1])
+                       OR i.indexprs IS NOT NULL AND EXISTS (
+                          SELECT FROM pg_catalog.pg_depend d
+                           WHERE d.classid = 'pg_catalog.pg_class'::regclass
+                             AND d.objid = i.indexrelid
+                             AND d.refclassid = 'pg_catalog.pg_class'::regclass
+                             AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum))),
        coalesce(a.attlen = -1 AND a.attstorage <> 'p', t.typlen = -1 AND t.typstorage <> 'p', false)
   FROM unnest($2::text[], $3::oid[]) WITH ORDINALITY AS col (name, typ, n)
   LEFT JOIN pg_catalog.pg_type t ON t.oid = col.typ

@@ -1,0 +1,130 @@
+//! What the chain is held against: the tables as they are now, and what the generations
+//! before covered, which stands in Redis beside the checkpoint, so that a start cannot
+//! unmask what a reload could not.
+//!
+//! A generation is written down before anybody can run it. What can go wrong: a server
+//! does not answer, and then a candidate waits; or what was covered cannot be read any
+//! more, and then only the very same files, or a confirmation, start the service.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering::Relaxed;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::{Duration, Instant, sleep};
+
+use super::prepare::EngineError;
+use super::world::{World, tables};
+use crate::bootstrap::SlotFact;
+use crate::pipeline::Figures;
+use crate::position::Lsn;
+use crate::sink::SinkError;
+use crate::sink::store::{Registry, Store};
+use crate::source::catalog::Catalog;
+use crate::source::error::SourceError;
+use crate::source::snapshot::slot_fact;
+use crate::transform::{self, Coverage, Generation};
+
+/// The stream may be about to reach the tables as they are.
+const CATCHING_UP: Duration = Duration::from_secs(3);
+/// Somebody else may be writing the same text.
+const ATTEMPTS: usize = 8;
+
+/// What one generation covered.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Remembered {
+    /// Its digest.
+    pub(super) digest: String,
+    /// What it covered.
+    pub(super) coverage: Coverage,
+}
+
+impl World {
+    /// Keeps what a generation covers, over those before it; of these the one stays that
+    /// the checkpoint names.
+    ///
+    /// # Errors
+    /// Redis cannot keep it: nobody may run the generation then.
+    pub(super) async fn remember(&self, generation: &Generation) -> Result<(), SinkError> {
+        let mut store = self.redis_store().await?;
+        for _ in 0..ATTEMPTS {
+            let chain = store.inspect().await?.checkpoint.map(|checkpoint| checkpoint.chain);
+            let stored = store.coverage().await?;
+            let before = parse(stored.as_deref()).unwrap_or_default();
+            let mut kept = before;
+            kept.retain(|other| {
+                Some(&other.digest) == chain.as_ref() && other.digest != generation.digest()
+            });
+            let (digest, coverage) =
+                (generation.digest().to_owned(), generation.coverage().clone());
+            kept.insert(0, Remembered { digest, coverage });
+            let text = serde_json::to_vec(&kept).map_err(|_| SinkError::OtherState)?;
+            if stored.as_deref() == Some(&text) {
+                return Ok(());
+            }
+            if store.swap_coverage(stored.as_deref(), &text).await? {
+                let redis = &self.config.redis;
+                let timeout = Duration::from_millis(redis.durability_timeout_ms);
+                return Ok(store.durable(redis.durability, timeout).await?);
+            }
+        }
+        Err(SinkError::OtherState)
+    }
+
+    /// The newest generation that was kept, if the one of the checkpoint stands there too:
+    /// else what is there is of another time.
+    pub(super) async fn remembered(&self, chain: &str) -> Result<Option<Remembered>, SinkError> {
+        let stored = self.redis_store().await?.coverage().await?;
+        let Some(all) = parse(stored.as_deref()) else { return Ok(None) };
+        let whole = all.iter().any(|generation| generation.digest == chain);
+        Ok(all.into_iter().next().filter(|_| whole))
+    }
+
+    /// The tables as they are now; as they were last known if PostgreSQL does not answer.
+    pub(super) async fn look_at_tables(&self, stream: &Figures) -> transform::Catalog {
+        match self.read_tables(stream).await {
+            Ok(tables) => {
+                let mut known = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+                known.clone_from(&tables);
+                tables
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the tables cannot be looked at; rules are held against them as they were");
+                transform::Catalog { caught_up: false, ..self.tables() }
+            }
+        }
+    }
+
+    async fn read_tables(&self, stream: &Figures) -> Result<transform::Catalog, EngineError> {
+        let client = self.sql("kasho").await?;
+        let catalog = Catalog::read(&client, &self.config.source.publications).await?;
+        let lags = slot_fact(&client, &self.info, &self.slot).await? != SlotFact::Absent;
+        let caught_up = !lags || reaches(stream, log_end(&client).await?).await;
+        Ok(tables(&catalog, caught_up))
+    }
+}
+
+/// Whether the stream is soon past a position.
+async fn reaches(stream: &Figures, end: Lsn) -> bool {
+    let begun = Instant::now();
+    while stream.published_lsn.load(Relaxed) < end.0 {
+        if begun.elapsed() > CATCHING_UP {
+            return false;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    true
+}
+
+async fn log_end(client: &tokio_postgres::Client) -> Result<Lsn, SourceError> {
+    let doing = "reading the end of the log";
+    let ask = "SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
+               ELSE pg_current_wal_insert_lsn() END)::text";
+    let row = client.query_one(ask, &[]).await.map_err(|e| SourceError::sql(doing, &e))?;
+    let end: Option<&str> = row.get(0);
+    // A log whose end is not known is not reached.
+    Ok(end.and_then(|end| end.parse().ok()).unwrap_or(Lsn(u64::MAX)))
+}
+
+fn parse(stored: Option<&[u8]>) -> Option<Vec<Remembered>> {
+    serde_json::from_slice(stored?).ok()
+}
