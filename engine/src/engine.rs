@@ -9,19 +9,17 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::bootstrap::{Blocking, Command, Load, Phase, Refusal, RefusalCode};
+use crate::bootstrap::{Blocking, Command, Phase, Refusal};
 use crate::config::Config;
 use crate::control::{Answer, Call, Control, ControlError, Reply, Shared};
 use crate::error::Class;
 use crate::http::{Http, HttpError};
-use crate::position::Lsn;
 use crate::sink::{self, redis::RedisConnector};
 use crate::source::snapshot::{Holder, Report};
 use crate::systemd::Systemd;
@@ -412,42 +410,6 @@ impl Engine {
                 }
             }
             Event::Observed(observed) => self.look(*observed).await,
-        }
-    }
-
-    /// Takes in a new look at both servers.
-    async fn look(&mut self, observed: Observed) {
-        self.troubles.observer = observed.error();
-        self.observed = observed;
-        let published = Lsn(self.figures.pipeline.published_lsn.load(Relaxed));
-        match self.phase.epoch() {
-            Some(_) => self.lag.saw(std::time::Instant::now(), self.observed.wal_end, published),
-            None => self.lag = LagClock::default(),
-        }
-        // What was seen may be older than the epoch in force.
-        let seen = self.observed.epoch;
-        let ours = |load: &Load| !load.loaded && seen == Some(load.epoch);
-        if self.phase.external_load().is_some_and(ours) && self.observed.loader.done {
-            self.apply(Command::LoadDone, "the dump is loaded").await;
-        }
-        self.guard_source().await;
-        self.store_late().await;
-        self.pay().await;
-    }
-
-    /// A command of the engine's own. That it is refused means that it came too late; that a
-    /// server does not answer, that it is tried again.
-    async fn apply(&mut self, command: Command, what: &'static str) {
-        let epoch = self.phase.epoch();
-        match self.transition(command.clone()).await {
-            Ok(()) => tracing::info!(state = %self.phase.state(), "{what}"),
-            Err(refusal) if refusal.code == RefusalCode::Unavailable => {
-                if self.troubles.owed.is_none() {
-                    tracing::warn!(%refusal, "{what}, and that cannot be stored yet: trying again");
-                }
-                self.owe(epoch, command, what, &refusal);
-            }
-            Err(refusal) => tracing::warn!(%refusal, "{what}, and that was refused"),
         }
     }
 

@@ -10,7 +10,7 @@ use tokio::time::Duration;
 
 use super::Engine;
 use super::effects::unavailable;
-use crate::bootstrap::{Command, Effect, Phase, Refusal};
+use crate::bootstrap::{Command, Effect, Phase, Refusal, RefusalCode};
 use crate::position::Epoch;
 use crate::sink::SinkError;
 use crate::sink::store::Registry;
@@ -48,8 +48,24 @@ pub(super) struct Debts {
 }
 
 impl Engine {
+    /// A command of the engine's own. That it is refused means that it came too late; that a
+    /// server does not answer, that it is tried again.
+    pub(super) async fn apply(&mut self, command: Command, what: &'static str) {
+        let epoch = self.phase.epoch();
+        match self.transition(command.clone()).await {
+            Ok(()) => tracing::info!(state = %self.phase.state(), "{what}"),
+            Err(refusal) if refusal.code == RefusalCode::Unavailable => {
+                if self.troubles.owed.is_none() {
+                    tracing::warn!(%refusal, "{what}, and that cannot be stored yet: trying again");
+                }
+                self.owe(epoch, command, what, &refusal);
+            }
+            Err(refusal) => tracing::warn!(%refusal, "{what}, and that was refused"),
+        }
+    }
+
     /// Puts off a command until both servers answer.
-    pub(super) fn owe(
+    fn owe(
         &mut self,
         epoch: Option<Epoch>,
         command: Command,

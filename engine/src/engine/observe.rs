@@ -3,14 +3,17 @@
 //! fails says so in the status and changes nothing else; one that hangs keeps nobody from
 //! hearing what the other server said.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
-use super::{Event, LOOK, World};
+use super::lag::LagClock;
+use super::{Engine, Event, LOOK, World};
+use crate::bootstrap::{Command, Load};
 use crate::control::ConsumerStatus;
 use crate::position::{Epoch, EpochPosition, Lsn};
 use crate::sink::redis::RedisStore;
@@ -64,6 +67,28 @@ impl Observed {
     /// Why a server could not be looked at.
     pub(super) fn error(&self) -> Option<String> {
         self.source_error.clone().or_else(|| self.sink_error.clone())
+    }
+}
+
+impl Engine {
+    /// Takes in a new look at both servers.
+    pub(super) async fn look(&mut self, observed: Observed) {
+        self.troubles.observer = observed.error();
+        self.observed = observed;
+        let published = Lsn(self.figures.pipeline.published_lsn.load(Relaxed));
+        match self.phase.epoch() {
+            Some(_) => self.lag.saw(Instant::now(), self.observed.wal_end, published),
+            None => self.lag = LagClock::default(),
+        }
+        // What was seen may be older than the epoch in force.
+        let seen = self.observed.epoch;
+        let ours = |load: &Load| !load.loaded && seen == Some(load.epoch);
+        if self.phase.external_load().is_some_and(ours) && self.observed.loader.done {
+            self.apply(Command::LoadDone, "the dump is loaded").await;
+        }
+        self.guard_source().await;
+        self.store_late().await;
+        self.pay().await;
     }
 }
 
