@@ -209,7 +209,7 @@ enum Holder {
 /// that dies the server is restarted, or the holder's sessions are ended.
 async fn kill_ten_times(holder: Holder) {
     const TABLES: usize = 40;
-    let load = "[bootstrap]\nworkers = 2\nrange_mib = 1\nmax_rate = \"1500KiB\"\n";
+    let load = "[bootstrap]\nworkers = 2\nrange_mib = 1\nmax_rate = \"800KiB\"\n";
     let mut world = slow_world(&tables(TABLES, 1_200), load).await;
     let names = names(TABLES);
     let churn = Churn::start(&world.pg, TABLES);
@@ -219,7 +219,7 @@ async fn kill_ten_times(holder: Holder) {
     let mut known: BTreeMap<String, u64> = BTreeMap::new();
     for round in 0..10 {
         // A moment of its own each time: after so many more rows, and a little later.
-        let (before, rows) = (world.entries("bootstrap").await, 1 + dice.below(5_000));
+        let (before, rows) = (world.entries("bootstrap").await, 1 + dice.below(2_000));
         eventually("rows to be loaded", async || {
             (world.entries("bootstrap").await >= before + rows).then_some(())
         })
