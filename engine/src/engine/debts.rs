@@ -1,6 +1,6 @@
-//! What a server that did not answer has left undone: a change of state that could not be
-//! stored, or of which nobody knows whether it was; a snapshot's holder that was not ended.
-//! Looked at with every look at the servers.
+//! The engine's own commands, and what a server that did not answer has left undone: a
+//! change of state that could not be stored, or of which nobody knows whether it was; a
+//! snapshot's holder that was not ended. Looked at with every look at the servers.
 //!
 //! What can go wrong: a step whose reply is lost may have been done, or may be done later.
 //! What Redis holds tells, and every step compares that with what was stored before; so it

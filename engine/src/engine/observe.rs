@@ -1,7 +1,7 @@
 //! Looks at both servers once a second for what only they know: the slot and the log it
 //! keeps, the age of what it holds back, the streams' lengths, the consumers. A look that
 //! fails says so in the status and changes nothing else; one that hangs keeps nobody from
-//! hearing what the other server said.
+//! hearing what the other server said. What the engine makes of a look stands here too.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
