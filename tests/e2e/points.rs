@@ -282,9 +282,20 @@ async fn load_again(world: &World, tables: &[&str]) {
 
 /// Waits until nothing is being loaded again.
 async fn until_done(world: &World) {
+    let mut told = String::new();
     eventually("the tables to be loaded again", async || {
         let phase = phase(world).await;
-        phase["reload"].is_null().then_some(())
+        let reload = &phase["reload"];
+        if reload.is_null() {
+            return Some(());
+        }
+        let now = format!("{reload} {}", world.status().await);
+        if now != told {
+            // Shown if it comes to nothing.
+            eprintln!("{now}");
+            told = now;
+        }
+        None
     })
     .await;
 }

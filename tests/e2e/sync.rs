@@ -204,9 +204,12 @@ async fn two_at_once_are_refused_and_standard_input_is_a_file_too() {
     refused(&world.engine, &sync(&file, &[]), &words).await;
     let early = states::call(&world, "CompleteBootstrap", "{}", "0").await;
     assert!(early.stdout.contains("has not finished"), "{}", early.stdout);
-    let status = world.status().await;
-    assert_eq!(status["load"]["mode"], "external");
-    assert!(status["load"]["rows"].as_u64() > Some(0), "{status}");
+    let load = eventually("the engine to look at the load", async || {
+        let load = world.status().await["load"].clone();
+        (load["rows"].as_u64() > Some(0)).then_some(load)
+    })
+    .await;
+    assert_eq!(load["mode"], "external");
     tokio::task::spawn_blocking(move || {
         pipe.write_all(&rest).expect("write");
         drop(pipe);
