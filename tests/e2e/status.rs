@@ -216,8 +216,8 @@ async fn figures_of_the_load_the_readers_and_redis() {
     assert_eq!((&load["tables"], &load["tables_done"]), (&1.into(), &1.into()));
     let text = "SELECT sum(octet_length(id || E'\\t' || payload || E'\\n')) FROM ledger";
     assert_eq!(load["bytes"].to_string(), world.pg.value(text).await);
-    let heap = world.pg.value("SELECT pg_relation_size('ledger')").await;
-    assert_eq!(load["bytes_estimated"].to_string(), heap);
+    let size = world.pg.value("SELECT pg_table_size('ledger')").await;
+    assert_eq!(load["bytes_estimated"].to_string(), size);
     let table = &load["table_progress"][0];
     assert_eq!((&table["table"], &table["rows"]), (&"public.ledger".into(), &20.into()));
     assert_eq!((&table["done"], &table["load_lsn"]), (&true.into(), &"".into()));

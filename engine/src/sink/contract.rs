@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::id::{Id, Keys, Lane};
 use super::store::{
     Acked, Answer, Append, Begin, Begun, Checkpoint, Connect, Feed, Fence, Finish, Finished, Guard,
-    Leased, Load, NewEntry, Registry, Store, StoreError, Trim,
+    LEASE_UNTIL, Leased, Load, NewEntry, Registry, Store, StoreError, Trim,
 };
 use crate::position::{Epoch, Lsn, Position};
 
@@ -261,7 +261,8 @@ async fn leases_the_load_to_one<R: Rig>(rig: &R) {
     assert_eq!(store.load(&guard("a1", Id::ZERO), &one).await, Ok(Answer::Done));
     let seen = other.progress(E1).await.unwrap();
     assert_eq!(seen.get("t:1").map(String::as_str), Some("5 rows"));
-    assert!(seen.len() == 2 && other.progress(Epoch(2)).await.unwrap().is_empty());
+    let until: u64 = seen[LEASE_UNTIL].parse().unwrap();
+    assert!(until > 0 && seen.len() == 3 && other.progress(Epoch(2)).await.unwrap().is_empty());
     // The same owner again: the old token is void, and goes on where it ended.
     let two = [("t:1", "5 rows"), ("t:2", "x")];
     assert_eq!(other.lease(E1, "a", "a2", LEASE).await, yes(2, &two));

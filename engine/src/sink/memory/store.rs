@@ -164,7 +164,7 @@ impl Registry for MemoryStore {
     }
 
     async fn progress(&mut self, epoch: Epoch) -> Result<HashMap<String, String>, StoreError> {
-        self.step(Step::Read, |world, _| Ok(world.progress(epoch))).await
+        self.step(Step::Read, |world, _| Ok(world.seen_progress(epoch))).await
     }
 
     async fn add_consumer(&mut self, name: &str) -> Result<bool, StoreError> {

@@ -248,11 +248,16 @@ impl World {
 
     pub(super) fn progress(&self, epoch: Epoch) -> HashMap<String, String> {
         let fields = self.epochs.get(&epoch.0).into_iter().flat_map(|data| &data.load);
-        let own = |(field, value): (&String, &String)| match field.as_str() {
-            "until" => Some((LEASE_UNTIL.to_owned(), value.clone())),
-            field => Some((field.strip_prefix("p:")?.to_owned(), value.clone())),
+        let own = |(field, value): (&String, &String)| {
+            Some((field.strip_prefix("p:")?.to_owned(), value.clone()))
         };
         fields.filter_map(own).collect()
+    }
+
+    pub(super) fn seen_progress(&self, epoch: Epoch) -> HashMap<String, String> {
+        let until = self.epochs.get(&epoch.0).and_then(|data| data.load.get("until"));
+        let until = until.map(|until| (LEASE_UNTIL.to_owned(), until.clone()));
+        self.progress(epoch).into_iter().chain(until).collect()
     }
 
     pub(super) fn load(&mut self, guard: &Guard, load: &Load<'_>, now_ms: u64) -> Answer {
