@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 use crate::amount;
-use crate::harness::{Engine, Output, Postgres, Redis, eventually};
+use crate::harness::{Engine, Postgres, Process, Redis, eventually};
 use crate::table::{Spread, Table};
 
 /// What no process may exceed, MiB.
@@ -80,7 +80,7 @@ async fn load(table: &mut Table) {
     engine.run(&["consumers", "add", "reader"]).await.success();
     let reader = keep_up(&redis, 1).await;
     let begun = Instant::now();
-    engine.run(&["bootstrap", "--yes"]).await.success();
+    ended(&engine.spawn(&["bootstrap", "--yes"]), |_| {}).await;
     let took = format!("{:.0} s", begun.elapsed().as_secs_f64());
     reader.abort();
     let peak = peak_mib(engine.process().pid());
@@ -100,17 +100,13 @@ async fn dump(
     let mut command = pg.tool("pg_dump");
     command.arg(format!("--snapshot={}", snapshot.expect("a snapshot")));
     command.arg("--data-only").arg("--file").arg(&file).arg(pg.url());
-    Output::of(command, "").await.success();
+    assert!(command.status().expect("pg_dump").success());
     let reader = keep_up(redis, 2).await;
     let begun = Instant::now();
     let loader = engine.spawn(&["bootstrap-sync", "--dump-file", &file.display().to_string()]);
     let mut peak = 0.0f64;
     // The mark is gone with the process.
-    while loader.exited().is_none() {
-        peak = peak.max(peak_mib(loader.pid()));
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    assert!(loader.wait_exit().await.success(), "{:?}", loader.lines());
+    ended(&loader, |pid| peak = peak.max(peak_mib(pid))).await;
     let seconds = begun.elapsed().as_secs_f64();
     reader.abort();
     let rate = format!("{seconds:.0} s, {:.0}k rows/s", rows as f64 / seconds / 1e3);
@@ -119,6 +115,15 @@ async fn dump(
     let what = format!("MiB at the peak of the engine since its start, dump of {size}");
     let engine = peak_mib(engine.process().pid());
     table.at_most(&what, &Spread::of([engine]), TARGET, "");
+}
+
+/// Waits as long as it takes.
+async fn ended(process: &Process, mut look: impl FnMut(u32)) {
+    while process.exited().is_none() {
+        look(process.pid());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(process.wait_exit().await.success(), "{:?}", process.lines());
 }
 
 /// A consumer group that has read whatever there is: what readers cost is not measured here.
