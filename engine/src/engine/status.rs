@@ -6,12 +6,14 @@ use std::time::Instant;
 
 use super::{Engine, Observed};
 use crate::bootstrap::{LoadMode, Phase};
-use crate::control::{ConsumerStatus, LaneFigures, LoadFigures, PluginStatus, Status};
+use crate::control::{
+    CandidateStatus, ConsumerStatus, LaneFigures, LoadFigures, PluginStatus, Status,
+};
 use crate::position::Lsn;
 use crate::sink::config::Durability;
 use crate::sink::id::{Keys, Lane};
 use crate::sink::status::Figures;
-use crate::transform::{Generation, Report};
+use crate::transform::{Generation, Refused, Report};
 
 impl Engine {
     /// Replaces what GetStatus answers.
@@ -37,6 +39,7 @@ impl Engine {
         warnings.extend(self.observed.consumers.iter().filter_map(ConsumerStatus::warning));
         let usage = &self.observed.usage;
         warnings.extend(self.incomplete());
+        warnings.extend(self.world.notes());
         let unmasked = report.plugins.iter().flat_map(|plugin| {
             plugin.unmasked.iter().map(|policy| format!("{}: {policy} = \"pass\"", plugin.binding))
         });
@@ -64,7 +67,11 @@ impl Engine {
             paused: paused(sink.paused, load_sink.paused),
             load: self.load_figures(),
             generation: report.generation,
+            generation_digest: report.digest.clone(),
+            generation_at: Some(report.since),
+            generation_since: self.world.since(report.generation),
             plugins: plugins(&report, &self.world.handle.newest()),
+            candidate: report.refused.as_ref().map(candidate),
             refusals: report.refusals,
             consumers: self.observed.consumers.clone(),
             durability: durability(config.redis.durability),
@@ -172,6 +179,10 @@ fn plugins(report: &Report, generation: &Generation) -> Vec<PluginStatus> {
         name: plugin.binding.clone(),
         digest: plugin.sha256.clone(),
         error: String::new(),
+        file: plugin.plugin.clone(),
+        version: plugin.version.clone().unwrap_or_default(),
+        tables: plugin.tables.clone(),
+        compiled: plugin.compiled,
         calls: figures.get(&plugin.binding).map(|figures| figures.get()),
     });
     let refused = report.refused.iter().map(|refused| PluginStatus {
@@ -182,9 +193,17 @@ fn plugins(report: &Report, generation: &Generation) -> Vec<PluginStatus> {
             report.generation,
             refused.reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
         ),
-        calls: None,
+        ..PluginStatus::default()
     });
     running.chain(refused).collect()
+}
+
+fn candidate(refused: &Refused) -> CandidateStatus {
+    CandidateStatus {
+        digest: refused.candidate.clone().unwrap_or_default(),
+        at: refused.at,
+        reasons: refused.reasons.iter().map(ToString::to_string).collect(),
+    }
 }
 
 /// Why either stream waits; both may.

@@ -254,7 +254,7 @@ impl<'a> Draft<'a> {
     /// carried over into `coverage`.
     pub(super) fn compare(&mut self, coverage: &mut Coverage, digest: &str, options: Options<'_>) {
         let Some(running) = options.running else { return };
-        let accepted = self.config.accept.as_deref() == Some(digest);
+        let accepted = options.accepts(self.config, digest);
         let confirmed = accepted || self.config.accept_unmask;
         let said = (self.config.unruled_tables == Some(Unruled::Pass), self.catalog.caught_up);
         for loosened in loosen::loosened(running, coverage, &self.unknown, said) {

@@ -23,7 +23,8 @@ use super::generation::Generation;
 use super::handle::Handle;
 use super::host::{Host, hex};
 use super::keys::Key;
-use super::load::{Options, load, read};
+use super::load::{Options, Rejected, candidate, read};
+use super::probe::probe;
 
 /// Content must be the same for this long.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -175,49 +176,78 @@ impl Reloader {
             return true;
         }
         self.seen = self.pending.take();
-        if let Err(reasons) = config.map_err(unreadable).and_then(|config| self.candidate(&config))
-        {
+        if let Ok(config) = &config {
+            self.handle.accept_by_file(config.accept.as_deref());
+        }
+        let handle = Arc::clone(&self.handle);
+        let _turn = handle.turn();
+        let taken = config.map_err(unreadable).and_then(|config| self.candidate(&config));
+        if let Err(Rejected { digest, reasons }) = taken {
             for reason in &reasons {
                 tracing::error!("candidate refused: {reason}");
             }
-            self.handle.refuse(&content, reasons);
+            handle.refuse(&content, digest, reasons);
         }
         false
     }
 
-    fn candidate(&mut self, config: &Config) -> Result<(), Vec<LoadError>> {
+    fn candidate(&mut self, config: &Config) -> Result<(), Rejected> {
         let running = self.handle.newest();
-        let keys = running.key_checks();
+        let (keys, accepted) = (running.key_checks(), self.handle.report().borrow().accepted.clone());
         let options = Options {
             running: Some(running.coverage()),
             digest: Some(running.digest()),
             keys: Some(&keys),
+            accepted: &accepted,
             number: running.number() + 1,
+            kept: None,
         };
-        let candidate = load(&self.host, config, &(self.sources.catalog)(), options)?;
-        if candidate.digest() != running.digest() {
-            if let Err(error) = (self.sources.keep)(&candidate) {
-                // It is not the candidate's fault: the same content is looked at again.
-                self.seen = None;
-                let text =
-                    format!("what the candidate covers cannot be kept, so it waits: {error}");
-                return Err(vec![LoadError::whole("transform", text)]);
-            }
-            tracing::info!(
-                generation = candidate.number(),
-                digest = candidate.digest(),
-                "new generation"
-            );
-            self.handle.publish(candidate);
-        } else {
+        let mut made = candidate(&self.host, config, &(self.sources.catalog)(), options)?;
+        if made.digest() == running.digest() {
             self.handle.settled();
+            return Ok(());
         }
+        self.probe(config, options, &running, &mut made)?;
+        if let Err(error) = (self.sources.keep)(&made) {
+            // It is not the candidate's fault: the same content is looked at again.
+            self.seen = None;
+            let text = format!("what the candidate covers cannot be kept, so it waits: {error}");
+            return Err(vec![LoadError::whole("transform", text)].into());
+        }
+        tracing::info!(generation = made.number(), digest = made.digest(), "new generation");
+        self.handle.publish(made);
         Ok(())
+    }
+
+    /// Tries a candidate on recent rows. Of one that was accepted as it is, what is found
+    /// there is only told.
+    fn probe(
+        &self,
+        config: &Config,
+        options: Options<'_>,
+        running: &Generation,
+        made: &mut Generation,
+    ) -> Result<(), Rejected> {
+        let probed = probe(running, made, self.handle.samples());
+        made.warnings.extend(probed.notes);
+        let mut reasons = probed.errors;
+        if options.accepts(config, made.digest()) {
+            made.warnings.extend(reasons.drain(..).map(|reason| reason.to_string()));
+        }
+        if reasons.is_empty() {
+            return Ok(());
+        }
+        let digest = made.digest().to_owned();
+        for reason in &mut reasons {
+            let how = format!("; if that is meant, confirm with accept = \"{digest}\"");
+            reason.text.push_str(&how);
+        }
+        Err(Rejected { digest: Some(digest), reasons })
     }
 }
 
-fn unreadable(text: String) -> Vec<LoadError> {
-    vec![LoadError::whole("configuration", text)]
+fn unreadable(text: String) -> Rejected {
+    vec![LoadError::whole("configuration", text)].into()
 }
 
 /// A digest of everything a candidate is made of.

@@ -32,15 +32,7 @@ impl Store {
     /// It cannot be made, or others can reach into it.
     pub(super) fn open(folder: &Path) -> Result<Store, String> {
         let says = |e: &dyn std::fmt::Display| format!("plugins.store {}: {e}", folder.display());
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700).create(folder).map_err(|e| says(&e))?;
-        let meta = fs::metadata(folder).map_err(|e| says(&e))?;
-        if !ours(&meta) {
-            return Err(says(&"belongs to another user: name a folder of this service's own"));
-        }
-        if meta.mode() & 0o077 != 0 {
-            return Err(says(&"must be closed to other users: `chmod 700` it"));
-        }
+        private_folder(folder)?;
         let path = folder.join("key");
         let key = match fs::read(&path) {
             Ok(key) if private(&path) => <[u8; 32]>::try_from(key).ok(),
@@ -107,7 +99,8 @@ impl Store {
         hex(&compatibility.0.finalize())
     }
 
-    fn mac(&self, name: &str, code: &[u8]) -> [u8; MAC_BYTES] {
+    /// What proves that this store wrote something under a name.
+    pub(super) fn mac(&self, name: &str, code: &[u8]) -> [u8; MAC_BYTES] {
         let mut mac = <Hmac<Sha256> as KeyInit>::new(&self.key.into_block());
         mac.update(name.as_bytes());
         mac.update(code);
@@ -149,8 +142,26 @@ fn deserialize(engine: &Engine, code: &[u8]) -> Option<Module> {
     unsafe { Module::deserialize(engine, code) }.ok()
 }
 
+/// Makes a folder that this user alone can reach into, or finds that it is one.
+///
+/// # Errors
+/// It cannot be made, or it is another's or open to others.
+pub(super) fn private_folder(folder: &Path) -> Result<(), String> {
+    let says = |e: &dyn std::fmt::Display| format!("plugins.store {}: {e}", folder.display());
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(folder).map_err(|e| says(&e))?;
+    let meta = fs::metadata(folder).map_err(|e| says(&e))?;
+    if !ours(&meta) {
+        return Err(says(&"belongs to another user: name a folder of this service's own"));
+    }
+    if meta.mode() & 0o077 != 0 {
+        return Err(says(&"must be closed to other users: `chmod 700` it"));
+    }
+    Ok(())
+}
+
 /// Written by this user, closed to others, and no link.
-fn private(path: &Path) -> bool {
+pub(super) fn private(path: &Path) -> bool {
     fs::symlink_metadata(path)
         .is_ok_and(|meta| meta.is_file() && meta.mode() & 0o077 == 0 && ours(&meta))
 }
@@ -162,7 +173,7 @@ fn ours(meta: &fs::Metadata) -> bool {
 }
 
 /// Whole or not at all.
-fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+pub(super) fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let temporary = path.with_extension(format!("{}.new", std::process::id()));
     let mut options = fs::OpenOptions::new();
     let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
