@@ -281,7 +281,7 @@ async fn a_start_goes_on_with_what_ran_where_the_files_are_refused() {
         people.world.engine.start_again();
         people.world.until_state("STREAMING").await;
         let status = people.degraded(words).await;
-        assert_eq!((&status["generation"], &status["not_ready"]), (&1.into(), &"".into()));
+        assert_eq!(status["generation"], 1);
         people.settle(id).await;
         eventually("to be ready", async || people.ready().await).await;
         id += 1;
@@ -322,10 +322,13 @@ async fn a_candidate_is_tried_on_recent_rows() {
     let status = people.generation(2).await;
     assert_eq!((status["degraded"].as_str(), status["generation_digest"].as_str()), (Some(""), Some(digest)));
     people.settle(22).await;
-    let json = people.world.engine.run(&["plugin", "list", "--json"]).await.success();
-    let json: Value = serde_json::from_str(&json.stdout).expect("JSON");
-    assert_eq!(json["plugins"][0]["tables"][0], "public.people");
-    assert!(!json["since"].as_str().expect("text").is_empty(), "{json}");
+    let json = eventually("the generation to have published", async || {
+        let json = people.world.engine.run(&["plugin", "list", "--json"]).await.success();
+        let json: Value = serde_json::from_str(&json.stdout).expect("JSON");
+        (json["since"] != "").then_some(json)
+    })
+    .await;
+    assert_eq!((&json["plugins"][0]["tables"][0], &json["generation"]), (&"public.people".into(), &2.into()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -362,6 +365,31 @@ async fn a_new_generation_that_fails_gives_way_to_the_one_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_new_masking_key_is_taken_with_a_new_epoch() {
+    let keyed = |key: &str| {
+        let file = "[keys]\nk1 = { file = \"masking_key\" }\n";
+        (key.repeat(16), format!("{file}{}", mask("\"fake_email\"")))
+    };
+    let people = People::start("").await;
+    let home = people.world.engine.home();
+    let (key, rules) = keyed("a9d4");
+    home.write("masking_key", key);
+    people.write(&rules);
+    people.generation(2).await;
+    people.settle(1).await;
+    home.write("masking_key", keyed("0b7e").0);
+    let status = people.degraded("is not the one that rows were masked with").await;
+    assert!(status["degraded"].to_string().contains("kasho reset"), "{status}");
+    people.world.engine.run(&["reset", "--yes"]).await.success();
+    let status = people.generation(3).await;
+    assert_eq!((&status["degraded"], &status["state"]), (&"".into(), &"WAITING".into()));
+    people.world.bootstrap().await;
+    people.world.until_state("STREAMING").await;
+    home.write("masking_key", keyed("a9d4").0);
+    people.degraded("is not the one that rows were masked with").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_swaps_under_load_lose_repeat_and_mix_nothing() {
     let people = People::start(&constant("gen-0")).await;
     let stop = Arc::new(AtomicBool::new(false));
@@ -374,7 +402,8 @@ async fn a_hundred_swaps_under_load_lose_repeat_and_mix_nothing() {
             let rows = format!("SELECT n, '{secret}' || n || '@x' FROM generate_series({next}, {last}) n");
             client.batch_execute(&format!("INSERT INTO people {rows}")).await.expect("write");
             next = last + 1;
-            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            // As fast as an unoptimised engine can follow: what it lags behind is not the point.
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
         next
     });
@@ -389,9 +418,7 @@ async fn a_hundred_swaps_under_load_lose_repeat_and_mix_nothing() {
             // Every tenth is bad: it would unmask, or is cut.
             10 => people.write(&mask("\"pass\"")),
             0 => people.write(constant("gen-cut").split("\"public.people.email\"").next().expect("rules")),
-            n if n % 4 == 1 => {
-                another_plugin(people.world.engine.home().path());
-            }
+            n if n % 10 == 5 => another_plugin(people.world.engine.home().path()),
             _ => people.write(&constant(&format!("gen-{swap}"))),
         }
         if swap.is_multiple_of(10) {

@@ -37,6 +37,8 @@ pub(super) struct Course {
     before: Option<Arc<Generation>>,
     /// Those that stopped the stream inside a transaction that they had begun.
     stuck: BTreeSet<String>,
+    /// Those that gave way to the one before them: nobody goes back to them.
+    failed: BTreeSet<String>,
     /// What an operator should know of it.
     notes: Vec<String>,
 }
@@ -91,6 +93,14 @@ impl World {
         self.course().notes.clone()
     }
 
+    fn note(&self, note: String) {
+        tracing::warn!("{note}");
+        let notes = &mut self.course().notes;
+        if !notes.contains(&note) {
+            notes.push(note);
+        }
+    }
+
     /// Keeps a generation on disk.
     pub(super) async fn keep(&self, generation: &Generation) -> Result<(), EngineError> {
         let (archive, kept) = (Arc::clone(&self.archive), Arc::clone(generation.kept()));
@@ -103,8 +113,12 @@ impl World {
     pub(super) async fn forget(&self, digests: Vec<String>) {
         let mut named: BTreeSet<String> = digests.into_iter().collect();
         named.insert(self.handle.newest().digest().to_owned());
-        let course = [self.course().adopted.clone(), self.course().before.clone()];
-        named.extend(course.into_iter().flatten().map(|g| g.digest().to_owned()));
+        {
+            let course = self.course();
+            let passed = course.passed.as_ref().map(|(passed, _)| passed);
+            let all = [course.adopted.as_ref(), passed, course.before.as_ref()];
+            named.extend(all.into_iter().flatten().map(|g| g.digest().to_owned()));
+        }
         let (archive, newest) = (Arc::clone(&self.archive), self.config.plugins.keep as usize);
         // What is not removed only takes room.
         let _ = tokio::task::spawn_blocking(move || archive.collect(&named, newest)).await;
@@ -186,9 +200,7 @@ impl World {
                 Ok(Finisher { chain, number: checkpoint.generation })
             }
             _ if accepted => {
-                let note = mixed(lsn, checkpoint, &newest);
-                tracing::warn!("{note}");
-                self.course().notes.push(note);
+                self.note(mixed(lsn, checkpoint, &newest));
                 Ok(Finisher { number: newest.number(), chain: newest })
             }
             Ok(chain) => Ok(Finisher { chain, number: checkpoint.generation }),
@@ -267,7 +279,10 @@ impl World {
             let Some(failed) = course.adopted.clone() else { return Ok(None) };
             let passed = course.passed.as_ref().map(|(passed, _)| passed);
             let earlier = passed.filter(|passed| passed.number() != failed.number());
-            (failed, earlier.or(course.before.as_ref()).map(Arc::clone))
+            let before = earlier.or(course.before.as_ref()).filter(|before| {
+                before.digest() != failed.digest() && !course.failed.contains(before.digest())
+            });
+            (failed, before.map(Arc::clone))
         };
         let new = failed.since().elapsed().is_ok_and(|age| age < NEW);
         let (Some(before), true) = (before, new) else { return Ok(None) };
@@ -311,6 +326,7 @@ impl World {
             back.number()
         );
         self.handle.publish(back);
+        self.course().failed.insert(failed.digest().to_owned());
         let reason = LoadError {
             binding: None,
             at: "on_regression".to_owned(),

@@ -3,6 +3,7 @@
 //! phase, and that only where PostgreSQL says otherwise.
 
 use std::path::PathBuf;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::world::World;
 use crate::bootstrap::{self, Phase, Reconciled, SlotFact, reconcile};
@@ -93,6 +94,7 @@ pub async fn check(config: Config, path: PathBuf) -> Result<Vec<String>, EngineE
     let mut store = world.redis_store().await?;
     publisher::check_server(&store.server().await.map_err(SinkError::from)?)?;
     let found = store.inspect().await.map_err(SinkError::from)?;
+    world.waiting.store(world.stored_phase().await.is_none_or(|p| p.epoch().is_none()), Relaxed);
     let number = found.checkpoint.as_ref().map_or(1, |checkpoint| checkpoint.generation.max(1));
     let generation = world.load_chain(number, found.checkpoint.as_ref()).await?;
     Ok(warnings.into_iter().chain(generation.warnings().iter().cloned()).collect())
@@ -119,6 +121,12 @@ impl World {
         publisher::check_server(&store.server().await.map_err(SinkError::from)?)?;
         let found = store.inspect().await.map_err(SinkError::from)?;
         let checkpoint = found.checkpoint;
+        let stored = store.state().await.map_err(SinkError::from)?;
+        let mut phase = match &stored {
+            None => Phase::default(),
+            Some(text) => bootstrap::load(&String::from_utf8_lossy(text))?,
+        };
+        self.waiting.store(phase.epoch().is_none(), Relaxed);
         let (generation, rejected) = self.first(checkpoint.as_ref()).await?;
         for warning in generation.warnings() {
             tracing::warn!("{warning}");
@@ -132,11 +140,6 @@ impl World {
             }
             self.handle.degrade(digest, reasons);
         }
-        let stored = store.state().await.map_err(SinkError::from)?;
-        let mut phase = match &stored {
-            None => Phase::default(),
-            Some(text) => bootstrap::load(&String::from_utf8_lossy(text))?,
-        };
         if let (Phase::Waiting(waiting), Some(checkpoint)) = (&mut phase, &checkpoint) {
             waiting.last_epoch = waiting.last_epoch.max(checkpoint.epoch.0);
         }
@@ -216,17 +219,18 @@ impl World {
             return Err(EngineError::Chain(vec![error].into()));
         }
         let (host, config, tables) = (self.host.clone(), self.config.chain(), self.tables());
-        let confirmed = config.accept_unmask;
+        let (confirmed, fresh) = (config.accept_unmask, self.waiting.load(Relaxed));
         let running = match checkpoint {
             Some(checkpoint) => self.remembered(&checkpoint.chain).await?,
             None => None,
         };
         let unknown = checkpoint.filter(|_| running.is_none()).map(|c| c.chain.clone());
-        let keys = checkpoint.map(|checkpoint| checkpoint.key_fingerprint.clone());
+        let keys = checkpoint.filter(|_| !fresh).map(|c| c.key_fingerprint.clone());
         let load = move || {
             let options = transform::Options {
                 running: running.as_ref().map(|running| &running.coverage),
                 digest: running.as_ref().map(|running| running.digest.as_str()),
+                fresh,
                 number,
                 ..Default::default()
             };

@@ -18,6 +18,11 @@ use crate::transform::{Generation, Refused, Report};
 impl Engine {
     /// Replaces what GetStatus answers.
     pub(super) fn publish_status(&self) {
+        let waiting = self.phase.epoch().is_none();
+        if self.world.waiting.swap(waiting, Relaxed) != waiting && waiting {
+            // What was refused for the sake of what was loaded may be taken now.
+            self.reload.poke();
+        }
         self.shared.status.store(Arc::new(self.status()));
     }
 

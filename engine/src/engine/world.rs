@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -48,6 +49,8 @@ pub(super) struct World {
     /// The mark that the stream is to know when it comes by.
     pub(super) marks: Marks,
     pub(super) tables: Mutex<transform::Catalog>,
+    /// Nothing is loaded, and nothing is under way.
+    pub(super) waiting: AtomicBool,
     /// Generations, kept from start to start.
     pub(super) archive: Arc<Archive>,
     /// What became of generations in this process's life.
@@ -87,6 +90,7 @@ impl World {
             known,
             marks,
             tables,
+            waiting: AtomicBool::default(),
             archive,
             course,
         })
@@ -216,6 +220,7 @@ impl World {
         let (ends, stopped) = (stop.clone(), stop.clone());
         let runtime = tokio::runtime::Handle::current();
         let (looking, looks, figures) = (Arc::clone(self), runtime.clone(), Arc::clone(pipeline));
+        let waits = Arc::clone(self);
         let (keeping, plugins) = (Arc::clone(self), self.config.plugins.clone());
         let sources = transform::reload::Sources {
             folders,
@@ -225,6 +230,7 @@ impl World {
                 Ok(config) => Ok(transform::Config { plugins: plugins.clone(), ..config.chain() }),
                 Err(errors) => Err(errors.to_string()),
             }),
+            fresh: Box::new(move || waits.waiting.load(Relaxed)),
             catalog: Box::new(move || {
                 let tables = ends.run_until_cancelled(looking.look_at_tables(&figures));
                 looks.block_on(tables).unwrap_or_else(|| looking.tables())

@@ -262,7 +262,7 @@ impl<'a> Draft<'a> {
         }
         self.newly_halted(running, coverage, options.digest == Some(digest));
         let (identity, other) = loosen::moved(running, coverage, &self.unknown, self.catalog);
-        for at in identity.iter().filter(|_| !accepted) {
+        for at in identity.iter().filter(|_| !accepted && !options.fresh) {
             let text = format!(
                 "it says where rows are, and this configuration maps it otherwise: rows already \
                  loaded would no longer be found. Load the table again, or confirm with \

@@ -37,6 +37,8 @@ pub struct Options<'a> {
     pub keys: Option<&'a BTreeMap<String, String>>,
     /// Digests that somebody has accepted, beside the file's own.
     pub accepted: &'a [String],
+    /// No epoch is under way: nothing is loaded that keys and identities would have to fit.
+    pub fresh: bool,
     /// Not the files are the candidate, but what was kept of an earlier one; its keys may
     /// be where these say.
     pub kept: Option<(&'a Kept, &'a BTreeMap<String, KeySource>)>,
@@ -99,7 +101,7 @@ pub fn candidate(
     let mut links = bind_all(host, config, options.kept.map(|(kept, _)| kept), &keys, errors)?;
     let mut draft = Draft::new((host, config, catalog), Vec::new());
     draft.check_needs(&links);
-    draft.same_keys(&links, options.keys);
+    draft.same_keys(&links, options.keys.filter(|_| !options.fresh));
     let (plans, policy) = draft.plan(&mut links);
     let names: Vec<&str> = config.transform.iter().map(|b| b.name.as_str()).collect();
     let mut coverage = Coverage::of(plans.iter().map(Arc::as_ref), &names, policy);
