@@ -36,7 +36,8 @@ mod value;
 pub use change::change;
 pub use config::{Config, ConfigError};
 pub use status::{
-    CandidateStatus, ConsumerStatus, LaneFigures, LoadFigures, NEAR_PERCENT, PluginStatus, Status, TableFigures,
+    CandidateStatus, ConsumerStatus, LaneFigures, LoadFigures, NEAR_PERCENT, PluginStatus, Status,
+    TableFigures,
 };
 
 use auth::Policy;

@@ -13,9 +13,9 @@ use crate::control::auth::{Policy, Scope};
 use crate::control::proto::change_stream::change_stream_server::ChangeStream;
 use crate::control::proto::kasho::change_stream_service_server::ChangeStreamService;
 use crate::control::proto::kasho::{
-    AbortBootstrapRequest, AcceptRequest, AcceptResponse, AckRequest, AckResponse, BootstrapResponse, CompleteBootstrapRequest,
-    StartBootstrapRequest, StatusRequest, StatusResponse, StreamRequest,
-    start_bootstrap_request::Load,
+    AbortBootstrapRequest, AcceptRequest, AcceptResponse, AckRequest, AckResponse,
+    BootstrapResponse, CompleteBootstrapRequest, StartBootstrapRequest, StatusRequest,
+    StatusResponse, StreamRequest, start_bootstrap_request::Load,
 };
 use crate::control::stream::Changes;
 use crate::control::{Accepted, Answer, Call, Reply, Shared};

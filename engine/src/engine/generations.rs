@@ -11,9 +11,9 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::Engine;
 use super::prepare::EngineError;
 use super::world::World;
-use super::Engine;
 use crate::bootstrap::Refusal;
 use crate::control::Accepted;
 use crate::position::Lsn;
@@ -105,7 +105,8 @@ impl World {
     pub(super) async fn keep(&self, generation: &Generation) -> Result<(), EngineError> {
         let (archive, kept) = (Arc::clone(&self.archive), Arc::clone(generation.kept()));
         let keeping = tokio::task::spawn_blocking(move || archive.keep(&kept));
-        let kept = keeping.await.map_err(|_| EngineError::Host("keeping it panicked".to_owned()))?;
+        let kept =
+            keeping.await.map_err(|_| EngineError::Host("keeping it panicked".to_owned()))?;
         kept.map_err(EngineError::Host)
     }
 
@@ -327,11 +328,8 @@ impl World {
         );
         self.handle.publish(back);
         self.course().failed.insert(failed.digest().to_owned());
-        let reason = LoadError {
-            binding: None,
-            at: "on_regression".to_owned(),
-            text: text.clone(),
-        };
+        let reason =
+            LoadError { binding: None, at: "on_regression".to_owned(), text: text.clone() };
         self.handle.refuse(failed.digest(), Some(failed.digest().to_owned()), vec![reason]);
         Ok(Some(text))
     }

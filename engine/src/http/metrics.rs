@@ -160,7 +160,8 @@ fn plugins(text: &mut Text, status: &Status) {
     let samples = infos.iter().map(|(_, labels)| (&labels[..], 1));
     text.family("kasho_plugin_info", Kind::Gauge, help, samples);
     let help = "Time of compiling it, or of finding it compiled.";
-    let samples = running.iter().map(|(plugin, labels)| (&labels[..], plugin.compiled.as_secs_f64()));
+    let samples =
+        running.iter().map(|(plugin, labels)| (&labels[..], plugin.compiled.as_secs_f64()));
     text.family("kasho_plugin_compile_seconds", Kind::Gauge, help, samples);
     let mut each = |name: &str, help: &str, of: fn(&crate::transform::Calls) -> u64| {
         let samples = figures.iter().map(|(calls, labels)| (*labels, of(calls)));

@@ -72,7 +72,8 @@ impl Report {
     /// Whether a generation is accepted as it is.
     #[must_use]
     pub fn accepts(&self, digest: &str) -> bool {
-        self.accepted_by_file.as_deref() == Some(digest) || self.accepted.iter().any(|a| a == digest)
+        self.accepted_by_file.as_deref() == Some(digest)
+            || self.accepted.iter().any(|a| a == digest)
     }
 }
 

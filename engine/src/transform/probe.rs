@@ -9,8 +9,8 @@
 //! Rows that it does not fit at all say nothing: tables change, and the stream decides.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Mutex;
+use std::sync::atomic::Ordering::Relaxed;
 
 use kasho_plugin_sdk::Relation;
 use sha2::{Digest, Sha256};
@@ -128,7 +128,9 @@ impl Probed {
             self.errors.push(LoadError::whole(table.clone(), text));
         };
         match (&new.stopped, &old.stopped) {
-            (Some(reason), None) => return refuse(format!("it would have stopped the stream, {reason}")),
+            (Some(reason), None) => {
+                return refuse(format!("it would have stopped the stream, {reason}"));
+            }
             (Some(_), Some(_)) => return,
             _ if new.failures > old.failures => {
                 return refuse(format!("{} calls of its plugins failed", new.failures));
@@ -305,6 +307,9 @@ mod tests {
         let probed = probe(&generation(&keeps), &generation(&drops), &rows("x", 5));
         assert_eq!(probed.errors, []);
         let note = &probed.notes[0];
-        assert!(note.contains("of 5 recent rows that it was tried on, 5 were dropped (0"), "{note}");
+        assert!(
+            note.contains("of 5 recent rows that it was tried on, 5 were dropped (0"),
+            "{note}"
+        );
     }
 }

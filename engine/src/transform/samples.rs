@@ -74,7 +74,8 @@ impl Samples {
         if self.most == 0 {
             return;
         }
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever reads them copies them, and nobody waits for that.
+        let Ok(mut held) = self.held.try_lock() else { return };
         if held.looked.is_some_and(|at| at.elapsed() < PAUSE) {
             return;
         }
@@ -101,8 +102,8 @@ impl Held {
     /// Whether it is held now.
     fn push(&mut self, relation: &Arc<Relation>, sample: Sample, most: usize) -> bool {
         let ring = self.rings.entry(relation.id);
-        let ring = ring
-            .or_insert_with(|| Ring { relation: Arc::clone(relation), rows: VecDeque::new() });
+        let ring =
+            ring.or_insert_with(|| Ring { relation: Arc::clone(relation), rows: VecDeque::new() });
         if !Arc::ptr_eq(&ring.relation, relation) {
             if ring.relation != *relation {
                 self.bytes -= ring.rows.drain(..).map(|row| row.bytes).sum::<usize>();
