@@ -121,8 +121,10 @@ impl World {
             named.extend(all.into_iter().flatten().map(|g| g.digest().to_owned()));
         }
         let (archive, newest) = (Arc::clone(&self.archive), self.config.plugins.keep as usize);
+        let host = Arc::clone(&self.host);
+        let forgetting = move || host.sweep(&archive.collect(&named, newest));
         // What is not removed only takes room.
-        let _ = tokio::task::spawn_blocking(move || archive.collect(&named, newest)).await;
+        let _ = tokio::task::spawn_blocking(forgetting).await;
     }
 
     /// A generation of before, as it was.

@@ -196,8 +196,9 @@ impl Archive {
         Ok(Kept { digest, config, code, keys, coverage })
     }
 
-    /// Forgets all but these and the `newest` ones. What cannot be removed only takes room.
-    pub fn collect(&self, named: &BTreeSet<String>, newest: usize) {
+    /// Forgets all but these and the `newest` ones; says which plugins are still used, by
+    /// their SHA-256. What cannot be removed only takes room.
+    pub fn collect(&self, named: &BTreeSet<String>, newest: usize) -> BTreeSet<String> {
         let mut entries: Vec<(SystemTime, PathBuf)> = self
             .files(ENTRY)
             .filter_map(|path| Some((fs::metadata(&path).ok()?.modified().ok()?, path)))
@@ -212,7 +213,8 @@ impl Archive {
                 used.extend(entry.code.into_values());
             } else if named.contains(&*digest) {
                 // Whatever it needs may still be repaired.
-                return;
+                let all = self.files(CODE).filter_map(|path| stem(&path));
+                return all.collect();
             }
         }
         for path in self.files(CODE) {
@@ -221,6 +223,7 @@ impl Archive {
                 let _ = fs::remove_file(&path);
             }
         }
+        used
     }
 
     /// What one file says, if this store wrote it.
@@ -246,6 +249,10 @@ impl Archive {
     fn says(&self, error: &dyn fmt::Display) -> String {
         format!("plugins.store {}: {error}", self.folder.display())
     }
+}
+
+fn stem(path: &Path) -> Option<String> {
+    Some(path.file_stem()?.to_string_lossy().into_owned())
 }
 
 fn is_digest(text: &str) -> bool {
@@ -358,7 +365,8 @@ mod tests {
             fs::File::open(entry).unwrap().set_modified(at).unwrap();
             digests.push(generation.digest().to_owned());
         }
-        archive.collect(&BTreeSet::from([digests[1].clone()]), 2);
+        let used = archive.collect(&BTreeSet::from([digests[1].clone()]), 2);
+        assert_eq!(used.len(), 3);
         let there: Vec<bool> = digests.iter().map(|d| archive.find(d).is_ok()).collect();
         assert_eq!(there, [false, true, false, false, true, true]);
         assert_eq!(archive.files(CODE).count(), 3);

@@ -5,6 +5,7 @@
 //! can go wrong is a module that the compiler refuses, which [`super::check`] has all but
 //! excluded.
 
+use std::collections::BTreeSet;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -104,6 +105,13 @@ impl Host {
         }
         known.push(Arc::clone(&compiled));
         Ok(compiled)
+    }
+
+    /// Removes old compiled code of other plugins than these, by their SHA-256.
+    pub fn sweep(&self, used: &BTreeSet<String>) {
+        if let Some(store) = &self.store {
+            store.sweep(&self.engine, used);
+        }
     }
 
     /// The engine.

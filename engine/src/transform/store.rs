@@ -5,11 +5,13 @@
 //! process did not write itself is never run, and a damaged entry is just compiled anew.
 //! The folder belongs to this user alone (0700, files 0600), else it is refused.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::hash::{Hash, Hasher};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
@@ -18,6 +20,8 @@ use wasmtime::{Engine, Module};
 use super::host::hex;
 
 const MAC_BYTES: usize = 32;
+/// Code that nobody names stays so long: whoever tries plugins compiles each of them once.
+const OLD: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A folder of compiled code.
 pub(super) struct Store {
@@ -77,6 +81,22 @@ impl Store {
             Err(e) => tracing::warn!("compiled code is not kept: {e:#}"),
         }
         Ok(module)
+    }
+
+    /// Removes old code of other plugins than these, by their SHA-256, and of other versions
+    /// of the compiler. What cannot be removed only takes room.
+    pub(super) fn sweep(&self, engine: &Engine, used: &BTreeSet<String>) {
+        let names: BTreeSet<String> = used.iter().map(|sha256| self.name(engine, sha256)).collect();
+        let files = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        for path in files.map(|file| file.path()) {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy();
+            let code = path.extension().is_some_and(|extension| extension == "code");
+            let modified = fs::metadata(&path).and_then(|meta| meta.modified()).ok();
+            let age = modified.and_then(|at| at.elapsed().ok()).unwrap_or_default();
+            if code && age > OLD && !names.contains(&*name) {
+                let _ = fs::remove_file(&path);
+            }
+        }
     }
 
     fn load(&self, engine: &Engine, path: &Path, name: &str) -> Option<Module> {
@@ -220,6 +240,25 @@ mod tests {
         assert!(store.load(host.engine(), &code, &name).is_some(), "made anew");
         fs::set_permissions(&code, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
         assert!(store.load(host.engine(), &code, &name).is_none(), "others can read it");
+    }
+
+    #[test]
+    fn old_code_of_plugins_that_nobody_names_is_swept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store");
+        let host = Host::new(Some(&path)).unwrap();
+        let wasm = Guest::new(&[]).wasm();
+        host.compile(&wasm, 1 << 20).unwrap();
+        let (store, code) = (Store::open(&path).unwrap(), entry(&path));
+        let (none, sha256) = (BTreeSet::new(), hex(&Sha256::digest(&wasm)));
+        store.sweep(host.engine(), &none);
+        assert!(code.exists(), "it is young");
+        let long_ago = std::time::SystemTime::now() - 2 * OLD;
+        fs::File::options().write(true).open(&code).unwrap().set_modified(long_ago).unwrap();
+        store.sweep(host.engine(), &BTreeSet::from([sha256]));
+        assert!(code.exists(), "it is used");
+        store.sweep(host.engine(), &none);
+        assert!(!code.exists() && path.join("key").exists());
     }
 
     /// Needs the right to give files away; who has it not cannot be given any either.
