@@ -203,7 +203,7 @@ impl Archive {
             .files(ENTRY)
             .filter_map(|path| Some((fs::metadata(&path).ok()?.modified().ok()?, path)))
             .collect();
-        entries.sort_by(|a, b| b.0.cmp(&a.0));
+        entries.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
         let mut used = BTreeSet::new();
         for (at, (_, path)) in entries.iter().enumerate() {
             let digest = path.file_stem().unwrap_or_default().to_string_lossy();
