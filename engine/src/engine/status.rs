@@ -35,16 +35,9 @@ impl Engine {
         let epoch = self.phase.epoch();
         let seen = Some(self.observed.changes_lsn).filter(|lsn| *lsn > Lsn::ZERO);
         let key = |lane| epoch.map(|e| Keys::new(&config.redis.prefix).stream(e, lane));
-        let warnings = sink.warning.iter().chain(&load_sink.warning).cloned();
-        let seen_warnings = self.observed.warnings.iter().chain(&report.warnings).cloned();
-        let mut warnings: Vec<String> = warnings.chain(seen_warnings).collect();
-        warnings.dedup();
         let retained = slot.map_or(0, |slot| slot.retained_bytes);
-        warnings.extend(super::guard::warning(&self.world, retained));
-        warnings.extend(self.observed.consumers.iter().filter_map(ConsumerStatus::warning));
+        let warnings = self.warnings([&sink, &load_sink], &report, retained);
         let usage = &self.observed.usage;
-        warnings.extend(self.incomplete());
-        warnings.extend(self.world.notes());
         let unmasked = report.plugins.iter().flat_map(|plugin| {
             plugin.unmasked.iter().map(|policy| format!("{}: {policy} = \"pass\"", plugin.binding))
         });
@@ -96,6 +89,19 @@ impl Engine {
             allow_unmasked: unmasked.collect(),
             not_loaded: self.not_loaded(),
         }
+    }
+
+    /// What an operator should know although everything goes on.
+    fn warnings(&self, sinks: [&Figures; 2], report: &Report, retained: u64) -> Vec<String> {
+        let told = sinks.into_iter().filter_map(|sink| sink.warning.as_ref());
+        let told = told.chain(&self.observed.warnings).chain(&report.warnings);
+        let mut warnings: Vec<String> = told.cloned().collect();
+        warnings.dedup();
+        warnings.extend(super::guard::warning(&self.world, retained));
+        warnings.extend(self.observed.consumers.iter().filter_map(ConsumerStatus::warning));
+        warnings.extend(self.incomplete());
+        warnings.extend(self.world.notes());
+        warnings
     }
 
     /// What is missing in the initial load by intention.
