@@ -229,6 +229,9 @@ async fn mixed(people: &People, before: &str, after: &str) {
 async fn a_transaction_whose_own_rules_stop_inside_of_it_has_a_way_on() {
     let probes = "[plugins]\nprobe_rows = 0\n";
     let people = People::start(&format!("{probes}{}", strict("gen-strict"))).await;
+    let first = digest(&people.world.status().await);
+    let early = people.world.engine.run(&["plugin", "accept", &first]).await;
+    assert!(early.code != 0 && early.stderr.contains("nothing waits for it"), "{early:?}");
     let secret = &people.secret;
     people
         .world

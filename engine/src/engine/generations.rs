@@ -357,6 +357,12 @@ impl Engine {
                  {SHORTEST} of its characters): `kasho plugin list` tells them"
             )));
         }
+        if self.troubles.stream.is_none() {
+            return Err(Refusal::precondition(format!(
+                "generation {} is in force, and nothing waits for it to be confirmed",
+                report.generation
+            )));
+        }
         self.world.handle.accept(&report.digest);
         let told = format!(
             "generation {} is in force, and may finish a transaction that an earlier one cannot",
