@@ -257,14 +257,17 @@ impl World {
         let newest = self.handle.newest();
         let new = self.course().stuck.insert(checkpoint.chain.clone());
         let other = newest.digest() != checkpoint.chain;
-        if new && other && self.handle.report().borrow().accepts(newest.digest()) {
+        let accepted = other && self.handle.report().borrow().accepts(newest.digest());
+        if new && accepted {
             return Stopped::Another(error.to_owned());
         }
+        // Those that were accepted for it have stopped there too.
+        let tried = if accepted { &checkpoint.chain } else { newest.digest() };
         Stopped::ForGood(format!(
             "{error}. The transaction at {lsn} is published in part by generation {}, which \
              cannot finish it. {}",
             checkpoint.generation,
-            ways_on(&checkpoint.chain, newest.digest())
+            ways_on(&checkpoint.chain, tried)
         ))
     }
 
