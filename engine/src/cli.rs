@@ -9,6 +9,8 @@ mod client;
 pub mod config;
 pub mod consumers;
 mod dump;
+mod generations;
+pub mod plugin;
 pub mod reset;
 pub mod run;
 pub mod snapshot;
@@ -57,6 +59,9 @@ enum Command {
     BootstrapSync(sync::Arguments),
     /// Drop the slot and begin anew: back to WAITING.
     Reset(reset::Arguments),
+    /// Look at the plugins of the running engine, and confirm new ones.
+    #[command(subcommand)]
+    Plugin(plugin::Command),
     /// Hold an exported snapshot, for a bootstrap by hand.
     Snapshot(snapshot::Arguments),
 }
@@ -96,6 +101,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Bootstrap(arguments) => bootstrap::run(&arguments, path),
         Command::BootstrapSync(arguments) => block_on(sync::run(&arguments, path)),
         Command::Reset(arguments) => reset::run(&arguments, path),
+        Command::Plugin(command) => plugin::run(&command, path),
         Command::Snapshot(arguments) => snapshot::run(&arguments, path),
     };
     match outcome {

@@ -63,6 +63,10 @@ pub struct Config {
     pub transform: Vec<transform::Binding>,
     /// What is logged.
     pub log: log::Config,
+    /// What is wrong with the chain, where nothing else is: a service that had one goes on
+    /// with that.
+    #[serde(skip)]
+    pub chain_errors: Option<Errors>,
     /// What each key of the file said, for [`Config::changes`].
     #[serde(skip)]
     said: Said,
@@ -107,6 +111,22 @@ impl Config {
     /// Everything that is wrong with it.
     pub fn load(path: &Path) -> Result<Config, Errors> {
         Config::parse(&text(path)?, path, &|name| std::env::var(name).ok())
+    }
+
+    /// As [`Config::load`], for the service: what is wrong with the chain alone is kept in
+    /// [`Config::chain_errors`].
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, if that is more.
+    pub fn load_serving(path: &Path) -> Result<Config, Errors> {
+        let (mut config, problems) =
+            Config::look(&text(path)?, path, &|name| std::env::var(name).ok());
+        let of_chain = |key: &str| CHAIN.iter().any(|top| is_below(key, top));
+        if !problems.is_empty() && problems.iter().all(|problem| of_chain(&problem.key)) {
+            config.chain_errors = Some(Errors { file: path.to_owned(), problems });
+            return Ok(config);
+        }
+        whole(config, problems, path)
     }
 
     /// The section `[grpc]` of a file, for a command that only wants to talk to the engine:
@@ -207,10 +227,7 @@ impl Config {
         let said = |config: &Config, key: &str| config.said.get(key).map(|(_, said)| *said);
         let mut changes = Changes::default();
         for key in keys.into_iter().filter(|key| said(self, key) != said(new, key)) {
-            let top = LIVE.iter().find(|top| {
-                key.strip_prefix(**top)
-                    .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-            });
+            let top = LIVE.iter().find(|top| is_below(key, top));
             let (list, key) = match top {
                 Some(top) => (&mut changes.live, (*top).to_owned()),
                 // That a table came or went says nothing beside the keys in it.
@@ -280,6 +297,15 @@ fn whole(config: Config, problems: Vec<Problem>, path: &Path) -> Result<Config, 
         true => Ok(config),
         false => Err(Errors { file: path.to_owned(), problems }),
     }
+}
+
+/// The settings of the chain that are no places.
+const CHAIN: [&str; 6] =
+    ["transform", "keys", "unruled_tables", "allow_unmasked", "accept_unmask", "accept"];
+
+/// Whether a key is `top` or of it.
+fn is_below(key: &str, top: &str) -> bool {
+    key.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
 /// Whether a key is a section and nothing more.

@@ -36,7 +36,8 @@ mod value;
 pub use change::change;
 pub use config::{Config, ConfigError};
 pub use status::{
-    ConsumerStatus, LaneFigures, LoadFigures, NEAR_PERCENT, PluginStatus, Status, TableFigures,
+    CandidateStatus, ConsumerStatus, LaneFigures, LoadFigures, NEAR_PERCENT, PluginStatus, Status,
+    TableFigures,
 };
 
 use auth::Policy;
@@ -71,6 +72,13 @@ pub enum Call {
         /// Answered once that is stored; it goes on by itself.
         reply: Reply<Answer>,
     },
+    /// AcceptPlugin.
+    Accept {
+        /// Digest of a generation, or its beginning.
+        digest: String,
+        /// Answered at once.
+        reply: Reply<Accepted>,
+    },
     /// AbortBootstrap.
     Abort {
         /// Also in STREAMING, and for a left-over slot in WAITING.
@@ -97,6 +105,15 @@ pub struct Answer {
     pub start_lsn: Option<Lsn>,
     /// The exported snapshot, while it is kept.
     pub snapshot_name: Option<String>,
+}
+
+/// What was accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// Its whole digest.
+    pub digest: String,
+    /// What follows, for a person.
+    pub told: String,
 }
 
 /// How often a silent client is asked whether it lives, and how long it may take to answer.

@@ -23,11 +23,14 @@ use crate::http::{Http, HttpError};
 use crate::sink::{self, redis::RedisConnector};
 use crate::source::snapshot::{Holder, Report};
 use crate::systemd::Systemd;
+use crate::transform::Report as ChainReport;
+use crate::transform::reload::Watch;
 
 mod backoff;
 mod debts;
 mod described;
 mod effects;
+mod generations;
 mod guard;
 mod lag;
 mod loading;
@@ -173,6 +176,7 @@ struct Engine {
     /// Attempts so far at making a slot.
     attempts: u64,
     debts: Debts,
+    reload: Watch,
 }
 
 /// Runs the service until `stop`.
@@ -250,12 +254,12 @@ async fn serve(
         unstored: false,
         attempts: 0,
         debts: Debts::default(),
+        reload,
     };
     engine.resume().await;
     engine.work(calls, inbox, stop).await;
     engine.drain().await;
     observing.end().await;
-    drop(reload);
     Ok(())
 }
 
@@ -318,15 +322,19 @@ impl Engine {
         stop: &CancellationToken,
     ) {
         let mut generations = self.world.handle.report();
-        let mut passing = generations.borrow_and_update().generation;
+        let passing = |report: &ChainReport| {
+            (report.generation, report.accepted.clone(), report.accepted_by_file.clone())
+        };
+        let mut now = passing(&generations.borrow_and_update());
         let mut beat = tokio::time::interval(LOOK);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = beat.tick() => self.shared.beat(),
                 Ok(()) = generations.changed() => {
-                    let newest = generations.borrow_and_update().generation;
-                    if std::mem::replace(&mut passing, newest) != newest {
+                    let newest = passing(&generations.borrow_and_update());
+                    if now != newest {
+                        now = newest;
                         self.try_again();
                     }
                 }
@@ -434,6 +442,10 @@ impl Engine {
                 let answer = self.load_again(&tables).await;
                 // Whoever asked looks at the status next, and must not find the old one.
                 self.publish_status();
+                let _ = reply.send(answer);
+            }
+            Call::Accept { digest, reply } => {
+                let answer = self.accept(&digest);
                 let _ = reply.send(answer);
             }
             Call::Abort { force, reply } => {

@@ -13,6 +13,7 @@
 //! is an error and never an empty result. What a guest says in words is treated as row
 //! data and passes a gate before anybody reads it.
 
+mod archive;
 mod catalog;
 mod chain;
 mod check;
@@ -33,20 +34,23 @@ mod load;
 mod loosen;
 mod outcome;
 mod plan;
+mod probe;
 pub mod reload;
 mod rows;
+mod samples;
 mod store;
 
+pub use archive::{Archive, Kept};
 pub use catalog::{Catalog, ForeignKey};
 pub use chain::Chain;
-pub use config::{Binding, Config, KeySource, NewColumns, OnError, Plugins, Unruled};
+pub use config::{Binding, Config, KeySource, NewColumns, OnError, OnRegression, Plugins, Unruled};
 pub use coverage::{Action, Coverage};
 pub use error::{LoadError, TransformError};
 pub use generation::{CALL_SECONDS, Calls, Figures, Generation, PluginInfo};
 pub use handle::{Chains, Handle, Refused, Report};
 pub use host::Host;
 pub use keys::{Key, KeyError};
-pub use load::{Options, load};
+pub use load::{Options, Rejected, candidate, load, restore};
 
 #[cfg(test)]
 mod evil;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use kasho::batch::{Batch, Cell, Piece, Row, Span};
 use kasho::bootstrap::{self, Command, Facts, Phase, State};
 use kasho::control::Config as GrpcConfig;
-use kasho::control::{Answer, Call, Control, Shared, Status};
+use kasho::control::{Accepted, Answer, Call, Control, Shared, Status};
 use kasho::position::{Epoch, Lsn, Position};
 use kasho::sink::config::Config;
 use kasho::sink::load::LoadWriter;
@@ -60,6 +60,11 @@ async fn answer(mut calls: mpsc::Receiver<Call>) {
             Call::Start { request, reply } => (Command::Start(request), reply),
             Call::Complete { force, reply } => (Command::Complete { force }, reply),
             Call::Abort { force, reply } => (Command::Abort { force }, reply),
+            Call::Accept { digest, reply } => {
+                let told = "accepted".to_owned();
+                let _ = reply.send(Ok(Accepted { digest, told }));
+                continue;
+            }
             Call::LoadAgain { tables, reply } => {
                 let nonce = "word".to_owned();
                 (Command::Reload { tables, nonce }, reply)

@@ -98,6 +98,7 @@ async fn each_token_allows_what_it_is_for() {
         "StartBootstrap",
         "CompleteBootstrap",
         "AbortBootstrap",
+        "AcceptPlugin",
         "change_stream.ChangeStream/GetStatus",
         "change_stream.ChangeStream/Stream",
         "change_stream.ChangeStream/StartBootstrap",
@@ -107,7 +108,7 @@ async fn each_token_allows_what_it_is_for() {
         says(&site.call(method, "", &tls).await, 1, &["UNAUTHENTICATED", "Bearer"]);
     }
     says(&site.call("GetStatus", "wrong", &tls).await, 1, &["UNAUTHENTICATED", "wrong"]);
-    for method in ["StartBootstrap", "CompleteBootstrap", "AbortBootstrap"] {
+    for method in ["StartBootstrap", "CompleteBootstrap", "AbortBootstrap", "AcceptPlugin"] {
         let refused = site.call(method, &reader, &tls).await;
         says(&refused, 1, &["PERMISSION_DENIED", "grpc.admin_token"]);
     }

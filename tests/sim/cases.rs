@@ -249,6 +249,23 @@ async fn a_chain_that_is_put_back_finishes_what_it_began_under_its_number() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_process_finishes_with_what_was_kept_what_another_began() {
+    let mut run = quiet(Durability::Reply, 0).await;
+    run.kept = true;
+    once(&run, 3, appends, Fault::Slow(Duration::from_secs(9)));
+    run.world.work(|log| (log.inserts(9), log.inserts(3)));
+    run.start(0);
+    run.run(ALWAYS, 500).await;
+    run.crash();
+    run.reload(Rule(2));
+    run.start(0);
+    run.run(ALWAYS, 5_000).await;
+    assert_eq!(run.world.trace.count("finished by an older generation"), 1);
+    assert_eq!(run.world.trace.count("former rules put back"), 0);
+    ends(run, End::Quiet, "").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_confirmed_before_a_cut_is_told_although_nothing_more_happens() {
     let mut run = quiet(Durability::Reply, 0).await;
     // The second wait is the one after the confirmation was stored.

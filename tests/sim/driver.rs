@@ -61,6 +61,8 @@ pub(crate) struct Run {
     seen: Seen,
     /// Where a rule is put back, the process is told so, and not started anew.
     pub(crate) in_place: bool,
+    /// A process finds what the generations of the one before were made of.
+    pub(crate) kept: bool,
 }
 
 impl Run {
@@ -72,9 +74,9 @@ impl Run {
     ) -> Run {
         let world = Arc::new(World::new(settings, limits, trace, sabotage).await);
         let (fibers, rule) = (Vec::new(), Rule(0));
-        let (pids, main, doomed, end, in_place) = (0, 0, false, None, false);
+        let (pids, main, doomed, end, in_place, kept) = (0, 0, false, None, false, false);
         let seen = Seen::default();
-        Run { world, fibers, pids, main, rule, doomed, end, seen, in_place }
+        Run { world, fibers, pids, main, rule, doomed, end, seen, in_place, kept }
     }
 
     fn say(&self, what: &str) {
@@ -85,7 +87,7 @@ impl Run {
     pub(crate) fn start(&mut self, delay_ms: u64) {
         self.pids += 1;
         let checkpoint = self.world.redis.checkpoint(false);
-        let memory = Memory::starting(checkpoint.as_ref(), self.rule);
+        let memory = Memory::starting(checkpoint.as_ref(), self.rule, self.kept);
         self.main = self.pids;
         self.spawn(self.pids, memory, delay_ms);
     }

@@ -27,12 +27,13 @@ use stations::Sabotage;
 const SEEDS: u64 = 500;
 
 /// What a run of all seeds must have met to be worth anything.
-const MET: [&str; 10] = [
+const MET: [&str; 11] = [
     "Closed",
     "LostData",
     "Quiet",
     "crash",
     "fenced",
+    "finished by an older generation",
     "former rules put back",
     "half published",
     "tail lost inside",

@@ -26,15 +26,17 @@ struct Known {
     newest: Generation,
     /// The generation that the stream passed last.
     passed: Option<Generation>,
+    /// What generations were made of is kept from process to process.
+    kept: bool,
 }
 
 impl Memory {
     /// A process starts: the same chain goes on under its number, another one is new.
-    pub(crate) fn starting(checkpoint: Option<&Checkpoint>, rule: Rule) -> Arc<Memory> {
+    pub(crate) fn starting(checkpoint: Option<&Checkpoint>, rule: Rule, kept: bool) -> Arc<Memory> {
         let number = checkpoint.map_or(1, |c| c.generation.max(1));
         let other = checkpoint.is_some_and(|c| c.chain != rule.digest());
         let newest = Generation { number: number + u64::from(other), rule };
-        Arc::new(Memory(Mutex::new(Known { newest, passed: None })))
+        Arc::new(Memory(Mutex::new(Known { newest, passed: None, kept })))
     }
 
     pub(crate) fn newest(&self) -> Generation {
@@ -57,7 +59,11 @@ impl Memory {
     fn to_finish(&self, checkpoint: &Checkpoint) -> Option<Generation> {
         let known = self.0.lock().unwrap();
         let all = [Some(known.newest), known.passed].into_iter().flatten();
-        all.into_iter().find(|generation| generation.rule.digest() == checkpoint.chain)
+        let began = |rule: Rule| rule.digest() == checkpoint.chain;
+        all.into_iter().find(|generation| began(generation.rule)).or_else(|| {
+            let rule = Rule::ALL.into_iter().find(|rule| known.kept && began(*rule))?;
+            Some(Generation { number: checkpoint.generation, rule })
+        })
     }
 }
 
@@ -143,7 +149,11 @@ async fn once(world: &Arc<World>, memory: &Arc<Memory>, pid: u64) -> Result<Ende
         Some(_) => {
             world.trace.met("half published");
             let chain = || Failure::Generation(opened.checkpoint.chain.clone());
-            Some(memory.to_finish(&opened.checkpoint).ok_or_else(chain)?)
+            let began = memory.to_finish(&opened.checkpoint).ok_or_else(chain)?;
+            if began.rule != memory.newest().rule {
+                world.trace.met("finished by an older generation");
+            }
+            Some(began)
         }
         None => None,
     };

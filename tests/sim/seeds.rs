@@ -96,6 +96,7 @@ fn act(run: &mut Run, random: &mut Random) {
         75..77 => run.end_others(),
         77..88 => {
             run.in_place = random.often(500);
+            run.kept = random.often(500);
             run.reload(random.one(&Rule::ALL));
         }
         88..92 => run.world.redis.cut(),

@@ -25,7 +25,7 @@ pub struct Arguments {
 /// The configuration, or what [`engine::run`] refuses to start with. Where the log is
 /// JSON, the latter is one of its lines and told nowhere else.
 pub async fn run(arguments: &Arguments, path: &Path) -> anyhow::Result<()> {
-    let config = Config::load(path)?;
+    let config = Config::load_serving(path)?;
     let format = config.log.format;
     let _log = log::init(&config.log)?;
     let stop = CancellationToken::new();

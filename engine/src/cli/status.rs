@@ -52,6 +52,7 @@ fn text(status: &StatusResponse) -> String {
     if status.not_ready != status.last_error {
         line("not ready", status.not_ready.clone());
     }
+    line("DEGRADED", status.degraded.clone());
     line("paused", status.paused.clone());
     line("slot", slot(status));
     line("publication", status.publication.clone());
@@ -78,7 +79,7 @@ fn text(status: &StatusResponse) -> String {
         line("NOT LOADED", format!("{table} joined later: `kasho bootstrap --table {table}`"));
     }
     line("durability", status.durability.clone());
-    line("generation", status.generation.to_string());
+    line("generation", super::generations::told(status));
     for plugin in &status.plugins {
         let digest = plugin.digest.get(..12).unwrap_or(&plugin.digest);
         line("plugin", format!("{} {digest} {}", plugin.name, plugin.error));

@@ -274,3 +274,25 @@ fn a_client_needs_only_its_own_section() {
         assert!(error.contains(told), "{error}");
     }
 }
+
+#[test]
+fn a_service_can_be_asked_to_start_with_whatever_is_wrong_with_the_chain_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("kasho.toml");
+    let serve = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        Config::load_serving(&file)
+    };
+    assert_eq!(serve(URLS).unwrap().chain_errors, None);
+    let chain = |text: &str| format!("unruled_tables = 'maybe'\n{URLS}[[transform]]\n{text}");
+    for text in [chain("name = 'm'\n"), chain("names = 'm'\n"), format!("{URLS}[keys]\nk = 1\n")] {
+        let config = serve(&text).unwrap();
+        let errors = config.chain_errors.expect("errors").to_string();
+        assert!(errors.contains("kasho.toml:"), "{errors}");
+        assert!(Config::load(&file).is_err(), "a reload refuses it");
+        assert_eq!(config.source.slot, "kasho_slot");
+    }
+    for text in [format!("{URLS}[[transform]\n"), chain("name = 'm'\n[log]\nlevel = 7\n")] {
+        assert!(serve(&text).is_err(), "{text}");
+    }
+}

@@ -13,12 +13,12 @@ use crate::control::auth::{Policy, Scope};
 use crate::control::proto::change_stream::change_stream_server::ChangeStream;
 use crate::control::proto::kasho::change_stream_service_server::ChangeStreamService;
 use crate::control::proto::kasho::{
-    AbortBootstrapRequest, AckRequest, AckResponse, BootstrapResponse, CompleteBootstrapRequest,
-    StartBootstrapRequest, StatusRequest, StatusResponse, StreamRequest,
-    start_bootstrap_request::Load,
+    AbortBootstrapRequest, AcceptRequest, AcceptResponse, AckRequest, AckResponse,
+    BootstrapResponse, CompleteBootstrapRequest, StartBootstrapRequest, StatusRequest,
+    StatusResponse, StreamRequest, start_bootstrap_request::Load,
 };
 use crate::control::stream::Changes;
-use crate::control::{Answer, Call, Reply, Shared};
+use crate::control::{Accepted, Answer, Call, Reply, Shared};
 use crate::sink::redis::RedisConnector;
 
 /// One row may be as large as PostgreSQL's largest value; the default of 4 MiB would end
@@ -67,6 +67,11 @@ impl Service {
     async fn complete(&self, force: bool) -> Result<BootstrapResponse, Status> {
         let answer = self.ask(|reply| Call::Complete { force, reply }).await?;
         Ok(response("completed", answer))
+    }
+
+    async fn accept(&self, digest: String) -> Result<AcceptResponse, Status> {
+        let Accepted { digest, told } = self.ask(|reply| Call::Accept { digest, reply }).await?;
+        Ok(AcceptResponse { digest, told })
     }
 
     async fn abort(&self, force: bool) -> Result<BootstrapResponse, Status> {
@@ -123,7 +128,7 @@ fn response(status: &str, answer: Answer) -> BootstrapResponse {
     }
 }
 
-/// The same six calls under both names.
+/// The same seven calls under both names.
 macro_rules! answer_as {
     ($service:ident) => {
         #[tonic::async_trait]
@@ -160,6 +165,14 @@ macro_rules! answer_as {
             ) -> Result<Response<BootstrapResponse>, Status> {
                 self.policy.allow(&request, Scope::Admin)?;
                 self.abort(request.into_inner().force).await.map(Response::new)
+            }
+
+            async fn accept_plugin(
+                &self,
+                request: Request<AcceptRequest>,
+            ) -> Result<Response<AcceptResponse>, Status> {
+                self.policy.allow(&request, Scope::Admin)?;
+                self.accept(request.into_inner().digest).await.map(Response::new)
             }
 
             async fn stream(

@@ -2,7 +2,7 @@
 //! of it changes; GetStatus reads it without asking anybody, so it answers whatever
 //! else is stuck. Nothing here can fail.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::bootstrap::{Blocking, State};
 use crate::control::proto::kasho as proto;
@@ -63,8 +63,16 @@ pub struct Status {
     pub load: LoadFigures,
     /// The plugin chain in force.
     pub generation: u64,
+    /// Its digest.
+    pub generation_digest: String,
+    /// When it was taken over.
+    pub generation_at: Option<SystemTime>,
+    /// From which commit on it has published in this process's life.
+    pub generation_since: Option<Lsn>,
     /// Its plugins.
     pub plugins: Vec<PluginStatus>,
+    /// What was refused last, while it is not in force.
+    pub candidate: Option<CandidateStatus>,
     /// Changed plugins or rules that were refused, in this process's life.
     pub refusals: u64,
     /// Registered consumers.
@@ -135,6 +143,17 @@ pub struct TableFigures {
     pub load_lsn: Option<Lsn>,
 }
 
+/// A candidate that was not taken.
+#[derive(Clone, Debug)]
+pub struct CandidateStatus {
+    /// By which it can be accepted, if it comes so far.
+    pub digest: String,
+    /// When.
+    pub at: SystemTime,
+    /// Why.
+    pub reasons: Vec<String>,
+}
+
 /// One plugin of the chain.
 #[derive(Clone, Debug, Default)]
 pub struct PluginStatus {
@@ -144,6 +163,14 @@ pub struct PluginStatus {
     pub digest: String,
     /// Refused reload or other trouble.
     pub error: String,
+    /// The file in the plugin folder.
+    pub file: String,
+    /// The version that it says.
+    pub version: String,
+    /// What it is attached to.
+    pub tables: Vec<String>,
+    /// Time of compiling it, or of finding it compiled.
+    pub compiled: Duration,
     /// What it did; none for a candidate that was refused.
     pub calls: Option<Calls>,
 }
@@ -191,7 +218,24 @@ fn signed(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
+/// Milliseconds since 1970.
+fn unix_ms(at: SystemTime) -> u64 {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl Status {
+    /// Why the files on disk are not what is in force; empty if they are. What runs goes on.
+    #[must_use]
+    pub fn degraded(&self) -> String {
+        let Some(candidate) = &self.candidate else { return String::new() };
+        format!(
+            "plugins and rules on disk were refused, generation {} goes on: {}",
+            self.generation,
+            candidate.reasons.join("; ")
+        )
+    }
+
     /// Why nobody should rely on the service at the moment; none if it is ready. A full
     /// Redis is back-pressure and no reason: it becomes one by the log that is kept.
     #[must_use]
@@ -255,6 +299,11 @@ impl Status {
             safe_wal_bytes: self.safe_wal_bytes,
             lag_ms: u64::try_from(self.lag.as_millis()).unwrap_or(u64::MAX),
             not_ready: self.not_ready().unwrap_or_default(),
+            generation_digest: self.generation_digest.clone(),
+            generation_at_ms: self.generation_at.map_or(0, unix_ms),
+            generation_since: lsn(self.generation_since),
+            degraded: self.degraded(),
+            candidate: self.candidate.as_ref().map(CandidateStatus::to_proto),
         }
     }
 }
@@ -295,8 +344,17 @@ impl TableFigures {
 
 impl PluginStatus {
     fn to_proto(&self) -> proto::Plugin {
-        let PluginStatus { name, digest, error, .. } = self.clone();
-        proto::Plugin { name, digest, error }
+        let PluginStatus { name, digest, error, file, version, tables, compiled, .. } =
+            self.clone();
+        let compile_us = u64::try_from(compiled.as_micros()).unwrap_or(u64::MAX);
+        proto::Plugin { name, digest, error, file, version, tables, compile_us }
+    }
+}
+
+impl CandidateStatus {
+    fn to_proto(&self) -> proto::Candidate {
+        let CandidateStatus { digest, at, reasons } = self.clone();
+        proto::Candidate { digest, at_ms: unix_ms(at), reasons }
     }
 }
 

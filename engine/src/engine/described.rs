@@ -20,6 +20,7 @@ type Adopted = Arc<ArcSwap<Generation>>;
 /// The chain, which says what it adopts.
 pub(super) struct Chains {
     chains: transform::Chains,
+    world: Arc<World>,
     adopted: Adopted,
 }
 
@@ -42,10 +43,11 @@ pub(super) fn pair(
 ) -> (Chains, Described) {
     let generation = began.unwrap_or_else(|| world.handle.newest());
     let chains = transform::Chains::beginning_with(&world.handle, Arc::clone(&generation));
+    world.adopts(&generation);
     let adopted = Arc::new(ArcSwap::new(generation));
-    let world = Arc::clone(world);
+    let (world, own) = (Arc::clone(world), Arc::clone(world));
     let described = Described { publisher, world, adopted: Arc::clone(&adopted), told: None };
-    (Chains { chains, adopted }, described)
+    (Chains { chains, world: own, adopted }, described)
 }
 
 impl pipeline::Chains for Chains {
@@ -57,7 +59,11 @@ impl pipeline::Chains for Chains {
 
     fn adopt(&mut self) -> u64 {
         let number = self.chains.adopt();
-        self.adopted.store(Arc::clone(self.chains.current()));
+        let current = self.chains.current();
+        if !Arc::ptr_eq(current, &self.adopted.load()) {
+            self.world.adopts(current);
+            self.adopted.store(Arc::clone(current));
+        }
         number
     }
 
@@ -79,7 +85,8 @@ impl Sink for Described {
         let known = self.told.as_ref().is_some_and(|told| Arc::ptr_eq(told, &adopted));
         if !known && !batch.continues() {
             self.publisher.describe(self.world.description(&adopted));
-            self.world.passes(&adopted);
+            let from = batch.pieces.first().map_or(Lsn::ZERO, |piece| piece.commit_lsn);
+            self.world.passes(&adopted, from);
             self.told = Some(adopted);
         }
         self.publisher.publish(batch, generation, confirmed).await

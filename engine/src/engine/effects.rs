@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::sync::oneshot;
 use tokio::time::Duration;
@@ -289,6 +290,8 @@ impl Engine {
             ReplSession::connect(&self.world.info, "kasho").await.map_err(unavailable)?;
         let system = session.identify_system().await.map_err(unavailable)?;
         let mut store = self.world.redis_store().await.map_err(unavailable)?;
+        // From here on keys and identities are those of this generation.
+        self.world.waiting.store(false, Relaxed);
         let generation = self.world.handle.newest();
         self.world.remember(&generation).await.map_err(unavailable)?;
         let new = NewEpoch {

@@ -26,6 +26,8 @@ use crate::transform::{self, Coverage, Generation};
 
 /// The stream may be about to reach the tables as they are.
 const CATCHING_UP: Duration = Duration::from_secs(3);
+/// What so many generations before covered is kept beside what the checkpoint's did.
+const RECENT: usize = 4;
 /// Somebody else may be writing the same text.
 const ATTEMPTS: usize = 8;
 
@@ -39,32 +41,43 @@ pub(super) struct Remembered {
 }
 
 impl World {
-    /// Keeps what a generation covers, over those before it; of these the one stays that
-    /// the checkpoint names.
+    /// Keeps a generation and what it covers, over those before it; of these the newest stay,
+    /// and the one that the checkpoint names.
     ///
     /// # Errors
-    /// Redis cannot keep it: nobody may run the generation then.
-    pub(super) async fn remember(&self, generation: &Generation) -> Result<(), SinkError> {
+    /// It cannot be kept, here or in Redis: nobody may run the generation then.
+    pub(super) async fn remember(&self, generation: &Generation) -> Result<(), EngineError> {
+        self.keep(generation).await?;
+        let digests = self.write_down(generation).await?;
+        self.forget(digests).await;
+        Ok(())
+    }
+
+    /// The digests that stand in Redis then.
+    async fn write_down(&self, generation: &Generation) -> Result<Vec<String>, SinkError> {
         let mut store = self.redis_store().await?;
         for _ in 0..ATTEMPTS {
             let chain = store.inspect().await?.checkpoint.map(|checkpoint| checkpoint.chain);
             let stored = store.coverage().await?;
             let before = parse(stored.as_deref()).unwrap_or_default();
             let mut kept = before;
-            kept.retain(|other| {
-                Some(&other.digest) == chain.as_ref() && other.digest != generation.digest()
-            });
+            kept.retain(|other| other.digest != generation.digest());
+            // A batch may still be on its way through one that the checkpoint does not name yet.
+            let mut newest = 0..RECENT;
+            kept.retain(|other| newest.next().is_some() || Some(&other.digest) == chain.as_ref());
             let (digest, coverage) =
                 (generation.digest().to_owned(), generation.coverage().clone());
             kept.insert(0, Remembered { digest, coverage });
             let text = serde_json::to_vec(&kept).map_err(|_| SinkError::OtherState)?;
+            let digests = kept.into_iter().map(|remembered| remembered.digest).collect();
             if stored.as_deref() == Some(&text) {
-                return Ok(());
+                return Ok(digests);
             }
             if store.swap_coverage(stored.as_deref(), &text).await? {
                 let redis = &self.config.redis;
                 let timeout = Duration::from_millis(redis.durability_timeout_ms);
-                return Ok(store.durable(redis.durability, timeout).await?);
+                store.durable(redis.durability, timeout).await?;
+                return Ok(digests);
             }
         }
         Err(SinkError::OtherState)

@@ -3,6 +3,7 @@
 //! phase, and that only where PostgreSQL says otherwise.
 
 use std::path::PathBuf;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::world::World;
 use crate::bootstrap::{self, Phase, Reconciled, SlotFact, reconcile};
@@ -17,7 +18,7 @@ use crate::source::catalog::{Catalog, CatalogError};
 use crate::source::error::SourceError;
 use crate::source::preflight::{Finding, failover, preflight};
 use crate::source::snapshot::{check_server, slot_fact};
-use crate::transform::{self, Generation, LoadError};
+use crate::transform::{self, Generation, LoadError, Rejected};
 
 /// Why the service does not start.
 #[derive(Debug, thiserror::Error)]
@@ -44,8 +45,8 @@ pub enum EngineError {
     #[error("{}", findings(.0))]
     Findings(Vec<Finding>),
     /// What is wrong with plugins and rules, all of it.
-    #[error("{}", lines(.0))]
-    Chain(Vec<LoadError>),
+    #[error("{}", lines(&.0.reasons))]
+    Chain(Rejected),
     /// The WASM host cannot be set up.
     #[error("plugins: {0}")]
     Host(String),
@@ -93,6 +94,7 @@ pub async fn check(config: Config, path: PathBuf) -> Result<Vec<String>, EngineE
     let mut store = world.redis_store().await?;
     publisher::check_server(&store.server().await.map_err(SinkError::from)?)?;
     let found = store.inspect().await.map_err(SinkError::from)?;
+    world.waiting.store(world.stored_phase().await.is_none_or(|p| p.epoch().is_none()), Relaxed);
     let number = found.checkpoint.as_ref().map_or(1, |checkpoint| checkpoint.generation.max(1));
     let generation = world.load_chain(number, found.checkpoint.as_ref()).await?;
     Ok(warnings.into_iter().chain(generation.warnings().iter().cloned()).collect())
@@ -119,22 +121,25 @@ impl World {
         publisher::check_server(&store.server().await.map_err(SinkError::from)?)?;
         let found = store.inspect().await.map_err(SinkError::from)?;
         let checkpoint = found.checkpoint;
-        let number = checkpoint.as_ref().map_or(1, |checkpoint| checkpoint.generation.max(1));
-        let mut generation = self.load_chain(number, checkpoint.as_ref()).await?;
-        // The same chain goes on under its number; another one is a new generation.
-        if checkpoint.as_ref().is_some_and(|c| c.chain != generation.digest()) {
-            generation = self.load_chain(number + 1, checkpoint.as_ref()).await?;
-        }
-        for warning in generation.warnings() {
-            tracing::warn!("{warning}");
-        }
-        self.remember(&generation).await?;
-        self.handle.publish(generation);
         let stored = store.state().await.map_err(SinkError::from)?;
         let mut phase = match &stored {
             None => Phase::default(),
             Some(text) => bootstrap::load(&String::from_utf8_lossy(text))?,
         };
+        self.waiting.store(phase.epoch().is_none(), Relaxed);
+        let (generation, rejected) = self.first(checkpoint.as_ref()).await?;
+        for warning in generation.warnings() {
+            tracing::warn!("{warning}");
+        }
+        self.remember(&generation).await?;
+        let number = generation.number();
+        self.handle.publish(generation);
+        if let Some(Rejected { digest, reasons }) = rejected {
+            for reason in &reasons {
+                tracing::error!("not taken, generation {number} goes on: {reason}");
+            }
+            self.handle.degrade(digest, reasons);
+        }
         if let (Phase::Waiting(waiting), Some(checkpoint)) = (&mut phase, &checkpoint) {
             waiting.last_epoch = waiting.last_epoch.max(checkpoint.epoch.0);
         }
@@ -203,34 +208,40 @@ impl World {
 
     /// Compiles the chain and asks it about every table, off the runtime. It is held
     /// against what the generation before covered, if there was one.
-    async fn load_chain(
+    pub(super) async fn load_chain(
         &self,
         number: u64,
         checkpoint: Option<&Checkpoint>,
     ) -> Result<Generation, EngineError> {
+        if let Some(errors) = &self.config.chain_errors {
+            let (binding, at) = (None, "configuration".to_owned());
+            let error = LoadError { binding, at, text: errors.to_string() };
+            return Err(EngineError::Chain(vec![error].into()));
+        }
         let (host, config, tables) = (self.host.clone(), self.config.chain(), self.tables());
-        let confirmed = config.accept_unmask;
+        let (confirmed, fresh) = (config.accept_unmask, self.waiting.load(Relaxed));
         let running = match checkpoint {
             Some(checkpoint) => self.remembered(&checkpoint.chain).await?,
             None => None,
         };
         let unknown = checkpoint.filter(|_| running.is_none()).map(|c| c.chain.clone());
-        let keys = checkpoint.map(|checkpoint| checkpoint.key_fingerprint.clone());
+        let keys = checkpoint.filter(|_| !fresh).map(|c| c.key_fingerprint.clone());
         let load = move || {
             let options = transform::Options {
                 running: running.as_ref().map(|running| &running.coverage),
                 digest: running.as_ref().map(|running| running.digest.as_str()),
+                fresh,
                 number,
                 ..Default::default()
             };
-            transform::load(&host, &config, &tables, options)
+            transform::candidate(&host, &config, &tables, options)
         };
         let loaded = tokio::task::spawn_blocking(load).await;
         let loaded = loaded.map_err(|_| EngineError::Host("loading them panicked".to_owned()))?;
         let generation = loaded.map_err(EngineError::Chain)?;
         keys_belong(keys.as_deref().unwrap_or_default(), &generation)?;
         match unknown.filter(|chain| chain != generation.digest() && !confirmed) {
-            Some(chain) => Err(EngineError::Chain(vec![unreadable(&chain)])),
+            Some(chain) => Err(EngineError::Chain(vec![unreadable(&chain)].into())),
             None => Ok(generation),
         }
     }
@@ -274,5 +285,5 @@ fn keys_belong(stored: &str, generation: &Generation) -> Result<(), EngineError>
         })
     });
     let other: Vec<LoadError> = other.collect();
-    if other.is_empty() { Ok(()) } else { Err(EngineError::Chain(other)) }
+    if other.is_empty() { Ok(()) } else { Err(EngineError::Chain(other.into())) }
 }

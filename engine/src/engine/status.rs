@@ -6,16 +6,23 @@ use std::time::Instant;
 
 use super::{Engine, Observed};
 use crate::bootstrap::{LoadMode, Phase};
-use crate::control::{ConsumerStatus, LaneFigures, LoadFigures, PluginStatus, Status};
+use crate::control::{
+    CandidateStatus, ConsumerStatus, LaneFigures, LoadFigures, PluginStatus, Status,
+};
 use crate::position::Lsn;
 use crate::sink::config::Durability;
 use crate::sink::id::{Keys, Lane};
 use crate::sink::status::Figures;
-use crate::transform::{Generation, Report};
+use crate::transform::{Generation, Refused, Report};
 
 impl Engine {
     /// Replaces what GetStatus answers.
     pub(super) fn publish_status(&self) {
+        let waiting = self.phase.epoch().is_none();
+        if self.world.waiting.swap(waiting, Relaxed) != waiting && waiting {
+            // What was refused for the sake of what was loaded may be taken now.
+            self.reload.poke();
+        }
         self.shared.status.store(Arc::new(self.status()));
     }
 
@@ -28,15 +35,9 @@ impl Engine {
         let epoch = self.phase.epoch();
         let seen = Some(self.observed.changes_lsn).filter(|lsn| *lsn > Lsn::ZERO);
         let key = |lane| epoch.map(|e| Keys::new(&config.redis.prefix).stream(e, lane));
-        let warnings = sink.warning.iter().chain(&load_sink.warning).cloned();
-        let seen_warnings = self.observed.warnings.iter().chain(&report.warnings).cloned();
-        let mut warnings: Vec<String> = warnings.chain(seen_warnings).collect();
-        warnings.dedup();
         let retained = slot.map_or(0, |slot| slot.retained_bytes);
-        warnings.extend(super::guard::warning(&self.world, retained));
-        warnings.extend(self.observed.consumers.iter().filter_map(ConsumerStatus::warning));
+        let warnings = self.warnings([&sink, &load_sink], &report, retained);
         let usage = &self.observed.usage;
-        warnings.extend(self.incomplete());
         let unmasked = report.plugins.iter().flat_map(|plugin| {
             plugin.unmasked.iter().map(|policy| format!("{}: {policy} = \"pass\"", plugin.binding))
         });
@@ -64,7 +65,11 @@ impl Engine {
             paused: paused([sink.paused, load_sink.paused, self.loader_paused()]),
             load: self.load_figures(),
             generation: report.generation,
+            generation_digest: report.digest.clone(),
+            generation_at: Some(report.since),
+            generation_since: self.world.since(report.generation),
             plugins: plugins(&report, &self.world.handle.newest()),
+            candidate: report.refused.as_ref().map(candidate),
             refusals: report.refusals,
             consumers: self.observed.consumers.clone(),
             durability: durability(config.redis.durability),
@@ -84,6 +89,19 @@ impl Engine {
             allow_unmasked: unmasked.collect(),
             not_loaded: self.not_loaded(),
         }
+    }
+
+    /// What an operator should know although everything goes on.
+    fn warnings(&self, sinks: [&Figures; 2], report: &Report, retained: u64) -> Vec<String> {
+        let told = sinks.into_iter().filter_map(|sink| sink.warning.as_ref());
+        let told = told.chain(&self.observed.warnings).chain(&report.warnings);
+        let mut warnings: Vec<String> = told.cloned().collect();
+        warnings.dedup();
+        warnings.extend(super::guard::warning(&self.world, retained));
+        warnings.extend(self.observed.consumers.iter().filter_map(ConsumerStatus::warning));
+        warnings.extend(self.incomplete());
+        warnings.extend(self.world.notes());
+        warnings
     }
 
     /// What is missing in the initial load by intention.
@@ -180,6 +198,10 @@ fn plugins(report: &Report, generation: &Generation) -> Vec<PluginStatus> {
         name: plugin.binding.clone(),
         digest: plugin.sha256.clone(),
         error: String::new(),
+        file: plugin.plugin.clone(),
+        version: plugin.version.clone().unwrap_or_default(),
+        tables: plugin.tables.clone(),
+        compiled: plugin.compiled,
         calls: figures.get(&plugin.binding).map(|figures| figures.get()),
     });
     let refused = report.refused.iter().map(|refused| PluginStatus {
@@ -190,9 +212,17 @@ fn plugins(report: &Report, generation: &Generation) -> Vec<PluginStatus> {
             report.generation,
             refused.reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
         ),
-        calls: None,
+        ..PluginStatus::default()
     });
     running.chain(refused).collect()
+}
+
+fn candidate(refused: &Refused) -> CandidateStatus {
+    CandidateStatus {
+        digest: refused.candidate.clone().unwrap_or_default(),
+        at: refused.at,
+        reasons: refused.reasons.iter().map(ToString::to_string).collect(),
+    }
 }
 
 /// Why either stream waits; both may.

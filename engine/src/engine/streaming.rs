@@ -10,6 +10,7 @@ use tokio::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
+use super::generations::Stopped;
 use super::{Event, World, described};
 use crate::ack::Lag;
 use crate::error::Class;
@@ -93,7 +94,18 @@ impl Streaming {
                 Ok(Ended::Closed) => "PostgreSQL ended the stream: it is shutting down".to_owned(),
                 Err(error) if error.class() == Class::Halt => {
                     let slot_lost = error.slot_lost();
+                    let chain = matches!(error, StreamError::Run(pipeline::Error::Transform(_)));
                     let error = error.to_string();
+                    let error = match chain {
+                        true => match self.world.stopped(&error).await {
+                            Stopped::ForGood(error) => error,
+                            Stopped::Another(told) => {
+                                tracing::warn!("another generation goes on: {told}");
+                                continue;
+                            }
+                        },
+                        false => error,
+                    };
                     tracing::error!(%error, "the stream has halted; nothing more is acknowledged");
                     let halted = Event::StreamHalted { error, slot_lost, generation };
                     let _ = self.events.send(halted).await;
@@ -146,13 +158,15 @@ impl Streaming {
         world.accept_gap.store(false, Relaxed);
         let began = match opened.unfinished {
             Some(lsn) => {
-                let chain = world.to_finish(lsn, &opened.checkpoint);
-                Some((lsn, chain.map_err(StreamError::Generation)?))
+                let finisher = world.to_finish(lsn, &opened.checkpoint).await;
+                Some((lsn, finisher.map_err(StreamError::Generation)?))
             }
             None => None,
         };
         let unfinished = began.as_ref().map(|(lsn, _)| *lsn);
-        let (chains, sink) = described::pair(world, publisher, began.map(|(_, chain)| chain));
+        let number = began.as_ref().map(|(_, finisher)| finisher.number);
+        let chain = began.map(|(_, finisher)| finisher.chain);
+        let (chains, sink) = described::pair(world, publisher, chain);
         let lag = Lag { ms: redis.ack_lag_ms, bytes: redis.ack_lag_bytes.0 };
         let figures = Arc::clone(&self.shared.pipeline);
         tracing::info!(slot = %opening.slot, published = %opened.published, "the stream is open");
@@ -162,7 +176,7 @@ impl Streaming {
             published: opened.published,
             confirmed: opened.confirmed,
             unfinished,
-            generation: opened.checkpoint.generation,
+            generation: number.unwrap_or(opened.checkpoint.generation),
         };
         let pipeline = Pipeline::new(stations, start, lag, figures);
         Ok(pipeline.run(stop.clone()).await?)

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use sha2::{Digest, Sha256};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
+use super::generations::Course;
 use super::prepare::EngineError;
 use crate::bootstrap::{LoadMode, SlotFact, Snapshot};
 use crate::config::Config;
@@ -19,14 +21,14 @@ use crate::position::{Epoch, Lsn};
 use crate::sink::SinkError;
 use crate::sink::publisher::Description;
 use crate::sink::redis::{RedisConnector, RedisStore};
-use crate::sink::store::{Checkpoint, Connect, Inspection, Registry, Store};
+use crate::sink::store::{Connect, Inspection, Registry, Store};
 use crate::source::catalog::{Catalog, ConstraintKind};
 use crate::source::conninfo::{Conninfo, sql_connect};
 use crate::source::error::SourceError;
 use crate::source::marks::Marks;
 use crate::source::snapshot::{HolderSpec, check_server, slot_fact};
 use crate::source::wal::{self, KnownRelations, ReplSession, SlotName, slot_status};
-use crate::transform::{self, ForeignKey, Generation, Handle, Host};
+use crate::transform::{self, Archive, ForeignKey, Generation, Handle, Host};
 
 /// How long slot creation may wait for open transactions.
 const SLOT_TIMEOUT_S: u64 = 600;
@@ -47,8 +49,12 @@ pub(super) struct World {
     /// The mark that the stream is to know when it comes by.
     pub(super) marks: Marks,
     pub(super) tables: Mutex<transform::Catalog>,
-    /// The generation that the stream passed last.
-    passed: Mutex<Option<Arc<Generation>>>,
+    /// Nothing is loaded, and nothing is under way.
+    pub(super) waiting: AtomicBool,
+    /// Generations, kept from start to start.
+    pub(super) archive: Arc<Archive>,
+    /// What became of generations in this process's life.
+    pub(super) course: Mutex<Course>,
 }
 
 impl World {
@@ -65,9 +71,12 @@ impl World {
         let none = transform::Config::default();
         let tables = transform::Catalog::default();
         let empty = transform::load(&host, &none, &tables, transform::Options::default());
-        let handle = Handle::new(empty.map_err(EngineError::Chain)?);
+        let empty = empty.map_err(|errors| EngineError::Chain(errors.into()))?;
+        let handle = Handle::sampling(empty, config.plugins.probe_rows);
+        let whose = format!("{} {}", config.redis.prefix, config.source.slot);
+        let archive = Archive::open(&config.plugins.store, &whose).map_err(EngineError::Host)?;
         let tables = Mutex::new(tables);
-        let (known, passed) = (KnownRelations::default(), Mutex::default());
+        let (known, course) = (KnownRelations::default(), Mutex::default());
         let accept_gap = AtomicBool::new(accept_gap);
         let marks = Marks::default();
         Ok(World {
@@ -81,7 +90,9 @@ impl World {
             known,
             marks,
             tables,
-            passed,
+            waiting: AtomicBool::default(),
+            archive,
+            course,
         })
     }
 
@@ -170,29 +181,6 @@ impl World {
         slot_fact(&client, &self.info, &self.slot).await
     }
 
-    /// The chain with which a half published transaction began, and has to go on: the one
-    /// in force, or the one before it if the files changed meanwhile.
-    ///
-    /// # Errors
-    /// Neither is the one it began with: what to do.
-    pub(super) fn to_finish(
-        &self,
-        lsn: Lsn,
-        checkpoint: &Checkpoint,
-    ) -> Result<Arc<Generation>, String> {
-        let newest = self.handle.newest();
-        let options = self.description(&newest).options;
-        if options != checkpoint.options {
-            return Err(half_published(lsn, "source options", &checkpoint.options, &options));
-        }
-        let passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let known = [Some(Arc::clone(&newest)), passed].into_iter().flatten();
-        let began = known.into_iter().find(|generation| generation.digest() == checkpoint.chain);
-        began.ok_or_else(|| {
-            half_published(lsn, "plugins and rules", &checkpoint.chain, newest.digest())
-        })
-    }
-
     /// The digests that stand in the checkpoint beside a generation's number.
     pub(super) fn description(&self, generation: &Generation) -> Description {
         let source = &self.config.source;
@@ -217,11 +205,6 @@ impl World {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Notes the generation that the stream passes: what a crash interrupts goes on with it.
-    pub(super) fn passes(&self, generation: &Arc<Generation>) {
-        *self.passed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(generation));
-    }
-
     /// Reloads the chain when files change; ends when what comes back is dropped.
     pub(super) fn watch(
         self: &Arc<World>,
@@ -237,6 +220,7 @@ impl World {
         let (ends, stopped) = (stop.clone(), stop.clone());
         let runtime = tokio::runtime::Handle::current();
         let (looking, looks, figures) = (Arc::clone(self), runtime.clone(), Arc::clone(pipeline));
+        let waits = Arc::clone(self);
         let (keeping, plugins) = (Arc::clone(self), self.config.plugins.clone());
         let sources = transform::reload::Sources {
             folders,
@@ -246,6 +230,7 @@ impl World {
                 Ok(config) => Ok(transform::Config { plugins: plugins.clone(), ..config.chain() }),
                 Err(errors) => Err(errors.to_string()),
             }),
+            fresh: Box::new(move || waits.waiting.load(Relaxed)),
             catalog: Box::new(move || {
                 let tables = ends.run_until_cancelled(looking.look_at_tables(&figures));
                 looks.block_on(tables).unwrap_or_else(|| looking.tables())
@@ -281,15 +266,6 @@ impl World {
             connect_timeout_ms: self.config.source.connect_timeout_ms,
         }
     }
-}
-
-fn half_published(lsn: Lsn, what: &str, began: &str, now: &str) -> String {
-    format!(
-        "the transaction at {lsn} is published in part, and the {what} with which it began (digest \
-         {began}) are not those in force (digest {now}): put the former ones back until it is \
-         finished, then change them again; if those stop inside of it, only a new epoch goes on: \
-         `kasho reset`, then `kasho bootstrap`"
-    )
 }
 
 /// The catalogue in the chain's words.

@@ -124,6 +124,11 @@ fn load(text: &mut Text, status: &Status) {
 
 fn plugins(text: &mut Text, status: &Status) {
     text.gauge("kasho_generation", "Generation of the plugin chain in force.", status.generation);
+    let digest: Labels<'_> = &[("digest", &status.generation_digest)];
+    let help = "Digest of the chain in force, as a label.";
+    text.family("kasho_generation_info", Kind::Gauge, help, [(digest, 1)]);
+    let help = "Whether plugins and rules on disk were refused, and the former ones go on.";
+    text.gauge("kasho_degraded", help, u8::from(status.candidate.is_some()));
     let help = "Changed plugins or rules that were refused.";
     text.counter("kasho_reload_refusals_total", help, status.refusals);
     let running: Vec<(&PluginStatus, [(&str, &str); 1])> = status
@@ -142,6 +147,22 @@ fn plugins(text: &mut Text, status: &Status) {
             text.histogram(name, labels[0], series, calls.time.as_secs_f64());
         }
     }
+    let infos: Vec<(&PluginStatus, [(&str, &str); 4])> = running
+        .iter()
+        .map(|(plugin, _)| {
+            let PluginStatus { name, file, digest, version, .. } = plugin;
+            let labels =
+                [("plugin", name), ("file", file), ("digest", digest), ("version", version)];
+            (*plugin, labels.map(|(label, value)| (label, value.as_str())))
+        })
+        .collect();
+    let help = "A plugin of the chain in force: file, SHA-256 and version, as labels.";
+    let samples = infos.iter().map(|(_, labels)| (&labels[..], 1));
+    text.family("kasho_plugin_info", Kind::Gauge, help, samples);
+    let help = "Time of compiling it, or of finding it compiled.";
+    let samples =
+        running.iter().map(|(plugin, labels)| (&labels[..], plugin.compiled.as_secs_f64()));
+    text.family("kasho_plugin_compile_seconds", Kind::Gauge, help, samples);
     let mut each = |name: &str, help: &str, of: fn(&crate::transform::Calls) -> u64| {
         let samples = figures.iter().map(|(calls, labels)| (*labels, of(calls)));
         text.family(name, Kind::Counter, help, samples);

@@ -63,15 +63,42 @@ pub enum KeySource {
 pub struct Plugins {
     /// Folder of the `.wasm` files.
     pub folder: PathBuf,
-    /// Folder for compiled code and what generations covered, private to the service's user.
+    /// Folder for compiled code and kept generations, private to the service's user.
     pub store: PathBuf,
     /// How often the folder's content is compared, milliseconds, beside file events.
     pub poll_ms: u64,
+    /// Generations that are kept beside those that the checkpoint names.
+    pub keep: u32,
+    /// Recent rows of a relation that are held in memory, for a candidate to be tried on.
+    pub probe_rows: u32,
+    /// What happens when a new generation stops the stream.
+    pub on_regression: OnRegression,
 }
+
+/// What happens when a generation that has just been taken over fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnRegression {
+    /// The stream stops until a person mends it.
+    #[default]
+    Halt,
+    /// The generation before goes on, if it covers all that the failed one does.
+    Rollback,
+}
+
+/// Most rows of a relation to be held for probes.
+const MOST_PROBE_ROWS: u32 = 1_024;
 
 impl Default for Plugins {
     fn default() -> Self {
-        Plugins { folder: PathBuf::from("plugins"), store: PathBuf::from("store"), poll_ms: 2_000 }
+        Plugins {
+            folder: PathBuf::from("plugins"),
+            store: PathBuf::from("store"),
+            poll_ms: 2_000,
+            keep: 8,
+            probe_rows: 64,
+            on_regression: OnRegression::default(),
+        }
     }
 }
 
@@ -223,7 +250,10 @@ impl Config {
     /// [`Config::check`] by the keys of the file.
     pub(crate) fn invalid(&self) -> Findings {
         let mut found = Findings::default();
-        found.above_zero(&[("plugins.poll_ms", self.plugins.poll_ms)]);
+        let Plugins { poll_ms, keep, probe_rows, .. } = self.plugins;
+        found.above_zero(&[("plugins.poll_ms", poll_ms), ("plugins.keep", u64::from(keep))]);
+        let text = format!("must be at most {MOST_PROBE_ROWS} (0 = none)");
+        found.must(probe_rows <= MOST_PROBE_ROWS, "plugins.probe_rows", &text);
         for (binding, at, text) in self.check() {
             found.wrong(binding.map_or(at.clone(), |i| format!("transform[{i}].{at}")), text);
         }

@@ -117,6 +117,16 @@ impl Coverage {
         Coverage { closed: unnamed != Unruled::Pass, drops: unnamed == Unruled::Drop, tables }
     }
 
+    /// Takes over what the same generation was found to cover before: of tables that were
+    /// known then, that counts, whatever they have become.
+    pub(super) fn recall(&mut self, before: &Coverage) {
+        let known = |id: u32| id != 0 && before.tables.values().any(|table| table.id == id);
+        self.tables.retain(|_, table| !known(table.id));
+        let tables = before.tables.iter().map(|(name, table)| (name.clone(), table.clone()));
+        self.tables.extend(tables);
+        (self.closed, self.drops) = (before.closed, before.drops);
+    }
+
     /// A column's coverage.
     #[must_use]
     pub fn column(&self, table: &str, column: &str) -> Option<&ColumnCoverage> {

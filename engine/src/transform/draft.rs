@@ -254,7 +254,7 @@ impl<'a> Draft<'a> {
     /// carried over into `coverage`.
     pub(super) fn compare(&mut self, coverage: &mut Coverage, digest: &str, options: Options<'_>) {
         let Some(running) = options.running else { return };
-        let accepted = self.config.accept.as_deref() == Some(digest);
+        let accepted = options.accepts(self.config, digest);
         let confirmed = accepted || self.config.accept_unmask;
         let said = (self.config.unruled_tables == Some(Unruled::Pass), self.catalog.caught_up);
         for loosened in loosen::loosened(running, coverage, &self.unknown, said) {
@@ -262,7 +262,7 @@ impl<'a> Draft<'a> {
         }
         self.newly_halted(running, coverage, options.digest == Some(digest));
         let (identity, other) = loosen::moved(running, coverage, &self.unknown, self.catalog);
-        for at in identity.iter().filter(|_| !accepted) {
+        for at in identity.iter().filter(|_| !accepted && !options.fresh) {
             let text = format!(
                 "it says where rows are, and this configuration maps it otherwise: rows already \
                  loaded would no longer be found. Load the table again, or confirm with \

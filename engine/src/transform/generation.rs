@@ -14,10 +14,12 @@ use kasho_plugin_sdk::Relation;
 use kasho_plugin_sdk::abi::{self, Answer, Needs};
 use kasho_plugin_sdk::pattern::TablePattern;
 
+use super::archive::Kept;
 use super::config::Binding;
 use super::coverage::Coverage;
 use super::gate;
 use super::host::{Compiled, Host};
+use super::imports::LogLines;
 use super::instance::{Ceilings, Failure, Instance, complaint};
 use super::keys::Key;
 use super::plan::{LinkPlan, Named, Policy, RelationPlan, is_virtual};
@@ -108,6 +110,8 @@ pub struct PluginInfo {
     pub tables: Vec<String>,
     /// Policies `pass` that it runs under.
     pub unmasked: Vec<&'static str>,
+    /// How long the compiler took, or finding its work of before.
+    pub compiled: Duration,
 }
 
 /// A binding, ready to run.
@@ -252,6 +256,21 @@ impl Bound {
         }
     }
 
+    /// The same with figures and log lines that nobody sees, and another key.
+    pub(super) fn stand_in(&self, key: Option<Arc<Key>>) -> Bound {
+        Bound {
+            config: self.config.clone(),
+            name: Arc::clone(&self.name),
+            patterns: self.patterns.clone(),
+            compiled: Arc::clone(&self.compiled),
+            key,
+            init: self.init.clone(),
+            needs: self.needs.clone(),
+            ceilings: Ceilings { lines: LogLines::unseen(), ..self.ceilings.clone() },
+            figures: Arc::default(),
+        }
+    }
+
     fn info(&self) -> PluginInfo {
         let config = &self.config;
         let mut unmasked = Vec::new();
@@ -268,6 +287,7 @@ impl Bound {
             version: self.compiled.checked.version.clone(),
             tables: config.tables.clone(),
             unmasked,
+            compiled: self.compiled.took,
         }
     }
 }
@@ -343,6 +363,7 @@ pub struct Generation {
     pub(super) warnings: Vec<String>,
     pub(super) plans: Vec<Arc<RelationPlan>>,
     pub(super) ready: Mutex<Option<Vec<Instance>>>,
+    pub(super) kept: Arc<Kept>,
 }
 
 impl fmt::Debug for Generation {
@@ -369,6 +390,18 @@ impl Generation {
     #[must_use]
     pub fn since(&self) -> SystemTime {
         self.since
+    }
+
+    /// The same under another number.
+    #[must_use]
+    pub fn numbered(self, number: u64) -> Generation {
+        Generation { number, ..self }
+    }
+
+    /// What it is made of, to be kept.
+    #[must_use]
+    pub fn kept(&self) -> &Arc<Kept> {
+        &self.kept
     }
 
     /// What it masks, drops and filters.

@@ -2,7 +2,7 @@
 //! beside each refusal the change that it must not hinder.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use kasho_plugin_sdk::{Column, Op, Relation};
@@ -11,7 +11,9 @@ use crate::batch::{Batch, message_relation};
 
 use super::real::{configured, setup};
 use super::testing::{Guest, Setup, catalog, host, push, said, shown, table, transaction};
-use super::{Action, Catalog, Chain, Config, Coverage, Generation, LoadError, Options, load};
+use super::{
+    Action, Catalog, Chain, Config, Coverage, Generation, LoadError, Options, load, restore,
+};
 
 const SECRET: &str = "ada@secret.example";
 
@@ -110,6 +112,30 @@ fn a_mask_does_not_go_in_two_steps() {
     assert!(text.contains("accept_unmask = true"), "{text}");
     let confirmed = format!("accept_unmask = true\n{}", anonymize("\"public.users\"", &pasted));
     assert!(leaves(&mut world.accept(&confirmed), &users, &["1", SECRET, "Ada"]).contains(SECRET));
+}
+
+#[test]
+fn what_is_restored_is_held_against_what_it_covered() {
+    let users = people(&["id!", "email"]);
+    let renamed = people(&["id!", "mail"]);
+    let rules = "\"public.*.*\" = \"pass\"\n\"public.*.email\" = \"fake_email\"";
+    let text = anonymize("\"public.*\"", rules);
+    let mut world = World::new(&text, &[&users]);
+    let kept = Arc::clone(world.candidate(&text).unwrap().kept());
+    for caught_up in [true, false] {
+        // The tables have gone on, and the files would be refused for it.
+        world.become_of(&[&renamed], caught_up);
+        let restored = || {
+            let loaded = restore(&host(), &kept, &BTreeMap::new(), &world.tables, 5);
+            Chain::new(Arc::new(loaded.unwrap_or_else(|e| panic!("{}", said(&e)))))
+        };
+        assert!(!leaves(&mut restored(), &users, &["1", SECRET]).contains(SECRET));
+        let told = halts(&mut restored(), &renamed, &["1", SECRET]);
+        assert!(told.contains("public.users.mail"), "{told}");
+        let stranger = table(18_000, "strangers", &["id!", "email", "note"]);
+        let left = leaves(&mut restored(), &stranger, &["1", SECRET, "note"]);
+        assert!(!left.contains(SECRET) && left.contains("note"), "{left}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! What can go wrong is the chain's ([`TransformError`]); a batch and its chain that were
 //! lost with a cancelled call are never published, and the chain is started anew.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
@@ -16,6 +16,7 @@ use crate::pipeline;
 use super::chain::Chain;
 use super::error::{LoadError, TransformError};
 use super::generation::{Generation, PluginInfo};
+use super::samples::Samples;
 
 /// A candidate that was not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub struct Refused {
     pub at: SystemTime,
     /// Digest of the files and settings that it was made of.
     pub digest: String,
+    /// Its digest as a generation, by which it can be accepted; none if it does not come so far.
+    pub candidate: Option<String>,
     /// Everything that is wrong with it.
     pub reasons: Vec<LoadError>,
 }
@@ -45,6 +48,10 @@ pub struct Report {
     pub refused: Option<Refused>,
     /// Candidates refused in this process's life.
     pub refusals: u64,
+    /// Digests that somebody has accepted in this process's life.
+    pub accepted: Vec<String>,
+    /// The one that the file accepts.
+    pub accepted_by_file: Option<String>,
 }
 
 impl Report {
@@ -57,7 +64,16 @@ impl Report {
             warnings: generation.warnings().to_vec(),
             refused: None,
             refusals: 0,
+            accepted: Vec::new(),
+            accepted_by_file: None,
         }
+    }
+
+    /// Whether a generation is accepted as it is.
+    #[must_use]
+    pub fn accepts(&self, digest: &str) -> bool {
+        self.accepted_by_file.as_deref() == Some(digest)
+            || self.accepted.iter().any(|a| a == digest)
     }
 }
 
@@ -66,14 +82,34 @@ impl Report {
 pub struct Handle {
     newest: ArcSwap<Generation>,
     report: watch::Sender<Report>,
+    samples: Arc<Samples>,
+    turn: Mutex<()>,
 }
 
 impl Handle {
     /// Starts with a generation.
     #[must_use]
     pub fn new(generation: Generation) -> Arc<Handle> {
+        Handle::sampling(generation, 0)
+    }
+
+    /// The same, holding at most so many recent rows of each relation.
+    #[must_use]
+    pub fn sampling(generation: Generation, rows: u32) -> Arc<Handle> {
         let (report, _) = watch::channel(Report::of(&generation));
-        Arc::new(Handle { newest: ArcSwap::from_pointee(generation), report })
+        let (newest, samples) = (ArcSwap::from_pointee(generation), Arc::new(Samples::new(rows)));
+        Arc::new(Handle { newest, report, samples, turn: Mutex::default() })
+    }
+
+    /// Whoever makes a generation and publishes it holds this meanwhile: it is held against
+    /// the newest one, and there is one newest.
+    pub fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Recent rows.
+    pub(super) fn samples(&self) -> &Samples {
+        &self.samples
     }
 
     /// The newest generation.
@@ -88,16 +124,47 @@ impl Handle {
         let report = Report::of(&generation);
         self.newest.store(Arc::new(generation));
         self.report.send_modify(|before| {
-            *before = Report { refusals: before.refusals, ..report };
+            let (accepted, accepted_by_file) =
+                (std::mem::take(&mut before.accepted), before.accepted_by_file.take());
+            *before = Report { refusals: before.refusals, accepted, accepted_by_file, ..report };
         });
     }
 
     /// Notes that a candidate was refused; what runs goes on running.
-    pub fn refuse(&self, digest: &str, reasons: Vec<LoadError>) {
-        let refused = Refused { at: SystemTime::now(), digest: digest.to_owned(), reasons };
+    pub fn refuse(&self, digest: &str, candidate: Option<String>, reasons: Vec<LoadError>) {
+        let digest = digest.to_owned();
+        let refused = Refused { at: SystemTime::now(), digest, candidate, reasons };
         self.report.send_modify(|report| {
             report.refused = Some(refused);
             report.refusals += 1;
+        });
+    }
+
+    /// Notes why what is on disk is not what a service starts with. It is counted when the
+    /// files are looked at.
+    pub fn degrade(&self, candidate: Option<String>, reasons: Vec<LoadError>) {
+        let (at, digest) = (SystemTime::now(), String::new());
+        let refused = Refused { at, digest, candidate, reasons };
+        self.report.send_modify(|report| report.refused = Some(refused));
+    }
+
+    /// Notes that somebody has accepted a generation as it is.
+    pub fn accept(&self, digest: &str) {
+        self.report.send_if_modified(|report| {
+            let new = !report.accepts(digest);
+            if new {
+                report.accepted.push(digest.to_owned());
+            }
+            new
+        });
+    }
+
+    /// Notes which one the file accepts.
+    pub(super) fn accept_by_file(&self, digest: Option<&str>) {
+        self.report.send_if_modified(|report| {
+            let new = report.accepted_by_file.as_deref() != digest;
+            report.accepted_by_file = digest.map(str::to_owned);
+            new
         });
     }
 
@@ -157,6 +224,7 @@ impl pipeline::Chains for Chains {
     }
 
     async fn apply(&mut self, mut batch: Batch) -> Result<Batch, TransformError> {
+        self.handle.samples.take(&batch);
         let chain = self.chain.take();
         let mut chain = chain.unwrap_or_else(|| Chain::new(Arc::clone(&self.adopted)));
         if chain.passes(&batch) {

@@ -5,9 +5,10 @@
 //! can go wrong is a module that the compiler refuses, which [`super::check`] has all but
 //! excluded.
 
+use std::collections::BTreeSet;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use wasmtime::{Engine, InstancePre, Linker, Module};
@@ -29,10 +30,14 @@ pub(super) struct Compiled {
     pub(super) sha256: String,
     /// The file, for the gate.
     pub(super) wasm: Arc<[u8]>,
+    /// All of the file, to be kept.
+    pub(super) file: Arc<[u8]>,
     /// What it says of itself.
     pub(super) checked: Checked,
     /// Ready to be instantiated.
     pub(super) pre: InstancePre<GuestState>,
+    /// How long that took.
+    pub(super) took: Duration,
 }
 
 impl std::fmt::Debug for Compiled {
@@ -83,6 +88,7 @@ impl Host {
         if let Some(compiled) = known.iter().find(|c| c.sha256 == sha256) {
             return Ok(Arc::clone(compiled));
         }
+        let begun = Instant::now();
         let module = match &self.store {
             Some(store) => store.module(&self.engine, &sha256, wasm),
             None => Module::from_binary(&self.engine, wasm).map_err(|e| format!("{e:#}")),
@@ -90,12 +96,22 @@ impl Host {
         let module = module.map_err(|e| format!("the compiler refuses it: {e}"))?;
         let pre = self.linker.instantiate_pre(&module);
         let pre = pre.map_err(|e| format!("it cannot be linked: {e:#}"))?;
-        let compiled = Arc::new(Compiled { sha256, wasm: Arc::from(wasm), checked, pre });
+        let took = begun.elapsed();
+        let file: Arc<[u8]> = Arc::from(wasm);
+        let wasm = Arc::clone(&file);
+        let compiled = Arc::new(Compiled { sha256, wasm, file, checked, pre, took });
         if known.len() == KEEP {
             known.remove(0);
         }
         known.push(Arc::clone(&compiled));
         Ok(compiled)
+    }
+
+    /// Removes old compiled code of other plugins than these, by their SHA-256.
+    pub fn sweep(&self, used: &BTreeSet<String>) {
+        if let Some(store) = &self.store {
+            store.sweep(&self.engine, used);
+        }
     }
 
     /// The engine.

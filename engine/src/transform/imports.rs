@@ -57,6 +57,12 @@ impl Default for LogLines {
 }
 
 impl LogLines {
+    /// As if so much had been logged that nothing more is, for ever.
+    pub(super) fn unseen() -> Arc<LogLines> {
+        let never = Instant::now() + Duration::from_secs(365 * 24 * 60 * 60);
+        Arc::new(LogLines(Mutex::new((never, LOG_LINES))))
+    }
+
     /// Counts a line; its number in this second.
     fn next(&self) -> u32 {
         let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -13,8 +13,9 @@ use kasho_plugin_sdk::abi::{self, Needs};
 use kasho_plugin_sdk::pattern::TablePattern;
 use sha2::{Digest, Sha256};
 
+use super::archive::Kept;
 use super::catalog::Catalog;
-use super::config::{Binding, Config};
+use super::config::{Binding, Config, KeySource};
 use super::coverage::Coverage;
 use super::draft::Draft;
 use super::error::LoadError;
@@ -22,6 +23,7 @@ use super::generation::{Bound, Figures, Generation, start};
 use super::host::{Host, hex};
 use super::instance::{Ceilings, Instance};
 use super::keys::Key;
+use super::plan::{Policy, RelationPlan};
 
 /// What a candidate is held against.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,11 +35,40 @@ pub struct Options<'a> {
     pub digest: Option<&'a str>,
     /// Check values of the running generation's masking keys, by name.
     pub keys: Option<&'a BTreeMap<String, String>>,
+    /// Digests that somebody has accepted, beside the file's own.
+    pub accepted: &'a [String],
+    /// No epoch is under way: nothing is loaded that keys and identities would have to fit.
+    pub fresh: bool,
+    /// Not the files are the candidate, but what was kept of an earlier one; its keys may
+    /// be where these say.
+    pub kept: Option<(&'a Kept, &'a BTreeMap<String, KeySource>)>,
     /// Number of the new generation.
     pub number: u64,
 }
 
+impl Options<'_> {
+    /// Whether the candidate with this digest is accepted as it is.
+    pub(super) fn accepts(&self, config: &Config, digest: &str) -> bool {
+        config.accept.as_deref() == Some(digest) || self.accepted.iter().any(|a| a == digest)
+    }
+}
+
 pub(super) type Errors = Vec<LoadError>;
+
+/// A candidate that was not taken.
+#[derive(Debug)]
+pub struct Rejected {
+    /// Its digest, by which it could be accepted; none if it does not come so far.
+    pub digest: Option<String>,
+    /// Everything that is wrong with it.
+    pub reasons: Vec<LoadError>,
+}
+
+impl From<Errors> for Rejected {
+    fn from(reasons: Errors) -> Rejected {
+        Rejected { digest: None, reasons }
+    }
+}
 
 /// Loads a generation.
 ///
@@ -49,45 +80,130 @@ pub fn load(
     catalog: &Catalog,
     options: Options<'_>,
 ) -> Result<Generation, Vec<LoadError>> {
+    candidate(host, config, catalog, options).map_err(|rejected| rejected.reasons)
+}
+
+/// The same, saying which candidate it is.
+///
+/// # Errors
+/// Everything that is wrong, at once.
+pub fn candidate(
+    host: &Arc<Host>,
+    config: &Config,
+    catalog: &Catalog,
+    options: Options<'_>,
+) -> Result<Generation, Rejected> {
     let mut errors = settings(config);
-    let keys = read_keys(config, &mut errors);
-    let mut links = Vec::new();
-    for binding in &config.transform {
-        match bind(host, config, binding, &keys) {
-            Ok((bound, instance)) => links.push((Arc::new(bound), instance)),
-            Err(wrong) => errors.extend(wrong),
-        }
-    }
-    if !errors.is_empty() {
-        return Err(errors);
-    }
-    let mut draft = Draft::new((host, config, catalog), errors);
+    let keys = match options.kept {
+        Some((kept, known)) => kept.read_keys(known, &mut errors),
+        None => read_keys(config, &mut errors),
+    };
+    let mut links = bind_all(host, config, options.kept.map(|(kept, _)| kept), &keys, errors)?;
+    let mut draft = Draft::new((host, config, catalog), Vec::new());
     draft.check_needs(&links);
-    draft.same_keys(&links, options.keys);
+    draft.same_keys(&links, options.keys.filter(|_| !options.fresh));
     let (plans, policy) = draft.plan(&mut links);
     let names: Vec<&str> = config.transform.iter().map(|b| b.name.as_str()).collect();
     let mut coverage = Coverage::of(plans.iter().map(Arc::as_ref), &names, policy);
-    let digest = digest(config, &links);
+    let digest = match options.kept {
+        Some((kept, _)) => kept.digest.clone(),
+        None => digest(config, &links),
+    };
     draft.check_keys(&coverage);
     draft.compare(&mut coverage, &digest, options);
     let Draft { errors, warnings, .. } = draft;
     if !errors.is_empty() {
-        return Err(errors);
+        return Err(Rejected { digest: Some(digest), reasons: errors });
     }
+    // While the stream lags behind the catalogue, its own descriptions decide.
+    let plans = if catalog.caught_up { plans } else { Vec::new() };
+    let kept = keep(config, &links, digest, coverage);
+    Ok(generation(host, (options.number, kept), links, policy, (plans, warnings)))
+}
+
+/// Loads what was kept of a generation that was in force, to go on with it. It is what it
+/// was, whatever the tables have become: what does not fit them any more is a warning, and
+/// stops the stream where it reaches that.
+///
+/// # Errors
+/// It cannot be run again: a key is gone, or a plugin does not start.
+pub fn restore(
+    host: &Arc<Host>,
+    kept: &Kept,
+    known: &BTreeMap<String, KeySource>,
+    catalog: &Catalog,
+    number: u64,
+) -> Result<Generation, Vec<LoadError>> {
+    let mut errors = Vec::new();
+    let keys = kept.read_keys(known, &mut errors);
+    let config = &kept.config;
+    let mut links = bind_all(host, config, Some(kept), &keys, errors)?;
+    let mut draft = Draft::new((host, config, catalog), Vec::new());
+    let (plans, mut policy) = draft.plan(&mut links);
+    policy.masks |= kept.coverage.closed;
+    let names: Vec<&str> = config.transform.iter().map(|b| b.name.as_str()).collect();
+    let mut coverage = Coverage::of(plans.iter().map(Arc::as_ref), &names, policy);
+    coverage.recall(&kept.coverage);
+    let Draft { errors, mut warnings, .. } = draft;
+    warnings.extend(errors.iter().map(ToString::to_string));
+    let kept = Kept { coverage, ..kept.clone() };
+    // No plan of now: each table is held against what was covered when it comes.
+    Ok(generation(host, (number, kept), links, policy, (Vec::new(), warnings)))
+}
+
+/// Bindings that run, each with the instance that said so.
+type Links = Vec<(Arc<Bound>, Instance)>;
+
+fn bind_all(
+    host: &Host,
+    config: &Config,
+    kept: Option<&Kept>,
+    keys: &BTreeMap<String, Arc<Key>>,
+    mut errors: Errors,
+) -> Result<Links, Errors> {
+    let mut links = Vec::new();
+    for binding in &config.transform {
+        let wasm = match kept {
+            Some(kept) => Ok(kept.code.get(&binding.name).map_or(Vec::new(), |w| w.to_vec())),
+            None => read(&config.plugins.folder, binding),
+        };
+        match bind(host, wasm, binding, keys) {
+            Ok((bound, instance)) => links.push((Arc::new(bound), instance)),
+            Err(wrong) => errors.extend(wrong),
+        }
+    }
+    if errors.is_empty() { Ok(links) } else { Err(errors) }
+}
+
+fn keep(config: &Config, links: &Links, digest: String, coverage: Coverage) -> Kept {
+    let code = links.iter().map(|(b, _)| (b.config.name.clone(), Arc::clone(&b.compiled.file)));
+    let keys = links.iter().filter_map(|(bound, _)| bound.key.as_deref());
+    let keys = keys.map(|key| (key.name().to_owned(), key.check_value().to_owned()));
+    let (code, keys) = (code.collect(), keys.collect());
+    Kept { digest, config: Kept::config(config), code, keys, coverage }
+}
+
+fn generation(
+    host: &Arc<Host>,
+    (number, kept): (u64, Kept),
+    links: Links,
+    policy: Policy,
+    (plans, warnings): (Vec<Arc<RelationPlan>>, Vec<String>),
+) -> Generation {
     let (bound, instances): (Vec<_>, Vec<_>) = links.into_iter().unzip();
-    Ok(Generation {
-        number: options.number,
-        digest,
+    Generation {
+        number,
+        digest: kept.digest.clone(),
         since: SystemTime::now(),
         host: Arc::clone(host),
         bound,
         policy,
-        coverage,
+        coverage: kept.coverage.clone(),
         warnings,
-        // While the stream lags behind the catalogue, its own descriptions decide.
-        plans: if catalog.caught_up { plans } else { Vec::new() },
+        plans,
         ready: Mutex::new(Some(instances)),
-    })
+        kept: Arc::new(kept),
+    }
 }
 
 /// Settings that contradict one another.
@@ -114,7 +230,7 @@ fn read_keys(config: &Config, errors: &mut Errors) -> BTreeMap<String, Arc<Key>>
 /// Everything about one binding that needs no table.
 fn bind(
     host: &Host,
-    config: &Config,
+    wasm: Result<Vec<u8>, String>,
     binding: &Binding,
     keys: &BTreeMap<String, Arc<Key>>,
 ) -> Result<(Bound, Instance), Errors> {
@@ -124,7 +240,7 @@ fn bind(
     let patterns = binding.tables.iter().filter_map(|table| TablePattern::parse(table).ok());
     let patterns = patterns.collect();
     let key = choose_key(binding, keys);
-    let compiled = read(&config.plugins.folder, binding).and_then(|wasm| {
+    let compiled = wasm.and_then(|wasm| {
         pinned(binding, &wasm)?;
         host.compile(&wasm, (binding.max_file_mib as usize) << 20)
     });

@@ -23,7 +23,8 @@ use super::generation::Generation;
 use super::handle::Handle;
 use super::host::{Host, hex};
 use super::keys::Key;
-use super::load::{Options, load, read};
+use super::load::{Options, Rejected, candidate, read};
+use super::probe::probe;
 
 /// Content must be the same for this long.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -43,6 +44,8 @@ pub struct Sources {
     pub poll: Duration,
     /// Reads this station's part of the configuration file.
     pub config: Box<dyn Fn() -> Result<Config, String> + Send>,
+    /// Nothing is loaded: keys may be others, and rows may come to be elsewhere.
+    pub fresh: Box<dyn Fn() -> bool + Send>,
     /// The tables as they are known now.
     pub catalog: Box<dyn Fn() -> Catalog + Send>,
     /// Keeps what a generation covers, before anybody can run it.
@@ -175,49 +178,80 @@ impl Reloader {
             return true;
         }
         self.seen = self.pending.take();
-        if let Err(reasons) = config.map_err(unreadable).and_then(|config| self.candidate(&config))
-        {
+        if let Ok(config) = &config {
+            self.handle.accept_by_file(config.accept.as_deref());
+        }
+        let handle = Arc::clone(&self.handle);
+        let _turn = handle.turn();
+        let taken = config.map_err(unreadable).and_then(|config| self.candidate(&config));
+        if let Err(Rejected { digest, reasons }) = taken {
             for reason in &reasons {
                 tracing::error!("candidate refused: {reason}");
             }
-            self.handle.refuse(&content, reasons);
+            handle.refuse(&content, digest, reasons);
         }
         false
     }
 
-    fn candidate(&mut self, config: &Config) -> Result<(), Vec<LoadError>> {
+    fn candidate(&mut self, config: &Config) -> Result<(), Rejected> {
         let running = self.handle.newest();
-        let keys = running.key_checks();
+        let (keys, accepted) =
+            (running.key_checks(), self.handle.report().borrow().accepted.clone());
         let options = Options {
             running: Some(running.coverage()),
             digest: Some(running.digest()),
             keys: Some(&keys),
+            accepted: &accepted,
+            fresh: (self.sources.fresh)(),
             number: running.number() + 1,
+            kept: None,
         };
-        let candidate = load(&self.host, config, &(self.sources.catalog)(), options)?;
-        if candidate.digest() != running.digest() {
-            if let Err(error) = (self.sources.keep)(&candidate) {
-                // It is not the candidate's fault: the same content is looked at again.
-                self.seen = None;
-                let text =
-                    format!("what the candidate covers cannot be kept, so it waits: {error}");
-                return Err(vec![LoadError::whole("transform", text)]);
-            }
-            tracing::info!(
-                generation = candidate.number(),
-                digest = candidate.digest(),
-                "new generation"
-            );
-            self.handle.publish(candidate);
-        } else {
+        let mut made = candidate(&self.host, config, &(self.sources.catalog)(), options)?;
+        if made.digest() == running.digest() {
             self.handle.settled();
+            return Ok(());
         }
+        self.probe(config, options, &running, &mut made)?;
+        if let Err(error) = (self.sources.keep)(&made) {
+            // It is not the candidate's fault: the same content is looked at again.
+            self.seen = None;
+            let text = format!("what the candidate covers cannot be kept, so it waits: {error}");
+            return Err(vec![LoadError::whole("transform", text)].into());
+        }
+        tracing::info!(generation = made.number(), digest = made.digest(), "new generation");
+        self.handle.publish(made);
         Ok(())
+    }
+
+    /// Tries a candidate on recent rows. Of one that was accepted as it is, what is found
+    /// there is only told.
+    fn probe(
+        &self,
+        config: &Config,
+        options: Options<'_>,
+        running: &Generation,
+        made: &mut Generation,
+    ) -> Result<(), Rejected> {
+        let probed = probe(running, made, self.handle.samples());
+        made.warnings.extend(probed.notes);
+        let mut reasons = probed.errors;
+        if options.accepts(config, made.digest()) {
+            made.warnings.extend(reasons.drain(..).map(|reason| reason.to_string()));
+        }
+        if reasons.is_empty() {
+            return Ok(());
+        }
+        let digest = made.digest().to_owned();
+        for reason in &mut reasons {
+            let how = format!("; if that is meant, confirm with accept = \"{digest}\"");
+            reason.text.push_str(&how);
+        }
+        Err(Rejected { digest: Some(digest), reasons })
     }
 }
 
-fn unreadable(text: String) -> Vec<LoadError> {
-    vec![LoadError::whole("configuration", text)]
+fn unreadable(text: String) -> Rejected {
+    vec![LoadError::whole("configuration", text)].into()
 }
 
 /// A digest of everything a candidate is made of.
@@ -248,7 +282,9 @@ fn content(config: &Result<Config, String>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Guest, Setup, catalog, host, insert, said, shown, users};
+    use super::super::testing::{
+        Guest, Setup, catalog, host, insert, push, said, shown, table, users,
+    };
     use super::super::{Chains, Report};
     use super::*;
     use std::sync::Mutex;
@@ -268,10 +304,13 @@ mod tests {
 
     impl World {
         fn new() -> World {
-            let setup = Setup::new(&masks("one"));
+            World::of(Setup::new(&masks("one")))
+        }
+
+        fn of(setup: Setup) -> World {
             let config = Arc::new(Mutex::new(Ok(setup.config.clone())));
-            let handle = Handle::new(setup.load(&catalog(&[&users()])).unwrap());
-            World { setup, config, handle }
+            let generation = setup.load(&catalog(&[&users()])).unwrap();
+            World { setup, config, handle: Handle::sampling(generation, 8) }
         }
 
         fn sources(&self) -> Sources {
@@ -280,6 +319,7 @@ mod tests {
                 folders: vec![self.setup.folder.path().to_owned()],
                 poll: Duration::from_secs(3600),
                 config: Box::new(move || config.lock().unwrap().clone()),
+                fresh: Box::new(|| false),
                 catalog: Box::new(|| catalog(&[&users()])),
                 keep: Box::new(|_| Ok(())),
             }
@@ -399,6 +439,14 @@ mod tests {
         assert!(text.contains("key `k1` is not the one") && text.contains("kasho reset"), "{text}");
         assert!(!text.contains("3333"), "{text}");
         assert_eq!(world.handle.newest().number(), 2, "what runs goes on");
+        let (running, keys) = (world.handle.newest(), world.handle.newest().key_checks());
+        let fresh = Options {
+            running: Some(running.coverage()),
+            keys: Some(&keys),
+            fresh: true,
+            ..Options::default()
+        };
+        candidate(&host(), &world.setup.config, &catalog(&[&users()]), fresh).unwrap();
         std::fs::remove_file(&file).unwrap();
         settle(&mut reloader);
         assert!(world.refused().contains("cannot read"), "{}", world.refused());
@@ -445,5 +493,148 @@ mod tests {
         settle(&mut reloader);
         assert_eq!(world.handle.newest().number(), 2);
         assert!(world.handle.newest().warnings()[0].contains("it leaves from now on"));
+    }
+
+    /// A folder as the demo's is, and its tables.
+    struct Demo {
+        world: World,
+        tables: Vec<Arc<kasho_plugin_sdk::Relation>>,
+        text: &'static str,
+    }
+
+    impl Demo {
+        fn new() -> Demo {
+            let setup = super::super::real::setup("");
+            let key = setup.folder.path().join("masking_key");
+            std::fs::copy(setup.folder.path().join("key"), key).unwrap();
+            let tables = [
+                ("organisations", &["id!", "name", "country", "created_at"][..]),
+                (
+                    "users",
+                    &[
+                        "id!",
+                        "organisation_id",
+                        "full_name",
+                        "email",
+                        "phone",
+                        "notes",
+                        "last_login",
+                    ],
+                ),
+                ("subscriptions", &["id!", "organisation_id", "plan", "seats", "started_on"]),
+                ("invoices", &["id!", "subscription_id", "amount", "paid", "issued_at"]),
+                ("login_log", &["id!", "user_id", "address", "at"]),
+            ];
+            let tables = (17_000..).zip(tables);
+            let tables = tables.map(|(id, (name, columns))| table(id, name, columns)).collect();
+            let text = include_str!("../../../config/demo/kasho.toml");
+            let demo = Demo { world: World::of(setup), tables, text };
+            let config = demo.parsed(demo.text).unwrap();
+            let mut reloader = demo.reloader();
+            *demo.world.config.lock().unwrap() = Ok(config);
+            settle(&mut reloader);
+            assert_eq!(demo.world.refused(), "");
+            demo
+        }
+
+        /// A file's text, read as the service reads it.
+        fn parsed(&self, text: &str) -> Result<Config, String> {
+            let path = self.world.setup.folder.path().join("kasho.toml");
+            // A cut that has lost a server's address too is held against the rules none the less.
+            let env = |name: &str| match name {
+                "DEMO_GRPC_PORT" => Some("1".to_owned()),
+                "DEMO_POSTGRES" | "DEMO_REDIS" | "PRIMARY_DATABASE_URL" | "KV_URL" => {
+                    Some("redis://x".to_owned())
+                }
+                _ => None,
+            };
+            let config = crate::config::Config::parse(text, &path, &env);
+            let mut config = config.map_err(|errors| errors.to_string())?.chain();
+            self.world.setup.folder.path().clone_into(&mut config.plugins.folder);
+            Ok(config)
+        }
+
+        fn reloader(&self) -> Reloader {
+            let mut reloader = self.world.reloader();
+            let tables = self.tables.clone();
+            reloader.sources.catalog =
+                Box::new(move || catalog(&tables.iter().collect::<Vec<_>>()));
+            reloader
+        }
+
+        /// Nothing of a person leaves by what is in force.
+        fn masks(&self, what: &str) {
+            let secrets = ["Ada Lovelace", "ada@secret.example", "+1 555 0100"];
+            let mut chain = super::super::Chain::new(self.world.handle.newest());
+            let mut batch = super::super::testing::transaction();
+            let [name, email, phone] = secrets;
+            let user = ["1", "2", name, email, phone, "NULL", "NULL"];
+            let login = ["1", "1", "10.0.0.1", "NULL"];
+            push(&mut batch, &self.tables[1], kasho_plugin_sdk::Op::Insert, &user, &[]);
+            push(&mut batch, &self.tables[4], kasho_plugin_sdk::Op::Insert, &login, &[]);
+            // Whoever halts lets nothing out either.
+            if chain.apply(&mut batch).is_ok() {
+                let left = shown(&batch).concat();
+                assert!(!secrets.iter().any(|s| left.contains(s)), "{what}: {left}");
+                assert!(!left.contains("login_log"), "{what}: {left}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_cut_of_the_demos_configuration_unmasks() {
+        let demo = Demo::new();
+        demo.masks("whole");
+        let (running, lines) = (demo.world.handle.newest(), demo.text.lines().collect::<Vec<_>>());
+        let (mut parsed, mut reloader) = (0, demo.reloader());
+        for n in (0..=lines.len()).rev() {
+            let config = demo.parsed(&lines[..n].join("\n"));
+            parsed += usize::from(config.is_ok());
+            *demo.world.config.lock().unwrap() = config;
+            settle(&mut reloader);
+            demo.masks(&format!("cut after line {n}"));
+        }
+        assert!(parsed > 15, "{parsed} cuts are configurations");
+        let newest = demo.world.handle.newest();
+        assert_eq!(newest.digest(), running.digest(), "{}", demo.world.refused());
+        assert!(demo.world.refused().contains("public.users"), "{}", demo.world.refused());
+    }
+
+    #[test]
+    fn a_candidate_that_fails_on_recent_rows_is_refused_unless_it_is_accepted() {
+        let world = World::new();
+        let mut reloader = world.reloader();
+        settle(&mut reloader);
+        world.handle.samples().take(&insert("ada@secret"));
+        world.setup.write("mask.wasm", &masks("two").body("unreachable").wasm());
+        settle(&mut reloader);
+        let text = world.refused();
+        assert!(text.contains("1 recent rows") && !text.contains("secret"), "{text}");
+        assert_eq!(world.handle.newest().number(), 1);
+        let refused = world.handle.report().borrow().refused.clone().unwrap();
+        let digest = refused.candidate.unwrap();
+        assert!(text.contains(&digest), "{text}");
+        world.handle.accept(&digest);
+        reloader.seen = None;
+        settle(&mut reloader);
+        assert_eq!((world.refused().as_str(), world.handle.newest().number()), ("", 2));
+        let warnings = world.handle.newest().warnings().concat();
+        assert!(warnings.contains("1 recent rows"), "{warnings}");
+    }
+
+    #[test]
+    fn what_a_file_accepts_it_accepts_as_long_as_it_says_so() {
+        let world = World::new();
+        let mut reloader = world.reloader();
+        let accepts = |digest: &str| world.handle.report().borrow().accepts(digest);
+        for (says, one, two) in
+            [(Some("one"), true, false), (Some("two"), false, true), (None, false, false)]
+        {
+            world.config.lock().unwrap().as_mut().unwrap().accept = says.map(str::to_owned);
+            settle(&mut reloader);
+            assert_eq!((accepts("one"), accepts("two")), (one, two));
+        }
+        world.handle.accept("one");
+        assert!(accepts("one"));
     }
 }

@@ -5,11 +5,13 @@
 //! process did not write itself is never run, and a damaged entry is just compiled anew.
 //! The folder belongs to this user alone (0700, files 0600), else it is refused.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::hash::{Hash, Hasher};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
@@ -18,6 +20,8 @@ use wasmtime::{Engine, Module};
 use super::host::hex;
 
 const MAC_BYTES: usize = 32;
+/// Code that nobody names stays so long: whoever tries plugins compiles each of them once.
+const OLD: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A folder of compiled code.
 pub(super) struct Store {
@@ -32,15 +36,7 @@ impl Store {
     /// It cannot be made, or others can reach into it.
     pub(super) fn open(folder: &Path) -> Result<Store, String> {
         let says = |e: &dyn std::fmt::Display| format!("plugins.store {}: {e}", folder.display());
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700).create(folder).map_err(|e| says(&e))?;
-        let meta = fs::metadata(folder).map_err(|e| says(&e))?;
-        if !ours(&meta) {
-            return Err(says(&"belongs to another user: name a folder of this service's own"));
-        }
-        if meta.mode() & 0o077 != 0 {
-            return Err(says(&"must be closed to other users: `chmod 700` it"));
-        }
+        private_folder(folder)?;
         let path = folder.join("key");
         let key = match fs::read(&path) {
             Ok(key) if private(&path) => <[u8; 32]>::try_from(key).ok(),
@@ -87,6 +83,22 @@ impl Store {
         Ok(module)
     }
 
+    /// Removes old code of other plugins than these, by their SHA-256, and of other versions
+    /// of the compiler. What cannot be removed only takes room.
+    pub(super) fn sweep(&self, engine: &Engine, used: &BTreeSet<String>) {
+        let names: BTreeSet<String> = used.iter().map(|sha256| self.name(engine, sha256)).collect();
+        let files = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        for path in files.map(|file| file.path()) {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy();
+            let code = path.extension().is_some_and(|extension| extension == "code");
+            let modified = fs::metadata(&path).and_then(|meta| meta.modified()).ok();
+            let age = modified.and_then(|at| at.elapsed().ok()).unwrap_or_default();
+            if code && age > OLD && !names.contains(&*name) {
+                let _ = fs::remove_file(&path);
+            }
+        }
+    }
+
     fn load(&self, engine: &Engine, path: &Path, name: &str) -> Option<Module> {
         if !private(path) {
             return None;
@@ -107,7 +119,8 @@ impl Store {
         hex(&compatibility.0.finalize())
     }
 
-    fn mac(&self, name: &str, code: &[u8]) -> [u8; MAC_BYTES] {
+    /// What proves that this store wrote something under a name.
+    pub(super) fn mac(&self, name: &str, code: &[u8]) -> [u8; MAC_BYTES] {
         let mut mac = <Hmac<Sha256> as KeyInit>::new(&self.key.into_block());
         mac.update(name.as_bytes());
         mac.update(code);
@@ -149,8 +162,26 @@ fn deserialize(engine: &Engine, code: &[u8]) -> Option<Module> {
     unsafe { Module::deserialize(engine, code) }.ok()
 }
 
+/// Makes a folder that this user alone can reach into, or finds that it is one.
+///
+/// # Errors
+/// It cannot be made, or it is another's or open to others.
+pub(super) fn private_folder(folder: &Path) -> Result<(), String> {
+    let says = |e: &dyn std::fmt::Display| format!("plugins.store {}: {e}", folder.display());
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(folder).map_err(|e| says(&e))?;
+    let meta = fs::metadata(folder).map_err(|e| says(&e))?;
+    if !ours(&meta) {
+        return Err(says(&"belongs to another user: name a folder of this service's own"));
+    }
+    if meta.mode() & 0o077 != 0 {
+        return Err(says(&"must be closed to other users: `chmod 700` it"));
+    }
+    Ok(())
+}
+
 /// Written by this user, closed to others, and no link.
-fn private(path: &Path) -> bool {
+pub(super) fn private(path: &Path) -> bool {
     fs::symlink_metadata(path)
         .is_ok_and(|meta| meta.is_file() && meta.mode() & 0o077 == 0 && ours(&meta))
 }
@@ -162,7 +193,7 @@ fn ours(meta: &fs::Metadata) -> bool {
 }
 
 /// Whole or not at all.
-fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+pub(super) fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let temporary = path.with_extension(format!("{}.new", std::process::id()));
     let mut options = fs::OpenOptions::new();
     let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
@@ -209,6 +240,25 @@ mod tests {
         assert!(store.load(host.engine(), &code, &name).is_some(), "made anew");
         fs::set_permissions(&code, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
         assert!(store.load(host.engine(), &code, &name).is_none(), "others can read it");
+    }
+
+    #[test]
+    fn old_code_of_plugins_that_nobody_names_is_swept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store");
+        let host = Host::new(Some(&path)).unwrap();
+        let wasm = Guest::new(&[]).wasm();
+        host.compile(&wasm, 1 << 20).unwrap();
+        let (store, code) = (Store::open(&path).unwrap(), entry(&path));
+        let (none, sha256) = (BTreeSet::new(), hex(&Sha256::digest(&wasm)));
+        store.sweep(host.engine(), &none);
+        assert!(code.exists(), "it is young");
+        let long_ago = std::time::SystemTime::now() - 2 * OLD;
+        fs::File::options().write(true).open(&code).unwrap().set_modified(long_ago).unwrap();
+        store.sweep(host.engine(), &BTreeSet::from([sha256]));
+        assert!(code.exists(), "it is used");
+        store.sweep(host.engine(), &none);
+        assert!(!code.exists() && path.join("key").exists());
     }
 
     /// Needs the right to give files away; who has it not cannot be given any either.

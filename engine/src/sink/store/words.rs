@@ -214,6 +214,21 @@ impl Checkpoint {
         lsn.parse().ok().filter(|_| word == nonce)
     }
 
+    /// The transaction that is published in part: its commit LSN.
+    #[must_use]
+    pub fn open_transaction(&self) -> Option<Lsn> {
+        match self.position {
+            Position::Wal { commit_lsn, ordinal }
+                if (1..Position::LAST).contains(&ordinal)
+                    && commit_lsn.0 == self.last.high
+                    && self.last.low != 0 =>
+            {
+                Some(commit_lsn)
+            }
+            _ => None,
+        }
+    }
+
     /// As hash fields. `trim` and `mark` are left out: only trimming and marks write them.
     #[must_use]
     pub fn fields(&self) -> Vec<(&'static str, String)> {
