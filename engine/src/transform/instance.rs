@@ -15,6 +15,7 @@ use super::gate;
 use super::host::{Compiled, Host, ticks};
 use super::imports::{GuestState, LogLines};
 use super::known::ById;
+use super::wasi::Wasi;
 
 /// Bytes that a JSON answer may have.
 const MAX_JSON: u64 = 4 << 20;
@@ -155,6 +156,8 @@ impl Instance {
             seen_rows: false,
             failed: None,
             lines: Arc::clone(&ceilings.lines),
+            said: String::new(),
+            wasi: Wasi::default(),
         };
         let mut store = Store::new(host.engine(), state);
         store.limiter(|state| state);
