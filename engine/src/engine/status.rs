@@ -173,6 +173,7 @@ fn plugins(report: &Report, generation: &Generation) -> Vec<PluginStatus> {
         digest: plugin.sha256.clone(),
         error: String::new(),
         calls: figures.get(&plugin.binding).map(|figures| figures.get()),
+        counted: figures.get(&plugin.binding).map(|f| f.counted()).unwrap_or_default(),
     });
     let refused = report.refused.iter().map(|refused| PluginStatus {
         name: "candidate".to_owned(),
@@ -183,6 +184,7 @@ fn plugins(report: &Report, generation: &Generation) -> Vec<PluginStatus> {
             refused.reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
         ),
         calls: None,
+        counted: std::collections::BTreeMap::new(),
     });
     running.chain(refused).collect()
 }

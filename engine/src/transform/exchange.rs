@@ -77,6 +77,12 @@ impl Link {
         };
         let figures = &bound.figures;
         figures.called(rows.len(), started.elapsed());
+        if let (Ok(_), Some(instance)) = (&outcome, instance.as_mut()) {
+            let state = instance.state();
+            if std::mem::take(&mut state.counted) {
+                figures.count(&bound.needs.texts, &mut state.counters);
+            }
+        }
         outcome.map_err(|failure| {
             *instance = None;
             Figures::add(&figures.failures, 1);

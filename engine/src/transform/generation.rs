@@ -40,6 +40,8 @@ pub struct Figures {
     pub nanoseconds: AtomicU64,
     /// Calls by their time: those within each bound of [`CALL_SECONDS`], and the others.
     pub buckets: [AtomicU64; CALL_SECONDS.len() + 1],
+    /// What the plugin itself counted, by the texts it declared.
+    counted: Mutex<BTreeMap<String, i64>>,
 }
 
 /// Upper bounds of the calls' histogram, seconds.
@@ -77,6 +79,21 @@ impl Figures {
         let seconds = took.as_secs_f64();
         let bucket = CALL_SECONDS.iter().position(|bound| seconds <= *bound);
         Figures::add(&self.buckets[bucket.unwrap_or(CALL_SECONDS.len())], 1);
+    }
+
+    /// Adds what an instance counted, and sets it back to 0.
+    pub(super) fn count(&self, texts: &[String], counters: &mut [i64]) {
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        for (text, n) in texts.iter().zip(counters).filter(|(_, n)| **n != 0) {
+            let sum = counted.entry(text.clone()).or_default();
+            *sum = sum.saturating_add(std::mem::take(n));
+        }
+    }
+
+    /// What the plugin itself counted, by the texts it declared.
+    #[must_use]
+    pub fn counted(&self) -> BTreeMap<String, i64> {
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The figures now.

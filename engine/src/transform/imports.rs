@@ -39,6 +39,8 @@ pub(super) struct GuestState {
     pub(super) domains: Vec<DomainKey>,
     /// Counters by text, of this instance.
     pub(super) counters: Vec<i64>,
+    /// Some counter is not 0.
+    pub(super) counted: bool,
     /// It was shown a row: its words are row data from now on.
     pub(super) seen_rows: bool,
     /// Words it failed with, through the gate.
@@ -250,7 +252,9 @@ fn line(
 }
 
 fn count(mut caller: Caller<'_, GuestState>, text: u32, delta: i64) -> Result<()> {
-    match caller.data_mut().counters.get_mut(text as usize) {
+    let state = caller.data_mut();
+    state.counted = true;
+    match state.counters.get_mut(text as usize) {
         Some(counter) => *counter = counter.saturating_add(delta),
         None => bail!("count: no such text"),
     }

@@ -289,7 +289,7 @@ fn read_patch<'a>(
     if count > sent.rows() {
         return flaw(at + 4, Flaw::TooManyEntries);
     }
-    let bitmap = b.need(at + 8, sent.rows().div_ceil(8), "bitmap")?;
+    let bitmap = b.need(at + 8, sent.rows().div_ceil(8), "bits of the bitmap")?;
     let states = b.region(at + 12, count, "states")?;
     let offsets = b.need(at + 16, 4 * (count + 1), "offsets")?.as_chunks().0;
     let bytes = b.need(at + 20, b.u32(at + 24)? as usize, "bytes")?;
