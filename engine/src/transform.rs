@@ -52,7 +52,11 @@ pub use load::{Options, load};
 #[cfg(test)]
 mod evil;
 #[cfg(test)]
+mod golden;
+#[cfg(test)]
 mod guarded;
+#[cfg(test)]
+mod puppet;
 #[cfg(test)]
 mod real;
 #[cfg(test)]

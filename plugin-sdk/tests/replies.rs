@@ -261,10 +261,8 @@ impl Model<'_> {
         let states = self.region(at + 12, count)?.unwrap_or_else(|| vec![3; count]);
         let offsets = self.needed(at + 16, 4 * (count + 1))?;
         let bytes = self.needed(at + 20, self.number(at + 24, 4)?)?;
-        let edges: Vec<usize> = offsets
-            .chunks(4)
-            .map(|o| u32::from_le_bytes(o.try_into().unwrap()) as usize)
-            .collect();
+        let edges: Vec<usize> =
+            offsets.chunks(4).map(|o| u32::from_le_bytes(o.try_into().unwrap()) as usize).collect();
         if edges[0] != 0 || edges[count] != bytes.len() || !edges.is_sorted() {
             return None;
         }

@@ -17,7 +17,6 @@ mod replies;
 mod puppet;
 
 use format::{InputVector, Life, ReplyVector, Rows, file, load, unhex};
-use kasho_plugin_sdk::batch::Image;
 
 /// Holds the committed file against what the reference makes.
 fn hold<T: serde::Serialize>(name: &str, made: &T) {
@@ -49,7 +48,8 @@ fn the_vectors_of_input_blocks_are_the_references() {
 fn the_vectors_of_replies_are_the_references() {
     hold("reply.json", &replies::vectors());
     for vector in load::<Vec<ReplyVector>>("reply.json") {
-        let judged = replies::judge(&vector.rows, &vector.slots, vector.texts, &unhex(&vector.reply));
+        let judged =
+            replies::judge(&vector.rows, &vector.slots, vector.texts, &unhex(&vector.reply));
         match (judged, &vector.effects, &vector.refused) {
             (Ok(effects), Some(want), None) => assert_eq!(&effects, want, "{}", vector.name),
             (Err(why), None, Some(want)) => assert_eq!(&why, want, "{}", vector.name),
@@ -61,7 +61,6 @@ fn the_vectors_of_replies_are_the_references() {
 #[test]
 fn the_puppets_life_is_the_references() {
     hold("puppet.json", &life::vectors());
-    let life: Life = load("puppet.json");
-    assert!(life.steps.iter().any(|step| step.block.is_some()));
-    assert_eq!([Image::New as u8, Image::Old as u8], [0, 1]);
+    let lives: Vec<Life> = load("puppet.json");
+    assert!(lives.iter().flat_map(|life| &life.steps).any(|step| step.block.is_some()));
 }

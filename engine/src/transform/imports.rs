@@ -228,12 +228,7 @@ pub(super) fn say(
 }
 
 /// Writes a line to the log, and gives what may be shown of it.
-fn line(
-    caller: &mut Caller<'_, GuestState>,
-    level: u32,
-    ptr: u32,
-    len: u32,
-) -> Result<String> {
+fn line(caller: &mut Caller<'_, GuestState>, level: u32, ptr: u32, len: u32) -> Result<String> {
     // First, because looking for a text in the file is what costs.
     let line = caller.data().lines.next();
     let text = if line < LOG_LINES { text(caller, ptr, len)? } else { String::new() };

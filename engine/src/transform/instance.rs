@@ -245,7 +245,7 @@ impl Instance {
     }
 
     /// Takes an announcement back.
-    fn forget(&mut self, id: u32) -> Result<(), Failure> {
+    pub(super) fn forget(&mut self, id: u32) -> Result<(), Failure> {
         let gone = Announcement::Gone { id, gone: abi::Gone };
         let json = serde_json::to_vec(&gone).map_err(|_| Failure::BadPointer)?;
         match self.enter(Entry::Relation, &json, self.ceilings.init_ms)? {

@@ -361,7 +361,7 @@ fn a_truncate_loses_the_tables_that_are_refused() {
 }
 
 fn message() -> Arc<Relation> {
-    let mut relation = Relation::clone(&table(0, "message", &["prefix", "content"]));
+    let mut relation = Relation::clone(&table(1, "message", &["prefix", "content"]));
     "kasho".clone_into(&mut relation.schema);
     Arc::new(relation)
 }

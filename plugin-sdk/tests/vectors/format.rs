@@ -245,6 +245,7 @@ pub(crate) struct Step {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Life {
+    pub(crate) name: String,
     /// The masking key, hexadecimal.
     pub(crate) master: String,
     pub(crate) steps: Vec<Step>,

@@ -22,11 +22,8 @@ pub(crate) fn three() -> Rows {
     let new = [text("one"), Cell::Null, text("grüße")];
     let old = [text("eins"), Cell::Absent, Cell::Absent];
     let other = [Cell::Unchanged, text(""), text("x")];
-    let columns = vec![
-        column(0, Side::New, &new),
-        column(0, Side::Old, &old),
-        column(1, Side::New, &other),
-    ];
+    let columns =
+        vec![column(0, Side::New, &new), column(0, Side::Old, &old), column(1, Side::New, &other)];
     rows(&[Op::Update, Op::Insert, Op::Update], columns)
 }
 
@@ -65,10 +62,7 @@ pub(crate) fn vectors() -> Vec<InputVector> {
 fn well_formed() -> Vec<InputVector> {
     let one = |op, image| rows(&[op], vec![column(0, image, &[text("a@b.c")])]);
     let truncate = rows(&[Op::Truncate], Vec::new());
-    let timed = Rows {
-        commit_us: Some(vec![-1, 0, 1_700_000_000_000_000]),
-        ..three()
-    };
+    let timed = Rows { commit_us: Some(vec![-1, 0, 1_700_000_000_000_000]), ..three() };
     let states = [Cell::Absent, Cell::Null, Cell::Unchanged, text("t"), text("u")];
     let nine: Vec<Cell> = (0..9).map(|n| text(&"xyz"[..n % 4])).collect();
     let message = rows(
@@ -85,14 +79,29 @@ fn well_formed() -> Vec<InputVector> {
         good("a truncate: no column", truncate),
         good("three rows, both images, every state", three()),
         good("commit times, one before 1970", timed),
-        good("five states: a second byte of them", rows(&[Op::Update; 5], vec![column(0, Side::New, &states)])),
-        good("nine rows of text, some empty", rows(&[Op::Insert; 9], vec![column(7, Side::New, &nine)])),
-        good("a column that no row has is left out", rows(
-            &[Op::Insert],
-            vec![column(0, Side::New, &[text("a")]), column(1, Side::New, &[Cell::Absent])],
-        )),
-        good("all NULL: no bytes, their offset is 0", rows(&[Op::Insert; 2], vec![column(0, Side::New, &[Cell::Null, Cell::Null])])),
-        good("characters of two, three and four bytes", rows(&[Op::Insert], vec![column(0, Side::New, &[text("ß日𝄞")])])),
+        good(
+            "five states: a second byte of them",
+            rows(&[Op::Update; 5], vec![column(0, Side::New, &states)]),
+        ),
+        good(
+            "nine rows of text, some empty",
+            rows(&[Op::Insert; 9], vec![column(7, Side::New, &nine)]),
+        ),
+        good(
+            "a column that no row has is left out",
+            rows(
+                &[Op::Insert],
+                vec![column(0, Side::New, &[text("a")]), column(1, Side::New, &[Cell::Absent])],
+            ),
+        ),
+        good(
+            "all NULL: no bytes, their offset is 0",
+            rows(&[Op::Insert; 2], vec![column(0, Side::New, &[Cell::Null, Cell::Null])]),
+        ),
+        good(
+            "characters of two, three and four bytes",
+            rows(&[Op::Insert], vec![column(0, Side::New, &[text("ß日𝄞")])]),
+        ),
         good("a logical message", Rows { relation: 1, ..message }),
         good("a schema change", Rows { relation: 2, ..ddl }),
     ]

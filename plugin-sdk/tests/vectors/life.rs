@@ -24,17 +24,27 @@ struct Living {
 }
 
 impl Living {
-    fn told(&mut self, name: &str, call: &str, says: Value, block: Option<String>, answer: Value) {
+    fn new() -> Living {
+        let (wanted, steps) = (BTreeMap::new(), Vec::new());
+        Living { session: Session::default(), texts: 0, wanted, steps }
+    }
+
+    fn told(self, name: &str) -> Life {
+        Life { name: name.to_owned(), master: hex(&MASTER), steps: self.steps }
+    }
+
+    fn step(&mut self, name: &str, call: &str, says: Value, block: Option<String>, answer: Value) {
         let (name, call) = (name.to_owned(), call.to_owned());
         self.steps.push(Step { name, call, says, block, answer });
     }
 
     fn init(&mut self, name: &str, says: Value) {
-        let answer: Answer<Needs> = json_of(self.session.init(says.to_string().as_bytes())).unwrap();
+        let answer: Answer<Needs> =
+            json_of(self.session.init(says.to_string().as_bytes())).unwrap();
         if let Answer::Ok(needs) = &answer {
             self.texts = needs.texts.len();
         }
-        self.told(name, "init", says, None, serde_json::to_value(answer).unwrap());
+        self.step(name, "init", says, None, serde_json::to_value(answer).unwrap());
     }
 
     fn relation(&mut self, name: &str, says: Value) {
@@ -45,7 +55,7 @@ impl Living {
             self.wanted.insert(id, wanted.clone());
         }
         let answer = answer.map_or(json!(1), |answer| serde_json::to_value(answer).unwrap());
-        self.told(name, "relation", says, None, answer);
+        self.step(name, "relation", says, None, answer);
     }
 
     fn batch(&mut self, name: &str, rows: &Rows) {
@@ -63,7 +73,7 @@ impl Living {
             }
         };
         let says = serde_json::to_value(rows).unwrap();
-        self.told(name, "batch", says, Some(hex(&block)), answer);
+        self.step(name, "batch", says, Some(hex(&block)), answer);
     }
 }
 
@@ -153,8 +163,7 @@ fn rows() -> Rows {
         t("grüße@example.org"),
         t("z"),
     ];
-    let name =
-        [t("Ada"), t("nobody"), Absent, t("Bob"), t("Carl"), t("Dora"), t("error"), Null];
+    let name = [t("Ada"), t("nobody"), Absent, t("Bob"), t("Carl"), t("Dora"), t("error"), Null];
     let note = [t("hello"), t("keep it"), Absent, t("a"), Unchanged, t("n"), t("b"), t("ß")];
     let status =
         [t("on"), Null, Absent, t("drop it"), t("insert it"), t("x: delete it"), t("on"), t("")];
@@ -170,14 +179,17 @@ fn rows() -> Rows {
     Rows { relation: USERS, version: 1, call: 1, ops: ops.to_vec(), commit_us, columns }
 }
 
-pub(crate) fn vectors() -> Life {
+pub(crate) fn vectors() -> Vec<Life> {
+    let mut life = Living::new();
+    life.init("rules that it refuses", init(&json!({"columns": {"public.users.id": "shred"}})));
+    vec![life.told("a short one"), long().told("a long one")]
+}
+
+fn long() -> Living {
     // What a fixture announces installs the keys of this thread, as a host's are.
     let mut keys = Fixture::<Puppet>::new(rules()).unwrap();
     keys.relation(&serde_json::from_value(users(1, false)).unwrap()).unwrap();
-    let session = Session::default();
-    let (wanted, steps) = (BTreeMap::new(), Vec::new());
-    let mut life = Living { session, texts: 0, wanted, steps };
-    life.init("rules that it refuses", init(&json!({"columns": {"public.users.id": "shred"}})));
+    let mut life = Living::new();
     life.init("rules", init(&rules()));
     life.relation("a table that it refuses", users(1, true));
     life.relation("a table", users(1, false));
@@ -199,11 +211,14 @@ pub(crate) fn vectors() -> Life {
     life.batch("the same value is the same in the old image", &one(Op::Delete, 3, code(Side::Old)));
     life.batch("and in the new one", &one(Op::Insert, 4, code(Side::New)));
     life.relation("the table again, described otherwise", users(2, false));
-    life.batch("a row of the new description", &Rows { version: 2, ..one(Op::Read, 5, code(Side::New)) });
+    life.batch(
+        "a row of the new description",
+        &Rows { version: 2, ..one(Op::Read, 5, code(Side::New)) },
+    );
     events(&mut life);
     life.relation("the table is gone", json!({"id": USERS, "gone": true}));
     life.relation("and comes again", users(3, false));
-    Life { master: hex(&MASTER), steps: life.steps }
+    life
 }
 
 /// What is no row of a table.

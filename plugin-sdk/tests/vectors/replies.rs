@@ -142,7 +142,12 @@ fn accepted() -> Vec<ReplyVector> {
         call.good("patches of both images, NULL to text and text to NULL", &[], &[], both),
         call.good("an empty text", &[], &[], &[(0, Image::New, &[(0, Some(""))])]),
         call.good("patches beside verdicts", &[4, 1, 3], &[], both),
-        nine.good("the ninth row: a second byte of bitmap", &[], &[], &[(0, Image::New, &[(8, Some("w"))])]),
+        nine.good(
+            "the ninth row: a second byte of bitmap",
+            &[],
+            &[],
+            &[(0, Image::New, &[(8, Some("w"))])],
+        ),
         call.vector("a header of 40 bytes: the rest is skipped", &longer),
     ]
 }
@@ -221,11 +226,8 @@ fn beside_the_call() -> Vec<ReplyVector> {
         call.bad(name, &block)
     };
     let of = |name: &str, verdicts: &[u8], errors: &[(u32, u16, u16)], patches: &Patches<'_>| {
-        let errors = errors.iter().map(|(row, text, slot)| RowError {
-            row: *row,
-            text: *text,
-            slot: *slot,
-        });
+        let errors =
+            errors.iter().map(|(row, text, slot)| RowError { row: *row, text: *text, slot: *slot });
         call.bad(name, &reply(&call.rows, verdicts, &errors.collect::<Vec<_>>(), patches))
     };
     let new = Image::New;
@@ -259,7 +261,12 @@ fn beside_the_call() -> Vec<ReplyVector> {
         of("an error about a slot that does not exist", &[2, 0, 0], &[(0, 0, 2)], &[]),
         of("a patch of a slot that is only read", &[], &[], &[(1, new, &[(1, Some("x"))])]),
         of("a patch of a slot that does not exist", &[], &[], &[(2, new, &[(1, Some("x"))])]),
-        of("two patches of one slot and image", &[], &[], &[(0, new, &[(0, None)]), (0, new, &[(2, None)])]),
+        of(
+            "two patches of one slot and image",
+            &[],
+            &[],
+            &[(0, new, &[(0, None)]), (0, new, &[(2, None)])],
+        ),
         of("a patch over what is absent", &[], &[], &[(0, Image::Old, &[(1, Some("x"))])]),
         Call { rows: call.rows.clone(), slots: vec![Use::Read, Use::Write] }.bad(
             "a patch over what is unchanged",
@@ -283,6 +290,9 @@ fn unmasked() -> Vec<ReplyVector> {
         call.bad("a masked slot is left alone", &reply(&call.rows, &[], &[], &[])),
         call.bad("one text of it is left as it was", &reply(&call.rows, &[], &[], first)),
         call.bad("the old image is left as it was", &reply(&call.rows, &[], &[], &whole[..1])),
-        call.bad("a row that becomes an insert is not masked", &reply(&call.rows, &[0, 0, 3], &[], first)),
+        call.bad(
+            "a row that becomes an insert is not masked",
+            &reply(&call.rows, &[0, 0, 3], &[], first),
+        ),
     ]
 }

@@ -155,7 +155,11 @@ impl Plugin for Puppet {
         for col in &self.hashes {
             row.rewrite_hashed(*col, |_, hash, out| write!(out, "{hash}"));
         }
-        self.reads.iter().map(|col| told(row, *col)).find(|v| *v != Verdict::Keep).unwrap_or(Verdict::Keep)
+        self.reads
+            .iter()
+            .map(|col| told(row, *col))
+            .find(|v| *v != Verdict::Keep)
+            .unwrap_or(Verdict::Keep)
     }
 }
 
