@@ -46,8 +46,8 @@ pub(super) struct Checked {
     pub(super) imports: Vec<String>,
     /// Has an `_initialize`.
     pub(super) initialize: bool,
-    /// `version` of its metadata section, if it has one.
-    pub(super) version: Option<String>,
+    /// What its metadata section says, if it has one.
+    pub(super) metadata: abi::Metadata,
 }
 
 /// The features of WebAssembly that a guest may use: what compilers emit today, and
@@ -198,16 +198,21 @@ impl<'a> Outline<'a> {
         Ok(Checked {
             imports: self.imports.iter().map(|(_, name, _)| (*name).to_owned()).collect(),
             initialize: self.export("_initialize").is_some(),
-            version: self.version()?,
+            metadata: self.metadata()?,
         })
     }
 
-    fn version(&self) -> Result<Option<String>, String> {
-        let Some(bytes) = self.metadata else { return Ok(None) };
-        let bad = || format!("its section `{}` is not a small JSON object", abi::METADATA_SECTION);
+    fn metadata(&self) -> Result<abi::Metadata, String> {
+        let Some(bytes) = self.metadata else { return Ok(abi::Metadata::default()) };
+        let bad = || {
+            format!(
+                "its section `{}` is not a small JSON object of name, version, language, sdk (texts) \
+                 and rules",
+                abi::METADATA_SECTION
+            )
+        };
         let json = (bytes.len() <= MAX_METADATA).then(|| serde_json::from_slice(bytes).ok());
-        let json: serde_json::Value = json.flatten().ok_or_else(bad)?;
-        Ok(json.get("version").and_then(|v| v.as_str()).map(str::to_owned))
+        json.flatten().ok_or_else(bad)
     }
 
     fn speaks_abi_1(&self) -> Result<(), String> {
@@ -313,6 +318,21 @@ mod tests {
         let checked = wat(&format!("{imports} {WHOLE}")).unwrap();
         assert_eq!(checked.imports, ["prf"]);
         assert!(!checked.initialize);
+    }
+
+    #[test]
+    fn a_plugin_may_say_what_it_is() {
+        let section = |json: &str| {
+            let json = json.replace('"', "\\\"");
+            wat(&format!("{WHOLE} (@custom \"kasho.plugin\" \"{json}\")"))
+        };
+        let said = section(r#"{"name":"mask","version":"1.2","sdk":"c/1","later":1}"#).unwrap();
+        let text = |text: &str| Some(text.to_owned());
+        let (name, version, sdk) = (text("mask"), text("1.2"), text("c/1"));
+        assert_eq!(said.metadata, abi::Metadata { name, version, sdk, ..Default::default() });
+        for bad in ["", "1", r#"{"version":1}"#, &format!(r#"{{"name":"{}"}}"#, "n".repeat(65 << 10))] {
+            assert!(section(bad).unwrap_err().contains("`kasho.plugin`"), "{bad:.40}");
+        }
     }
 
     #[test]

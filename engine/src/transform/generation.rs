@@ -27,9 +27,7 @@ use super::plan::{LinkPlan, Named, Policy, RelationPlan, is_virtual};
 #[derive(Debug, Default)]
 pub struct Figures {
     /// Rows it was called with.
-    pub rows: AtomicU64,
-    /// Calls.
-    pub calls: AtomicU64,
+    rows: AtomicU64,
     /// Rows it dropped.
     pub dropped: AtomicU64,
     /// Rows in error, by its own word or by failing on them.
@@ -37,11 +35,38 @@ pub struct Figures {
     /// Calls that failed: traps, deadlines, malformed answers.
     pub failures: AtomicU64,
     /// Nanoseconds in calls, host work included.
-    pub nanoseconds: AtomicU64,
+    nanoseconds: AtomicU64,
     /// Calls by their time: those within each bound of [`CALL_SECONDS`], and the others.
-    pub buckets: [AtomicU64; CALL_SECONDS.len() + 1],
+    buckets: [AtomicU64; CALL_SECONDS.len() + 1],
     /// What the plugin itself counted, by the texts it declared.
     counted: Mutex<BTreeMap<String, i64>>,
+    /// What the chains that run it have not added to the figures yet.
+    tallies: Mutex<Vec<Arc<Tally>>>,
+}
+
+/// The calls of one chain. It alone writes here, so that counting a call takes no locked
+/// instruction; who reads figures adds it.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    rows: AtomicU64,
+    nanoseconds: AtomicU64,
+    buckets: [AtomicU64; CALL_SECONDS.len() + 1],
+}
+
+impl Tally {
+    /// Counts a call that took this long.
+    pub(super) fn called(&self, rows: usize, took: Duration) {
+        let add = |counter: &AtomicU64, n: u64| {
+            counter.store(counter.load(Relaxed).wrapping_add(n), Relaxed);
+        };
+        let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        // Whole nanoseconds compare as the bounds do, and cost less.
+        let within = |bound: &f64| nanoseconds as f64 <= *bound * 1e9;
+        let bucket = CALL_SECONDS.iter().position(within).unwrap_or(CALL_SECONDS.len());
+        add(&self.rows, rows as u64);
+        add(&self.nanoseconds, nanoseconds);
+        add(&self.buckets[bucket], 1);
+    }
 }
 
 /// Upper bounds of the calls' histogram, seconds.
@@ -70,15 +95,22 @@ impl Figures {
         counter.fetch_add(n as u64, Relaxed);
     }
 
-    /// Counts a call that took this long.
-    pub(super) fn called(&self, rows: usize, took: Duration) {
-        Figures::add(&self.calls, 1);
-        Figures::add(&self.rows, rows);
-        let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        self.nanoseconds.fetch_add(nanoseconds, Relaxed);
-        let seconds = took.as_secs_f64();
-        let bucket = CALL_SECONDS.iter().position(|bound| seconds <= *bound);
-        Figures::add(&self.buckets[bucket.unwrap_or(CALL_SECONDS.len())], 1);
+    /// Where a chain counts its calls. What chains that are no more have counted is added
+    /// to the figures.
+    pub(super) fn tally(&self) -> Arc<Tally> {
+        let mut tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
+        tallies.retain_mut(|tally| {
+            let Some(left) = Arc::get_mut(tally) else { return true };
+            let pairs = self.buckets.iter().zip(&mut left.buckets);
+            let sums = [(&self.rows, &mut left.rows), (&self.nanoseconds, &mut left.nanoseconds)];
+            for (sum, n) in sums.into_iter().chain(pairs) {
+                sum.fetch_add(*n.get_mut(), Relaxed);
+            }
+            false
+        });
+        let tally = Arc::<Tally>::default();
+        tallies.push(Arc::clone(&tally));
+        tally
     }
 
     /// Adds what an instance counted, and sets it back to 0.
@@ -99,13 +131,18 @@ impl Figures {
     /// The figures now.
     #[must_use]
     pub fn get(&self) -> Calls {
+        let tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
+        let sum = |own: &AtomicU64, of: &dyn Fn(&Tally) -> &AtomicU64| {
+            let more = tallies.iter().map(|tally| of(tally).load(Relaxed));
+            more.fold(own.load(Relaxed), u64::wrapping_add)
+        };
         Calls {
-            rows: self.rows.load(Relaxed),
+            rows: sum(&self.rows, &|t| &t.rows),
             dropped: self.dropped.load(Relaxed),
             errors: self.errors.load(Relaxed),
             failures: self.failures.load(Relaxed),
-            time: Duration::from_nanos(self.nanoseconds.load(Relaxed)),
-            buckets: std::array::from_fn(|at| self.buckets[at].load(Relaxed)),
+            time: Duration::from_nanos(sum(&self.nanoseconds, &|t| &t.nanoseconds)),
+            buckets: std::array::from_fn(|at| sum(&self.buckets[at], &|t| &t.buckets[at])),
         }
     }
 }
@@ -217,6 +254,11 @@ impl Bound {
         }
         match answer.map_err(Unfit::Failed)? {
             None if wrong.is_empty() => return Ok(None),
+            Some(Answer::Ok(wanted)) if wanted.commit_time && !self.uses(abi::FEATURE_COMMIT_TIME) => {
+                let text = "the plugin asks for commit times without the feature `commit_time` among \
+                            what it uses";
+                wrong.push(text.to_owned());
+            }
             Some(Answer::Ok(wanted)) if wrong.is_empty() => {
                 let mut plan = LinkPlan::new(relation, &wanted, |own| self.mapping(own))
                     .map_err(Unfit::Wrong)?;
@@ -228,6 +270,10 @@ impl Bound {
             None | Some(Answer::Ok(_)) => {}
         }
         Err(Unfit::Wrong(wrong))
+    }
+
+    fn uses(&self, feature: &str) -> bool {
+        self.needs.uses.iter().any(|used| used == feature)
     }
 
     /// How exactly the rules name a table, or a column of it.
@@ -282,7 +328,7 @@ impl Bound {
             binding: config.name.clone(),
             plugin: config.plugin.clone(),
             sha256: self.compiled.sha256.clone(),
-            version: self.compiled.checked.version.clone(),
+            version: self.compiled.checked.metadata.version.clone(),
             tables: config.tables.clone(),
             unmasked,
         }

@@ -2,7 +2,9 @@
 //!
 //! A copy whose length is known only when it runs is `memory.copy` in WebAssembly, and
 //! that leaves the compiled code for a function of the host: dear where twenty bytes are
-//! copied. Pieces of fixed length are plain loads and stores. Nothing can go wrong here:
+//! copied. Pieces of fixed length are plain loads and stores; and whoever copies them on
+//! soon finds them in the same pieces, which a processor hands on from its store buffer,
+//! while a load across two stores waits for both. Nothing can go wrong here:
 //! what does not fit where it is put is left out, which the callers exclude.
 
 /// From here on one bulk copy costs less.
@@ -36,11 +38,21 @@ fn piece<'b, const N: usize>(out: &mut Vec<u8>, bytes: &'b [u8]) -> &'b [u8] {
     }
 }
 
+/// Appends words, each by itself where they are few: so they were written.
+#[inline]
+pub(crate) fn words(out: &mut Vec<u8>, words: &[[u8; 4]]) {
+    if words.len() > LONG / 4 {
+        return out.extend_from_slice(words.as_flattened());
+    }
+    words.iter().for_each(|word| out.extend_from_slice(word));
+}
+
 /// Appends `n` zeros.
 #[inline]
 pub(crate) fn zeros(out: &mut Vec<u8>, n: usize) {
     match ZEROS.get(..n) {
-        Some(few) => append(out, few),
+        Some(few) if n > 3 => append(out, few),
+        Some(_) => (0..n).for_each(|_| out.push(0)),
         None => out.resize(out.len() + n, 0),
     }
 }
