@@ -330,7 +330,9 @@ mod tests {
         let text = |text: &str| Some(text.to_owned());
         let (name, version, sdk) = (text("mask"), text("1.2"), text("c/1"));
         assert_eq!(said.metadata, abi::Metadata { name, version, sdk, ..Default::default() });
-        for bad in ["", "1", r#"{"version":1}"#, &format!(r#"{{"name":"{}"}}"#, "n".repeat(65 << 10))] {
+        for bad in
+            ["", "1", r#"{"version":1}"#, &format!(r#"{{"name":"{}"}}"#, "n".repeat(65 << 10))]
+        {
             assert!(section(bad).unwrap_err().contains("`kasho.plugin`"), "{bad:.40}");
         }
     }

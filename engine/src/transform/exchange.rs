@@ -11,7 +11,8 @@ use kasho_plugin_sdk::batch::{Allowed, Field, Image, InputBuilder, Reply, Sent};
 
 use crate::batch::{Batch, Cell};
 
-use super::generation::{Bound, Figures, Tally, Unfit};
+use super::figures::{Figures, Tally};
+use super::generation::{Bound, Unfit};
 use super::host::Host;
 use super::instance::{Failure, Instance};
 use super::outcome::{self, Decided, cell, moved_identity};

@@ -19,10 +19,10 @@ use super::testing::{Guest, Setup, push, shown, table, transaction, truncate};
 use super::{Chain, KeySource, NewColumns, OnError};
 
 const KEY: [u8; 32] = {
-    let mut key = [0; 32];
-    let mut n = 0;
-    while n < 32 {
-        key[n] = 7 * n as u8 + 1;
+    let mut key = [1_u8; 32];
+    let mut n = 1;
+    while n < key.len() {
+        key[n] = key[n - 1] + 7;
         n += 1;
     }
     key

@@ -180,7 +180,7 @@ impl InputBuilder {
         let count = u16::try_from(self.descriptors.len()).map_err(|_| TooLarge)?;
         let rows = i32::try_from(self.rows).map_err(|_| TooLarge)?;
         let total = offset(self.out.len())?;
-        let lengths = u32::from(count) << 16 | INPUT_HEADER as u32;
+        let lengths = u32::from(count) << 16 | offset(INPUT_HEADER)?;
         let (rows, ops, descriptors) = (rows.cast_unsigned(), offset(ops)?, offset(descriptors)?);
         let Self { id, version, call, commit_us, .. } = *self;
         let told = [total, lengths, rows, id, version, FLAG_UTF8];

@@ -211,9 +211,18 @@ impl ReplyBuilder {
         self.out.reserve(layout.end + 16);
         self.start = self.out.as_ptr().align_offset(8);
         zeros(&mut self.out, self.start);
-        let header = u32::from(count) << 16 | REPLY_HEADER as u32;
+        let header = u32::from(count) << 16 | low(REPLY_HEADER);
         let of_errors = [errors_at, low(errors.len()), descriptors_at];
-        self.words([total, header, rows, call, verdicts_at, of_errors[0], of_errors[1], of_errors[2]]);
+        self.words([
+            total,
+            header,
+            rows,
+            call,
+            verdicts_at,
+            of_errors[0],
+            of_errors[1],
+            of_errors[2],
+        ]);
         self.region(verdicts);
         self.errors(errors);
         layout.end = fixed;

@@ -131,7 +131,7 @@ impl<'a> Reply<'a> {
             check_verdicts(verdicts, sent.ops())?;
         }
         let errors = match failed {
-            0 if verdicts.is_none() => Vec::new(),
+            0 if of_errors == 0 && verdicts.is_none() => Vec::new(),
             _ => read_errors(b, (of_errors, failed), rows, verdicts, allowed)?,
         };
         let (count, first_at) = ((lengths >> 16) as usize, first as usize);

@@ -231,6 +231,9 @@ fn beside_the_call() -> Vec<ReplyVector> {
         call.bad(name, &reply(&call.rows, verdicts, &errors.collect::<Vec<_>>(), patches))
     };
     let new = Image::New;
+    let mut bare = reply(&call.rows, &[], &[], &[]);
+    put(&mut bare, 20, &0xFFFF_FFF8_u32.to_le_bytes());
+    let nowhere = call.bad("errors beyond the block, though there is none", &bare);
     let shared = {
         let long = "x".repeat(400);
         let patches: &Patches<'_> =
@@ -252,6 +255,7 @@ fn beside_the_call() -> Vec<ReplyVector> {
         with("a verdict that does not exist", 32, &[5]),
         with("an error verdict without an error", 33, &[2]),
         with("more errors than rows", 24, &[4]),
+        nowhere,
         of("an insert that is to become one", &[0, 3, 0], &[], &[]),
         of("an error without its verdict", &[2, 0, 0], &[(1, 0, 0)], &[]),
         of("errors that fall", &[2, 0, 2], &[(2, 0, 0), (0, 0, 0)], &[]),
