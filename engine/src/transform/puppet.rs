@@ -292,7 +292,7 @@ fn change(random: &mut Random, world: &World) -> Change {
     for column in &table.columns {
         let value = match random.below(6) {
             0 if !column.key && !message => "NULL".to_owned(),
-            1 if op == Op::Update && !(column.key && !full) => "~".to_owned(),
+            1 if op == Op::Update && (full || !column.key) => "~".to_owned(),
             _ => text(random),
         };
         new.push(value);
