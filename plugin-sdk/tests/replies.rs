@@ -77,7 +77,7 @@ fn call(random: &mut Random) -> (Rows, Vec<Use>) {
     (rows, slots)
 }
 
-fn value<'r>(rows: &'r Rows, slot: u16, image: Side, row: usize) -> &'r Cell {
+fn value(rows: &Rows, slot: u16, image: Side, row: usize) -> &Cell {
     let column = rows.columns.iter().find(|c| c.slot == slot && c.image == image);
     column.map_or(&Cell::Absent, |column| &column.values[row])
 }

@@ -12,6 +12,31 @@ const LONG: usize = 64;
 
 const ZEROS: [u8; LONG] = [0; LONG];
 
+/// Appends the text of a value, in two pieces that may overlap: the least that can be done,
+/// for most values are copied on together with others.
+pub(crate) fn value(out: &mut Vec<u8>, bytes: &[u8]) {
+    match bytes.len() {
+        0..=3 => bytes.iter().for_each(|byte| out.push(*byte)),
+        4..=7 => both_ends::<4>(out, bytes),
+        8..=15 => both_ends::<8>(out, bytes),
+        16..=31 => both_ends::<16>(out, bytes),
+        32..LONG => both_ends::<32>(out, bytes),
+        _ => out.extend_from_slice(bytes),
+    }
+}
+
+/// Appends between `N` and twice `N` bytes: the first `N` and the last.
+#[inline]
+fn both_ends<const N: usize>(out: &mut Vec<u8>, bytes: &[u8]) {
+    if let (Some(head), Some(tail)) = (bytes.first_chunk::<N>(), bytes.last_chunk::<N>()) {
+        out.reserve(2 * N);
+        let end = out.len() + bytes.len();
+        out.extend_from_slice(head);
+        out.truncate(end - N);
+        out.extend_from_slice(tail);
+    }
+}
+
 /// Appends bytes.
 pub(crate) fn append(out: &mut Vec<u8>, bytes: &[u8]) {
     if bytes.len() >= LONG {
@@ -67,6 +92,9 @@ mod tests {
         for len in 0..=200 {
             let mut out = b"before".to_vec();
             append(&mut out, &bytes[..len]);
+            let mut again = b"before".to_vec();
+            value(&mut again, &bytes[..len]);
+            assert_eq!(again, out, "{len}");
             zeros(&mut out, len);
             let (head, tail) = out[6..].split_at(len);
             assert_eq!((&out[..6], head), (&b"before"[..], &bytes[..len]));
