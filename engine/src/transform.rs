@@ -22,6 +22,7 @@ mod coverage;
 mod draft;
 mod error;
 mod exchange;
+mod figures;
 mod gate;
 mod generation;
 mod handle;
@@ -39,6 +40,7 @@ pub mod reload;
 mod rows;
 mod samples;
 mod store;
+mod wasi;
 
 pub use archive::{Archive, Kept};
 pub use catalog::{Catalog, ForeignKey};
@@ -46,7 +48,8 @@ pub use chain::Chain;
 pub use config::{Binding, Config, KeySource, NewColumns, OnError, OnRegression, Plugins, Unruled};
 pub use coverage::{Action, Coverage};
 pub use error::{LoadError, TransformError};
-pub use generation::{CALL_SECONDS, Calls, Figures, Generation, PluginInfo};
+pub use figures::{CALL_SECONDS, Calls, Figures};
+pub use generation::{Generation, PluginInfo};
 pub use handle::{Chains, Handle, Refused, Report};
 pub use host::Host;
 pub use keys::{Key, KeyError};
@@ -55,7 +58,11 @@ pub use load::{Options, Rejected, candidate, load, restore};
 #[cfg(test)]
 mod evil;
 #[cfg(test)]
+mod golden;
+#[cfg(test)]
 mod guarded;
+#[cfg(test)]
+mod puppet;
 #[cfg(test)]
 mod real;
 #[cfg(test)]

@@ -289,11 +289,6 @@ impl<'a> Block<'a> {
     }
 
     #[inline]
-    fn u8(self, at: usize) -> Result<u8, Malformed> {
-        self.array::<1>(at).map(|[byte]| byte)
-    }
-
-    #[inline]
     fn u16(self, at: usize) -> Result<u16, Malformed> {
         self.array(at).map(u16::from_le_bytes)
     }
@@ -318,14 +313,17 @@ impl<'a> Block<'a> {
         Ok(())
     }
 
-    /// The region whose offset stands at `at`, `len` bytes long; `None` if that is 0.
+    /// The region at `start`, `len` bytes long; `None` if that is 0. `at` is where the offset
+    /// stood, for the error.
+    #[inline(always)]
     fn region(
         self,
+        start: u32,
         at: usize,
         len: usize,
         what: &'static str,
     ) -> Result<Option<&'a [u8]>, Malformed> {
-        let start = self.u32(at)? as usize;
+        let start = start as usize;
         if start == 0 {
             return Ok(None);
         }
@@ -340,11 +338,28 @@ impl<'a> Block<'a> {
     }
 
     /// As [`Block::region`], where the region must be there unless it is empty.
-    fn need(self, at: usize, len: usize, what: &'static str) -> Result<&'a [u8], Malformed> {
-        match self.region(at, len, what)? {
+    #[inline(always)]
+    fn need(
+        self,
+        start: u32,
+        at: usize,
+        len: usize,
+        what: &'static str,
+    ) -> Result<&'a [u8], Malformed> {
+        match self.region(start, at, len, what)? {
             Some(bytes) => Ok(bytes),
             None if len == 0 => Ok(&[]),
             None => flaw(at, Flaw::Missing(what)),
+        }
+    }
+
+    /// `N` words from `at`: one check for all of them.
+    #[inline(always)]
+    fn words<const N: usize>(self, at: usize) -> Result<[u32; N], Malformed> {
+        let bytes = self.0.get(at..).unwrap_or_default();
+        match bytes.as_chunks::<4>().0.first_chunk::<N>() {
+            Some(words) => Ok(words.map(u32::from_le_bytes)),
+            None => flaw(at, Flaw::TooShort),
         }
     }
 }

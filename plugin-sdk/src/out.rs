@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use crate::batch::short::append;
+use crate::batch::short::value;
 use crate::plugin::Reason;
 
 /// Microseconds since 1970-01-01 UTC.
@@ -32,7 +32,7 @@ impl<'a> Out<'a> {
     /// Appends text.
     #[inline]
     pub fn push_str(&mut self, text: &str) {
-        append(self.text, text.as_bytes());
+        value(self.text, text.as_bytes());
     }
 
     /// Appends a character.

@@ -52,6 +52,7 @@ pub struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
+    #[inline(always)]
     pub(crate) fn new(
         input: Input<'a>,
         bound: &'a Bound,

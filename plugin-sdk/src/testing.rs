@@ -185,7 +185,7 @@ impl<P: Plugin> Fixture<P> {
         let mut session = Session::default();
         let init = json!({
             "abi": crate::abi::VERSION, "host": "testing", "rules": rules,
-            "features": ["prf", "commit_time", "debug"],
+            "features": ["prf", "commit_time"],
             "limits": { "memory_mib": 64, "deadline_ms": 100 },
         });
         let needs: Needs = answered(session.init(init.to_string().as_bytes()))?

@@ -173,6 +173,8 @@ pub struct PluginStatus {
     pub compiled: Duration,
     /// What it did; none for a candidate that was refused.
     pub calls: Option<Calls>,
+    /// What it counted itself, by the texts it declared.
+    pub counted: std::collections::BTreeMap<String, i64>,
 }
 
 /// One of the two streams in figures.

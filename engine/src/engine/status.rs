@@ -203,6 +203,7 @@ fn plugins(report: &Report, generation: &Generation) -> Vec<PluginStatus> {
         tables: plugin.tables.clone(),
         compiled: plugin.compiled,
         calls: figures.get(&plugin.binding).map(|figures| figures.get()),
+        counted: figures.get(&plugin.binding).map(|f| f.counted()).unwrap_or_default(),
     });
     let refused = report.refused.iter().map(|refused| PluginStatus {
         name: "candidate".to_owned(),

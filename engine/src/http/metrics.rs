@@ -172,6 +172,13 @@ fn plugins(text: &mut Text, status: &Status) {
     each("kasho_plugin_errors_total", "Rows in error.", |calls| calls.errors);
     let help = "Calls that failed: traps, deadlines, malformed answers.";
     each("kasho_plugin_failures_total", help, |calls| calls.failures);
+    let counted = running.iter().flat_map(|(plugin, [of])| {
+        plugin.counted.iter().map(|(count, n)| ([*of, ("count", count.as_str())], *n))
+    });
+    let counted: Vec<_> = counted.collect();
+    let help = "What the plugin itself counts, by the texts it declared.";
+    let samples = counted.iter().map(|(labels, n)| (&labels[..], *n));
+    text.family("kasho_plugin_count", Kind::Gauge, help, samples);
 }
 
 fn consumers(text: &mut Text, consumers: &[ConsumerStatus]) {

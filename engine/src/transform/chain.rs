@@ -19,7 +19,8 @@ use super::config::{NewColumns, OnError};
 use super::coverage::{self, TableCoverage};
 use super::error::TransformError;
 use super::exchange::{Fault, Link};
-use super::generation::{Figures, Generation};
+use super::figures::Figures;
+use super::generation::Generation;
 use super::instance::Failure;
 use super::known::{ById, KnownPlans};
 use super::loosen;
@@ -43,8 +44,10 @@ pub struct Chain {
     known: KnownPlans,
     /// What each table was last found to be, by its id: it may come under another name.
     latest: ById<(String, TableCoverage)>,
-    /// Buffers that are kept from batch to batch.
+    /// Buffers that are kept from batch to batch; the plans with the descriptions they are
+    /// of, for most batches have those of the one before.
     plans: Plans,
+    planned: Vec<Arc<Relation>>,
     buckets: Buckets,
 }
 
@@ -63,7 +66,8 @@ impl Chain {
         }
         let (plans, buckets) = (Plans::new(), Buckets::default());
         let latest = ById::default();
-        Chain { policy: generation.policy, generation, links, known, latest, plans, buckets }
+        let (policy, planned) = (generation.policy, Vec::new());
+        Chain { policy, generation, links, known, latest, plans, planned, buckets }
     }
 
     /// The generation that it runs.
@@ -119,13 +123,21 @@ impl Chain {
     /// The plan of each relation here; none where nothing is to be done.
     fn resolve(&mut self, batch: &Batch) -> Result<Plans, TransformError> {
         let mut plans = take(&mut self.plans);
+        let same = plans.len() == batch.relations.len()
+            && self.planned.len() == batch.relations.len()
+            && self.planned.iter().zip(&batch.relations).all(|(a, b)| Arc::ptr_eq(a, b));
+        if same {
+            return Ok(plans);
+        }
         plans.clear();
+        self.planned.clear();
         for relation in &batch.relations {
             match self.known.find(relation) {
                 Some(plan) => plans.push((!plan.idle).then(|| Arc::clone(plan))),
                 None => return self.acquaint(batch),
             }
         }
+        self.planned.clone_from(&batch.relations);
         Ok(plans)
     }
 

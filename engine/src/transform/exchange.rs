@@ -11,7 +11,8 @@ use kasho_plugin_sdk::batch::{Allowed, Field, Image, InputBuilder, Reply, Sent};
 
 use crate::batch::{Batch, Cell};
 
-use super::generation::{Bound, Figures, Unfit};
+use super::figures::{Figures, Tally};
+use super::generation::{Bound, Unfit};
 use super::host::Host;
 use super::instance::{Failure, Instance};
 use super::outcome::{self, Decided, cell, moved_identity};
@@ -29,6 +30,7 @@ pub(super) struct Link {
     /// Its instance, unless it has just failed.
     pub(super) instance: Option<Instance>,
     builder: InputBuilder,
+    tally: Arc<Tally>,
 }
 
 /// Why a call came to nothing.
@@ -43,7 +45,8 @@ pub(super) enum Fault {
 impl Link {
     /// A link with the instance it starts with.
     pub(super) fn new(bound: Arc<Bound>, instance: Option<Instance>) -> Link {
-        Link { bound, instance, builder: InputBuilder::default() }
+        let tally = bound.figures.tally();
+        Link { bound, instance, builder: InputBuilder::default(), tally }
     }
 
     /// An instance that has seen no row: its words may be shown.
@@ -70,13 +73,19 @@ impl Link {
             let ready = self.ready(host, plan).map_err(Fault::Start)?;
             self.instance = Some(ready);
         }
-        let Link { bound, builder, instance, .. } = self;
+        let Link { bound, builder, instance, tally, .. } = self;
         let outcome = match instance {
             Some(instance) => exchange(bound, builder, instance, batch, plan, rows, deadline_ms),
             None => Err(Failure::NoAnswer("it could not be started")),
         };
         let figures = &bound.figures;
-        figures.called(rows.len(), started.elapsed());
+        tally.called(rows.len(), started.elapsed());
+        if let (Ok(_), Some(instance)) = (&outcome, instance.as_mut()) {
+            let state = instance.state();
+            if std::mem::take(&mut state.counted) {
+                figures.count(&bound.needs.texts, &mut state.counters);
+            }
+        }
         outcome.map_err(|failure| {
             *instance = None;
             Figures::add(&figures.failures, 1);

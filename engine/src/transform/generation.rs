@@ -6,9 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
+use std::time::SystemTime;
 
 use kasho_plugin_sdk::Relation;
 use kasho_plugin_sdk::abi::{self, Answer, Needs};
@@ -17,83 +17,13 @@ use kasho_plugin_sdk::pattern::TablePattern;
 use super::archive::Kept;
 use super::config::Binding;
 use super::coverage::Coverage;
+use super::figures::Figures;
 use super::gate;
 use super::host::{Compiled, Host};
 use super::imports::LogLines;
 use super::instance::{Ceilings, Failure, Instance, complaint};
 use super::keys::Key;
 use super::plan::{LinkPlan, Named, Policy, RelationPlan, is_virtual};
-
-/// What a binding did, in this process's life: it is handed on from generation to
-/// generation under the binding's name.
-#[derive(Debug, Default)]
-pub struct Figures {
-    /// Rows it was called with.
-    pub rows: AtomicU64,
-    /// Calls.
-    pub calls: AtomicU64,
-    /// Rows it dropped.
-    pub dropped: AtomicU64,
-    /// Rows in error, by its own word or by failing on them.
-    pub errors: AtomicU64,
-    /// Calls that failed: traps, deadlines, malformed answers.
-    pub failures: AtomicU64,
-    /// Nanoseconds in calls, host work included.
-    pub nanoseconds: AtomicU64,
-    /// Calls by their time: those within each bound of [`CALL_SECONDS`], and the others.
-    pub buckets: [AtomicU64; CALL_SECONDS.len() + 1],
-}
-
-/// Upper bounds of the calls' histogram, seconds.
-pub const CALL_SECONDS: [f64; 12] =
-    [1e-5, 2.5e-5, 1e-4, 2.5e-4, 1e-3, 2.5e-3, 1e-2, 2.5e-2, 0.1, 0.25, 1.0, 10.0];
-
-/// [`Figures`] at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Calls {
-    /// Rows it was called with.
-    pub rows: u64,
-    /// Rows it dropped.
-    pub dropped: u64,
-    /// Rows in error.
-    pub errors: u64,
-    /// Calls that failed.
-    pub failures: u64,
-    /// Time in calls.
-    pub time: Duration,
-    /// Calls by their time, beside [`CALL_SECONDS`].
-    pub buckets: [u64; CALL_SECONDS.len() + 1],
-}
-
-impl Figures {
-    pub(super) fn add(counter: &AtomicU64, n: usize) {
-        counter.fetch_add(n as u64, Relaxed);
-    }
-
-    /// Counts a call that took this long.
-    pub(super) fn called(&self, rows: usize, took: Duration) {
-        Figures::add(&self.calls, 1);
-        Figures::add(&self.rows, rows);
-        let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        self.nanoseconds.fetch_add(nanoseconds, Relaxed);
-        let seconds = took.as_secs_f64();
-        let bucket = CALL_SECONDS.iter().position(|bound| seconds <= *bound);
-        Figures::add(&self.buckets[bucket.unwrap_or(CALL_SECONDS.len())], 1);
-    }
-
-    /// The figures now.
-    #[must_use]
-    pub fn get(&self) -> Calls {
-        Calls {
-            rows: self.rows.load(Relaxed),
-            dropped: self.dropped.load(Relaxed),
-            errors: self.errors.load(Relaxed),
-            failures: self.failures.load(Relaxed),
-            time: Duration::from_nanos(self.nanoseconds.load(Relaxed)),
-            buckets: std::array::from_fn(|at| self.buckets[at].load(Relaxed)),
-        }
-    }
-}
 
 /// A plugin of a generation, for status.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -204,6 +134,13 @@ impl Bound {
         }
         match answer.map_err(Unfit::Failed)? {
             None if wrong.is_empty() => return Ok(None),
+            Some(Answer::Ok(wanted))
+                if wanted.commit_time && !self.uses(abi::FEATURE_COMMIT_TIME) =>
+            {
+                let text = "the plugin asks for commit times without the feature `commit_time` among \
+                            what it uses";
+                wrong.push(text.to_owned());
+            }
             Some(Answer::Ok(wanted)) if wrong.is_empty() => {
                 let mut plan = LinkPlan::new(relation, &wanted, |own| self.mapping(own))
                     .map_err(Unfit::Wrong)?;
@@ -215,6 +152,10 @@ impl Bound {
             None | Some(Answer::Ok(_)) => {}
         }
         Err(Unfit::Wrong(wrong))
+    }
+
+    fn uses(&self, feature: &str) -> bool {
+        self.needs.uses.iter().any(|used| used == feature)
     }
 
     /// How exactly the rules name a table, or a column of it.
@@ -284,7 +225,7 @@ impl Bound {
             binding: config.name.clone(),
             plugin: config.plugin.clone(),
             sha256: self.compiled.sha256.clone(),
-            version: self.compiled.checked.version.clone(),
+            version: self.compiled.checked.metadata.version.clone(),
             tables: config.tables.clone(),
             unmasked,
             compiled: self.compiled.took,

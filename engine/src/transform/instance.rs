@@ -15,6 +15,7 @@ use super::gate;
 use super::host::{Compiled, Host, ticks};
 use super::imports::{GuestState, LogLines};
 use super::known::ById;
+use super::wasi::Wasi;
 
 /// Bytes that a JSON answer may have.
 const MAX_JSON: u64 = 4 << 20;
@@ -152,9 +153,12 @@ impl Instance {
             memory: None,
             domains: Vec::new(),
             counters: Vec::new(),
+            counted: false,
             seen_rows: false,
             failed: None,
             lines: Arc::clone(&ceilings.lines),
+            said: String::new(),
+            wasi: Wasi::default(),
         };
         let mut store = Store::new(host.engine(), state);
         store.limiter(|state| state);
@@ -216,11 +220,18 @@ impl Instance {
         }
     }
 
-    /// The relation call; `None` is "not wanted".
+    /// The relation call; `None` is "not wanted". Of two tables of one name the older one
+    /// is no more: it is to be forgotten, or a guest would grow with every table that is
+    /// dropped and made anew.
     pub(super) fn relation(
         &mut self,
         relation: &Arc<Relation>,
     ) -> Result<Option<Answer<Wanted>>, Failure> {
+        let name = |r: &Relation| (&r.schema, &r.table) == (&relation.schema, &relation.table);
+        let older = self.announced.values().filter(|r| r.id != relation.id && name(r));
+        for id in older.map(|r| r.id).collect::<Vec<_>>() {
+            self.forget(id)?;
+        }
         let announcement = Announcement::Is(Relation::clone(relation));
         let json = serde_json::to_vec(&announcement).map_err(|_| Failure::BadPointer)?;
         // It parses and checks, as init does, and is no call with rows.
@@ -231,6 +242,19 @@ impl Instance {
         };
         self.announced.insert(relation.id, Arc::clone(relation));
         Ok(answer)
+    }
+
+    /// Takes an announcement back.
+    pub(super) fn forget(&mut self, id: u32) -> Result<(), Failure> {
+        let gone = Announcement::Gone { id, gone: abi::Gone };
+        let json = serde_json::to_vec(&gone).map_err(|_| Failure::BadPointer)?;
+        match self.enter(Entry::Relation, &json, self.ceilings.init_ms)? {
+            1 => {
+                self.announced.remove(&id);
+                Ok(())
+            }
+            _ => Err(Failure::NoAnswer("its kasho_relation does not forget a table (no answer 1)")),
+        }
     }
 
     /// The batch call; `None` is "keep all". The answer may be four times what was sent

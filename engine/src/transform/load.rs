@@ -19,7 +19,8 @@ use super::config::{Binding, Config, KeySource};
 use super::coverage::Coverage;
 use super::draft::Draft;
 use super::error::LoadError;
-use super::generation::{Bound, Figures, Generation, start};
+use super::figures::Figures;
+use super::generation::{Bound, Generation, start};
 use super::host::{Host, hex};
 use super::instance::{Ceilings, Instance};
 use super::keys::Key;
@@ -242,7 +243,7 @@ fn bind(
     let key = choose_key(binding, keys);
     let compiled = wasm.and_then(|wasm| {
         pinned(binding, &wasm)?;
-        host.compile(&wasm, (binding.max_file_mib as usize) << 20)
+        host.compile(&wasm, (binding.max_file_mib as usize) << 20, binding.wasi)
     });
     let compiled = compiled.map_err(|e| errors.push(wrong(&binding.plugin, e))).ok();
     let (Some(compiled), true) = (compiled, errors.is_empty()) else { return Err(errors) };

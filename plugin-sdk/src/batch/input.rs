@@ -51,10 +51,12 @@ struct SentColumn {
 pub struct InputBuilder {
     out: Vec<u8>,
     rows: usize,
+    id: u32,
+    version: u32,
     call: u32,
     commit_us: u32,
     columns: Vec<SentColumn>,
-    descriptors: Vec<[u8; DESCRIPTOR]>,
+    descriptors: Vec<[[u8; 4]; DESCRIPTOR / 4]>,
     /// Of the column that is being written: packed states, …
     states: Vec<u8>,
     /// … and where each row's text ends.
@@ -68,15 +70,12 @@ impl InputBuilder {
         self.out.clear();
         self.columns.clear();
         self.descriptors.clear();
-        self.out.resize(INPUT_HEADER, 0);
+        self.out.extend_from_slice(&[0; INPUT_HEADER]);
         self.out.extend(ops.map(|op| op as u8));
         self.rows = self.out.len() - INPUT_HEADER;
-        self.call = call;
+        (self.id, self.version, self.call) = (id, version, call);
         self.commit_us = 0;
         align(&mut self.out, 0);
-        for (at, n) in [(12, id), (16, version), (20, FLAG_UTF8), (36, call)] {
-            put(&mut self.out, at, &n.to_le_bytes());
-        }
     }
 
     /// Adds the commit time of each row, in microseconds since 1970-01-01 UTC; only for
@@ -157,14 +156,15 @@ impl InputBuilder {
         [states, offsets, bytes]: [usize; 3],
     ) -> Result<(), TooLarge> {
         let len = self.out.len() - bytes;
-        let mut d = [0; DESCRIPTOR];
-        put(&mut d, 0, &slot.to_le_bytes());
-        put(&mut d, 2, &[image as u8, if all_text { FLAG_ALL_TEXT } else { 0 }]);
-        put(&mut d, 4, &offset(states)?.to_le_bytes());
-        put(&mut d, 8, &offset(offsets)?.to_le_bytes());
-        put(&mut d, 12, &if len == 0 { 0 } else { offset(bytes)? }.to_le_bytes());
-        put(&mut d, 16, &offset(len)?.to_le_bytes());
-        self.descriptors.push(d);
+        // What ends within 4 GiB begins there.
+        let end = offset(self.out.len())?;
+        let low = |n: usize| u32::try_from(n).unwrap_or(end);
+        let [low_slot, high_slot] = slot.to_le_bytes();
+        let flags = if all_text { FLAG_ALL_TEXT } else { 0 };
+        let of = u32::from_le_bytes([low_slot, high_slot, image as u8, flags]);
+        let bytes = if len == 0 { 0 } else { low(bytes) };
+        let words = [of, low(states), low(offsets), bytes, low(len), 0, 0, 0];
+        self.descriptors.push(words.map(u32::to_le_bytes));
         Ok(())
     }
 
@@ -176,17 +176,17 @@ impl InputBuilder {
         align(&mut self.out, 0);
         let ops = if self.rows == 0 { 0 } else { INPUT_HEADER };
         let descriptors = if self.descriptors.is_empty() { 0 } else { self.out.len() };
-        self.out.extend_from_slice(self.descriptors.as_flattened());
+        self.out.extend_from_slice(self.descriptors.as_flattened().as_flattened());
         let count = u16::try_from(self.descriptors.len()).map_err(|_| TooLarge)?;
         let rows = i32::try_from(self.rows).map_err(|_| TooLarge)?;
         let total = offset(self.out.len())?;
-        put(&mut self.out, 0, &total.to_le_bytes());
-        put(&mut self.out, 4, &48_u16.to_le_bytes());
-        put(&mut self.out, 6, &count.to_le_bytes());
-        put(&mut self.out, 8, &rows.to_le_bytes());
-        put(&mut self.out, 24, &offset(ops)?.to_le_bytes());
-        put(&mut self.out, 28, &self.commit_us.to_le_bytes());
-        put(&mut self.out, 32, &offset(descriptors)?.to_le_bytes());
+        let lengths = u32::from(count) << 16 | offset(INPUT_HEADER)?;
+        let (rows, ops, descriptors) = (rows.cast_unsigned(), offset(ops)?, offset(descriptors)?);
+        let Self { id, version, call, commit_us, .. } = *self;
+        let told = [total, lengths, rows, id, version, FLAG_UTF8];
+        put(&mut self.out, 0, told.map(u32::to_le_bytes).as_flattened());
+        let told = [ops, commit_us, descriptors, call];
+        put(&mut self.out, 24, told.map(u32::to_le_bytes).as_flattened());
         Ok(&self.out)
     }
 
@@ -278,30 +278,32 @@ impl<'a> Input<'a> {
     ///
     /// # Errors
     /// [`Malformed`].
+    #[inline(always)]
     pub fn read(block: &'a [u8]) -> Result<Input<'a>, Malformed> {
         let b = Block(block);
         b.open(INPUT_HEADER)?;
-        let (columns, rows) = (usize::from(b.u16(6)?), b.u32(8)? as usize);
+        let [_, lengths, rows, relation, version, _, ops, times, at, call] = b.words(0)?;
+        let (columns, rows) = ((lengths >> 16) as usize, rows as usize);
         if rows == 0 {
             return flaw(8, Flaw::NoRows);
         }
-        let ops = b.need(24, rows, "operations")?;
+        let ops = b.need(ops, 24, rows, "operations")?;
         let last = ops.iter().fold(0, |last, op| last.max(*op));
         if Op::from_number(last).is_none() {
             return flaw(24, Flaw::UnknownOp(last));
         }
-        let commit_us = b.region(28, rows.saturating_mul(8), "commit times")?;
-        b.need(32, columns * DESCRIPTOR, "descriptors")?;
+        let commit_us = b.region(times, 28, rows.saturating_mul(8), "commit times")?;
+        b.need(at, 32, columns * DESCRIPTOR, "descriptors")?;
         Ok(Input {
             rows,
-            relation: b.u32(12)?,
-            version: b.u32(16)?,
-            call: b.u32(36)?,
+            relation,
+            version,
+            call,
             columns,
             ops,
             commit_us: commit_us.map(|times| times.as_chunks().0),
             block,
-            descriptors: b.u32(32)? as usize,
+            descriptors: at as usize,
         })
     }
 
@@ -321,23 +323,26 @@ impl<'a> Input<'a> {
     ///
     /// # Errors
     /// [`Malformed`].
+    #[inline(always)]
     pub fn column(&self, i: usize) -> Result<ColumnView<'a>, Malformed> {
         let at = self.descriptors + i * DESCRIPTOR;
         if i >= self.columns {
             return flaw(at, Flaw::OutOfRange("descriptors"));
         }
         let b = Block(self.block);
-        let image = b.u8(at + 2)?;
+        let [of, states, offsets, bytes, len] = b.words(at)?;
+        let [low, high, image, flags] = of.to_le_bytes();
         let Some(image) = Image::from_number(image) else {
             return flaw(at + 2, Flaw::UnknownImage(image));
         };
-        let states = b.need(at + 4, self.rows.div_ceil(4), "states")?;
-        let offsets = b.need(at + 8, self.rows.saturating_add(1).saturating_mul(4), "offsets")?;
-        let bytes = b.need(at + 12, b.u32(at + 16)? as usize, "bytes")?;
-        let offsets = offsets.as_chunks().0;
-        let all_text = b.u8(at + 3)? & FLAG_ALL_TEXT != 0;
+        let (rows, slot) = (self.rows, u16::from_le_bytes([low, high]));
+        let states = b.need(states, at + 4, rows.div_ceil(4), "states")?;
+        let edges = rows.saturating_add(1).saturating_mul(4);
+        let offsets = b.need(offsets, at + 8, edges, "offsets")?.as_chunks().0;
+        let bytes = b.need(bytes, at + 12, len as usize, "bytes")?;
         let text = texts(offsets, bytes, at)?;
-        Ok(ColumnView { slot: b.u16(at)?, image, all_text, rows: self.rows, states, offsets, text })
+        let all_text = flags & FLAG_ALL_TEXT != 0;
+        Ok(ColumnView { slot, image, all_text, rows, states, offsets, text })
     }
 }
 

@@ -4,8 +4,8 @@
 //! one block with verdicts and errors. Both keep their buffers from batch to batch. What
 //! can go wrong: a reply beyond 4 GiB is [`TooLarge`].
 
-use super::short::{append, zeros};
-use super::{DESCRIPTOR, Image, REPLY_HEADER, RowError, State, TooLarge, align, offset, put};
+use super::short::{append, words, zeros};
+use super::{DESCRIPTOR, Image, REPLY_HEADER, RowError, State, TooLarge, align, offset};
 use crate::out::Out;
 
 /// The new values of one column and image, in row order. Kept from batch to batch.
@@ -194,42 +194,60 @@ impl ReplyBuilder {
         patches: impl Iterator<Item = (u16, Image, &'p PatchBuf)> + Clone,
     ) -> Result<&[u8], TooLarge> {
         let patches = patches.filter(|(_, _, patch)| !patch.is_empty());
-        let count = u16::try_from(patches.clone().count()).map_err(|_| TooLarge)?;
+        let count = patches.clone().count();
         let mut layout = Layout { end: REPLY_HEADER };
-        let verdicts_at = layout.region(verdicts.len())?;
-        let errors_at = layout.region(8 * errors.len())?;
-        let descriptors_at = layout.region(usize::from(count) * DESCRIPTOR)?;
+        let verdicts_at = layout.region(verdicts.len());
+        let errors_at = layout.region(8 * errors.len());
+        let descriptors_at = layout.region(count * DESCRIPTOR);
         let fixed = layout.end;
-        patches.clone().try_for_each(|(.., patch)| layout.patch(patch).map(|_| ()))?;
+        for (.., patch) in patches.clone() {
+            layout.patch(patch);
+        }
+        // Whatever lies within a block that is not too large fits, too.
         let total = offset(layout.end)?;
+        let count = u16::try_from(count).map_err(|_| TooLarge)?;
         self.out.clear();
         // With room for what alignment takes before and, for a moment, behind: it may not move.
         self.out.reserve(layout.end + 16);
         self.start = self.out.as_ptr().align_offset(8);
         zeros(&mut self.out, self.start);
-        let mut header = [0; REPLY_HEADER];
-        put(&mut header, 4, &32_u16.to_le_bytes());
-        put(&mut header, 6, &count.to_le_bytes());
-        let error_count = offset(errors.len())?;
-        let regions = [verdicts_at, errors_at, error_count, descriptors_at];
-        put(&mut header, 0, &total.to_le_bytes());
-        put(&mut header, 8, &rows.to_le_bytes());
-        put(&mut header, 12, &call.to_le_bytes());
-        put(&mut header, 16, words(&regions.map(u32::to_le_bytes)));
-        self.out.extend_from_slice(&header);
+        let header = u32::from(count) << 16 | low(REPLY_HEADER);
+        let of_errors = [errors_at, low(errors.len()), descriptors_at];
+        self.words([
+            total,
+            header,
+            rows,
+            call,
+            verdicts_at,
+            of_errors[0],
+            of_errors[1],
+            of_errors[2],
+        ]);
         self.region(verdicts);
         self.errors(errors);
         layout.end = fixed;
         for (slot, image, patch) in patches.clone() {
-            self.out.extend_from_slice(&descriptor(slot, image, patch, &mut layout)?);
+            let [bitmap, states, offsets, bytes] = layout.patch(patch);
+            let of = u32::from(slot) | (image as u32) << 16;
+            let entries = low(patch.len());
+            self.words([of, entries, bitmap, states, offsets, bytes, low(patch.text.len()), 0]);
         }
         for (.., patch) in patches {
             self.region(&patch.bitmap);
             self.region(&patch.states);
-            self.region(patch.offsets.as_flattened());
+            words(&mut self.out, &patch.offsets);
+            align(&mut self.out, self.start);
             self.region(&patch.text);
         }
         Ok(self.out.get(self.start..).unwrap_or_default())
+    }
+
+    /// A header or a descriptor: both are eight words, written as they are copied.
+    #[inline(always)]
+    fn words(&mut self, words: [u32; 8]) {
+        let pair = |i: usize| u64::from(words[i]) | u64::from(words[i + 1]) << 32;
+        let pairs = [pair(0), pair(2), pair(4), pair(6)].map(u64::to_le_bytes);
+        self.out.extend_from_slice(pairs.as_flattened());
     }
 
     #[inline]
@@ -258,40 +276,24 @@ struct Layout {
 impl Layout {
     /// The place of a region of `len` bytes; 0 if it has none.
     #[inline]
-    fn region(&mut self, len: usize) -> Result<u32, TooLarge> {
+    fn region(&mut self, len: usize) -> u32 {
         let at = self.end;
         self.end = (at + len).next_multiple_of(8);
-        if len == 0 { Ok(0) } else { offset(at) }
+        if len == 0 { 0 } else { low(at) }
     }
 
     /// Bitmap, states, offsets, bytes.
     #[inline]
-    fn patch(&mut self, p: &PatchBuf) -> Result<[u32; 4], TooLarge> {
-        let bitmap = self.region(p.bitmap.len())?;
-        let states = self.region(p.states.len())?;
-        let offsets = self.region(4 * p.offsets.len())?;
-        Ok([bitmap, states, offsets, self.region(p.text.len())?])
+    fn patch(&mut self, p: &PatchBuf) -> [u32; 4] {
+        let bitmap = self.region(p.bitmap.len());
+        let states = self.region(p.states.len());
+        let offsets = self.region(4 * p.offsets.len());
+        [bitmap, states, offsets, self.region(p.text.len())]
     }
 }
 
+/// A place or length of which the caller has checked that it is below 4 GiB, or will.
 #[inline]
-fn descriptor(
-    slot: u16,
-    image: Image,
-    p: &PatchBuf,
-    layout: &mut Layout,
-) -> Result<[u8; DESCRIPTOR], TooLarge> {
-    let mut d = [0; DESCRIPTOR];
-    put(&mut d, 0, &slot.to_le_bytes());
-    put(&mut d, 2, &[image as u8]);
-    put(&mut d, 4, &offset(p.len())?.to_le_bytes());
-    put(&mut d, 8, words(&layout.patch(p)?.map(u32::to_le_bytes)));
-    put(&mut d, 24, &offset(p.text.len())?.to_le_bytes());
-    Ok(d)
-}
-
-/// Words as bytes.
-#[inline]
-fn words(words: &[[u8; 4]; 4]) -> &[u8] {
-    words.as_flattened()
+fn low(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
 }

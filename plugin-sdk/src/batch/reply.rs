@@ -118,7 +118,7 @@ impl<'a> Reply<'a> {
         let b = Block(block);
         b.open(REPLY_HEADER)?;
         let rows = sent.rows();
-        let (told, call) = (b.u32(8)?, b.u32(12)?);
+        let [_, lengths, told, call, judged, of_errors, failed, first] = b.words(0)?;
         if told as usize != rows {
             let sent = u32::try_from(rows).unwrap_or(u32::MAX);
             return flaw(8, Flaw::WrongRows { sent, told });
@@ -126,18 +126,20 @@ impl<'a> Reply<'a> {
         if call != sent.call() {
             return flaw(12, Flaw::StaleCall { sent: sent.call(), told: call });
         }
-        let verdicts = b.region(16, rows, "verdicts")?;
+        let verdicts = b.region(judged, 16, rows, "verdicts")?;
         if let Some(verdicts) = verdicts {
             check_verdicts(verdicts, sent.ops())?;
         }
-        let errors = read_errors(b, rows, verdicts, allowed)?;
-        let count = usize::from(b.u16(6)?);
-        b.need(28, count * DESCRIPTOR, "patch descriptors")?;
-        let first = b.u32(28)? as usize;
+        let errors = match failed {
+            0 if of_errors == 0 && verdicts.is_none() => Vec::new(),
+            _ => read_errors(b, (of_errors, failed), rows, verdicts, allowed)?,
+        };
+        let (count, first_at) = ((lengths >> 16) as usize, first as usize);
+        b.need(first, 28, count * DESCRIPTOR, "patch descriptors")?;
         let mut reply = Reply { rows, verdicts, errors, patch: None, more: Vec::new() };
         let mut texts = 0;
         for i in 0..count {
-            let at = first + i * DESCRIPTOR;
+            let at = first_at + i * DESCRIPTOR;
             let patch = read_patch(b, at, sent, allowed)?;
             // Each is copied: regions that lie on one another would make much of little.
             texts += patch.text.len();
@@ -234,11 +236,12 @@ fn check_verdicts(verdicts: &[u8], ops: &[u8]) -> Result<(), Malformed> {
 
 fn read_errors(
     b: Block<'_>,
+    (place, count): (u32, u32),
     rows: usize,
     verdicts: Option<&[u8]>,
     allowed: Allowed<'_>,
 ) -> Result<Vec<RowError>, Malformed> {
-    let count = b.u32(24)? as usize;
+    let count = count as usize;
     if count > rows {
         return flaw(24, Flaw::TooManyEntries);
     }
@@ -248,7 +251,7 @@ fn read_errors(
     if judged.iter().filter(|n| **n == Decision::Error as u8).count() != count {
         return flaw(24, Flaw::ErrorsDisagree);
     }
-    let region = Block(b.need(20, count * 8, "errors")?);
+    let region = Block(b.need(place, 20, count * 8, "errors")?);
     let mut errors: Vec<RowError> = Vec::with_capacity(count);
     for i in 0..count {
         let at = i * 8;
@@ -277,7 +280,9 @@ fn read_patch<'a>(
     sent: Sent<'_>,
     allowed: Allowed<'_>,
 ) -> Result<Patch<'a>, Malformed> {
-    let (slot, image, count) = (b.u16(at)?, b.u8(at + 2)?, b.u32(at + 4)? as usize);
+    let [of, count, bitmap, states, offsets, bytes, len] = b.words(at)?;
+    let [low, high, image, _] = of.to_le_bytes();
+    let (slot, count) = (u16::from_le_bytes([low, high]), count as usize);
     let Some(image) = Image::from_number(image) else {
         return flaw(at + 2, Flaw::UnknownImage(image));
     };
@@ -289,10 +294,10 @@ fn read_patch<'a>(
     if count > sent.rows() {
         return flaw(at + 4, Flaw::TooManyEntries);
     }
-    let bitmap = b.need(at + 8, sent.rows().div_ceil(8), "bitmap")?;
-    let states = b.region(at + 12, count, "states")?;
-    let offsets = b.need(at + 16, 4 * (count + 1), "offsets")?.as_chunks().0;
-    let bytes = b.need(at + 20, b.u32(at + 24)? as usize, "bytes")?;
+    let bitmap = b.need(bitmap, at + 8, sent.rows().div_ceil(8), "bits of the bitmap")?;
+    let states = b.region(states, at + 12, count, "states")?;
+    let offsets = b.need(offsets, at + 16, 4 * (count + 1), "offsets")?.as_chunks().0;
+    let bytes = b.need(bytes, at + 20, len as usize, "bytes")?;
     let text = texts(offsets, bytes, at)?;
     if bytes.contains(&0) {
         return flaw(at + 20, Flaw::ZeroByte);
