@@ -15,6 +15,10 @@ use crate::abi::PRF_BYTES;
 /// Length of a master key.
 pub const MASTER_BYTES: usize = 32;
 
+/// The master key of fixtures and tests, which everybody knows, so that expected fakes can
+/// be written down. The service refuses it.
+pub const TEST_MASTER: [u8; MASTER_BYTES] = [7; MASTER_BYTES];
+
 /// The key of one domain, ready to hash.
 #[derive(Clone)]
 pub struct DomainKey {

@@ -48,6 +48,8 @@
 pub mod abi;
 pub mod batch;
 pub mod event;
+#[cfg(feature = "fixtures")]
+pub mod fixture;
 #[cfg(target_arch = "wasm32")]
 #[doc(hidden)]
 pub mod guest;
