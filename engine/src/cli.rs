@@ -9,6 +9,7 @@ mod client;
 pub mod config;
 pub mod consumers;
 mod dump;
+pub mod plugin;
 pub mod reset;
 pub mod run;
 pub mod snapshot;
@@ -57,6 +58,9 @@ enum Command {
     BootstrapSync(sync::Arguments),
     /// Drop the slot and begin anew: back to WAITING.
     Reset(reset::Arguments),
+    /// Write a plugin: start it, build it, test it, measure it, look at it.
+    #[command(subcommand)]
+    Plugin(plugin::Command),
     /// Hold an exported snapshot, for a bootstrap by hand.
     Snapshot(snapshot::Arguments),
 }
@@ -96,6 +100,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Bootstrap(arguments) => bootstrap::run(&arguments, path),
         Command::BootstrapSync(arguments) => block_on(sync::run(&arguments, path)),
         Command::Reset(arguments) => reset::run(&arguments, path),
+        Command::Plugin(command) => plugin::run(&command),
         Command::Snapshot(arguments) => snapshot::run(&arguments, path),
     };
     match outcome {

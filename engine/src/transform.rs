@@ -26,11 +26,13 @@ mod generation;
 mod handle;
 mod host;
 mod imports;
+pub mod inspect;
 mod instance;
 mod keys;
 mod known;
 mod load;
 mod loosen;
+mod meter;
 mod outcome;
 mod plan;
 pub mod reload;
@@ -47,6 +49,7 @@ pub use handle::{Chains, Handle, Refused, Report};
 pub use host::Host;
 pub use keys::{Key, KeyError};
 pub use load::{Options, load};
+pub use meter::{Measured, Meter};
 
 #[cfg(test)]
 mod evil;

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use kasho_plugin_sdk::abi::{self, Announcement, Answer, Complaint, Needs, Wanted};
 use kasho_plugin_sdk::{Relation, batch};
@@ -15,6 +16,7 @@ use super::gate;
 use super::host::{Compiled, Host, ticks};
 use super::imports::{GuestState, LogLines};
 use super::known::ById;
+use super::meter;
 
 /// Bytes that a JSON answer may have.
 const MAX_JSON: u64 = 4 << 20;
@@ -155,9 +157,11 @@ impl Instance {
             seen_rows: false,
             failed: None,
             lines: Arc::clone(&ceilings.lines),
+            meter: host.meter().cloned(),
         };
         let mut store = Store::new(host.engine(), state);
         store.limiter(|state| state);
+        meter::refuel(&mut store);
         store.set_epoch_deadline(ticks(ceilings.init_ms));
         let made = compiled.pre.instantiate(&mut store);
         let instance = made.map_err(|e| failure(&store, &e, ceilings.init_ms))?;
@@ -263,7 +267,11 @@ impl Instance {
             Entry::Relation => &self.relation,
             Entry::Batch => &self.batch,
         };
+        meter::refuel(&mut self.store);
+        let started = Instant::now();
         let answer = function.call(&mut self.store, (ptr, len));
+        let rows = matches!(entry, Entry::Batch);
+        meter::called(&self.store, self.memory.data_size(&self.store), rows, started);
         answer.map_err(|e| failure(&self.store, &e, deadline_ms))
     }
 

@@ -50,7 +50,10 @@ pub fn load(
     options: Options<'_>,
 ) -> Result<Generation, Vec<LoadError>> {
     let mut errors = settings(config);
-    let keys = read_keys(config, &mut errors);
+    let mut keys = read_keys(config, &mut errors);
+    if host.meter().is_some() {
+        keys.insert("fixtures".to_owned(), Arc::new(Key::of_fixtures()));
+    }
     let mut links = Vec::new();
     for binding in &config.transform {
         match bind(host, config, binding, &keys) {
