@@ -38,6 +38,7 @@ mod plan;
 pub mod reload;
 mod rows;
 mod store;
+mod wasi;
 
 pub use catalog::{Catalog, ForeignKey};
 pub use chain::Chain;

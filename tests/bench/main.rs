@@ -1,7 +1,8 @@
 //! `make bench`: what the engine costs, as ratios to baselines taken in the same run.
 //!
 //! Every figure is the median of interleaved rounds, with its spread; absolute figures
-//! stand beside it. `QUICK=1` takes smaller amounts, `TINY=1` the smallest, `BENCH=drain,memory` picks parts.
+//! stand beside it. `QUICK=1` takes smaller amounts, `TINY=1` the smallest, `BENCH=drain,memory` picks parts,
+//! `CASE="column style, batches of 1"` one figure of the plugin part, to look into.
 //! Nothing here fails for being slow: the table says what is reached and what is not.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a benchmark stops by panicking")]

@@ -1,15 +1,16 @@
-//! What one text column costs on its way through a plugin, host work included: gathering
-//! the values, the call, checking the answer, applying the patches. Beside it what the same
-//! work costs without any plugin, on the same batches.
+//! What text columns cost on their way through a plugin, host work included: gathering the
+//! values, the call, checking the answer, applying the patches. Beside it what the same
+//! work costs without any plugin, on the same batches; and what it takes to load one.
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kasho::batch::{Batch, Cell, Piece, Row, Span};
 use kasho::position::{Lsn, Position};
-use kasho::transform::{self, Binding, Catalog, Chain, Config, Host, Options, Unruled};
+use kasho::transform::{self, Binding, Catalog, Chain, Config, Host, KeySource, Options, Unruled};
 use kasho_plugin_sdk::{Column, Identity, Op, Relation};
 
 use crate::amount;
@@ -21,6 +22,12 @@ use crate::table::{Spread, Table};
 const IDLE_NS: f64 = 2.0;
 
 const CONSTANT: &str = "someone@example.com";
+
+/// A 200 kB plugin, loaded from the compiled cache.
+const LOAD_MS: f64 = 10.0;
+
+/// What stands in the columns, in turn.
+const VALUES: [&str; 3] = ["someone@example.com.eu", "Ada King Lovelace", "+44 20 7946 0958"];
 
 /// Rewrites a value.
 type Kernel = fn(&str, &mut String);
@@ -39,49 +46,123 @@ fn mask(value: &str, out: &mut String) {
     out.extend(value.chars().skip(hidden));
 }
 
+/// One plugin at work.
+struct Case<'a> {
+    name: &'a str,
+    wasm: &'a Path,
+    /// A rule for each text column, in turn; none if it needs no rules.
+    rules: &'a [&'a str],
+    /// How many text columns there are, all of them ruled.
+    columns: usize,
+    /// The work itself, if it is to be told beside.
+    kernel: Option<Kernel>,
+    sizes: Sizes,
+}
+
 pub(crate) fn run(table: &mut Table) {
     let host = Host::new(None).expect("host");
     let column = guest("anonymize");
     let fixed = format!("{{ transform = \"constant\", value = \"{CONSTANT}\" }}");
-    let stars = "{ transform = \"mask\", keep_last = 4 }";
     let by_rows = row_style();
-    let columns: Sizes = &[(1, Some(80.0)), (64, Some(40.0)), (1024, Some(40.0))];
-    let cases: [(&str, &Path, &str, Kernel, Sizes); 3] = [
-        ("`constant`, column style", &column, &fixed, constant, columns),
-        (
-            "the same, row style",
-            &by_rows,
-            "",
-            constant,
-            &[(1, None), (64, Some(50.0)), (1024, Some(50.0))],
-        ),
+    let case = Case {
+        name: "one text column by `constant`, column style",
+        wasm: &column,
+        rules: &[&fixed],
+        columns: 1,
+        kernel: Some(constant),
+        sizes: &[(1, Some(80.0)), (64, Some(40.0)), (1024, Some(40.0))],
+    };
+    let cases = [
+        Case {
+            name: "the same, row style",
+            wasm: &by_rows,
+            rules: &[],
+            sizes: &[(1, None), (64, Some(50.0)), (1024, Some(50.0))],
+            ..case
+        },
         // What it costs is mostly the work itself.
-        ("`mask`, column style", &column, stars, mask, &[(1024, None)]),
+        Case {
+            name: "one text column by `mask`, column style",
+            rules: &["{ transform = \"mask\", keep_last = 4 }"],
+            kernel: Some(mask),
+            sizes: &[(1024, None)],
+            ..case
+        },
+        Case {
+            name: "ten text columns by `constant`, column style",
+            columns: 10,
+            sizes: &[(64, Some(250.0)), (1024, Some(250.0))],
+            ..case
+        },
+        Case {
+            name: "three keyed fakes by `anonymize`",
+            rules: &["\"fake_email\"", "\"fake_name\"", "\"fake_phone\""],
+            columns: 3,
+            kernel: None,
+            sizes: &[(64, Some(1000.0)), (1024, Some(1000.0))],
+            ..case
+        },
     ];
-    for (name, wasm, rule, kernel, sizes) in cases {
-        for (rows, target) in sizes {
-            let mut chain = chain(&host, wasm, rule);
-            let (through, native) = compare(*rows, &mut chain, kernel);
-            let ratio = Spread::ratio(&through, &native);
-            let (through, native) = (Spread::of(through), Spread::of(native));
-            let what = format!("ns a row, one text column by {name}, batches of {rows}");
-            let absolute = format!(
-                "the work itself {:.1} ns, ratio {:.1} ({:.1}–{:.1})",
-                native.median, ratio.median, ratio.min, ratio.max
-            );
-            match target {
-                Some(target) => table.at_most(&what, &through, *target, &absolute),
-                None => table.figure(&what, &through, &absolute),
+    for case in [&case].into_iter().chain(&cases) {
+        measure(table, &host, case);
+    }
+    idle(table, &mut chain(&host, &case));
+    from_cache(table, &Case { wasm: &by_rows, rules: &[], ..case });
+}
+
+fn measure(table: &mut Table, host: &Arc<Host>, case: &Case<'_>) {
+    for (rows, target) in case.sizes {
+        let what = format!("ns a row, {}, batches of {rows}", case.name);
+        if std::env::var("CASE").is_ok_and(|words| !what.ends_with(&words)) {
+            continue;
+        }
+        let mut chain = chain(host, case);
+        let (through, native) = compare(*rows, &mut chain, case);
+        let absolute = match native.is_empty() {
+            true => String::new(),
+            false => {
+                let ratio = Spread::ratio(&through, &native);
+                format!(
+                    "the work itself {:.1} ns, ratio {:.1} ({:.1}–{:.1})",
+                    Spread::of(native).median,
+                    ratio.median,
+                    ratio.min,
+                    ratio.max
+                )
             }
+        };
+        let through = Spread::of(through);
+        match target {
+            Some(target) => table.at_most(&what, &through, *target, &absolute),
+            None => table.figure(&what, &through, &absolute),
         }
     }
-    idle(table, &mut chain(&host, &column, &fixed));
+}
+
+/// From nothing but files to a chain that runs: runtime, check, cached code, init, tables.
+fn from_cache(table: &mut Table, case: &Case<'_>) {
+    let folder = tempfile::tempdir().expect("folder");
+    let store = folder.path().join("store");
+    let load = || {
+        let begun = Instant::now();
+        let host = Host::new(Some(&store)).expect("host");
+        let chain = chain(&host, case);
+        let took = begun.elapsed().as_secs_f64() * 1000.0;
+        drop(chain);
+        took
+    };
+    let compiled = load();
+    let rounds = (0..amount(3, 9, 25)).map(|_| load());
+    let size = std::fs::metadata(case.wasm).expect("plugin").len() / 1000;
+    let what = format!("ms to load a plugin of {size} kB from the compiled cache");
+    let absolute = format!("compiled the first time: {compiled:.0} ms");
+    table.at_most(&what, &Spread::of(rounds), LOAD_MS, &absolute);
 }
 
 /// Rows of a table that no plugin subscribed, alone and beside one that is.
 fn idle(table: &mut Table, chain: &mut Chain) {
     for (subscribed, what) in [(0, "alone in a batch"), (1, "beside one row that is masked")] {
-        let make = || batch(1024 - subscribed, subscribed);
+        let make = || batch(1024 - subscribed, subscribed, 1);
         chain.apply(&mut make()).expect("apply");
         let rounds = (0..7).map(|_| {
             timed(amount(10, 100, 500), 1024, make, |batch| chain.apply(batch).expect("apply"))
@@ -92,14 +173,18 @@ fn idle(table: &mut Table, chain: &mut Chain) {
 }
 
 /// Nanoseconds a row through the chain and by the kernel alone, in alternating rounds.
-fn compare(rows: usize, chain: &mut Chain, kernel: Kernel) -> (Vec<f64>, Vec<f64>) {
-    let rounds = amount(1_000, 100_000, 400_000) / rows.max(50) + 20;
-    let make = || batch(0, rows);
-    let pairs = (0..9).map(|_| {
-        let through = timed(rounds, rows, make, |batch| chain.apply(batch).expect("apply"));
-        (through, timed(rounds, rows, make, |batch| native(batch, kernel)))
-    });
-    pairs.unzip()
+fn compare(rows: usize, chain: &mut Chain, case: &Case<'_>) -> (Vec<f64>, Vec<f64>) {
+    let rounds = amount(1_000, 100_000, 400_000) / (rows * case.columns).max(50) + 20;
+    let make = || batch(0, rows, case.columns);
+    let (mut through, mut native) = (Vec::new(), Vec::new());
+    for _ in 0..9 {
+        let apply = |batch: &mut Batch| chain.apply(batch).expect("apply");
+        through.push(timed(rounds, rows, make, apply));
+        if let Some(kernel) = case.kernel {
+            native.push(timed(rounds, rows, make, |batch| by_hand(batch, kernel)));
+        }
+    }
+    (through, native)
 }
 
 /// Nanoseconds a row of doing `work` to so many batches. They are made a few at a time, so
@@ -123,40 +208,58 @@ fn timed(
 }
 
 /// What the plugin does, done by hand.
-fn native(batch: &mut Batch, kernel: Kernel) {
-    let mut out = String::new();
-    let mut ends = Vec::with_capacity(batch.rows.len());
-    for row in &batch.rows {
-        let cell = row.new.map_or(Cell::Absent, |image| batch.cells(image)[1]);
-        let text = batch.text(cell).and_then(|text| std::str::from_utf8(text).ok());
-        kernel(text.expect("text"), &mut out);
-        ends.push(u32::try_from(out.len()).expect("small"));
-    }
-    let segment = batch.push_segment(Bytes::from(out));
-    let mut start = 0;
-    for (at, end) in ends.into_iter().enumerate() {
-        let image = batch.rows[at].new.expect("an insert");
-        batch.cells_mut(image)[1] = Cell::Text(Span { segment, start, len: end - start });
-        start = end;
+fn by_hand(batch: &mut Batch, kernel: Kernel) {
+    let columns = batch.relations.last().map_or(0, |table| table.columns.len());
+    for column in 1..columns {
+        let mut out = String::new();
+        let mut ends = Vec::with_capacity(batch.rows.len());
+        for row in &batch.rows {
+            let cell = row.new.map_or(Cell::Absent, |image| batch.cells(image)[column]);
+            let text = batch.text(cell).and_then(|text| std::str::from_utf8(text).ok());
+            kernel(text.expect("text"), &mut out);
+            ends.push(u32::try_from(out.len()).expect("small"));
+        }
+        let segment = batch.push_segment(Bytes::from(out));
+        let mut start = 0;
+        for (at, end) in ends.into_iter().enumerate() {
+            let image = batch.rows[at].new.expect("an insert");
+            batch.cells_mut(image)[column] = Cell::Text(Span { segment, start, len: end - start });
+            start = end;
+        }
     }
 }
 
-fn chain(host: &Arc<Host>, wasm: &Path, rule: &str) -> Chain {
-    let file = wasm.file_name().expect("name").to_string_lossy();
+fn chain(host: &Arc<Host>, case: &Case<'_>) -> Chain {
+    let file = case.wasm.file_name().expect("name").to_string_lossy();
     let mut binding = Binding::new("mask", &file, &["public.t"]);
-    if !rule.is_empty() {
-        let rules = format!("\"public.t.id\" = \"pass\"\n\"public.t.email\" = {rule}");
+    if !case.rules.is_empty() {
+        let rules = (0..case.columns).zip(case.rules.iter().cycle());
+        let rules = rules.map(|(n, rule)| format!("\"public.t.{}\" = {rule}\n", name(n)));
+        let rules = format!("\"public.t.id\" = \"pass\"\n{}", rules.collect::<String>());
         binding.rules = toml::from_str(&rules).expect("rules");
     }
+    let key = tempfile::NamedTempFile::new().expect("file");
+    let bytes: [u8; 32] = std::array::from_fn(|n| 17 * n as u8 + 3);
+    std::fs::write(key.path(), bytes).expect("key");
     let mut config = Config { transform: vec![binding], ..Config::default() };
-    config.plugins.folder = wasm.parent().expect("folder").to_owned();
+    config.keys.insert("k1".to_owned(), KeySource::File(key.path().to_owned()));
+    config.plugins.folder = case.wasm.parent().expect("folder").to_owned();
     (config.unruled_tables, config.allow_unmasked) = (Some(Unruled::Pass), true);
-    let catalog = Catalog { relations: vec![relation("t")], ..Catalog::default() };
+    let relations = vec![relation("t", case.columns)];
+    let catalog = Catalog { relations, ..Catalog::default() };
     let generation = transform::load(host, &config, &catalog, Options::default());
     Chain::new(Arc::new(generation.unwrap_or_else(|errors| panic!("{errors:?}"))))
 }
 
-fn relation(table: &str) -> Arc<Relation> {
+fn name(column: usize) -> String {
+    match column {
+        0 => "email".to_owned(),
+        n => format!("c{n}"),
+    }
+}
+
+/// An `id` and so many columns of text.
+fn relation(table: &str, columns: usize) -> Arc<Relation> {
     let column = |name: &str, type_name: &str, oid, key| Column {
         name: name.to_owned(),
         type_name: type_name.to_owned(),
@@ -170,28 +273,44 @@ fn relation(table: &str) -> Arc<Relation> {
         elem: None,
         labels: None,
     };
+    let texts = (0..columns).map(|n| column(&name(n), "text", 25, false));
     Arc::new(Relation {
         id: 16_384 + u32::from(table != "t"),
         version: 1,
         schema: "public".to_owned(),
         table: table.to_owned(),
         identity: Identity::Default,
-        columns: vec![column("id", "int8", 20, true), column("email", "text", 25, false)],
+        columns: std::iter::once(column("id", "int8", 20, true)).chain(texts).collect(),
     })
 }
 
-/// Inserts of a 22-byte e-mail each: so many into a table that no plugin subscribed, then
-/// so many into one that is masked.
-fn batch(others: usize, masked: usize) -> Batch {
+/// Inserts of texts, so many columns of them: so many into a table that no plugin
+/// subscribed, then so many into one that is masked.
+fn batch(others: usize, masked: usize, columns: usize) -> Batch {
+    type Tables = [Arc<Relation>; 2];
     /// One description for all batches, as the stream has it.
-    static TABLES: std::sync::OnceLock<[Arc<Relation>; 2]> = std::sync::OnceLock::new();
-    let tables = TABLES.get_or_init(|| [relation("other"), relation("t")]);
+    static TABLES: Mutex<BTreeMap<usize, Tables>> = Mutex::new(BTreeMap::new());
+    let mut tables = TABLES.lock().expect("lock");
+    let tables = tables
+        .entry(columns)
+        .or_insert_with(|| [relation("other", columns), relation("t", columns)]);
     let mut batch = Batch::default();
-    let segment = batch.push_segment(Bytes::from_static(b"42someone@example.com.eu"));
-    let text = |start, len| Cell::Text(Span { segment, start, len });
+    let segment = batch.push_segment(Bytes::from_static(
+        b"42someone@example.com.euAda King Lovelace+44 20 7946 0958",
+    ));
+    let text = |start: usize, len: usize| {
+        let small = |n| u32::try_from(n).expect("small");
+        Cell::Text(Span { segment, start: small(start), len: small(len) })
+    };
+    let mut starts = [2; VALUES.len()];
+    for n in 1..VALUES.len() {
+        starts[n] = starts[n - 1] + VALUES[n - 1].len();
+    }
+    let cells = |n: usize| text(starts[n % VALUES.len()], VALUES[n % VALUES.len()].len());
     for n in 0..others + masked {
         let relation = batch.relation_index(&tables[usize::from(n >= others)]);
-        let image = batch.push_image([text(0, 2), text(2, 22)]);
+        let cells = std::iter::once(text(0, 2)).chain((0..columns).map(cells));
+        let image = batch.push_image(cells);
         let position = Position::Wal { commit_lsn: Lsn(1), ordinal: n as u64 + 1 };
         batch.rows.push(Row {
             position,

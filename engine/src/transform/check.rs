@@ -11,6 +11,8 @@ use wasmparser::{
     WasmFeatures,
 };
 
+use super::wasi;
+
 /// Functions of one module: compiling is linear in them, and it is nobody's sandbox.
 const MAX_FUNCTIONS: u32 = 50_000;
 /// Bytes of the metadata section.
@@ -62,11 +64,11 @@ pub(super) fn features() -> WasmFeatures {
         | WasmFeatures::FLOATS
 }
 
-/// Checks a module.
+/// Checks a module; `wasi`: it may have the imports of [`wasi`](super::wasi).
 ///
 /// # Errors
 /// Why it is none that can be run here, and what to do.
-pub(super) fn check(wasm: &[u8], max_bytes: usize) -> Result<Checked, String> {
+pub(super) fn check(wasm: &[u8], max_bytes: usize, wasi: bool) -> Result<Checked, String> {
     magic(wasm)?;
     if wasm.len() > max_bytes {
         let (has, may) = (wasm.len() >> 10, max_bytes >> 10);
@@ -83,7 +85,7 @@ pub(super) fn check(wasm: &[u8], max_bytes: usize) -> Result<Checked, String> {
     let outline = Outline::read(wasm).map_err(invalid)?;
     // First, because what it imports says most about why the rest is not as it should be.
     for (module, name, ty) in &outline.imports {
-        outline.may_import(module, name, *ty)?;
+        outline.may_import(module, name, *ty, wasi)?;
     }
     Validator::new_with_features(features()).validate_all(wasm).map_err(invalid)?;
     outline.judge()
@@ -219,17 +221,19 @@ impl<'a> Outline<'a> {
         })
     }
 
-    fn may_import(&self, module: &str, name: &str, ty: TypeRef) -> Result<(), String> {
-        let known = IMPORTS.iter().find(|(known, _)| module == abi::IMPORTS && *known == name);
-        let Some((_, params)) = known else {
+    fn may_import(&self, module: &str, name: &str, ty: TypeRef, wasi: bool) -> Result<(), String> {
+        let own = IMPORTS.iter().map(|(known, params)| (abi::IMPORTS, *known, *params, &[][..]));
+        let shim = wasi::IMPORTS.iter().filter(|_| wasi).map(|f| (wasi::MODULE, f.0, f.1, f.2));
+        let known = own.chain(shim).find(|f| module == f.0 && name == f.1);
+        let Some((_, _, params, results)) = known else {
             return Err(format!(
                 "it imports `{module}.{name}`, which no host has: {}",
                 cure(module, name)
             ));
         };
         match ty {
-            TypeRef::Func(index) if self.is(self.types.get(index as usize), params, &[]) => Ok(()),
-            _ => Err(format!("it imports `{module}.{name}` with another type than ABI 1 gives it")),
+            TypeRef::Func(index) if self.is(self.types.get(index as usize), params, results) => Ok(()),
+            _ => Err(format!("it imports `{module}.{name}` with another type than it has here")),
         }
     }
 
@@ -269,6 +273,10 @@ fn cure(module: &str, name: &str) -> &'static str {
         ("__wbindgen_placeholder__" | "wbg", _) => {
             "a crate built for browsers (wasm-bindgen) is linked in; turn its `js` feature off"
         }
+        (wasi::MODULE, name) if wasi::IMPORTS.iter().any(|f| f.0 == name) => {
+            "build for wasm32-unknown-unknown; there is no clock, randomness, file or network in \
+             here. Go cannot do without this one: say `wasi = true` in its binding"
+        }
         (m, _) if m.starts_with("wasi") => {
             "build for wasm32-unknown-unknown; there is no clock, randomness, file or network in here"
         }
@@ -290,7 +298,7 @@ mod tests {
         (func (export "kasho_batch") (param i32 i32) (result i64) i64.const 0)"#;
 
     fn wat(body: &str) -> Result<Checked, String> {
-        check(&wat::parse_str(format!("(module {body})")).unwrap(), 1 << 20)
+        check(&wat::parse_str(format!("(module {body})")).unwrap(), 1 << 20, false)
     }
 
     fn refusal(body: &str) -> String {
@@ -341,12 +349,12 @@ mod tests {
             (b"\0asm", "truncated"),
             (b"", "does not begin with"),
         ] {
-            assert!(check(bytes, 1 << 20).unwrap_err().contains(want));
+            assert!(check(bytes, 1 << 20, false).unwrap_err().contains(want));
         }
         let whole = wat::parse_str(format!("(module {WHOLE})")).unwrap();
-        assert!(check(&whole, 64).unwrap_err().contains("max_file_mib"));
+        assert!(check(&whole, 64, false).unwrap_err().contains("max_file_mib"));
         for len in 0..whole.len() {
-            assert!(check(&whole[..len], 1 << 20).is_err(), "truncated at {len}");
+            assert!(check(&whole[..len], 1 << 20, false).is_err(), "truncated at {len}");
         }
     }
 
@@ -361,7 +369,7 @@ mod tests {
             "(tag)",
         ] {
             let Ok(wasm) = wat::parse_str(format!("(module {body})")) else { panic!("{body}") };
-            assert!(check(&wasm, 1 << 20).unwrap_err().contains("not a valid module"), "{body}");
+            assert!(check(&wasm, 1 << 20, false).unwrap_err().contains("not a valid module"), "{body}");
         }
     }
 }

@@ -143,6 +143,9 @@ pub struct Binding {
     /// Largest `.wasm` file, MiB.
     #[serde(default = "max_file_mib")]
     pub max_file_mib: u32,
+    /// Whether the plugin may have the little of WASI that Go cannot do without.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub wasi: bool,
     /// The plugin's own configuration.
     #[serde(default, deserialize_with = "verbatim")]
     pub rules: toml::Table,
@@ -280,6 +283,7 @@ impl Binding {
             init_ms: init_ms(),
             max_rows: max_rows(),
             max_file_mib: max_file_mib(),
+            wasi: false,
             rules: toml::Table::new(),
         }
     }

@@ -17,6 +17,7 @@ use super::imports::{self, GuestState};
 use super::inspect;
 use super::meter::Meter;
 use super::store::Store;
+use super::wasi;
 
 /// Deadlines are counted in these.
 const TICK_MS: u64 = 5;
@@ -87,19 +88,26 @@ impl Host {
         settings.consume_fuel(meter.as_ref().is_some_and(|meter| meter.counts()));
         let engine = Engine::new(&settings).map_err(|e| format!("WebAssembly engine: {e:#}"))?;
         let mut linker = Linker::new(&engine);
-        imports::link(&mut linker).map_err(|e| format!("WebAssembly engine: {e:#}"))?;
+        let linked = imports::link(&mut linker).and_then(|()| wasi::link(&mut linker));
+        linked.map_err(|e| format!("WebAssembly engine: {e:#}"))?;
         let alive = tick(engine.clone())?;
         let store = store.map(Store::open).transpose()?;
         let compiled = Mutex::default();
         Ok(Arc::new(Host { engine, linker, compiled, store, meter, _alive: alive }))
     }
 
-    /// Checks and compiles a plugin, or finds it compiled.
+    /// Checks and compiles a plugin, or finds it compiled; `wasi`: its binding allows it
+    /// the little of WASI that there is.
     ///
     /// # Errors
     /// Why it cannot be run, and what to do.
-    pub(super) fn compile(&self, wasm: &[u8], max_bytes: usize) -> Result<Arc<Compiled>, String> {
-        let checked = check::check(wasm, max_bytes)?;
+    pub(super) fn compile(
+        &self,
+        wasm: &[u8],
+        max_bytes: usize,
+        wasi: bool,
+    ) -> Result<Arc<Compiled>, String> {
+        let checked = check::check(wasm, max_bytes, wasi)?;
         let sha256 = hex(&Sha256::digest(wasm));
         let mut known = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(compiled) = known.iter().find(|c| c.sha256 == sha256) {

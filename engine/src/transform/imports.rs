@@ -13,6 +13,7 @@ use wasmtime::{Caller, Extern, Linker, Memory, Result, bail};
 
 use super::gate;
 use super::meter::Meter;
+use super::wasi::Wasi;
 
 /// Log lines of one binding in one second.
 const LOG_LINES: u32 = 100;
@@ -49,6 +50,10 @@ pub(super) struct GuestState {
     pub(super) lines: Arc<LogLines>,
     /// Set in the tools of plugin authors.
     pub(super) meter: Option<Arc<Meter>>,
+    /// What it wrote to WASI's standard error of late, through the gate.
+    pub(super) said: String,
+    /// What it has of WASI.
+    pub(super) wasi: Wasi,
 }
 
 /// How much a binding has logged in this second, all its instances together.
@@ -123,7 +128,7 @@ pub(super) fn link(linker: &mut Linker<GuestState>) -> Result<()> {
     Ok(())
 }
 
-fn memory(caller: &mut Caller<'_, GuestState>) -> Result<Memory> {
+pub(super) fn memory(caller: &mut Caller<'_, GuestState>) -> Result<Memory> {
     if let Some(memory) = caller.data().memory {
         return Ok(memory);
     }
@@ -134,7 +139,7 @@ fn memory(caller: &mut Caller<'_, GuestState>) -> Result<Memory> {
 }
 
 /// `len` bytes at `ptr`.
-fn range(memory: &[u8], ptr: u32, len: u64) -> Result<std::ops::Range<usize>> {
+pub(super) fn range(memory: &[u8], ptr: u32, len: u64) -> Result<std::ops::Range<usize>> {
     let end = u64::from(ptr).checked_add(len).filter(|end| *end <= memory.len() as u64);
     let end = end.and_then(|end| usize::try_from(end).ok());
     end.map(|end| ptr as usize..end).ok_or_else(|| wasmtime::format_err!("pointer out of range"))
@@ -211,13 +216,43 @@ fn fail(
 }
 
 fn log(mut caller: Caller<'_, GuestState>, level: u32, ptr: u32, len: u32) -> Result<()> {
+    line(&mut caller, level, ptr, len).map(|_| ())
+}
+
+/// As `log`, of what is written to WASI's standard output and error; the latter's last
+/// words are kept, for they say why a guest exits.
+pub(super) fn say(
+    caller: &mut Caller<'_, GuestState>,
+    level: u32,
+    ptr: u32,
+    len: u32,
+) -> Result<()> {
+    let text = line(caller, level, ptr, len)?;
+    let said = &mut caller.data_mut().said;
+    if level == 2 && said.len() + text.len() < TEXT_BYTES as usize {
+        if !said.is_empty() {
+            said.push(' ');
+        }
+        said.push_str(text.trim());
+    }
+    Ok(())
+}
+
+/// Writes a line to the log, and gives what may be shown of it.
+fn line(
+    caller: &mut Caller<'_, GuestState>,
+    level: u32,
+    ptr: u32,
+    len: u32,
+) -> Result<String> {
     if let Some(meter) = caller.data().meter.clone() {
-        meter.say(text(&mut caller, ptr, len)?);
-        return Ok(());
+        let text = text(caller, ptr, len)?;
+        meter.say(text.clone());
+        return Ok(text);
     }
     // First, because looking for a text in the file is what costs.
     let line = caller.data().lines.next();
-    let text = if line < LOG_LINES { text(&mut caller, ptr, len)? } else { String::new() };
+    let text = if line < LOG_LINES { text(caller, ptr, len)? } else { String::new() };
     let binding = &caller.data().binding;
     match (line, level) {
         (LOG_LINES, _) => {
@@ -229,7 +264,7 @@ fn log(mut caller: Caller<'_, GuestState>, level: u32, ptr: u32, len: u32) -> Re
         (_, 3) => tracing::info!(%binding, "plugin: {text}"),
         _ => tracing::debug!(%binding, "plugin: {text}"),
     }
-    Ok(())
+    Ok(text)
 }
 
 fn count(mut caller: Caller<'_, GuestState>, text: u32, delta: i64) -> Result<()> {

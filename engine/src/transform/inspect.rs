@@ -11,6 +11,7 @@ use wasmparser::{ExternalKind, Parser, Payload, TypeRef};
 
 use super::check;
 use super::host::hex;
+use super::wasi;
 
 /// The custom section with the fixtures: a JSON array of `{"file", "text"}`, each the text
 /// of one fixture file.
@@ -39,6 +40,8 @@ pub struct Inspection {
     pub metadata: Option<serde_json::Value>,
     /// Names of the fixtures it carries.
     pub fixtures: Vec<String>,
+    /// Its binding has to say `wasi = true`.
+    pub wasi: bool,
     /// Why the service would not take it.
     pub refused: Option<String>,
 }
@@ -59,13 +62,15 @@ pub fn inspect(wasm: &[u8], max_bytes: usize) -> Result<Inspection, String> {
         sections: Vec::new(),
         metadata: None,
         fixtures: Vec::new(),
-        // Of a Go plugin the binding has to say `wasi = true`, which no file can.
-        refused: check::check(wasm, max_bytes).err(),
+        wasi: false,
+        refused: None,
     };
     for payload in Parser::new(0).parse_all(wasm) {
         let payload = payload.map_err(|e| unreadable(&e))?;
         found.read(payload).map_err(|e| unreadable(&e))?;
     }
+    found.wasi = found.imports.iter().any(|(module, ..)| module == wasi::MODULE);
+    found.refused = check::check(wasm, max_bytes, found.wasi).err();
     found.sections.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
     let marker = |(name, _): &(String, &str)| name.strip_prefix("kasho_abi_").map(str::to_owned);
     found.abi = found.exports.iter().find_map(marker);
@@ -138,6 +143,17 @@ fn section_name(id: u8) -> &'static str {
         "element", "code", "data", "data count",
     ];
     NAMES.get(usize::from(id)).copied().unwrap_or("other")
+}
+
+/// Whether a module needs `wasi = true` in its binding.
+#[must_use]
+pub fn needs_wasi(wasm: &[u8]) -> bool {
+    let imports = Parser::new(0).parse_all(wasm).find_map(|payload| match payload {
+        Ok(Payload::ImportSection(section)) => Some(section),
+        _ => None,
+    });
+    let mut imports = imports.into_iter().flat_map(|section| section.into_imports());
+    imports.any(|import| import.is_ok_and(|import| import.module == wasi::MODULE))
 }
 
 /// The fixtures of a module, name and text; none if it carries none.

@@ -17,6 +17,7 @@ use super::host::{Compiled, Host, ticks};
 use super::imports::{GuestState, LogLines};
 use super::known::ById;
 use super::meter;
+use super::wasi::Wasi;
 
 /// Bytes that a JSON answer may have.
 const MAX_JSON: u64 = 4 << 20;
@@ -158,6 +159,8 @@ impl Instance {
             failed: None,
             lines: Arc::clone(&ceilings.lines),
             meter: host.meter().cloned(),
+            said: String::new(),
+            wasi: Wasi::default(),
         };
         let mut store = Store::new(host.engine(), state);
         store.limiter(|state| state);

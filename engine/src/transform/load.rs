@@ -129,7 +129,7 @@ fn bind(
     let key = choose_key(binding, keys);
     let compiled = read(&config.plugins.folder, binding).and_then(|wasm| {
         pinned(binding, &wasm)?;
-        host.compile(&wasm, (binding.max_file_mib as usize) << 20)
+        host.compile(&wasm, (binding.max_file_mib as usize) << 20, binding.wasi)
     });
     let compiled = compiled.map_err(|e| errors.push(wrong(&binding.plugin, e))).ok();
     let (Some(compiled), true) = (compiled, errors.is_empty()) else { return Err(errors) };

@@ -187,7 +187,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store");
         let wasm = Guest::new(&[]).wasm();
-        Host::new(Some(&path)).unwrap().compile(&wasm, 1 << 20).unwrap();
+        Host::new(Some(&path)).unwrap().compile(&wasm, 1 << 20, false).unwrap();
         let code = entry(&path);
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
         assert_eq!(fs::metadata(&code).unwrap().mode() & 0o777, 0o600);
@@ -205,7 +205,7 @@ mod tests {
         }
         fs::write(&code, &good[..20]).unwrap();
         assert!(store.load(host.engine(), &code, &name).is_none());
-        Host::new(Some(&path)).unwrap().compile(&wasm, 1 << 20).unwrap();
+        Host::new(Some(&path)).unwrap().compile(&wasm, 1 << 20, false).unwrap();
         assert!(store.load(host.engine(), &code, &name).is_some(), "made anew");
         fs::set_permissions(&code, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
         assert!(store.load(host.engine(), &code, &name).is_none(), "others can read it");
@@ -220,7 +220,7 @@ mod tests {
         let path = folder.path().join("store");
         let wasm = Guest::new(&[]).wasm();
         let host = Host::new(Some(&path)).unwrap();
-        host.compile(&wasm, 1 << 20).unwrap();
+        host.compile(&wasm, 1 << 20, false).unwrap();
         let (store, code) = (Store::open(&path).unwrap(), entry(&path));
         let name = code.file_stem().unwrap().to_str().unwrap().to_owned();
         assert!(store.load(host.engine(), &code, &name).is_some());

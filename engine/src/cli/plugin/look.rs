@@ -55,6 +55,7 @@ fn print(found: &Inspection) {
     }
     match &found.refused {
         Some(refused) => println!("The service would refuse it: {refused}"),
+        None if found.wasi => println!("The service would take it with `wasi = true`."),
         None => println!("The service would take it."),
     }
 }

@@ -14,6 +14,7 @@ use kasho_plugin_sdk::{Op, Relation};
 
 use crate::batch::{Batch, Cell, Detail, Image, Piece, Row, Span};
 use crate::position::{Lsn, Position};
+use crate::transform::inspect::needs_wasi;
 use crate::transform::{
     Binding, Catalog, Chain, Config, Host, NewColumns, Options, TransformError, load,
 };
@@ -45,6 +46,8 @@ impl Loaded {
         (binding.new_columns, binding.allow_unmasked) = (NewColumns::Pass, true);
         (binding.deadline_ms, binding.init_ms) = (PATIENCE_MS, PATIENCE_MS);
         binding.max_file_mib = MOST_MIB;
+        let module = std::fs::read(wasm).map_err(|e| format!("{}: {e}", wasm.display()))?;
+        binding.wasi = needs_wasi(&module);
         let mut config = Config::default();
         config.plugins.folder = match wasm.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),

@@ -1,7 +1,7 @@
 // Package kasho speaks ABI 1 for a Kasho plugin in Go (1.24 or later, GOOS=wasip1,
 // -buildmode=c-shared): register a Plugin in an init function. The contract is ABI.md of the
-// SDK. A panic stops the plugin; it is told by its text, which the service withholds unless
-// it stands in the .wasm file.
+// SDK. A panic stops the plugin: Go writes why and where to standard error, and the service
+// prints what of it stands in the .wasm file.
 package kasho
 
 import (
@@ -98,9 +98,6 @@ const (
 
 //go:wasmimport kasho_1 prf
 func importPrf(domain, offsets, bytes, n, out uint32)
-
-//go:wasmimport kasho_1 fail
-func importFail(text, length, file, fileLength, line, column uint32)
 
 //go:wasmimport kasho_1 log
 func importLog(level, text, length uint32)
@@ -539,10 +536,4 @@ func (r *Row) reply(call uint32) uint64 {
 	put(0, uint32(len(out)))
 	copy(place(len(out)), out)
 	return packed(len(out))
-}
-
-// failWith tells the host why and where, and does not come back.
-func failWith(text, file string, line int) {
-	importFail(address(unsafe.StringData(text)), uint32(len(text)),
-		address(unsafe.StringData(file)), uint32(len(file)), uint32(line), 0)
 }
