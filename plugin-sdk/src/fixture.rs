@@ -255,7 +255,8 @@ impl FixtureFile {
             return Err(format!("{shown}: there is no fixture (*.toml) in it"));
         }
         let read = |path: std::path::PathBuf| {
-            let name = path.display().to_string();
+            let shown = path.strip_prefix(".").unwrap_or(&path);
+            let name = shown.display().to_string();
             let text = std::fs::read_to_string(&path).map_err(|e| format!("{name}: {e}"))?;
             let file = FixtureFile::parse(&text).map_err(|e| format!("{name}:{e}"))?;
             Ok((name, file))
@@ -348,9 +349,8 @@ impl WrittenRow {
                 false => Ok(Expected::Error(error.clone())),
             };
         }
-        let cells = |named: &Option<Named>| {
-            value::cells(relation, named.clone().unwrap_or_default())
-        };
+        let cells =
+            |named: &Option<Named>| value::cells(relation, named.clone().unwrap_or_default());
         // A delete has no other image than the old one.
         let deletes = self.delete.is_some() && self.want_old.is_none();
         let (new, old) = match deletes {

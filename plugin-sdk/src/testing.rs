@@ -22,8 +22,8 @@
 //! assert_eq!(out[0].after("name"), Value::Text("ADA"));
 //! ```
 
-pub(crate) mod imports;
 mod files;
+pub(crate) mod imports;
 mod outcome;
 
 use std::collections::BTreeMap;

@@ -232,7 +232,9 @@ impl<'a> Outline<'a> {
             ));
         };
         match ty {
-            TypeRef::Func(index) if self.is(self.types.get(index as usize), params, results) => Ok(()),
+            TypeRef::Func(index) if self.is(self.types.get(index as usize), params, results) => {
+                Ok(())
+            }
             _ => Err(format!("it imports `{module}.{name}` with another type than it has here")),
         }
     }
@@ -369,7 +371,10 @@ mod tests {
             "(tag)",
         ] {
             let Ok(wasm) = wat::parse_str(format!("(module {body})")) else { panic!("{body}") };
-            assert!(check(&wasm, 1 << 20, false).unwrap_err().contains("not a valid module"), "{body}");
+            assert!(
+                check(&wasm, 1 << 20, false).unwrap_err().contains("not a valid module"),
+                "{body}"
+            );
         }
     }
 }

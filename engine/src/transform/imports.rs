@@ -239,12 +239,7 @@ pub(super) fn say(
 }
 
 /// Writes a line to the log, and gives what may be shown of it.
-fn line(
-    caller: &mut Caller<'_, GuestState>,
-    level: u32,
-    ptr: u32,
-    len: u32,
-) -> Result<String> {
+fn line(caller: &mut Caller<'_, GuestState>, level: u32, ptr: u32, len: u32) -> Result<String> {
     if let Some(meter) = caller.data().meter.clone() {
         let text = text(caller, ptr, len)?;
         meter.say(text.clone());

@@ -139,8 +139,19 @@ impl Inspection {
 
 fn section_name(id: u8) -> &'static str {
     const NAMES: [&str; 13] = [
-        "custom", "type", "import", "function", "table", "memory", "global", "export", "start",
-        "element", "code", "data", "data count",
+        "custom",
+        "type",
+        "import",
+        "function",
+        "table",
+        "memory",
+        "global",
+        "export",
+        "start",
+        "element",
+        "code",
+        "data",
+        "data count",
     ];
     NAMES.get(usize::from(id)).copied().unwrap_or("other")
 }

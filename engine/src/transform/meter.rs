@@ -21,6 +21,7 @@ pub struct Meter {
     memory: AtomicU64,
     longest: AtomicU64,
     said: Mutex<Vec<String>>,
+    failed: Mutex<Vec<String>>,
 }
 
 /// What was measured since the meter was read last.
@@ -34,6 +35,8 @@ pub struct Measured {
     pub longest: u64,
     /// What guests logged.
     pub said: Vec<String>,
+    /// Why calls with rows failed, whatever the chain then made of them.
+    pub failed: Vec<String>,
 }
 
 impl Meter {
@@ -46,17 +49,24 @@ impl Meter {
     /// Reads it and begins anew.
     #[must_use]
     pub fn take(&self) -> Measured {
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = |lines: &Mutex<Vec<String>>| {
+            std::mem::take(&mut *lines.lock().unwrap_or_else(PoisonError::into_inner))
+        };
         Measured {
             instructions: self.instructions.swap(0, Relaxed),
             memory: self.memory.swap(0, Relaxed),
             longest: self.longest.swap(0, Relaxed),
-            said: std::mem::take(&mut said),
+            said: taken(&self.said),
+            failed: taken(&self.failed),
         }
     }
 
     pub(super) fn counts(&self) -> bool {
         self.fuel
+    }
+
+    pub(super) fn fail(&self, text: String) {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).push(text);
     }
 
     pub(super) fn say(&self, text: String) {

@@ -298,7 +298,8 @@ mod tests {
         let refusal = setup(&other).refusal(&[&users()]);
         assert!(refusal.contains("wasi_snapshot_preview1.path_open"), "{refusal}");
         let mut other = guest("");
-        other.imports = other.imports.replace("(func $sched_yield (param ) (result i32))", "(func)");
+        other.imports =
+            other.imports.replace("(func $sched_yield (param ) (result i32))", "(func)");
         assert!(setup(&other).refusal(&[&users()]).contains("another type"));
     }
 
@@ -327,7 +328,8 @@ mod tests {
     #[test]
     fn clocks_stand_still_until_somebody_waits() {
         let clock = |id: u32, is: u64| {
-            let ask = format!("(call $clock_time_get (i32.const {id}) (i64.const 0) (i32.const 512))");
+            let ask =
+                format!("(call $clock_time_get (i32.const {id}) (i64.const 0) (i32.const 512))");
             let is = is.to_string();
             expect(&ask, "i32", "0") + &expect("(i64.load (i32.const 512))", "i64", &is)
         };
@@ -335,7 +337,8 @@ mod tests {
         let unknown = "(call $clock_time_get (i32.const 7) (i64.const 0) (i32.const 512))";
         body += &expect(unknown, "i32", "28");
         // A subscription to the monotonic clock, five seconds from now.
-        body += "(i64.store (i32.const 512) (i64.const 77)) (i32.store (i32.const 528) (i32.const 1))";
+        body +=
+            "(i64.store (i32.const 512) (i64.const 77)) (i32.store (i32.const 528) (i32.const 1))";
         body += "(i64.store (i32.const 536) (i64.const 5000000000))";
         body += &expect(&call("poll_oneoff", &[512, 1024, 1, 2048]), "i32", "0");
         body += &expect("(i32.load (i32.const 2048))", "i32", "1");

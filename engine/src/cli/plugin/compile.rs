@@ -50,21 +50,24 @@ fn rust(project: &Project) -> anyhow::Result<PathBuf> {
     let mut cargo = tool("CARGO", "cargo", project);
     cargo.args(["build", "--release", "--lib", "--target", "wasm32-unknown-unknown"]);
     cargo.args(["--quiet", "--message-format=json-render-diagnostics"]);
-    // Names in traps: cargo would strip what it can.
-    cargo.env("CARGO_PROFILE_RELEASE_STRIP", "none");
+    // Names of functions stay, for traps; what the standard library has for debuggers goes,
+    // which is a megabyte.
+    cargo.env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo");
     let cure = "install Rust (https://rustup.rs)";
-    let messages = succeed(&mut cargo, cure).context(
-        "if it misses `core` or `std`: rustup target add wasm32-unknown-unknown",
-    )?;
+    let messages = succeed(&mut cargo, cure)
+        .context("if it misses `core` or `std`: rustup target add wasm32-unknown-unknown")?;
     let messages = messages.lines().filter_map(|line| serde_json::from_str(line).ok());
     let artifact = messages.filter(|m: &serde_json::Value| {
         m["reason"] == "compiler-artifact"
-            && m["target"]["kind"].as_array().is_some_and(|kinds| kinds.iter().any(|k| k == "cdylib"))
+            && m["target"]["kind"]
+                .as_array()
+                .is_some_and(|kinds| kinds.iter().any(|k| k == "cdylib"))
     });
     let files = artifact.flat_map(|m| m["filenames"].as_array().cloned().unwrap_or_default());
     let wasm = files.filter_map(|file| file.as_str().map(PathBuf::from));
-    let wasm = wasm.filter(|file| file.extension().is_some_and(|e| e == "wasm")).last();
-    wasm.context("cargo made no .wasm: set crate-type = [\"cdylib\", \"rlib\"] under [lib]")
+    let mut wasm = wasm.filter(|file| file.extension().is_some_and(|e| e == "wasm"));
+    wasm.next_back()
+        .context("cargo made no .wasm: set crate-type = [\"cdylib\", \"rlib\"] under [lib]")
 }
 
 fn c(project: &Project, out: PathBuf) -> anyhow::Result<PathBuf> {

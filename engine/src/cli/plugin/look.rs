@@ -41,7 +41,7 @@ fn print(found: &Inspection) {
     };
     println!("memory    {memory}");
     println!("functions {}", grouped(u64::from(found.functions)));
-    println!("imports   {}", if found.imports.is_empty() { "none" } else { "" });
+    println!("imports{}", if found.imports.is_empty() { "   none" } else { "" });
     for (module, name, kind) in &found.imports {
         println!("  {module}.{name} ({kind})");
     }

@@ -108,7 +108,8 @@ impl Project {
 /// That a name can be that of a package in every language, and of a file.
 pub(super) fn valid(name: &str) -> anyhow::Result<()> {
     let first = name.bytes().next().is_some_and(|b| b.is_ascii_lowercase());
-    let all = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b));
+    let all =
+        name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b));
     if !first || !all || name.len() > 64 {
         bail!("`{name}` is no name: a letter, then letters, digits and dashes, all lower case");
     }

@@ -89,7 +89,8 @@ mod tests {
         assert_eq!(manifest["dependencies"]["toml"]["optional"].as_bool(), Some(true));
         assert!(manifest["dependencies"]["serde"]["features"].is_array());
         assert!(SDK.iter().any(|(path, _)| *path == "src/lib.rs"));
-        let none = SDK.iter().any(|(path, _)| path.contains("templates") || path.contains("target"));
+        let none =
+            SDK.iter().any(|(path, _)| path.contains("templates") || path.contains("target"));
         assert!(!none, "only its source");
     }
 

@@ -81,16 +81,16 @@ export class Hash {
 
   // The last 80 bits in 16 characters of a-z2-7, as the Rust SDK's `short`.
   short(): string {
-    const alphabet = "abcdefghijklmnopqrstuvwxyz234567";
-    let text = "";
+    const codes = new Array<i32>(16);
     for (let i = 0; i < 16; i++) {
       const shift = 75 - 5 * i;
       const five = shift >= 64
         ? this.high >> (shift - 64)
         : this.low >> shift | (shift > 59 ? this.high << (64 - shift) : 0);
-      text += alphabet.charAt((five & 31) as i32);
+      const n = (five & 31) as i32;
+      codes[i] = n < 26 ? 97 + n : 24 + n; // a-z, 2-7
     }
-    return text;
+    return String.fromCharCodes(codes);
   }
 
   // All 128 bits in 32 hexadecimal digits.
