@@ -1,12 +1,7 @@
-//! The plugin of `README.md`, as it stands there, and its own test.
-
-#![allow(elided_lifetimes_in_paths, reason = "authors write `&mut Row`, and so does the README")]
-
-#[path = "five_minutes/plugin.rs"]
-mod plugin;
+//! The guide shows the plugin that `kasho plugin new` writes, to the letter.
 
 #[test]
-fn the_readme_has_this_very_plugin() {
-    let block = format!("```rust\n{}```", include_str!("five_minutes/plugin.rs"));
-    assert!(include_str!("../README.md").contains(&block), "write it into the README again");
+fn the_guide_has_the_templates_very_plugin() {
+    let block = format!("```rust\n{}```", include_str!("../templates/rust/src/lib.rs"));
+    assert!(include_str!("../README.md").contains(&block), "write it into the guide again");
 }

@@ -139,7 +139,7 @@ async fn a_plugin_in_assemblyscript_lives() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_in_go_lives_with_its_shim() {
-    lives("mask-go", "go", "wasi = true\nmemory_mib = 128\n").await;
+    lives("mask-go", "go", "wasi = true\n").await;
 }
 
 /// A plugin in C with its source changed; what `kasho plugin test` says of it.
