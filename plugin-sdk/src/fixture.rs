@@ -512,7 +512,7 @@ mod tests {
             ("[[row]]\ninsert = { email = true }\n", "in quotes"),
             ("[[row]]\ninsert = { email = { is = \"nul\" } }\n", "unchanged"),
             ("[[row]]\ninsert = {}\ndrop = true\nerror = \"x\"\n", "a row has `want`, or"),
-            ("[[row]]\ninsert = {}\nwants = {}\n", "3: unknown field"),
+            ("[[row]]\ninsert = {}\nwants = {}\n", "4: unknown field"),
             ("[[row]]\ndelete = { email = \"x\" }\n", "no `key`"),
             ("[[row]]\ninsert = {}\nold = { id = 1 }\n", "only an update has `old`"),
             ("[[row]]\ninsert = {}\nbecomes = \"delete\"\n", "only an update becomes"),

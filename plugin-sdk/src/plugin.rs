@@ -60,28 +60,7 @@ pub trait Plugin: Sized + 'static {
 }
 
 /// What becomes of a row.
-///
-/// ```
-/// # use kasho_plugin_sdk::{*, testing::*};
-/// # struct Grown(Col);
-/// # impl Plugin for Grown {
-/// #     fn new(cx: &mut Setup) -> Result<Self> {
-/// #         cx.filter("public.users", "grown/1")?;
-/// #         Ok(Grown(cx.read("public.users.age")?))
-/// #     }
-/// fn row(&mut self, row: &mut Row) -> Verdict {
-///     match row.text(self.0).and_then(|age| age.parse::<u32>().ok()) {
-///         Some(age) if age < 18 => Verdict::Drop,
-///         _ => Verdict::Keep,
-///     }
-/// }
-/// # }
-/// # let mut fixture = Fixture::<Grown>::new(serde_json::Value::Null).unwrap();
-/// # let users = table("public.users(id int8 key, age int4)");
-/// # fixture.relation(&users).unwrap();
-/// # let out = fixture.run(&users, &["7", "70"].map(|age| insert([("id", "1"), ("age", age)])));
-/// # assert!(out[0].dropped() && !out[1].dropped());
-/// ```
+#[doc = concat!("\n", include_str!("examples/verdict.md"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It goes on, with its rewritten columns.
@@ -100,13 +79,7 @@ pub enum Verdict {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What is wrong with rules or a table, for the operator.
-///
-/// ```
-/// use kasho_plugin_sdk::Error;
-///
-/// let error = Error::new("there is no such transform").at("public.users.email");
-/// assert_eq!(error.to_string(), "public.users.email: there is no such transform");
-/// ```
+#[doc = concat!("\n", include_str!("examples/error.md"))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error(pub(crate) Complaint);
 
@@ -149,20 +122,7 @@ impl From<String> for Error {
 }
 
 /// A declared column, whatever tables it is in.
-///
-/// ```
-/// # use kasho_plugin_sdk::*;
-/// # struct P(Col);
-/// # impl Plugin for P {
-/// #     fn new(cx: &mut Setup) -> Result<Self> {
-/// let emails = cx.domain("email");
-/// // In every table of every schema that has such a column; Ada@X.org is ada@x.org.
-/// let email = cx.mask("*.*.email")?.keyed(emails).normalised(Normaliser::Lower);
-/// #         Ok(P(email))
-/// #     }
-/// # }
-/// # export_plugin!(P);
-/// ```
+#[doc = concat!("\n", include_str!("examples/col.md"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Col {
     pub(crate) index: u16,
@@ -188,31 +148,7 @@ impl Col {
 
 /// A declared domain of keyed hashes: the same value has the same hash in it, whatever
 /// table or plugin it comes from.
-///
-/// ```
-/// # use kasho_plugin_sdk::{*, testing::*};
-/// # struct P(Col, Domain);
-/// # impl Plugin for P {
-/// #     fn new(cx: &mut Setup) -> Result<Self> {
-/// #         Ok(P(cx.mask("public.users.name")?, cx.domain("person")))
-/// #     }
-/// #     fn row(&mut self, row: &mut Row) -> Verdict {
-/// let person = self.1;
-/// // Of a text of one's own making; a column as it stands has `rewrite_hashed`.
-/// row.rewrite(self.0, |name, _| {
-///     let family = name.split(' ').next_back().unwrap_or_default();
-///     format!("family {}", person.hash(family).short())
-/// });
-/// #         Verdict::Keep
-/// #     }
-/// # }
-/// # let mut fixture = Fixture::<P>::new(serde_json::Value::Null).unwrap();
-/// # let users = table("public.users(id int8 key, name text)");
-/// # fixture.relation(&users).unwrap();
-/// # let rows = ["Ada King", "Bob King"].map(|name| insert([("id", "1"), ("name", name)]));
-/// # let out = fixture.run(&users, &rows);
-/// # assert_eq!(out[0].after("name"), out[1].after("name"));
-/// ```
+#[doc = concat!("\n", include_str!("examples/domain.md"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Domain(u16);
 
@@ -243,30 +179,7 @@ impl Domain {
 pub struct Reason(pub(crate) u16);
 
 /// A declared counter, shown in the engine's metrics.
-///
-/// ```
-/// # use kasho_plugin_sdk::{*, testing::*};
-/// # struct P(Counter);
-/// # impl Plugin for P {
-/// #     fn new(cx: &mut Setup) -> Result<Self> {
-/// #         cx.table("public.users")?;
-/// #         Ok(P(cx.counter("users seen")))
-/// #     }
-/// #     fn row(&mut self, row: &mut Row) -> Verdict {
-/// self.0.add(1);
-/// if row.op() == Op::Delete {
-///     log(Level::Info, "somebody left");
-/// }
-/// #         Verdict::Keep
-/// #     }
-/// # }
-/// # let mut fixture = Fixture::<P>::new(serde_json::Value::Null).unwrap();
-/// # let users = table("public.users(id int8 key)");
-/// # fixture.relation(&users).unwrap();
-/// # fixture.run(&users, &[delete([("id", "1")])]);
-/// assert_eq!(counted("users seen"), 1);
-/// assert_eq!(logged(), ["somebody left"]);
-/// ```
+#[doc = concat!("\n", include_str!("examples/counter.md"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counter(u16);
 
@@ -317,33 +230,7 @@ pub(crate) struct Declared {
 }
 
 /// What a plugin can ask and declare before any row.
-///
-/// ```
-/// # use kasho_plugin_sdk::{*, testing::*};
-/// # struct P { status: Col, email: Col }
-/// # impl Plugin for P {
-/// fn new(cx: &mut Setup) -> Result<Self> {
-///     let status = cx.read("public.users.status")?;
-///     let email = cx.mask("public.users.email")?;
-///     cx.fingerprint(email, "stars/1");
-///     cx.drop("public.users.ssn")?;
-///     cx.pass("public.users.*")?;
-///     cx.max_rows(256);
-///     Ok(P { status, email })
-/// }
-/// #     fn row(&mut self, row: &mut Row) -> Verdict {
-/// #         row.rewrite(self.email, |_, _| "***");
-/// #         let _ = row.text(self.status);
-/// #         Verdict::Keep
-/// #     }
-/// # }
-/// # let mut fixture = Fixture::<P>::new(serde_json::Value::Null).unwrap();
-/// # let users = table("public.users(id int8 key, status text, email text, ssn text)");
-/// # fixture.relation(&users).unwrap();
-/// # let out = fixture.run(&users, &[insert([("id", "1"), ("email", "a@b"), ("ssn", "1")])]);
-/// assert_eq!(out[0].after("email"), Value::Text("***"));
-/// assert_eq!(out[0].after("ssn"), Value::Absent);
-/// ```
+#[doc = concat!("\n", include_str!("examples/setup.md"))]
 #[derive(Debug)]
 pub struct Setup<'a> {
     init: &'a abi::Init,
@@ -579,24 +466,7 @@ fn intern(texts: &mut Vec<String>, text: &str) -> (u16, Option<&'static str>) {
 }
 
 /// A table, and which declared columns it has.
-///
-/// ```
-/// # use kasho_plugin_sdk::{*, testing::*};
-/// # #[derive(Debug)]
-/// # struct P(Col);
-/// # impl Plugin for P {
-/// #     fn new(cx: &mut Setup) -> Result<Self> { Ok(P(cx.mask("public.users.born")?)) }
-/// fn relation(&mut self, table: &Table) -> Result<()> {
-///     match table.column_of(self.0) {
-///         Some(column) if column.base != "date" => Err("only dates can be shifted".into()),
-///         _ => Ok(()),
-///     }
-/// }
-/// # }
-/// # let mut fixture = Fixture::<P>::new(serde_json::Value::Null).unwrap();
-/// # assert!(fixture.relation(&table("public.users(id int8 key, born text)")).is_err());
-/// # assert!(fixture.relation(&table("public.users(id int8 key, born date)")).is_ok());
-/// ```
+#[doc = concat!("\n", include_str!("examples/table.md"))]
 #[derive(Clone, Copy, Debug)]
 pub struct Table<'a> {
     pub(crate) relation: &'a Relation,

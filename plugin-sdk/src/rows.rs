@@ -43,31 +43,7 @@ pub(crate) struct Work {
 }
 
 /// Rows of one table.
-///
-/// ```
-/// # use kasho_plugin_sdk::{*, testing::*};
-/// # struct P(Col, Col);
-/// # impl Plugin for P {
-/// #     fn new(cx: &mut Setup) -> Result<Self> {
-/// #         Ok(P(cx.read("public.users.status")?, cx.write("public.users.name")?))
-/// #     }
-/// fn batch(&mut self, batch: &mut Batch) {
-///     let gone: Vec<bool> =
-///         batch.values(self.0).map(|status| status == Value::Text("gone")).collect();
-///     for row in (0..batch.len()).filter(|row| gone[*row]) {
-///         batch.judge(row, Verdict::Drop);
-///     }
-///     batch.rewrite(self.1, |name, _| name.to_uppercase());
-/// }
-/// # }
-/// # let mut fixture = Fixture::<P>::new(serde_json::Value::Null).unwrap();
-/// # let users = table("public.users(id int8 key, status text, name text)");
-/// # fixture.relation(&users).unwrap();
-/// # let row = |status| insert([("id", "1"), ("status", status), ("name", "Ada")]);
-/// # let out = fixture.run(&users, &[row("gone"), row("here")]);
-/// # assert!(out[0].dropped());
-/// # assert_eq!(out[1].after("name"), Value::Text("ADA"));
-/// ```
+#[doc = concat!("\n", include_str!("examples/batch.md"))]
 #[derive(Debug)]
 pub struct Batch<'a> {
     input: Input<'a>,
@@ -371,31 +347,7 @@ fn emptied(mut columns: Vec<ColumnView<'_>>) -> Vec<ColumnView<'static>> {
 }
 
 /// One row of a batch.
-///
-/// ```
-/// # use kasho_plugin_sdk::{*, testing::*};
-/// # struct P(Col, Col);
-/// # impl Plugin for P {
-/// #     fn new(cx: &mut Setup) -> Result<Self> {
-/// #         Ok(P(cx.write("public.users.first")?, cx.write("public.users.last")?))
-/// #     }
-/// fn row(&mut self, row: &mut Row) -> Verdict {
-///     if row.get(self.0) == Value::Null {
-///         row.set(self.0, "nobody");
-///     }
-///     if row.now(self.0) == Value::Text("nobody") && row.op() != Op::Delete {
-///         row.null(self.1);
-///     }
-///     Verdict::Keep
-/// }
-/// # }
-/// # let mut fixture = Fixture::<P>::new(serde_json::Value::Null).unwrap();
-/// # let users = table("public.users(id int8 key, first text, last text)");
-/// # fixture.relation(&users).unwrap();
-/// # let out = fixture.run(&users, &[insert([("id", "1"), ("last", "King")])]);
-/// # assert_eq!(out[0].after("first"), Value::Text("nobody"));
-/// # assert_eq!(out[0].after("last"), Value::Null);
-/// ```
+#[doc = concat!("\n", include_str!("examples/row.md"))]
 #[derive(Debug)]
 pub struct Row<'b, 'a> {
     batch: &'b mut Batch<'a>,

@@ -36,6 +36,8 @@ fn home() -> Builder {
     let builder = Engine::builder()
         // What cargo has built for one of these folders it need not build for the next.
         .env("CARGO_TARGET_DIR", &cargo)
+        // What Kasho was built from is here, and suffices.
+        .env("CARGO_NET_OFFLINE", "true")
         .env("KASHO_GO", &go().display().to_string());
     builder.home().write("key", KEY);
     builder

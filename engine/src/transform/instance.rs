@@ -6,7 +6,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
 
 use kasho_plugin_sdk::abi::{self, Announcement, Answer, Complaint, Needs, Wanted};
 use kasho_plugin_sdk::{Relation, batch};
@@ -164,7 +163,7 @@ impl Instance {
         };
         let mut store = Store::new(host.engine(), state);
         store.limiter(|state| state);
-        meter::refuel(&mut store);
+        meter::begin(&mut store);
         store.set_epoch_deadline(ticks(ceilings.init_ms));
         let made = compiled.pre.instantiate(&mut store);
         let instance = made.map_err(|e| failure(&store, &e, ceilings.init_ms))?;
@@ -270,11 +269,12 @@ impl Instance {
             Entry::Relation => &self.relation,
             Entry::Batch => &self.batch,
         };
-        meter::refuel(&mut self.store);
-        let started = Instant::now();
+        let measured = meter::begin(&mut self.store);
         let answer = function.call(&mut self.store, (ptr, len));
-        let rows = matches!(entry, Entry::Batch);
-        meter::called(&self.store, self.memory.data_size(&self.store), rows, started);
+        if let Some(started) = measured {
+            let rows = matches!(entry, Entry::Batch);
+            meter::end(&self.store, self.memory.data_size(&self.store), rows, started);
+        }
         answer.map_err(|e| failure(&self.store, &e, deadline_ms))
     }
 
@@ -351,10 +351,10 @@ fn failure(store: &Store<GuestState>, error: &wasmtime::Error, ms: u64) -> Failu
     let frames = error.downcast_ref::<WasmBacktrace>().map(WasmBacktrace::frames);
     let name = frames.and_then(|f| f.iter().find_map(|f| f.func_name()));
     let name = name.map(|name| format!(" in `{}`", gate::harmless(name))).unwrap_or_default();
-    let what = match (&state.failed, trap) {
+    Failure::Trap(match (&state.failed, trap) {
+        // It says itself where; the innermost function is but the one that says so.
         (Some(said), _) => format!("it failed: {said}"),
-        (None, Some(trap)) => format!("it trapped: {trap}"),
-        (None, None) => format!("it trapped: {}", error.root_cause()),
-    };
-    Failure::Trap(format!("{what}{name}"))
+        (None, Some(trap)) => format!("it trapped: {trap}{name}"),
+        (None, None) => format!("it trapped: {}{name}", error.root_cause()),
+    })
 }

@@ -74,20 +74,22 @@ impl Meter {
     }
 }
 
-/// Fills the tank before a call. A host without fuel has none.
-pub(super) fn refuel(store: &mut Store<GuestState>) {
-    if store.data().meter.as_ref().is_some_and(|meter| meter.fuel) {
-        // It fails where no fuel is consumed, and there it is not called.
+/// Begins to measure a call, if there is a meter: fills the tank, starts the watch.
+pub(super) fn begin(store: &mut Store<GuestState>) -> Option<Instant> {
+    let fuel = store.data().meter.as_ref()?.fuel;
+    if fuel {
+        // It fails where no fuel is consumed, and there is a tank.
         let _ = store.set_fuel(u64::MAX);
     }
+    Some(Instant::now())
 }
 
 /// Notes a call that has ended, one with rows or another.
-pub(super) fn called(store: &Store<GuestState>, memory: usize, rows: bool, started: Instant) {
+pub(super) fn end(store: &Store<GuestState>, memory: usize, rows: bool, started: Instant) {
+    let took = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
     let Some(meter) = &store.data().meter else { return };
     meter.memory.fetch_max(memory as u64, Relaxed);
     if rows {
-        let took = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         meter.longest.fetch_max(took, Relaxed);
         let left = store.get_fuel().unwrap_or(u64::MAX);
         meter.instructions.fetch_add(u64::MAX - left, Relaxed);

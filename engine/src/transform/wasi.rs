@@ -55,7 +55,7 @@ const EPOCH_NS: u64 = 946_684_800_000_000_000;
 const MOST: u32 = 1024;
 /// Bytes of a subscription, and of an event.
 const SUBSCRIPTION: u64 = 48;
-const EVENT: u64 = 32;
+const EVENT: usize = 32;
 /// A character device: a terminal, for want of anything else.
 const CHARACTER_DEVICE: u8 = 2;
 
@@ -201,7 +201,7 @@ fn poll_oneoff(mut guest: Guest<'_>, from: u32, to: u32, n: u32, events: u32) ->
         let memory = memory(&mut guest)?;
         let data = memory.data(&guest);
         let at = u64::from(from) + SUBSCRIPTION * i;
-        let mut event = [0; EVENT as usize];
+        let mut event = [0; EVENT];
         event[..8].copy_from_slice(&get::<8>(data, at)?);
         let [kind] = get(data, at + 8)?;
         event[10] = kind;
@@ -218,7 +218,7 @@ fn poll_oneoff(mut guest: Guest<'_>, from: u32, to: u32, n: u32, events: u32) ->
         } else {
             event[8..10].copy_from_slice(&ENOTSUP.to_le_bytes());
         }
-        let place = u64::from(to) + EVENT * i;
+        let place = u64::from(to) + EVENT as u64 * i;
         put(&mut guest, u32::try_from(place).unwrap_or(u32::MAX), &event)?;
     }
     guest.data_mut().wasi.now_ns = now;
