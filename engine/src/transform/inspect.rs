@@ -170,16 +170,18 @@ pub fn needs_wasi(wasm: &[u8]) -> bool {
 /// The fixtures of a module, name and text; none if it carries none.
 #[must_use]
 pub fn fixtures(wasm: &[u8]) -> Vec<(String, String)> {
-    for payload in Parser::new(0).parse_all(wasm) {
-        match payload {
-            Ok(Payload::CustomSection(section)) if section.name() == FIXTURES_SECTION => {
-                return embedded(section.data());
-            }
-            Ok(_) => {}
-            Err(_) => break,
-        }
-    }
-    Vec::new()
+    custom(wasm, FIXTURES_SECTION).map(embedded).unwrap_or_default()
+}
+
+/// The content of a module's custom section of this name, if it has one.
+#[must_use]
+pub fn custom<'a>(wasm: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    let payloads = Parser::new(0).parse_all(wasm).map_while(Result::ok);
+    let mut sections = payloads.filter_map(|payload| match payload {
+        Payload::CustomSection(section) if section.name() == name => Some(section.data()),
+        _ => None,
+    });
+    sections.next()
 }
 
 fn embedded(json: &[u8]) -> Vec<(String, String)> {

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::project::{Language, Project};
 use super::{Place, compile, grouped, sdk};
-use crate::transform::inspect::{FIXTURES_SECTION, inspect, with_sections};
+use crate::transform::inspect::{FIXTURES_SECTION, custom, inspect, with_sections};
 
 /// A rules schema of the author's, if there is one.
 const SCHEMA: &str = "rules.schema.json";
@@ -47,7 +47,8 @@ pub(super) fn ready(place: &Place) -> anyhow::Result<(PathBuf, PathBuf)> {
 /// Builds a project; the path of the file.
 pub(super) fn build(project: &Project) -> anyhow::Result<PathBuf> {
     let module = compile::compile(project)?;
-    let (metadata, fixtures) = (metadata(project)?, fixtures(project)?);
+    let own = custom(&module, abi::METADATA_SECTION);
+    let (metadata, fixtures) = (metadata(project, own)?, fixtures(project)?);
     let sections = [(abi::METADATA_SECTION, &*metadata), (FIXTURES_SECTION, &*fixtures)];
     let module = with_sections(&module, &sections).map_err(anyhow::Error::msg)?;
     let out = project.wasm();
@@ -63,7 +64,8 @@ pub(super) fn build(project: &Project) -> anyhow::Result<PathBuf> {
     }
 }
 
-fn metadata(project: &Project) -> anyhow::Result<Vec<u8>> {
+/// What describes the plugin. What its own code says of itself (`metadata!`) holds.
+fn metadata(project: &Project, own: Option<&[u8]>) -> anyhow::Result<Vec<u8>> {
     let mut metadata = json!({
         "name": project.name,
         "version": project.version,
@@ -75,6 +77,11 @@ fn metadata(project: &Project) -> anyhow::Result<Vec<u8>> {
         let schema: serde_json::Value =
             serde_json::from_str(&text).with_context(|| schema.display().to_string())?;
         metadata["rules"] = schema;
+    }
+    if let Some(own) = own {
+        let own: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(own)
+            .context("the plugin describes itself by something that is no JSON object")?;
+        own.into_iter().for_each(|(key, value)| metadata[key] = value);
     }
     Ok(serde_json::to_vec(&metadata)?)
 }
@@ -92,4 +99,32 @@ fn fixtures(project: &Project) -> anyhow::Result<Vec<u8>> {
         }
     }
     Ok(serde_json::to_vec(&files)?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn what_a_plugin_says_of_itself_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(
+            folder.path().join("plugin.toml"),
+            "name = \"x\"\nversion = \"1\"\nlanguage = \"c\"\n",
+        )
+        .unwrap();
+        let project = Project::open(folder.path()).unwrap();
+        let said = |own: Option<&[u8]>| -> serde_json::Value {
+            serde_json::from_slice(&metadata(&project, own).unwrap()).unwrap()
+        };
+        assert_eq!(said(None)["language"], "c");
+        let both = said(Some(br#"{"version": "2", "transforms": []}"#));
+        assert_eq!((&both["name"], &both["version"]), (&json!("x"), &json!("2")));
+        assert!(both["transforms"].is_array());
+        assert!(metadata(&project, Some(b"[]")).is_err());
+        std::fs::write(folder.path().join(SCHEMA), "{\"type\": \"object\"}").unwrap();
+        assert_eq!(said(None)["rules"]["type"], "object");
+    }
 }
