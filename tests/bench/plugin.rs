@@ -239,7 +239,7 @@ fn chain(host: &Arc<Host>, case: &Case<'_>) -> Chain {
         binding.rules = toml::from_str(&rules).expect("rules");
     }
     let key = tempfile::NamedTempFile::new().expect("file");
-    let bytes: [u8; 32] = std::array::from_fn(|n| 17 * n as u8 + 3);
+    let bytes: [u8; 32] = std::array::from_fn(|n| u8::try_from(7 * n + 3).expect("small"));
     std::fs::write(key.path(), bytes).expect("key");
     let mut config = Config { transform: vec![binding], ..Config::default() };
     config.keys.insert("k1".to_owned(), KeySource::File(key.path().to_owned()));

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use kasho_plugin_sdk::Hash;
-use kasho_plugin_sdk::keys::DomainKey;
+use kasho_plugin_sdk::keys::{DomainKey, TEST_MASTER};
 use serde_json::Value;
 
 use crate::harness::engine::Builder;
@@ -142,6 +142,52 @@ async fn a_plugin_in_assemblyscript_lives() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_in_go_lives_with_its_shim() {
     lives("mask-go", "go", "wasi = true\n").await;
+}
+
+/// All that a template's library can do, by the same fixture in every language.
+async fn does_everything(lang: &str, file: &str, source: &str) {
+    let builder = tokio::task::spawn_blocking(home).await.expect("home");
+    let engine = builder.build();
+    engine.run(&["plugin", "new", "wide", "--lang", lang]).await.success();
+    let folder = engine.home().path().join("wide");
+    std::fs::write(folder.join(file), source).expect("write");
+    std::fs::remove_file(folder.join("fixtures/users.toml")).expect("remove");
+    let mails = DomainKey::derive(&TEST_MASTER, "mail");
+    let mut parts = include_str!("authoring/wide.toml").split(['«', '»']);
+    let mut fixture = parts.next().expect("text").to_owned();
+    // The first one stands in the comment.
+    assert_eq!(parts.next(), Some("…"));
+    while let (Some(text), Some(mail)) = (parts.next(), parts.next()) {
+        let mail = mail.replace("\\\"", "\"").replace("\\\\", "\\");
+        let fake = Hash(mails.prf(mail.as_bytes())).short().to_string();
+        fixture.push_str(&format!("{text}{fake}-12"));
+    }
+    let rest = include_str!("authoring/wide.toml").rsplit('»').next().expect("text");
+    std::fs::write(folder.join("fixtures/wide.toml"), fixture + rest).expect("write");
+    let refused = "tables = ['\"odd-shop\".\"Order\"(id int8 key, mail text)']\n\
+                   refused = 'name is a \"b\"'\n";
+    std::fs::write(folder.join("fixtures/wrong.toml"), refused).expect("write");
+    let tested = engine.run(&["plugin", "test", "wide"]).await.success();
+    assert!(tested.stdout.contains("10 rows of 2 fixtures hold"), "{tested:?}");
+    assert!(tested.stdout.contains("log: wrong"), "{tested:?}");
+    let wasm = "wide/build/wide.wasm";
+    engine.run(&["plugin", "bench", "wide", "--wasm", wasm]).await.success();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_in_c_does_everything() {
+    does_everything("c", "plugin.c", include_str!("authoring/wide.c")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_in_assemblyscript_does_everything() {
+    let source = include_str!("authoring/wide.ts");
+    does_everything("assemblyscript", "assembly/index.ts", source).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_in_go_does_everything() {
+    does_everything("go", "main.go", include_str!("authoring/wide.go")).await;
 }
 
 /// A plugin in C with its source changed; what `kasho plugin test` says of it.
