@@ -16,6 +16,7 @@ mod e2e {
 mod drain;
 mod dump;
 mod guest;
+mod load;
 mod memory;
 mod plugin;
 mod table;
@@ -67,6 +68,9 @@ async fn main() {
     }
     if wanted("drain") {
         drain::run(&mut table).await;
+    }
+    if wanted("load") {
+        load::run(&mut table).await;
     }
     if wanted("memory") {
         memory::run(&mut table).await;
