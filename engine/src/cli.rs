@@ -59,7 +59,8 @@ enum Command {
     BootstrapSync(sync::Arguments),
     /// Drop the slot and begin anew: back to WAITING.
     Reset(reset::Arguments),
-    /// Look at the plugins of the running engine, and confirm new ones.
+    /// Write a plugin (start it, build it, test it, measure it, look at it), look at those of
+    /// the running engine, and confirm new ones.
     #[command(subcommand)]
     Plugin(plugin::Command),
     /// Hold an exported snapshot, for a bootstrap by hand.

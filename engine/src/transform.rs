@@ -28,11 +28,13 @@ mod generation;
 mod handle;
 mod host;
 mod imports;
+pub mod inspect;
 mod instance;
 mod keys;
 mod known;
 mod load;
 mod loosen;
+mod meter;
 mod outcome;
 mod plan;
 mod probe;
@@ -54,6 +56,7 @@ pub use handle::{Chains, Handle, Refused, Report};
 pub use host::Host;
 pub use keys::{Key, KeyError};
 pub use load::{Options, Rejected, candidate, load, restore};
+pub use meter::{Measured, Meter};
 
 #[cfg(test)]
 mod evil;

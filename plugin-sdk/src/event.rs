@@ -10,6 +10,13 @@ use serde::{Deserialize, Serialize};
 use crate::abi::{DDL_RELATION, MESSAGE_RELATION};
 
 /// What happened to a row. The numbers are those of ABI 1's `op` array.
+///
+/// ```
+/// use kasho_plugin_sdk::Op;
+///
+/// assert_eq!(Op::from_number(1), Some(Op::Update));
+/// assert_eq!(Op::Read.name(), "read");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
@@ -123,6 +130,13 @@ pub struct Column {
 ///
 /// `id` and `version` are the engine's: the same table gets a new version whenever
 /// its description changes, and a row belongs to exactly one version.
+///
+/// ```
+/// let users = kasho_plugin_sdk::fixture::parse_table("public.\"Users\"(id int8 key, email text)").unwrap();
+/// assert_eq!(users.qualified(), "public.\"Users\"");
+/// assert_eq!(users.column("email"), Some(1));
+/// assert!(users.columns[0].key && !users.is_virtual());
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Relation {
     /// `pg_class.oid` of the source table.
@@ -167,6 +181,13 @@ const FIRST_TABLE_ID: u32 = 16_384;
 /// An identifier as SQL text: bare where lower case letters, digits and `_` suffice,
 /// in double quotes otherwise. Reserved words are not quoted: this is for naming
 /// things to people and in rules, not for building statements.
+///
+/// ```
+/// use kasho_plugin_sdk::quote_identifier;
+///
+/// assert_eq!(quote_identifier("users"), "users");
+/// assert_eq!(quote_identifier("Users"), "\"Users\"");
+/// ```
 #[must_use]
 pub fn quote_identifier(name: &str) -> String {
     let plain = name

@@ -7,6 +7,15 @@ use std::borrow::Cow;
 use std::fmt;
 
 /// The keyed hash of a value, 128 bits.
+///
+/// ```
+/// use kasho_plugin_sdk::Hash;
+///
+/// let hash = Hash([0xAB; 16]);
+/// assert_eq!(hash.to_string(), "ab".repeat(16));
+/// assert_eq!(hash.short().as_str().len(), 16);
+/// assert_eq!(["Ada", "Bob", "Cyd"][hash.pick(3)], "Cyd");
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct Hash(pub [u8; 16]);
@@ -76,6 +85,14 @@ fn ascii(text: &[u8]) -> &str {
 }
 
 /// Choices drawn from one hash, each from what the one before left over.
+///
+/// ```
+/// use kasho_plugin_sdk::Hash;
+///
+/// let mut picks = Hash([0xAB; 16]).picks();
+/// let (first, last) = (picks.next(1_000), picks.next(1_000));
+/// assert!(first < 1_000 && last < 1_000);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Picks(u128);
 
@@ -93,6 +110,14 @@ impl Picks {
 }
 
 /// What is made equal before hashing, so that equal things get equal fakes.
+///
+/// ```
+/// use kasho_plugin_sdk::Normaliser;
+///
+/// assert_eq!(Normaliser::Lower.apply("  Ada@X.org "), "ada@x.org");
+/// assert_eq!(Normaliser::Numeric.apply("1.00"), Normaliser::Numeric.apply("1e0"));
+/// assert_eq!(Normaliser::named("trim"), Some(Normaliser::Trim));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Normaliser {
     /// The text itself.

@@ -8,6 +8,16 @@
 use crate::hash::Hash;
 
 /// Values laid out as in a block: little-endian offsets and bytes.
+///
+/// ```
+/// use kasho_plugin_sdk::Texts;
+///
+/// let mut texts = Texts::default();
+/// texts.push("ada");
+/// texts.push("bob");
+/// assert_eq!(texts.iter().collect::<Vec<_>>(), ["ada", "bob"]);
+/// assert_eq!(texts.len(), 2);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Texts {
     offsets: Vec<[u8; 4]>,

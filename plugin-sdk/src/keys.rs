@@ -15,7 +15,19 @@ use crate::abi::PRF_BYTES;
 /// Length of a master key.
 pub const MASTER_BYTES: usize = 32;
 
+/// The master key of fixtures and tests, which everybody knows, so that expected fakes can
+/// be written down. The service refuses it.
+pub const TEST_MASTER: [u8; MASTER_BYTES] = [7; MASTER_BYTES];
+
 /// The key of one domain, ready to hash.
+///
+/// ```
+/// use kasho_plugin_sdk::keys::{DomainKey, TEST_MASTER};
+///
+/// let emails = DomainKey::derive(&TEST_MASTER, "email");
+/// assert_eq!(emails.prf(b"ada@lovelace.org"), emails.prf(b"ada@lovelace.org"));
+/// assert_ne!(emails.prf(b"ada"), DomainKey::derive(&TEST_MASTER, "person").prf(b"ada"));
+/// ```
 #[derive(Clone)]
 pub struct DomainKey {
     mac: Hmac<Sha256>,

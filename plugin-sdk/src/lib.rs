@@ -45,9 +45,16 @@
 //! crate. `README.md` goes through it step by step; `ABI.md` is the contract beneath, for
 //! other languages. The same thing in one line is [`mask!`].
 
+/// The guide's examples, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Guide;
+
 pub mod abi;
 pub mod batch;
 pub mod event;
+#[cfg(feature = "fixtures")]
+pub mod fixture;
 #[cfg(target_arch = "wasm32")]
 #[doc(hidden)]
 pub mod guest;

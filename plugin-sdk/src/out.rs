@@ -15,6 +15,27 @@ use crate::plugin::Reason;
 pub struct Timestamp(pub i64);
 
 /// Where a closure writes a new value.
+///
+/// ```
+/// # use kasho_plugin_sdk::{*, testing::*};
+/// # struct P(Col);
+/// # impl Plugin for P {
+/// #     fn new(cx: &mut Setup) -> Result<Self> { Ok(P(cx.write("public.users.name")?)) }
+/// #     fn row(&mut self, row: &mut Row) -> Verdict {
+/// row.rewrite(self.0, |name, out| {
+///     out.push(name.chars().next().unwrap_or('?'));
+///     out.repeat('*', name.chars().count().saturating_sub(1));
+///     write!(out, " ({})", name.len())
+/// });
+/// #         Verdict::Keep
+/// #     }
+/// # }
+/// # let mut fixture = Fixture::<P>::new(serde_json::Value::Null).unwrap();
+/// # let users = table("public.users(id int8 key, name text)");
+/// # fixture.relation(&users).unwrap();
+/// # let out = fixture.run(&users, &[insert([("id", "1"), ("name", "Ada")])]);
+/// assert_eq!(out[0].after("name"), Value::Text("A** (3)"));
+/// ```
 #[derive(Debug)]
 pub struct Out<'a> {
     /// Valid UTF-8, since only whole texts and characters are appended.
@@ -97,6 +118,33 @@ pub enum Patched {
 }
 
 /// What closures of `rewrite` may return.
+///
+/// ```
+/// # use kasho_plugin_sdk::{*, testing::*};
+/// # struct P(Col, Reason);
+/// # impl Plugin for P {
+/// #     fn new(cx: &mut Setup) -> Result<Self> {
+/// #         Ok(P(cx.write("public.users.name")?, cx.reason("not a name")))
+/// #     }
+/// #     fn row(&mut self, row: &mut Row) -> Verdict {
+/// let bad = self.1;
+/// row.rewrite(self.0, |name, _| match name {
+///     "" => Ok(None),                                  // NULL
+///     "?" => Err(bad),                                 // the row's error
+///     name => Ok(Some(name.to_uppercase())),           // a text
+/// });
+/// #         Verdict::Keep
+/// #     }
+/// # }
+/// # let mut fixture = Fixture::<P>::new(serde_json::Value::Null).unwrap();
+/// # let users = table("public.users(id int8 key, name text)");
+/// # fixture.relation(&users).unwrap();
+/// # let rows = ["", "?", "ada"].map(|name| insert([("id", "1"), ("name", name)]));
+/// # let out = fixture.run(&users, &rows);
+/// assert_eq!(out[0].after("name"), Value::Null);
+/// assert_eq!(out[1].error(), Some("not a name"));
+/// assert_eq!(out[2].after("name"), Value::Text("ADA"));
+/// ```
 pub trait IntoPatch {
     /// Puts a returned text into `out`; says what is to be done.
     fn into_patch(self, out: &mut Out<'_>) -> Patched;

@@ -9,6 +9,11 @@ use std::fmt;
 use crate::event::{Relation, quote_identifier};
 
 /// One part of a dotted name.
+///
+/// ```
+/// let parts = kasho_plugin_sdk::pattern::parts("public.user*").unwrap();
+/// assert!(!parts[0].is_glob() && parts[1].matches("users"));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Part {
     text: String,
@@ -104,6 +109,15 @@ fn quoted_part(quoted: &str) -> Option<(Part, &str)> {
 }
 
 /// `schema.table`, either part possibly a glob.
+///
+/// ```
+/// use kasho_plugin_sdk::{fixture::parse_table, pattern::TablePattern};
+///
+/// let pattern = TablePattern::parse("billing_*.\"Order\"").unwrap();
+/// assert!(pattern.matches(&parse_table("billing_de.\"Order\"(id int8 key)").unwrap()));
+/// assert!(pattern.is_glob());
+/// assert!(TablePattern::parse("no schema").is_err());
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TablePattern {
     /// The schema.
@@ -150,6 +164,14 @@ impl fmt::Display for TablePattern {
 }
 
 /// `schema.table.column`, any part possibly a glob.
+///
+/// ```
+/// use kasho_plugin_sdk::pattern::ColumnPattern;
+///
+/// let pattern = ColumnPattern::parse("public.*.email").unwrap();
+/// assert!(pattern.table.is_glob() && pattern.column.matches("email"));
+/// assert!(pattern.weight() < ColumnPattern::parse("public.users.email").unwrap().weight());
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ColumnPattern {
     /// The tables.

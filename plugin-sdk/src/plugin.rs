@@ -60,6 +60,7 @@ pub trait Plugin: Sized + 'static {
 }
 
 /// What becomes of a row.
+#[doc = concat!("\n", include_str!("examples/verdict.md"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It goes on, with its rewritten columns.
@@ -78,6 +79,7 @@ pub enum Verdict {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What is wrong with rules or a table, for the operator.
+#[doc = concat!("\n", include_str!("examples/error.md"))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error(pub(crate) Complaint);
 
@@ -120,6 +122,7 @@ impl From<String> for Error {
 }
 
 /// A declared column, whatever tables it is in.
+#[doc = concat!("\n", include_str!("examples/col.md"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Col {
     pub(crate) index: u16,
@@ -145,6 +148,7 @@ impl Col {
 
 /// A declared domain of keyed hashes: the same value has the same hash in it, whatever
 /// table or plugin it comes from.
+#[doc = concat!("\n", include_str!("examples/domain.md"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Domain(u16);
 
@@ -175,6 +179,7 @@ impl Domain {
 pub struct Reason(pub(crate) u16);
 
 /// A declared counter, shown in the engine's metrics.
+#[doc = concat!("\n", include_str!("examples/counter.md"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counter(u16);
 
@@ -225,6 +230,7 @@ pub(crate) struct Declared {
 }
 
 /// What a plugin can ask and declare before any row.
+#[doc = concat!("\n", include_str!("examples/setup.md"))]
 #[derive(Debug)]
 pub struct Setup<'a> {
     init: &'a abi::Init,
@@ -460,6 +466,7 @@ fn intern(texts: &mut Vec<String>, text: &str) -> (u16, Option<&'static str>) {
 }
 
 /// A table, and which declared columns it has.
+#[doc = concat!("\n", include_str!("examples/table.md"))]
 #[derive(Clone, Copy, Debug)]
 pub struct Table<'a> {
     pub(crate) relation: &'a Relation,

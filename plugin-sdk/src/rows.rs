@@ -43,6 +43,7 @@ pub(crate) struct Work {
 }
 
 /// Rows of one table.
+#[doc = concat!("\n", include_str!("examples/batch.md"))]
 #[derive(Debug)]
 pub struct Batch<'a> {
     input: Input<'a>,
@@ -347,6 +348,7 @@ fn emptied(mut columns: Vec<ColumnView<'_>>) -> Vec<ColumnView<'static>> {
 }
 
 /// One row of a batch.
+#[doc = concat!("\n", include_str!("examples/row.md"))]
 #[derive(Debug)]
 pub struct Row<'b, 'a> {
     batch: &'b mut Batch<'a>,

@@ -22,85 +22,35 @@
 //! assert_eq!(out[0].after("name"), Value::Text("ADA"));
 //! ```
 
+mod files;
 pub(crate) mod imports;
 mod outcome;
-mod table;
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value as Json, json};
 
 use crate::abi::{Answer, Complaint, Needs, Use, Wanted};
-use crate::batch::{Allowed, Field, Image, InputBuilder, Reply};
-use crate::event::{Op, Relation, Value};
+use crate::batch::{Allowed, Image, InputBuilder, Reply};
+use crate::event::{Op, Relation};
+use crate::fixture::{Cells, parse_table};
 use crate::plugin::{Error, Plugin};
 use crate::session::{Answered, Session};
 
-pub use imports::{MASTER, counted, logged};
+pub use crate::fixture::Cell;
+pub use crate::keys::TEST_MASTER as MASTER;
+pub use files::run_fixtures;
+pub use imports::{counted, logged};
 pub use outcome::Outcome;
-pub use table::table;
 
-/// A value of a test's row.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Cell {
-    /// Text.
-    Text(String),
-    /// NULL.
-    Null,
-    /// TOASTed and not sent.
-    Unchanged,
-    /// Not part of the image.
-    #[default]
-    Absent,
+/// The relation of [`parse_table`], for a line that stands in a test.
+///
+/// # Panics
+/// If the line is no such thing.
+#[must_use]
+pub fn table(line: &str) -> Relation {
+    parse_table(line).unwrap_or_else(|e| panic!("{e}"))
 }
-
-impl Cell {
-    /// As a plugin sees it.
-    #[must_use]
-    pub fn value(&self) -> Value<'_> {
-        match self {
-            Cell::Text(text) => Value::Text(text),
-            Cell::Null => Value::Null,
-            Cell::Unchanged => Value::Unchanged,
-            Cell::Absent => Value::Absent,
-        }
-    }
-
-    fn field(&self) -> Field<'_> {
-        match self {
-            Cell::Text(text) => Field::Text(text.as_bytes()),
-            Cell::Null => Field::Null,
-            Cell::Unchanged => Field::Unchanged,
-            Cell::Absent => Field::Absent,
-        }
-    }
-}
-
-impl From<&str> for Cell {
-    fn from(text: &str) -> Cell {
-        Cell::Text(text.to_owned())
-    }
-}
-
-/// `None` is NULL.
-impl From<Option<&str>> for Cell {
-    fn from(text: Option<&str>) -> Cell {
-        text.map_or(Cell::Null, Cell::from)
-    }
-}
-
-impl From<Value<'_>> for Cell {
-    fn from(value: Value<'_>) -> Cell {
-        match value {
-            Value::Text(text) => Cell::Text(text.to_owned()),
-            Value::Null => Cell::Null,
-            Value::Unchanged => Cell::Unchanged,
-            Value::Absent => Cell::Absent,
-        }
-    }
-}
-
-type Cells = BTreeMap<String, Cell>;
 
 /// A change to be sent through a plugin.
 #[derive(Clone, Debug)]

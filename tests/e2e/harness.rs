@@ -10,6 +10,7 @@
 pub(crate) mod certificates;
 pub(crate) mod clients;
 pub(crate) mod engine;
+pub(crate) mod go;
 pub(crate) mod guest;
 pub(crate) mod http;
 pub(crate) mod logs;
@@ -22,6 +23,7 @@ pub(crate) mod redis;
 pub(crate) use certificates::Certificates;
 pub(crate) use clients::{MAJORS, clients, clients_of};
 pub(crate) use engine::{Engine, Output};
+pub(crate) use go::go;
 pub(crate) use guest::guest;
 pub(crate) use http::get;
 pub(crate) use postgres::Postgres;

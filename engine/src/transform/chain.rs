@@ -307,6 +307,9 @@ impl Chain {
                 Err(Fault::Start(failure)) => return Err(start_error(link, &failure)),
                 Err(Fault::Call(failure)) => failure,
             };
+            if let Some(meter) = self.generation.host.meter() {
+                meter.fail(failure.to_string());
+            }
             let binding = &link.bound.config.name;
             tracing::warn!(%binding, table = %plan.relation.qualified(), rows = rows.len(), "plugin failed: {failure}");
             match failure {

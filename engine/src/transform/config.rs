@@ -321,23 +321,7 @@ impl Binding {
     /// The rules as the plugin receives them. TOML's dates become their text.
     #[must_use]
     pub fn rules_json(&self) -> serde_json::Value {
-        json(&toml::Value::Table(self.rules.clone()))
-    }
-}
-
-fn json(value: &toml::Value) -> serde_json::Value {
-    match value {
-        toml::Value::String(s) => s.clone().into(),
-        toml::Value::Integer(n) => (*n).into(),
-        toml::Value::Float(x) => (*x).into(),
-        toml::Value::Boolean(b) => (*b).into(),
-        toml::Value::Datetime(d) => d.to_string().into(),
-        toml::Value::Array(items) => items.iter().map(json).collect(),
-        toml::Value::Table(table) => table
-            .iter()
-            .map(|(k, v)| (k.clone(), json(v)))
-            .collect::<serde_json::Map<_, _>>()
-            .into(),
+        kasho_plugin_sdk::fixture::json(&toml::Value::Table(self.rules.clone()))
     }
 }
 

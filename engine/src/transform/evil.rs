@@ -6,6 +6,7 @@ use kasho_plugin_sdk::Op;
 use kasho_plugin_sdk::batch::{Image as Side, PatchBuf, ReplyBuilder};
 use serde_json::json;
 
+use super::inspect::{FIXTURES_SECTION, with_sections};
 use super::testing::{Guest, Setup, columns, insert, push, shown, transaction, users};
 use super::{OnError, TransformError};
 
@@ -249,9 +250,14 @@ fn what_a_panic_says_is_withheld_unless_the_file_says_it() {
         "(call $fail {at} (i32.const 16) (i32.const 96) (i32.const 10) (i32.const 7) (i32.const 5)) unreachable"
     );
     let text = failure(&guest.clone().body(&leak));
-    assert!(text.contains("«16 bytes withheld» (src/lib.rs)"), "{text}");
+    assert!(text.contains("«16 bytes withheld» (src/lib.rs:7)"), "{text}");
     let own = "(call $fail (i32.const 64) (i32.const 14) (i32.const 96) (i32.const 10) (i32.const 7) (i32.const 5)) unreachable";
-    assert!(failure(&guest.clone().body(own)).contains("explicit panic (src/lib.rs)"));
+    assert!(failure(&guest.clone().body(own)).contains("explicit panic (src/lib.rs:7)"));
+    // A value that a fixture holds is a value all the same.
+    let setup = Setup::new(&guest.clone().body(&leak));
+    let fixture = [(FIXTURES_SECTION, SECRET.as_bytes())];
+    setup.write("mask.wasm", &with_sections(&guest.clone().body(&leak).wasm(), &fixture).unwrap());
+    assert!(failure_of(&setup).contains("«16 bytes withheld»"));
     let wild = "(call $fail (i32.const -8) (i32.const 99) (i32.const 96) (i32.const 10) (i32.const 7) (i32.const 5)) unreachable";
     assert!(failure(&guest.body(wild)).contains("pointer out of range"));
 }

@@ -15,6 +15,8 @@ use wasmtime::{Engine, InstancePre, Linker, Module};
 
 use super::check::{self, Checked};
 use super::imports::{self, GuestState};
+use super::inspect;
+use super::meter::Meter;
 use super::store::Store;
 use super::wasi;
 
@@ -29,7 +31,7 @@ const KEEP: usize = 32;
 pub(super) struct Compiled {
     /// Digest of the file, hexadecimal.
     pub(super) sha256: String,
-    /// The file, for the gate.
+    /// The file without its fixtures, for the gate.
     pub(super) wasm: Arc<[u8]>,
     /// All of the file, to be kept.
     pub(super) file: Arc<[u8]>,
@@ -53,6 +55,7 @@ pub struct Host {
     linker: Linker<GuestState>,
     compiled: Mutex<Vec<Arc<Compiled>>>,
     store: Option<Store>,
+    meter: Option<Arc<Meter>>,
     /// The ticker ends with it.
     _alive: mpsc::Sender<()>,
 }
@@ -70,13 +73,32 @@ impl Host {
     /// This machine cannot run it (no virtual memory to reserve, no thread), or the
     /// store is not private to this user.
     pub fn new(store: Option<&std::path::Path>) -> Result<Arc<Host>, String> {
-        let engine = Engine::new(&settings()).map_err(|e| format!("WebAssembly engine: {e:#}"))?;
+        Host::with(store, None)
+    }
+
+    /// A runtime for the tools of plugin authors, who run test data: what guests say is not
+    /// withheld, fixtures' key is the key, and calls are measured. Never for rows of others.
+    ///
+    /// # Errors
+    /// As [`Host::new`].
+    pub fn of_tools(meter: Arc<Meter>) -> Result<Arc<Host>, String> {
+        Host::with(None, Some(meter))
+    }
+
+    fn with(
+        store: Option<&std::path::Path>,
+        meter: Option<Arc<Meter>>,
+    ) -> Result<Arc<Host>, String> {
+        let mut settings = settings();
+        settings.consume_fuel(meter.as_ref().is_some_and(|meter| meter.counts()));
+        let engine = Engine::new(&settings).map_err(|e| format!("WebAssembly engine: {e:#}"))?;
         let mut linker = Linker::new(&engine);
         let linked = imports::link(&mut linker).and_then(|()| wasi::link(&mut linker));
         linked.map_err(|e| format!("WebAssembly engine: {e:#}"))?;
         let alive = tick(engine.clone())?;
         let store = store.map(Store::open).transpose()?;
-        Ok(Arc::new(Host { engine, linker, compiled: Mutex::default(), store, _alive: alive }))
+        let compiled = Mutex::default();
+        Ok(Arc::new(Host { engine, linker, compiled, store, meter, _alive: alive }))
     }
 
     /// Checks and compiles a plugin, or finds it compiled; `wasi`: its binding allows it
@@ -106,7 +128,8 @@ impl Host {
         let pre = pre.map_err(|e| format!("it cannot be linked: {e:#}"))?;
         let took = begun.elapsed();
         let file: Arc<[u8]> = Arc::from(wasm);
-        let wasm = Arc::clone(&file);
+        // A value that a fixture happens to hold is a value all the same.
+        let wasm = Arc::from(inspect::without_sections(&file, &[inspect::FIXTURES_SECTION])?);
         let compiled = Arc::new(Compiled { sha256, wasm, file, checked, pre, took });
         if known.len() == KEEP {
             known.remove(0);
@@ -120,6 +143,11 @@ impl Host {
         if let Some(store) = &self.store {
             store.sweep(&self.engine, used);
         }
+    }
+
+    /// What measures the guests, if this is a host of tools.
+    pub(super) fn meter(&self) -> Option<&Arc<Meter>> {
+        self.meter.as_ref()
     }
 
     /// The engine.

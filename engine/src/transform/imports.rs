@@ -12,6 +12,7 @@ use kasho_plugin_sdk::keys::DomainKey;
 use wasmtime::{Caller, Extern, Linker, Memory, Result, bail};
 
 use super::gate;
+use super::meter::Meter;
 use super::wasi::Wasi;
 
 /// Log lines of one binding in one second.
@@ -20,6 +21,8 @@ const LOG_LINES: u32 = 100;
 const MOST_VALUES: u32 = 1 << 18;
 /// Bytes of a text that are looked at.
 const TEXT_BYTES: u32 = 4096;
+/// Lines of a source file that are told of a failure.
+const MOST_LINES: u32 = 9_999;
 /// Elements of a table.
 const TABLE_ELEMENTS: usize = 100_000;
 
@@ -47,6 +50,8 @@ pub(super) struct GuestState {
     pub(super) failed: Option<String>,
     /// Lines that the binding's instances have logged.
     pub(super) lines: Arc<LogLines>,
+    /// Set in the tools of plugin authors.
+    pub(super) meter: Option<Arc<Meter>>,
     /// What it wrote to WASI's standard error of late, through the gate.
     pub(super) said: String,
     /// What it has of WASI.
@@ -83,6 +88,9 @@ impl LogLines {
 
 impl GuestState {
     fn gate(&self, text: &[u8]) -> String {
+        if self.meter.is_some() {
+            return String::from_utf8_lossy(text).into_owned();
+        }
         match std::str::from_utf8(text) {
             Ok(text) if !self.seen_rows => gate::harmless(text),
             _ => gate::pass(&self.wasm, text),
@@ -200,13 +208,18 @@ fn fail(
     msg_len: u32,
     file: u32,
     file_len: u32,
-    _: u32,
-    _: u32,
+    line: u32,
+    column: u32,
 ) -> Result<()> {
-    // Line and column are numbers that the guest chooses, and no text of its file.
     let said = text(&mut caller, msg, msg_len)?;
+    let place = match caller.data().meter.is_some() {
+        true => format!(":{line}:{column}"),
+        // A number that the guest chooses: no more of it than a line of a source needs.
+        false if line <= MOST_LINES => format!(":{line}"),
+        false => String::new(),
+    };
     let file = text(&mut caller, file, file_len)?;
-    caller.data_mut().failed = Some(format!("{said} ({file})"));
+    caller.data_mut().failed = Some(format!("{said} ({file}{place})"));
     bail!("the plugin failed");
 }
 
@@ -235,6 +248,11 @@ pub(super) fn say(
 
 /// Writes a line to the log, and gives what may be shown of it.
 fn line(caller: &mut Caller<'_, GuestState>, level: u32, ptr: u32, len: u32) -> Result<String> {
+    if let Some(meter) = caller.data().meter.clone() {
+        let text = text(caller, ptr, len)?;
+        meter.say(text.clone());
+        return Ok(text);
+    }
     // First, because looking for a text in the file is what costs.
     let line = caller.data().lines.next();
     let text = if line < LOG_LINES { text(caller, ptr, len)? } else { String::new() };

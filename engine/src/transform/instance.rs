@@ -15,6 +15,7 @@ use super::gate;
 use super::host::{Compiled, Host, ticks};
 use super::imports::{GuestState, LogLines};
 use super::known::ById;
+use super::meter;
 use super::wasi::Wasi;
 
 /// Bytes that a JSON answer may have.
@@ -157,11 +158,13 @@ impl Instance {
             seen_rows: false,
             failed: None,
             lines: Arc::clone(&ceilings.lines),
+            meter: host.meter().cloned(),
             said: String::new(),
             wasi: Wasi::default(),
         };
         let mut store = Store::new(host.engine(), state);
         store.limiter(|state| state);
+        meter::begin(&mut store);
         store.set_epoch_deadline(ticks(ceilings.init_ms));
         let made = compiled.pre.instantiate(&mut store);
         let instance = made.map_err(|e| failure(&store, &e, ceilings.init_ms))?;
@@ -287,7 +290,12 @@ impl Instance {
             Entry::Relation => &self.relation,
             Entry::Batch => &self.batch,
         };
+        let measured = meter::begin(&mut self.store);
         let answer = function.call(&mut self.store, (ptr, len));
+        if let Some(started) = measured {
+            let rows = matches!(entry, Entry::Batch);
+            meter::end(&self.store, self.memory.data_size(&self.store), rows, started);
+        }
         answer.map_err(|e| failure(&self.store, &e, deadline_ms))
     }
 
@@ -364,10 +372,10 @@ fn failure(store: &Store<GuestState>, error: &wasmtime::Error, ms: u64) -> Failu
     let frames = error.downcast_ref::<WasmBacktrace>().map(WasmBacktrace::frames);
     let name = frames.and_then(|f| f.iter().find_map(|f| f.func_name()));
     let name = name.map(|name| format!(" in `{}`", gate::harmless(name))).unwrap_or_default();
-    let what = match (&state.failed, trap) {
+    Failure::Trap(match (&state.failed, trap) {
+        // It says itself where; the innermost function is but the one that says so.
         (Some(said), _) => format!("it failed: {said}"),
-        (None, Some(trap)) => format!("it trapped: {trap}"),
-        (None, None) => format!("it trapped: {}", error.root_cause()),
-    };
-    Failure::Trap(format!("{what}{name}"))
+        (None, Some(trap)) => format!("it trapped: {trap}{name}"),
+        (None, None) => format!("it trapped: {}{name}", error.root_cause()),
+    })
 }

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use kasho_plugin_sdk::keys::{DomainKey, MASTER_BYTES};
+use kasho_plugin_sdk::keys::{DomainKey, MASTER_BYTES, TEST_MASTER};
 use secrecy::{ExposeSecret, SecretBox};
 
 use super::config::KeySource;
@@ -72,6 +72,11 @@ impl Key {
         Key::new(name, bytes.ok_or_else(|| KeyError::NotAKey(name.to_owned()))?)
     }
 
+    /// The key of fixtures, which everybody knows: for tools that run test data.
+    pub(super) fn of_fixtures() -> Key {
+        Key::whatever("fixtures", TEST_MASTER)
+    }
+
     /// A key from its bytes.
     ///
     /// # Errors
@@ -80,10 +85,14 @@ impl Key {
         if bytes.iter().all(|b| *b == bytes[0]) {
             return Err(KeyError::Placeholder(name.to_owned()));
         }
+        Ok(Key::whatever(name, bytes))
+    }
+
+    fn whatever(name: &str, bytes: [u8; MASTER_BYTES]) -> Key {
         // Domains of plugins cannot hold a zero byte, so this one is nobody else's.
         let check = DomainKey::derive(&bytes, "\0check").prf(b"kasho");
         let check = check[..8].iter().map(|b| format!("{b:02x}")).collect();
-        Ok(Key { name: name.to_owned(), master: SecretBox::new(Box::new(bytes)), check })
+        Key { name: name.to_owned(), master: SecretBox::new(Box::new(bytes)), check }
     }
 
     /// Its name in `[keys]`.

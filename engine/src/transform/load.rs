@@ -95,10 +95,13 @@ pub fn candidate(
     options: Options<'_>,
 ) -> Result<Generation, Rejected> {
     let mut errors = settings(config);
-    let keys = match options.kept {
+    let mut keys = match options.kept {
         Some((kept, known)) => kept.read_keys(known, &mut errors),
         None => read_keys(config, &mut errors),
     };
+    if host.meter().is_some() {
+        keys.insert("fixtures".to_owned(), Arc::new(Key::of_fixtures()));
+    }
     let mut links = bind_all(host, config, options.kept.map(|(kept, _)| kept), &keys, errors)?;
     let mut draft = Draft::new((host, config, catalog), Vec::new());
     draft.check_needs(&links);

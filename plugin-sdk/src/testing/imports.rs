@@ -6,10 +6,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::hash::Hash;
-use crate::keys::DomainKey;
-
-/// The master key of fixtures.
-pub const MASTER: [u8; 32] = [7; 32];
+use crate::keys::{DomainKey, TEST_MASTER};
 
 thread_local! {
     static HOST: RefCell<Host> = RefCell::default();
@@ -29,7 +26,7 @@ pub(super) struct Keys(Rc<Vec<DomainKey>>);
 
 impl Keys {
     pub(super) fn derive(domains: &[String]) -> Keys {
-        Keys(Rc::new(domains.iter().map(|d| DomainKey::derive(&MASTER, d)).collect()))
+        Keys(Rc::new(domains.iter().map(|d| DomainKey::derive(&TEST_MASTER, d)).collect()))
     }
 
     /// Makes these the keys, and `texts` the texts, of the calls to come.

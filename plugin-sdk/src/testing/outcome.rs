@@ -4,6 +4,7 @@ use super::{Cell, TestRow};
 use crate::abi::{Use, Wanted};
 use crate::batch::{Decision, Image};
 use crate::event::{Op, Relation, Value};
+use crate::fixture::Became;
 
 /// What became of a row. Its readers panic on a row that did not go on.
 #[derive(Clone, Debug)]
@@ -65,6 +66,18 @@ impl Outcome {
     pub fn before(&self, column: &str) -> Value<'_> {
         self.goes_on();
         self.old[self.place(column)].value()
+    }
+
+    /// As a fixture file judges it.
+    pub(super) fn became(&self) -> Became {
+        match (&self.error, self.dropped) {
+            (Some((text, Some(column))), _) => Became::Error(format!("column {column}: {text}")),
+            (Some((text, None)), _) => Became::Error(text.clone()),
+            (None, true) => Became::Dropped,
+            (None, false) => {
+                Became::Leaves { op: self.op, new: self.new.clone(), old: self.old.clone() }
+            }
+        }
     }
 
     fn goes_on(&self) {

@@ -185,8 +185,7 @@ impl Builder {
     /// Starts a subcommand that stays.
     pub(crate) fn start_with(self, arguments: &[&str]) -> Engine {
         let mut engine = self.build();
-        engine.arguments = arguments.iter().map(|word| (*word).to_owned()).collect();
-        engine.start_again();
+        engine.start_as(arguments);
         engine
     }
 }
@@ -212,6 +211,12 @@ impl Engine {
     /// The running process.
     pub(crate) fn process(&self) -> &Process {
         self.process.as_ref().expect("the engine was started")
+    }
+
+    /// Starts a home that was only built, with a subcommand that stays.
+    pub(crate) fn start_as(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(|word| (*word).to_owned()).collect();
+        self.start_again();
     }
 
     /// Starts it, again after it ended, with the same arguments.
