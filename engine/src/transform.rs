@@ -34,6 +34,7 @@ mod loosen;
 mod outcome;
 mod plan;
 pub mod reload;
+mod rename;
 mod rows;
 mod store;
 
@@ -54,6 +55,8 @@ mod evil;
 mod guarded;
 #[cfg(test)]
 mod real;
+#[cfg(test)]
+mod renamed;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

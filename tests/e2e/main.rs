@@ -14,6 +14,7 @@ mod container;
 mod control;
 mod dump;
 mod event_path;
+mod filters;
 mod grpc_tls;
 mod guard;
 mod harness_works;

@@ -25,6 +25,7 @@ use super::known::{ById, KnownPlans};
 use super::loosen;
 use super::outcome::Decided;
 use super::plan::{Fate, LinkPlan, Policy, RelationPlan, impostor};
+use super::rename::Targets;
 use super::rows::{
     Buckets, Plans, as_delete, as_insert, first_rows, halted, leave, prepare, weigh,
 };
@@ -43,6 +44,7 @@ pub struct Chain {
     known: KnownPlans,
     /// What each table was last found to be, by its id: it may come under another name.
     latest: ById<(String, TableCoverage)>,
+    targets: Targets,
     /// Buffers that are kept from batch to batch.
     plans: Plans,
     buckets: Buckets,
@@ -58,12 +60,16 @@ impl Chain {
         let links = generation.bound.iter().cloned().zip(ready);
         let links = links.map(|(bound, instance)| Link::new(bound, instance)).collect();
         let mut known = KnownPlans::default();
+        let mut targets = Targets::default();
         for plan in &generation.plans {
             known.keep(&plan.relation, Arc::clone(plan));
+            // Of what was loaded no two have one name.
+            let _ = targets.claim(plan);
         }
         let (plans, buckets) = (Plans::new(), Buckets::default());
         let latest = ById::default();
-        Chain { policy: generation.policy, generation, links, known, latest, plans, buckets }
+        let policy = generation.policy;
+        Chain { policy, generation, links, known, latest, targets, plans, buckets }
     }
 
     /// The generation that it runs.
@@ -75,7 +81,8 @@ impl Chain {
     /// Whether [`Chain::apply`] would leave this batch as it is, without calling anybody.
     #[must_use]
     pub fn passes(&self, batch: &Batch) -> bool {
-        (self.links.is_empty() && !self.policy.masks && self.policy.unruled.is_none())
+        let nothing = self.links.is_empty() && self.generation.renames.is_empty();
+        (nothing && !self.policy.masks && self.policy.unruled.is_none())
             || batch.relations.iter().all(|r| self.known.find(r).is_some_and(|plan| plan.idle))
     }
 
@@ -192,7 +199,9 @@ impl Chain {
         }
         let policies: Vec<NewColumns> =
             self.links.iter().map(|l| l.bound.config.new_columns).collect();
-        let plan = Arc::new(RelationPlan::new(relation, links, &policies, self.policy));
+        let plan = RelationPlan::new(relation, links, &policies, self.policy);
+        let names: Vec<&str> = self.links.iter().map(|l| &*l.bound.name).collect();
+        let plan = Arc::new(plan.renamed(&self.generation.renames, &names));
         self.guard(&plan)?;
         Ok(plan)
     }
@@ -204,6 +213,7 @@ impl Chain {
         if let Some(reason) = impostor(&plan.relation) {
             return Err(reason);
         }
+        self.targets.claim(plan)?;
         let names: Vec<&str> = self.links.iter().map(|l| &*l.bound.name).collect();
         let (name, now) = (plan.relation.qualified(), coverage::table(plan, &names));
         let of_load = self.generation.coverage.find(now.id, &name);

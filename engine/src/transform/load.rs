@@ -52,7 +52,7 @@ pub fn load(
     let mut errors = settings(config);
     let keys = read_keys(config, &mut errors);
     let mut links = Vec::new();
-    for binding in &config.transform {
+    for binding in config.plugged() {
         match bind(host, config, binding, &keys) {
             Ok((bound, instance)) => links.push((Arc::new(bound), instance)),
             Err(wrong) => errors.extend(wrong),
@@ -63,14 +63,15 @@ pub fn load(
     }
     let mut draft = Draft::new((host, config, catalog), errors);
     draft.check_needs(&links);
+    draft.check_renames();
     draft.same_keys(&links, options.keys);
     let (plans, policy) = draft.plan(&mut links);
-    let names: Vec<&str> = config.transform.iter().map(|b| b.name.as_str()).collect();
+    let names: Vec<&str> = config.plugged().map(|b| b.name.as_str()).collect();
     let mut coverage = Coverage::of(plans.iter().map(Arc::as_ref), &names, policy);
     let digest = digest(config, &links);
     draft.check_keys(&coverage);
     draft.compare(&mut coverage, &digest, options);
-    let Draft { errors, warnings, .. } = draft;
+    let Draft { errors, warnings, renames, .. } = draft;
     if !errors.is_empty() {
         return Err(errors);
     }
@@ -82,6 +83,7 @@ pub fn load(
         host: Arc::clone(host),
         bound,
         policy,
+        renames,
         coverage,
         warnings,
         // While the stream lags behind the catalogue, its own descriptions decide.
@@ -221,11 +223,14 @@ fn digest(config: &Config, links: &[(Arc<Bound>, Instance)]) -> String {
     };
     add(abi::VERSION);
     add(&format!("{:?}", config.unruled_tables));
-    for ((bound, _), binding) in links.iter().zip(&config.transform) {
+    for (bound, _) in links {
         add(&bound.compiled.sha256);
-        add(&serde_json::to_string(binding).unwrap_or_default());
+        add(&serde_json::to_string(&bound.config).unwrap_or_default());
         add(&bound.init.rules.to_string());
         add(bound.key.as_ref().map_or("", |key| key.check_value()));
+    }
+    for binding in config.transform.iter().filter(|binding| binding.plugin.is_empty()) {
+        add(&serde_json::to_string(&binding.rename).unwrap_or_default());
     }
     hex(&hash.finalize())
 }
