@@ -14,6 +14,7 @@ pub mod run;
 pub mod snapshot;
 pub mod status;
 pub mod sync;
+pub mod transforms;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -57,6 +58,9 @@ enum Command {
     BootstrapSync(sync::Arguments),
     /// Drop the slot and begin anew: back to WAITING.
     Reset(reset::Arguments),
+    /// Look up transforms, take rules over, try them; turn tokens back.
+    #[command(subcommand)]
+    Transforms(transforms::Command),
     /// Hold an exported snapshot, for a bootstrap by hand.
     Snapshot(snapshot::Arguments),
 }
@@ -96,6 +100,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Bootstrap(arguments) => bootstrap::run(&arguments, path),
         Command::BootstrapSync(arguments) => block_on(sync::run(&arguments, path)),
         Command::Reset(arguments) => reset::run(&arguments, path),
+        Command::Transforms(command) => transforms::run(&command, path),
         Command::Snapshot(arguments) => snapshot::run(&arguments, path),
     };
     match outcome {

@@ -18,6 +18,7 @@ mod chain;
 mod check;
 mod config;
 mod coverage;
+mod description;
 mod draft;
 mod error;
 mod exchange;
@@ -31,23 +32,28 @@ mod keys;
 mod known;
 mod load;
 mod loosen;
+mod missing;
 mod outcome;
 mod plan;
 pub mod reload;
 mod rename;
 mod rows;
 mod store;
+mod token;
 
 pub use catalog::{Catalog, ForeignKey};
 pub use chain::Chain;
 pub use config::{Binding, Config, KeySource, NewColumns, OnError, Plugins, Unruled};
-pub use coverage::{Action, Coverage};
+pub use coverage::{Action, Coverage, TableCoverage};
+pub use description::{Description, Example, Setting, Transform, describe};
 pub use error::{LoadError, TransformError};
 pub use generation::{CALL_SECONDS, Calls, Figures, Generation, PluginInfo};
 pub use handle::{Chains, Handle, Refused, Report};
 pub use host::Host;
 pub use keys::{Key, KeyError};
 pub use load::{Options, load};
+pub use missing::{Missing, missing};
+pub use token::{Encoding, Opener, TokenError};
 
 #[cfg(test)]
 mod evil;

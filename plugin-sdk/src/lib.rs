@@ -121,26 +121,18 @@ macro_rules! export_plugin {
     };
 }
 
-/// Puts a description into the `.wasm`: a JSON file, its path relative to the file that says
-/// so, as the custom section `kasho.plugin`. It is read without running the plugin.
-///
-/// ```ignore
-/// describe_plugin!("../plugin.json");
-/// ```
-///
-/// The file is an object with `name`, `version`, `language`, `sdk` and `transforms`, a list
-/// of objects with `name`, `aliases`, `doc`, `example` (`rule`, `in`, `out`) and `options`
-/// (objects with `name`, `type`, `default`, `doc`); `kasho transforms list` shows it.
+/// Puts a JSON file into the plugin's custom section `kasho.plugin`, where the host reads
+/// it without running anything: `metadata!("../transforms.json")`, a path as in
+/// `include_bytes!`.
 #[macro_export]
-macro_rules! describe_plugin {
+macro_rules! metadata {
     ($file:literal) => {
         #[cfg(target_arch = "wasm32")]
         #[allow(unsafe_code, reason = "a section has a name, which Rust calls unsafe")]
         const _: () = {
-            const BYTES: usize = include_bytes!($file).len();
             #[used]
             #[unsafe(link_section = "kasho.plugin")]
-            static DESCRIPTION: [u8; BYTES] = *include_bytes!($file);
+            static SECTION: [u8; include_bytes!($file).len()] = *include_bytes!($file);
         };
     };
 }

@@ -100,7 +100,8 @@ fn kept(expression: &str, rows: &[Vec<Option<String>>]) -> Vec<String> {
     fixture.relation(&relation).unwrap_or_else(|e| panic!("{expression}: {e}"));
     let names = ["id", "n", "f", "i", "s", "c", "b", "d", "ts", "u", "m"];
     let row = |values: &Vec<Option<String>>| -> TestRow {
-        let cells = std::array::from_fn::<_, 11, _>(|i| (names[i], Cell::from(values[i].as_deref())));
+        let cells =
+            std::array::from_fn::<_, 11, _>(|i| (names[i], Cell::from(values[i].as_deref())));
         insert(cells)
     };
     let rows_in: Vec<TestRow> = rows.iter().map(row).collect();
@@ -120,7 +121,8 @@ async fn an_expression_means_what_it_means_to_postgresql() {
     let client = pg.client().await;
     client.batch_execute("SET timezone = 'UTC'").await.expect("timezone");
     let ask = async |query: &str| -> Vec<Vec<Option<String>>> {
-        let messages = client.simple_query(query).await.unwrap_or_else(|e| panic!("{query}: {e:?}"));
+        let messages =
+            client.simple_query(query).await.unwrap_or_else(|e| panic!("{query}: {e:?}"));
         let row = |message: &_| match message {
             tokio_postgres::SimpleQueryMessage::Row(row) => {
                 Some((0..row.len()).map(|i| row.get(i).map(str::to_owned)).collect())
@@ -134,14 +136,20 @@ async fn an_expression_means_what_it_means_to_postgresql() {
     let (mut lot, mut seen) = (Lot(20_240_101), [0_usize; 3]);
     for _ in 0..400 {
         let (expression, sql) = condition(&mut lot, 3);
-        let truths = ask(&format!("SELECT id, ({sql}) IS TRUE, ({sql}) IS FALSE FROM valued ORDER BY id")).await;
+        let truths =
+            ask(&format!("SELECT id, ({sql}) IS TRUE, ({sql}) IS FALSE FROM valued ORDER BY id"))
+                .await;
         let ids = |at: usize| {
             let those = truths.iter().filter(move |row| row[at].as_deref() == Some("t"));
             those.map(|row| row[0].clone().expect("an id")).collect::<Vec<_>>()
         };
         let (is_true, is_false) = (ids(1), ids(2));
         assert_eq!(kept(&expression, &rows), is_true, "true: {expression}\n{sql}");
-        assert_eq!(kept(&format!("!({expression})"), &rows), is_false, "false: {expression}\n{sql}");
+        assert_eq!(
+            kept(&format!("!({expression})"), &rows),
+            is_false,
+            "false: {expression}\n{sql}"
+        );
         let unknown = rows.len() - is_true.len() - is_false.len();
         for (seen, found) in seen.iter_mut().zip([is_true.len(), is_false.len(), unknown]) {
             *seen += found;
@@ -184,10 +192,14 @@ async fn moves(pg: &Postgres) {
         let amount = lot.of(&["99", "100", "100.01", "1000", "NULL"]);
         let (member, to) = (1 + lot.below(220), lot.below(4));
         let statement = match lot.below(6) {
-            0 => format!("INSERT INTO orders VALUES ({id} + 1000 * ({round} + 1), {region}, {amount}, 'new')"),
+            0 => format!(
+                "INSERT INTO orders VALUES ({id} + 1000 * ({round} + 1), {region}, {amount}, 'new')"
+            ),
             1 => format!("UPDATE orders SET region = {region} WHERE id % 7 = {id} % 7"),
             2 => format!("UPDATE orders SET amount = {amount}, region = {region} WHERE id = {id}"),
-            3 => format!("DELETE FROM orders WHERE id = {id}; DELETE FROM members WHERE id = {member}"),
+            3 => format!(
+                "DELETE FROM orders WHERE id = {id}; DELETE FROM members WHERE id = {member}"
+            ),
             4 => format!("UPDATE members SET tenant = {to} WHERE id % 5 = {member} % 5"),
             _ => format!(
                 "BEGIN; UPDATE members SET name = name || '!' WHERE id < {member}; \
@@ -263,9 +275,15 @@ async fn what_leaves_is_what_select_where_finds() {
         assert_eq!(built["tables"][table], selected, "{table}");
     }
     // Every way across the border was taken, and nothing of the dropped table left.
-    for (table, op) in [("public.orders", "insert"), ("public.orders", "delete"),
-        ("public.orders", "update"), ("public.members", "insert"), ("public.members", "delete"),
-        ("public.members", "update"), ("public.events", "insert")] {
+    for (table, op) in [
+        ("public.orders", "insert"),
+        ("public.orders", "delete"),
+        ("public.orders", "update"),
+        ("public.members", "insert"),
+        ("public.members", "delete"),
+        ("public.members", "update"),
+        ("public.events", "insert"),
+    ] {
         assert!(built["ops"][table][op].as_u64() > Some(0), "no {op} of {table}: {}", built["ops"]);
     }
     assert!(built["ops"]["public.events"]["update"].is_null());

@@ -32,6 +32,7 @@ mod snapshot;
 mod states;
 mod status;
 mod sync;
+mod transforms;
 mod types;
 mod versions;
 mod wal;

@@ -90,7 +90,8 @@ fn missing_keys_of_a_binding_are_named() {
     let found = problems(&text);
     assert_eq!(found[0], "kasho.toml:5:1: transform[0]: the key \"name\" is missing");
     assert_eq!(found[1], "kasho.toml:7:1: transform[1]: the key \"name\" is missing");
-    let text = format!("{URLS}[[transform]]\nname = 'a'\nplugin = 'b'\n[[transform]]\nname = 'c'\n");
+    let text =
+        format!("{URLS}[[transform]]\nname = 'a'\nplugin = 'b'\n[[transform]]\nname = 'c'\n");
     let found = problems(&text);
     assert_eq!(found[0], "kasho.toml: transform[0].tables: names no table, so it would do nothing");
     assert!(found[1].starts_with("kasho.toml: transform[1].plugin: names no file"), "{}", found[1]);

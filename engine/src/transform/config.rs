@@ -256,7 +256,8 @@ impl Binding {
         found.must(may(self.new_columns == NewColumns::Pass), "new_columns", text);
         if self.plugin.is_empty() {
             let renames = !self.rename.is_empty() && self.rules.is_empty();
-            let text = "names no file: without a plugin a transform has [transform.rename], and no rules";
+            let text =
+                "names no file: without a plugin a transform has [transform.rename], and no rules";
             found.must(renames, "plugin", text);
         } else {
             let text = "names no table, so it would do nothing";
@@ -380,14 +381,19 @@ new_columns = "halt"
     fn a_binding_without_a_plugin_only_renames() {
         let wrong = |text: &str| {
             let config: Config = toml::from_str(text).unwrap();
-            config.check().into_iter().map(|(_, at, text)| format!("{at}: {text}")).collect::<Vec<_>>()
+            config
+                .check()
+                .into_iter()
+                .map(|(_, at, text)| format!("{at}: {text}"))
+                .collect::<Vec<_>>()
         };
         let names = "[[transform]]\nname = \"names\"\n";
         assert!(wrong(&format!("{names}[transform.rename]\n\"a.b\" = \"a.c\"")).is_empty());
         let none = "plugin: names no file: without a plugin a transform has [transform.rename], and \
                     no rules";
         assert_eq!(wrong(names), [none]);
-        let ruled = format!("{names}[transform.rules]\nx = 1\n[transform.rename]\n\"a.b\" = \"a.c\"");
+        let ruled =
+            format!("{names}[transform.rules]\nx = 1\n[transform.rename]\n\"a.b\" = \"a.c\"");
         assert_eq!(wrong(&ruled), [none]);
         let bad = format!("{names}[transform.rename]\n\"a.b\" = \"c\"");
         assert_eq!(wrong(&bad), ["rename.a.b: `c` is no name of a table: write schema.table"]);

@@ -49,19 +49,8 @@ pub fn load(
     catalog: &Catalog,
     options: Options<'_>,
 ) -> Result<Generation, Vec<LoadError>> {
-    let mut errors = settings(config);
-    let keys = read_keys(config, &mut errors);
-    let mut links = Vec::new();
-    for binding in config.plugged() {
-        match bind(host, config, binding, &keys) {
-            Ok((bound, instance)) => links.push((Arc::new(bound), instance)),
-            Err(wrong) => errors.extend(wrong),
-        }
-    }
-    if !errors.is_empty() {
-        return Err(errors);
-    }
-    let mut draft = Draft::new((host, config, catalog), errors);
+    let mut links = links(host, config)?;
+    let mut draft = Draft::new((host, config, catalog), Vec::new());
     draft.check_needs(&links);
     draft.check_renames();
     draft.same_keys(&links, options.keys);
@@ -90,6 +79,23 @@ pub fn load(
         plans: if catalog.caught_up { plans } else { Vec::new() },
         ready: Mutex::new(Some(instances)),
     })
+}
+
+/// The bindings, compiled and started.
+///
+/// # Errors
+/// Everything that is wrong with them, whatever the tables are.
+pub(super) fn links(host: &Host, config: &Config) -> Result<Vec<(Arc<Bound>, Instance)>, Errors> {
+    let mut errors = settings(config);
+    let keys = read_keys(config, &mut errors);
+    let mut links = Vec::new();
+    for binding in config.plugged() {
+        match bind(host, config, binding, &keys) {
+            Ok((bound, instance)) => links.push((Arc::new(bound), instance)),
+            Err(wrong) => errors.extend(wrong),
+        }
+    }
+    if errors.is_empty() { Ok(links) } else { Err(errors) }
 }
 
 /// Settings that contradict one another.

@@ -297,6 +297,8 @@ pub(super) struct RelationPlan {
     pub(super) nulled: Vec<usize>,
     /// Columns nobody speaks of that pass, by policy.
     pub(super) open: Vec<usize>,
+    /// Columns nobody speaks of, for which the rows do not pass.
+    pub(super) unruled: Vec<usize>,
     /// Set if columns are dropped, or names are new.
     pub(super) leaves: Option<Leaves>,
     /// Nothing to do: rows pass untouched.
@@ -348,13 +350,17 @@ impl RelationPlan {
             true => Fate::Pass,
             false => unnamed(relation, policy),
         };
-        let (mut nulled, mut open) = (Vec::new(), Vec::new());
+        let (mut nulled, mut open, mut unruled) = (Vec::new(), Vec::new(), Vec::new());
         match rule {
             NewColumns::Halt if !strangers.is_empty() => {
                 fate = Fate::Halt(no_rule(relation, &strangers));
+                unruled = strangers;
             }
             NewColumns::Null => match strangers.iter().find(|c| relation.columns[**c].key) {
-                Some(_) => fate = Fate::Halt(no_rule(relation, &strangers)),
+                Some(_) => {
+                    fate = Fate::Halt(no_rule(relation, &strangers));
+                    unruled = strangers;
+                }
                 None => nulled = strangers,
             },
             NewColumns::Pass => open = strangers,
@@ -369,6 +375,7 @@ impl RelationPlan {
             strip_old,
             nulled,
             open,
+            unruled,
             leaves,
             idle,
         }

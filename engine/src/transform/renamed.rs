@@ -48,15 +48,20 @@ fn rows_and_truncates_leave_under_new_names() {
     assert!(!chain.passes(&batch));
     chain.apply(&mut batch).unwrap();
     let left = shown(&batch);
-    assert_eq!(left[..3], [
-        "insert crm.people [1 a@b] []",
-        "insert public.orders [2 10] []",
-        "update crm.people [1 ~] [0 -]",
-    ]);
+    assert_eq!(
+        left[..3],
+        [
+            "insert crm.people [1 a@b] []",
+            "insert public.orders [2 10] []",
+            "update crm.people [1 ~] [0 -]",
+        ]
+    );
     let relation = batch.relation_of(&batch.rows[0]);
     assert_eq!(relation.columns[1].name, "mail");
     assert!(relation.columns[0].key && relation.id == users.id);
-    let Some(Detail::Truncate { relations, .. }) = batch.rows[3].detail.as_deref() else { panic!() };
+    let Some(Detail::Truncate { relations, .. }) = batch.rows[3].detail.as_deref() else {
+        panic!()
+    };
     let truncated: Vec<String> =
         relations.iter().map(|r| batch.relations[*r as usize].qualified()).collect();
     assert_eq!(truncated, ["public.orders", "crm.people"]);

@@ -25,7 +25,7 @@ mod value;
 use std::collections::BTreeMap;
 
 use kasho_plugin_sdk::{
-    Error, Op, Plugin, Reason, Result, Row, Setup, Table, Verdict, describe_plugin, export_plugin,
+    Error, Op, Plugin, Reason, Result, Row, Setup, Table, Verdict, export_plugin, metadata,
 };
 
 use crate::condition::{Condition, Fault, Side};
@@ -149,5 +149,5 @@ fn choose(rules: &[Rule], table: &Table<'_>) -> Result<Option<usize>> {
     }
 }
 
-describe_plugin!("../plugin.json");
+metadata!("../plugin.json");
 export_plugin!(Filter);

@@ -100,7 +100,9 @@ impl Kind {
         key.map(Key::owned).ok_or(match self {
             Kind::Number => "is compared with a number",
             Kind::Bool => "is compared with true or false",
-            Kind::Moment => "is compared with a date or time in quotes, such as \"2024-01-31 12:00:00\"",
+            Kind::Moment => {
+                "is compared with a date or time in quotes, such as \"2024-01-31 12:00:00\""
+            }
             Kind::Time => "is compared with a time in quotes, such as \"12:00:00\"",
             Kind::Uuid => "is compared with a UUID, in quotes",
             Kind::Enum(_) => "is compared with one of its labels, in quotes",
@@ -329,9 +331,26 @@ mod tests {
     #[test]
     fn numbers_compare_exactly() {
         let rising = [
-            "-Infinity", "-1e400", "-10.5", "-10.4999", "-0.001", "0", "1e-400", "0.0009", "0.001",
-            "0.1", "0.10000000000000000000000000001", "1", "9", "10", "10.5", "99999999999999999999",
-            "1e+20", "1e400", "Infinity", "NaN",
+            "-Infinity",
+            "-1e400",
+            "-10.5",
+            "-10.4999",
+            "-0.001",
+            "0",
+            "1e-400",
+            "0.0009",
+            "0.001",
+            "0.1",
+            "0.10000000000000000000000000001",
+            "1",
+            "9",
+            "10",
+            "10.5",
+            "99999999999999999999",
+            "1e+20",
+            "1e400",
+            "Infinity",
+            "NaN",
         ];
         for (i, a) in rising.iter().enumerate() {
             for (j, b) in rising.iter().enumerate() {
@@ -340,8 +359,16 @@ mod tests {
             }
         }
         for (a, b) in [
-            ("1", "1.00"), ("0", "-0.0"), ("1e3", "1000"), ("0.001e3", "1"), ("100", "1E+2"),
-            ("+7", "007"), ("12.50", "12.5"), (" 1", "1 "), ("nan", "NaN"), ("inf", "Infinity"),
+            ("1", "1.00"),
+            ("0", "-0.0"),
+            ("1e3", "1000"),
+            ("0.001e3", "1"),
+            ("100", "1E+2"),
+            ("+7", "007"),
+            ("12.50", "12.5"),
+            (" 1", "1 "),
+            ("nan", "NaN"),
+            ("inf", "Infinity"),
         ] {
             assert_eq!(Number::parse(a), Number::parse(b), "{a} {b}");
         }
@@ -353,17 +380,36 @@ mod tests {
     #[test]
     fn moments_stand_in_their_order() {
         let rising = [
-            "-infinity", "4713-01-01 BC", "0001-12-31 BC", "0001-01-01", "1969-12-31 23:59:59.5",
-            "1970-01-01", "1970-01-01 00:00:00.000001", "2024-02-29 12:00:00+05:30",
-            "2024-02-29 12:00:00", "2024-02-29 12:00:00-03", "9999-12-31", "10000-01-01", "infinity",
+            "-infinity",
+            "4713-01-01 BC",
+            "0001-12-31 BC",
+            "0001-01-01",
+            "1969-12-31 23:59:59.5",
+            "1970-01-01",
+            "1970-01-01 00:00:00.000001",
+            "2024-02-29 12:00:00+05:30",
+            "2024-02-29 12:00:00",
+            "2024-02-29 12:00:00-03",
+            "9999-12-31",
+            "10000-01-01",
+            "infinity",
         ];
         let keys: Vec<_> = rising.iter().map(|text| moment(text).unwrap()).collect();
         assert!(keys.is_sorted() && keys.windows(2).all(|k| k[0] < k[1]), "{keys:?}");
         assert_eq!(moment("1970-01-02T00:00:01Z"), Some(DAY + 1_000_000));
         assert_eq!(moment("2000-03-01"), Some(11_017 * DAY));
         assert_eq!(moment("2024-01-01 10:00"), moment("2024-01-01 10:00:00+00"));
-        for no in ["", "2024", "2024-1-1", "2024-13-01", "2023-02-29", "2024-01-01 25:00", "yesterday",
-            "2024-01-01 10", "2024-01-01 10:00+5"] {
+        for no in [
+            "",
+            "2024",
+            "2024-1-1",
+            "2024-13-01",
+            "2023-02-29",
+            "2024-01-01 25:00",
+            "yesterday",
+            "2024-01-01 10",
+            "2024-01-01 10:00+5",
+        ] {
             assert!(moment(no).is_none(), "{no}");
         }
         assert_eq!(time_of_day("00:00:01.5"), Some(1_500_000));

@@ -285,8 +285,14 @@ fn what_is_known_before_any_row_is_decided_before_any_row() {
     // No UPDATE or DELETE reads the column, which their old rows do not have.
     let rule = json!({"keep": "op in ('insert', 'read') && amount > 1 || op == 'delete'"});
     let row = |amount: &'static str| [("id", "1"), ("amount", amount)];
-    let rows =
-        [insert(row("1")), insert(row("2")), update(row("2")), delete([("id", "1")]), read(row("2")), truncate()];
+    let rows = [
+        insert(row("1")),
+        insert(row("2")),
+        update(row("2")),
+        delete([("id", "1")]),
+        read(row("2")),
+        truncate(),
+    ];
     assert_eq!(fates(rule, relation, &rows), "-i-dr-");
     let error = run(json!({"keep": "op != 'insert' || amount > 1"}), relation, &[]);
     assert!(error.is_ok(), "an UPDATE does not read it");

@@ -20,8 +20,8 @@ use std::collections::BTreeMap;
 
 use kasho_plugin_sdk::pattern::ColumnPattern;
 use kasho_plugin_sdk::{
-    Batch, Col, Column, Domain, Error, Plugin, Reason, Result, Setup, Table, describe_plugin,
-    export_plugin,
+    Batch, Col, Column, Domain, Error, Plugin, Reason, Result, Setup, Table, export_plugin,
+    metadata,
 };
 use serde::Deserialize;
 use serde_json::Value as Json;
@@ -106,9 +106,12 @@ impl Plugin for Tokenize {
 /// Reads one rule and declares its column.
 fn rule(cx: &mut Setup<'_>, column: &str, written: Json) -> Result<Option<Tokenized>> {
     let options: Options = match written {
-        Json::String(transform) => {
-            Options { transform, domain: None, prefix: String::new(), encoding: Encoding::default() }
-        }
+        Json::String(transform) => Options {
+            transform,
+            domain: None,
+            prefix: String::new(),
+            encoding: Encoding::default(),
+        },
         written => serde_json::from_value(written).map_err(|e| Error::new(e.to_string()))?,
     };
     match options.transform.as_str() {
@@ -117,7 +120,10 @@ fn rule(cx: &mut Setup<'_>, column: &str, written: Json) -> Result<Option<Tokeni
             if options.domain.is_some() || !options.prefix.is_empty() {
                 return Err(Error::new(format!("`{word}` has no options")));
             }
-            if word == "pass" { cx.pass(column)? } else { cx.drop(column)? }
+            match word {
+                "pass" => cx.pass(column)?,
+                _ => cx.drop(column)?,
+            }
             return Ok(None);
         }
         other => {
@@ -128,9 +134,7 @@ fn rule(cx: &mut Setup<'_>, column: &str, written: Json) -> Result<Option<Tokeni
     }
     let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ':');
     if !options.prefix.chars().all(fine) || options.prefix.len() > 32 {
-        return Err(Error::new(
-            "`prefix` is at most 32 of A-Z, a-z, 0-9, `_`, `-`, `.` and `:`",
-        ));
+        return Err(Error::new("`prefix` is at most 32 of A-Z, a-z, 0-9, `_`, `-`, `.` and `:`"));
     }
     let own = || ColumnPattern::parse(column).map(|pattern| pattern.column.text().to_owned());
     let domain = options.domain.map_or_else(own, Ok)?;
@@ -190,5 +194,5 @@ impl Tokenized {
     }
 }
 
-describe_plugin!("../plugin.json");
+metadata!("../plugin.json");
 export_plugin!(Tokenize);

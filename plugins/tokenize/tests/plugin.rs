@@ -48,7 +48,12 @@ const GOLDEN: [(&str, &str, &str, &str); 6] = [
     ("email", "hex", "Grüße", "1c9ae423e0a768af12c4229f3e46c0869740e422272727"),
     ("person", "base64url", "ada@example.com", "fmLihrmNcXjSKQY61CMxk1U7VnbANDy6mlguZbYXOA"),
     ("email", "base64url", "exactly 16 bytes", "5DPQb4ED_IPZXB4C7GCOvyeiEnHGAPcfHbC43VoHaNY"),
-    ("email", "hex", "a value of thirty-three bytes: 33", "ede7af37d07c95b6dfc650c27dfded8fff529c92e1c9e2ab908fceb06365f0d2698753f5a2dadfc6d592177935e7c9a5af"),
+    (
+        "email",
+        "hex",
+        "a value of thirty-three bytes: 33",
+        "ede7af37d07c95b6dfc650c27dfded8fff529c92e1c9e2ab908fceb06365f0d2698753f5a2dadfc6d592177935e7c9a5af",
+    ),
 ];
 
 #[test]
@@ -66,7 +71,8 @@ fn another_implementation_turns_tokens_back() {
     let values = ["", "a", "ada@example.com", "sixteen bytes!!!", "seventeen bytes!!", &long];
     let key: String = MASTER.iter().map(|byte| format!("{byte:02x}")).collect();
     for encoding in ["base64url", "hex"] {
-        let rule = json!({"transform": "tokenize", "domain": "e", "encoding": encoding, "prefix": "tok_"});
+        let rule =
+            json!({"transform": "tokenize", "domain": "e", "encoding": encoding, "prefix": "tok_"});
         let found = tokens(rule, &values);
         let output = Command::new("python3")
             .args(["-I", "tests/reverse.py", &key, "e", encoding, "tok_"])
@@ -130,14 +136,22 @@ fn what_cannot_be_is_refused() {
     for (rule, relation, want) in [
         (json!("tokenise"), "s.t(a text)", "there is no transform `tokenise`"),
         (json!({"transform": "tokenize", "salt": 1}), "s.t(a text)", "unknown field `salt`"),
-        (json!({"transform": "tokenize", "prefix": "a b"}), "s.t(a text)", "`prefix` is at most 32"),
+        (
+            json!({"transform": "tokenize", "prefix": "a b"}),
+            "s.t(a text)",
+            "`prefix` is at most 32",
+        ),
         (json!({"transform": "tokenize", "domain": ""}), "s.t(a text)", "`domain` is a name"),
         (json!({"transform": "tokenize", "encoding": "rot13"}), "s.t(a text)", "unknown variant"),
         (json!({"transform": "pass", "prefix": "x"}), "s.t(a text)", "`pass` has no options"),
         (json!("tokenize"), "s.t(a int8)", "a token is text, which int8 does not hold"),
         (json!("tokenize"), "s.t(a citext)", "can be equal and have two tokens"),
         (json!("tokenize"), "s.t(a bpchar(90))", "can be equal and have two tokens"),
-        (json!("tokenize"), "s.t(a varchar(22))", "a token has 23 characters at least, and varchar holds 22"),
+        (
+            json!("tokenize"),
+            "s.t(a varchar(22))",
+            "a token has 23 characters at least, and varchar holds 22",
+        ),
     ] {
         let told = refusal("s.t.a", rule, relation);
         assert!(told.contains("s.t") && told.contains(want), "{told}");
@@ -150,7 +164,10 @@ fn the_description_tells_a_token_that_is_one() {
     let described: Json = serde_json::from_str(include_str!("../plugin.json")).unwrap();
     let example = &described["transforms"][0]["example"];
     let rule = json!({"transform": "tokenize", "domain": "email", "prefix": "tok_"});
-    assert_eq!(tokens(rule, &[example["in"].as_str().unwrap()]), [example["out"].as_str().unwrap()]);
+    assert_eq!(
+        tokens(rule, &[example["in"].as_str().unwrap()]),
+        [example["out"].as_str().unwrap()]
+    );
 }
 
 proptest! {
