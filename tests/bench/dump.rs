@@ -172,6 +172,7 @@ fn catalog(wide: bool) -> Catalog {
         all_columns: columns.iter().map(|(name, _)| (*name).to_owned()).collect(),
         rows_estimated: 0,
         bytes: 0,
+        bytes_toasted: 0,
     };
     Catalog {
         version: 1,

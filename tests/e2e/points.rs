@@ -50,6 +50,10 @@ fn tables(count: usize, rows: u64) -> String {
     format!("CREATE SEQUENCE ids; {}", all.collect::<String>())
 }
 
+/// Between two transactions of the writer: on a fast machine the tables would outgrow the
+/// rate at which they are loaded.
+const PAUSE: Duration = Duration::from_millis(3);
+
 /// Writes to `t1`… all the time, whatever becomes of the server.
 struct Churn {
     stop: Arc<AtomicBool>,
@@ -98,6 +102,7 @@ impl Churn {
                         break;
                     }
                     done.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(PAUSE).await;
                 }
                 drop(client);
                 let _ = connection.await;

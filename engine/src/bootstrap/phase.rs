@@ -83,7 +83,7 @@ pub struct TableLoad {
     pub rows: u64,
     /// Rows by the planner's estimate.
     pub rows_estimated: u64,
-    /// Bytes of the heap.
+    /// Bytes on disk, TOAST included.
     pub bytes_estimated: u64,
     /// Tells one shape and storage of it from another: a table whose own differs later on
     /// was altered, rewritten or emptied meanwhile. Empty if nobody noted it.

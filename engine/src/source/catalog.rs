@@ -78,8 +78,11 @@ pub struct Table {
     pub all_columns: Vec<String>,
     /// Rows by the planner's estimate.
     pub rows_estimated: u64,
-    /// Bytes of the heap.
+    /// Bytes of the heap, which is what ranges are cut of.
     pub bytes: u64,
+    /// Bytes of what stands outside of it (TOAST).
+    #[serde(default)]
+    pub bytes_toasted: u64,
 }
 
 /// A column as stored in one table.
@@ -225,6 +228,7 @@ struct Leaf {
     filenode: Oid,
     rows: f32,
     bytes: i64,
+    toasted: i64,
 }
 
 /// The tables that hold the rows of the published relations. A partition that is
@@ -234,7 +238,8 @@ async fn leaves(client: &Client, published: &[Oid]) -> Result<Vec<Leaf>, SourceE
     let rows = client
         .query(
             "SELECT DISTINCT ON (c.oid) c.oid, p.oid, n.nspname, c.relname, c.relfilenode, \
-                    c.reltuples, pg_relation_size(c.oid), p.relkind = 'p' AS root \
+                    c.reltuples, pg_relation_size(c.oid), p.relkind = 'p' AS root, \
+                    pg_table_size(c.oid) - pg_relation_size(c.oid) \
              FROM pg_class p \
              CROSS JOIN LATERAL (SELECT p.oid AS relid WHERE p.relkind <> 'p' UNION ALL \
                  SELECT relid::oid FROM pg_partition_tree(p.oid) WHERE p.relkind = 'p' AND isleaf) t \
@@ -254,6 +259,7 @@ async fn leaves(client: &Client, published: &[Oid]) -> Result<Vec<Leaf>, SourceE
         rows: row.get(5),
         // NULL if the table was dropped a moment ago.
         bytes: row.get::<_, Option<i64>>(6).unwrap_or(0),
+        toasted: row.get::<_, Option<i64>>(8).unwrap_or(0),
     };
     Ok(rows.iter().map(leaf).collect())
 }
@@ -284,6 +290,7 @@ fn tables(
             all_columns,
             rows_estimated: rows_estimated(leaf.rows, bytes),
             bytes,
+            bytes_toasted: u64::try_from(leaf.toasted).unwrap_or(0),
         });
     }
     tables

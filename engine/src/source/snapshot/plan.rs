@@ -94,7 +94,7 @@ pub(super) fn tables(
                 done: false,
                 rows: 0,
                 rows_estimated: table.rows_estimated,
-                bytes_estimated: table.bytes,
+                bytes_estimated: table.bytes + table.bytes_toasted,
                 shape: catalog.shape(table),
                 gone: false,
             }
@@ -182,6 +182,7 @@ mod tests {
             all_columns: vec![],
             rows_estimated: 1,
             bytes,
+            bytes_toasted: 0,
         }
     }
 

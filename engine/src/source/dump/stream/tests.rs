@@ -76,6 +76,7 @@ fn catalog(tables: &[Described<'_>]) -> Catalog {
                 .collect(),
             rows_estimated: 0,
             bytes: 0,
+            bytes_toasted: 0,
         });
     }
     catalog
