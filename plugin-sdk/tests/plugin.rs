@@ -338,6 +338,7 @@ fn one_line_masks() {
     assert_eq!(fixture.run(&t, &rows)[0].after("a"), Value::Text("xx"));
 }
 
+#[derive(Debug)]
 struct Renaming;
 
 impl Plugin for Renaming {
@@ -367,7 +368,7 @@ fn a_plugin_gives_new_names() {
     assert_eq!(fixture.needs().needs["public.users"], ["email"]);
     let users = table("public.users(id int8 key, email text)");
     let wanted = fixture.relation(&users).unwrap().unwrap();
-    let rename = wanted.rename.unwrap();
+    let rename = wanted.rename.as_ref().unwrap();
     assert_eq!(rename.table.as_deref(), Some("crm.people"));
     assert_eq!(rename.columns["email"], "mail");
     assert!(wanted.columns.is_empty());

@@ -305,7 +305,7 @@ async fn a_filter_on_other_columns_than_the_identity_is_refused() {
     let text = config(&pg.url(), &redis.url(), builder.home().grpc_port(), rules);
     let engine = builder.config(&text).build();
     let output = engine.run(&["check"]).await;
-    let want = "transform `rows`: public.t: public.t: the condition reads status, but it is not part of the replica \
+    let want = "transform `rows`: public.t: the condition reads status, but it is not part of the replica \
                 identity, so the old row of an UPDATE or DELETE does not have it: ALTER TABLE \
                 public.t REPLICA IDENTITY FULL, or set `insert_only = true`";
     assert!(output.code == 1 && output.stderr.contains(want), "{}", output.stderr);

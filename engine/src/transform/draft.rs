@@ -244,6 +244,9 @@ impl<'a> Draft<'a> {
                 self.doubt.insert(bound.config.name.clone());
                 self.unknown.insert(table.clone());
                 for text in wrong.told() {
+                    // A guest names the table it was asked about, which is told already.
+                    let own = text.strip_prefix(&table).and_then(|rest| rest.strip_prefix(": "));
+                    let text = own.unwrap_or(&text);
                     let error = LoadError::binding(&bound.name, table.clone(), text);
                     // What stands for events is not the catalogue's, and no stream differs.
                     match is_virtual(relation) {
