@@ -9,7 +9,7 @@
 use std::collections::{HashMap, HashSet};
 
 use tokio::sync::watch;
-use tokio::time::{Duration, Instant, MissedTickBehavior};
+use tokio::time::{Duration, Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::Batch;
@@ -19,7 +19,7 @@ use crate::error::Class;
 use crate::pipeline::{Chains, Classified, Ended};
 use crate::position::Lsn;
 use crate::sink::SinkError;
-use crate::sink::load::{LoadWriter, Resumed};
+use crate::sink::load::{Encoded, Encoder, LoadWriter, Resumed};
 use crate::sink::store::Backend;
 use crate::source::snapshot::{Progress, RangeKey, Reader, Slice, SnapshotError};
 use crate::sync::DUMP_FIELDS;
@@ -143,7 +143,7 @@ pub async fn begin_section<S: Backend>(
 /// Tables of which every range is published although `load` does not know it yet; they
 /// are noted in it.
 pub fn settle(load: &mut Load, progress: &Progress) -> Vec<TableDone> {
-    let finished = State::new(load, progress, 0).finished;
+    let finished = State::new(load, progress).finished;
     for done in &finished {
         let open = load.tables.iter_mut().find(|table| table.oid == done.oid && !table.done);
         if let Some(table) = open {
@@ -185,71 +185,133 @@ impl<C: Chains, S: Backend> Loader<'_, C, S> {
     /// # Errors
     /// The first failure of a station.
     pub async fn run(
-        mut self,
+        self,
         load: &Load,
         from: &Progress,
         mut done: impl FnMut(TableDone),
         stop: CancellationToken,
     ) -> Result<Ended, Error<C::Error>> {
-        let mut state = State::new(load, from, self.max_rate);
+        let Loader { reader, chains, writer, max_rate, figures } = self;
+        let mut state = State::new(load, from);
         state.finished.drain(..).for_each(&mut done);
-        self.figures.send_replace(state.figures.clone());
+        figures.send_replace(state.figures.clone());
+        let pace = Pace { max_rate, not_before: None };
+        let mut intake = Intake { reader, chains, encoder: writer.encoder(), pace };
         let mut renew = tokio::time::interval(RENEW);
         renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
         renew.tick().await;
-        loop {
-            let slice = tokio::select! {
-                biased;
-                () = stop.cancelled() => {
-                    self.writer.flush().await?;
-                    return Ok(Ended::Stopped);
+        let mut passed = None;
+        let ended = loop {
+            // The next slice passes the chain while Redis takes in the one before it.
+            let publishing = async {
+                if let Some(passed) = passed.take() {
+                    publish(writer, &mut state, passed).await?;
+                    state.finished.drain(..).for_each(&mut done);
+                    figures.send_replace(state.figures.clone());
                 }
-                _ = renew.tick() => {
-                    self.writer.append(&Default::default(), self.chains.adopt(), vec![]).await?;
-                    continue;
-                }
-                slice = next(&mut self.reader, state.not_before) => slice?,
+                Ok(())
             };
-            let Some(slice) = slice else { break };
-            self.publish(&slice.key.to_string(), &mut state, slice).await?;
-            state.finished.drain(..).for_each(&mut done);
-            self.figures.send_replace(state.figures.clone());
-        }
-        self.writer.flush().await?;
-        state.figures.finished = true;
-        self.figures.send_replace(state.figures);
-        Ok(Ended::Closed)
-    }
-
-    async fn publish(
-        &mut self,
-        field: &str,
-        state: &mut State,
-        mut slice: Slice,
-    ) -> Result<(), Error<C::Error>> {
-        let generation = self.chains.adopt();
-        let batch = std::mem::take(&mut slice.batch);
-        let rows = batch.rows.len() as u64;
-        let batch = match rows {
-            0 => batch,
-            _ => self.chains.apply(batch).await.map_err(Error::Transform)?,
+            match tokio::try_join!(intake.step(&mut renew, &stop), publishing)?.0 {
+                Step::Slice(slice) => passed = Some(slice),
+                Step::Renew => {
+                    let generation = intake.chains.adopt();
+                    writer.append(&Batch::default(), generation, vec![]).await?;
+                }
+                Step::End(ended) => break ended,
+            }
         };
-        let progress = vec![(field.to_owned(), Some(slice.progress.to_string()))];
-        self.writer.append(&batch, generation, progress).await?;
-        state.published(&slice, rows);
-        Ok(())
+        writer.flush().await?;
+        if ended == Ended::Closed {
+            state.figures.finished = true;
+            figures.send_replace(state.figures);
+        }
+        Ok(ended)
     }
 }
 
-/// Waits until the rate allows it, then for the next slice. Cancel-safe.
-async fn next(
-    reader: &mut Reader,
-    not_before: Option<Instant>,
-) -> Result<Option<Slice>, SnapshotError> {
-    if let Some(instant) = not_before {
-        tokio::time::sleep_until(instant).await;
+/// A slice behind the chain.
+struct Passed {
+    slice: Slice,
+    rows: Encoded,
+    generation: u64,
+    /// Those that the chain dropped included.
+    count: u64,
+}
+
+/// What comes next.
+enum Step {
+    Slice(Passed),
+    Renew,
+    End(Ended),
+}
+
+/// Where slices come from.
+struct Intake<'a, C> {
+    reader: Reader,
+    chains: &'a mut C,
+    encoder: Encoder,
+    pace: Pace,
+}
+
+impl<C: Chains> Intake<'_, C> {
+    async fn step(
+        &mut self,
+        renew: &mut Interval,
+        stop: &CancellationToken,
+    ) -> Result<Step, Error<C::Error>> {
+        let slice = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(Step::End(Ended::Stopped)),
+            _ = renew.tick() => return Ok(Step::Renew),
+            slice = self.pace.next(&mut self.reader) => slice?,
+        };
+        let Some(mut slice) = slice else { return Ok(Step::End(Ended::Closed)) };
+        let generation = self.chains.adopt();
+        let batch = std::mem::take(&mut slice.batch);
+        let count = batch.rows.len() as u64;
+        let batch = match count {
+            0 => batch,
+            _ => self.chains.apply(batch).await.map_err(Error::Transform)?,
+        };
+        let rows = self.encoder.encode(&batch)?;
+        Ok(Step::Slice(Passed { slice, rows, generation, count }))
     }
-    reader.next().await
+}
+
+async fn publish<S: Backend>(
+    writer: &mut LoadWriter<S>,
+    state: &mut State,
+    Passed { slice, rows, generation, count }: Passed,
+) -> Result<(), SinkError> {
+    let progress = vec![(slice.key.to_string(), Some(slice.progress.to_string()))];
+    writer.append_encoded(&rows, generation, progress).await?;
+    state.published(&slice, count);
+    Ok(())
+}
+
+/// The rate of the load.
+struct Pace {
+    /// Bytes of COPY text in a second; 0 = as fast as it goes.
+    max_rate: u64,
+    not_before: Option<Instant>,
+}
+
+impl Pace {
+    /// Waits until the rate allows it, then for the next slice. Cancel-safe.
+    async fn next(&mut self, reader: &mut Reader) -> Result<Option<Slice>, SnapshotError> {
+        if let Some(instant) = self.not_before {
+            tokio::time::sleep_until(instant).await;
+        }
+        let slice = reader.next().await?;
+        if let Some(slice) = &slice
+            && self.max_rate > 0
+        {
+            let took = Duration::from_secs_f64(ratio(slice.bytes, self.max_rate));
+            let now = Instant::now();
+            self.not_before = Some(self.not_before.map_or(now, |at| at.max(now)) + took);
+        }
+        Ok(slice)
+    }
 }
 
 /// What is counted on the way.
@@ -260,19 +322,15 @@ struct State {
     /// Oid and attempt of each.
     keys: Vec<(u32, u32)>,
     finished: Vec<TableDone>,
-    max_rate: u64,
-    not_before: Option<Instant>,
 }
 
 impl State {
-    fn new(load: &Load, from: &Progress, max_rate: u64) -> State {
+    fn new(load: &Load, from: &Progress) -> State {
         let mut state = State {
             figures: figures(load),
             left: load.tables.iter().map(|table| table.ranges).collect(),
             keys: load.tables.iter().map(|table| (table.oid, table.attempt)).collect(),
             finished: Vec::new(),
-            max_rate,
-            not_before: None,
         };
         let open = state.keys.iter().copied().zip(0..).filter(|&(_, at)| !load.tables[at].done);
         let places: HashMap<(u32, u32), usize> = open.collect();
@@ -294,11 +352,6 @@ impl State {
         self.add(slice.table, rows, slice.bytes);
         if slice.progress.done {
             self.range_done(slice.table);
-        }
-        if self.max_rate > 0 {
-            let took = Duration::from_secs_f64(ratio(slice.bytes, self.max_rate));
-            let now = Instant::now();
-            self.not_before = Some(self.not_before.map_or(now, |at| at.max(now)) + took);
         }
     }
 

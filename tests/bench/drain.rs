@@ -225,7 +225,7 @@ impl Variant {
 }
 
 /// Seconds of user and system time of a process.
-fn process_cpu(pid: u32) -> f64 {
+pub(crate) fn process_cpu(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat");
     ticks(&stat, 11) + ticks(&stat, 12)
 }

@@ -15,6 +15,7 @@ mod e2e {
 mod drain;
 mod dump;
 mod guest;
+mod load;
 mod memory;
 mod plugin;
 mod table;
@@ -66,6 +67,9 @@ async fn main() {
     }
     if wanted("drain") {
         drain::run(&mut table).await;
+    }
+    if wanted("load") {
+        load::run(&mut table).await;
     }
     if wanted("memory") {
         memory::run(&mut table).await;

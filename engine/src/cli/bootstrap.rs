@@ -21,7 +21,7 @@ use crate::control::proto::kasho::{
 };
 
 /// How often the engine is asked how far it is.
-const LOOK: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Arguments of `kasho bootstrap`.
 #[derive(Debug, Args)]

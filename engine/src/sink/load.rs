@@ -25,8 +25,6 @@ use crate::sink::config::{Config, Durability, Encoding};
 const LEASE_MS: u64 = 30_000;
 /// Rows and progress go in one step, so a batch must fit in one; one row may be larger.
 const STEP_BYTES: u64 = 256 << 20;
-/// Of the memory for encoding, what is kept between two steps.
-const KEPT_BYTES: usize = 4 << 20;
 
 /// Publishes the load of an epoch.
 #[derive(Debug)]
@@ -40,7 +38,6 @@ pub struct LoadWriter<S> {
     generation: u64,
     budget: Budgeter,
     status: Status,
-    data: Vec<u8>,
     spent: bool,
 }
 
@@ -98,7 +95,6 @@ impl<S: Backend> LoadWriter<S> {
             generation: 0,
             budget: Budgeter::new(Lane::Bootstrap, config.budget, config.retention),
             status,
-            data: Vec::new(),
             spent: false,
         };
         this.flush().await?;
@@ -109,6 +105,13 @@ impl<S: Backend> LoadWriter<S> {
     #[must_use]
     pub fn status(&self) -> Status {
         self.status.clone()
+    }
+
+    /// Encodes for this writer, while it waits for the server.
+    #[must_use]
+    pub fn encoder(&self) -> Encoder {
+        let next = self.guard.last.high + 1;
+        Encoder { encoding: self.encoding, max_bulk_len: self.max_bulk_len, next }
     }
 
     /// Appends every row that the chain kept and stores `progress` in the same step; an
@@ -123,32 +126,24 @@ impl<S: Backend> LoadWriter<S> {
         generation: u64,
         progress: Progress,
     ) -> Result<u64, SinkError> {
+        let encoded = self.encoder().encode(batch)?;
+        self.append_encoded(&encoded, generation, progress).await
+    }
+
+    /// [`LoadWriter::append`] of what is encoded already.
+    ///
+    /// # Errors
+    /// The server's; afterwards the writer is spent.
+    pub async fn append_encoded(
+        &mut self,
+        encoded: &Encoded,
+        generation: u64,
+        progress: Progress,
+    ) -> Result<u64, SinkError> {
         self.enter()?;
         self.generation = generation;
-        self.data.clear();
-        let mut rows: Vec<(usize, String, &'static str)> = Vec::new();
-        for piece in &batch.pieces {
-            for row in batch.rows[piece.rows.clone()].iter().filter(|row| !row.dropped) {
-                let position = Position::Bootstrap(self.guard.last.high + rows.len() as u64 + 1);
-                let start = self.data.len();
-                let encoded = self.encoding.row(batch, piece, row, &mut self.data);
-                encoded.map_err(|error| SinkError::Encode { position, error })?;
-                let table = entry::tables(batch, row);
-                check_size(position, &table, (self.data.len() - start) as u64, self.max_bulk_len)?;
-                rows.push((self.data.len(), table, row.op.name()));
-            }
-        }
-        let first = Position::Bootstrap(self.guard.last.high + 1);
-        if rows.len() > 1 {
-            check_size(first, &rows[0].1, self.data.len() as u64, STEP_BYTES)?;
-        }
-        let data = std::mem::take(&mut self.data);
-        let entries = numbered(self.guard.last.high, &data, &rows);
+        let entries = encoded.numbered(self.guard.last.high);
         self.write(entries, progress).await?;
-        self.data = data;
-        // One huge row must not keep its memory for ever.
-        self.data.clear();
-        self.data.shrink_to(KEPT_BYTES);
         self.spent = false;
         Ok(self.guard.last.high)
     }
@@ -300,18 +295,74 @@ fn check_size(position: Position, table: &str, bytes: u64, limit: u64) -> Result
     }
 }
 
-/// The rows as entries numbered after `last`.
-fn numbered<'a>(
-    last: u64,
-    data: &'a [u8],
-    rows: &'a [(usize, String, &'static str)],
-) -> Vec<NewEntry<'a>> {
-    let mut start = 0;
-    let entries = rows.iter().zip(last + 1..).map(|((end, table, op), n)| {
-        let data = &data[std::mem::replace(&mut start, *end)..*end];
-        NewEntry { id: Id { high: n, low: 1 }, op, table, data, last: false }
-    });
-    entries.collect()
+/// Makes entries of rows.
+#[derive(Debug)]
+pub struct Encoder {
+    encoding: Encoding,
+    max_bulk_len: u64,
+    /// Number of the next entry, for errors.
+    next: u64,
+}
+
+/// Rows as they are stored, without their numbers.
+#[derive(Debug, Default)]
+pub struct Encoded {
+    data: Vec<u8>,
+    /// Where each ends in `data`, its table's place in `tables`, and its operation.
+    rows: Vec<(usize, usize, &'static str)>,
+    tables: Vec<String>,
+}
+
+impl Encoder {
+    /// Encodes every row that the chain kept.
+    ///
+    /// # Errors
+    /// A row that cannot be encoded, or is larger than the server takes.
+    pub fn encode(&mut self, batch: &Batch) -> Result<Encoded, SinkError> {
+        let mut done = Encoded::default();
+        let mut before: Option<u32> = None;
+        for piece in &batch.pieces {
+            for row in batch.rows[piece.rows.clone()].iter().filter(|row| !row.dropped) {
+                let position = Position::Bootstrap(self.next + done.rows.len() as u64);
+                let start = done.data.len();
+                let encoded = self.encoding.row(batch, piece, row, &mut done.data);
+                encoded.map_err(|error| SinkError::Encode { position, error })?;
+                // Rows of a load come by tables.
+                let relation = row.detail.is_none().then_some(row.relation);
+                if relation.is_none() || std::mem::replace(&mut before, relation) != relation {
+                    done.tables.push(entry::tables(batch, row));
+                }
+                let table = done.tables.len() - 1;
+                let bytes = (done.data.len() - start) as u64;
+                check_size(position, &done.tables[table], bytes, self.max_bulk_len)?;
+                done.rows.push((done.data.len(), table, row.op.name()));
+            }
+        }
+        if done.rows.len() > 1 {
+            let first = Position::Bootstrap(self.next);
+            check_size(first, &done.tables[0], done.data.len() as u64, STEP_BYTES)?;
+        }
+        self.next += done.rows.len() as u64;
+        Ok(done)
+    }
+}
+
+impl Encoded {
+    /// The rows as entries numbered after `last`.
+    fn numbered(&self, last: u64) -> Vec<NewEntry<'_>> {
+        let mut start = 0;
+        let entries = self.rows.iter().zip(last + 1..).map(|(&(end, table, op), n)| {
+            let data = &self.data[std::mem::replace(&mut start, end)..end];
+            NewEntry {
+                id: Id { high: n, low: 1 },
+                op,
+                table: &self.tables[table],
+                data,
+                last: false,
+            }
+        });
+        entries.collect()
+    }
 }
 
 #[cfg(test)]

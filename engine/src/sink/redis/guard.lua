@@ -31,20 +31,24 @@ local function refused(guard, stream, checkpoint, writer, epoch, last)
 end
 
 -- Appends the entries that begin at ARGV[i], five words each: id, o, t, d, l.
--- Answers the last id, or nil if there were none.
+-- Answers the last id, or nil if there were none. It runs for every row: what it calls is
+-- local, and it makes no tables.
 local function append(stream, generation, i)
-  local last = nil
-  while i <= #ARGV do
-    last = ARGV[i]
-    local words = {'o', ARGV[i + 1], 'd', ARGV[i + 3], 'g', generation}
-    if ARGV[i + 2] ~= '' then
-      words = {'o', ARGV[i + 1], 't', ARGV[i + 2], 'd', ARGV[i + 3], 'g', generation}
+  local call, words, count, last = redis.call, ARGV, #ARGV, nil
+  while i <= count do
+    last = words[i]
+    local op, name, data = words[i + 1], words[i + 2], words[i + 3]
+    if words[i + 4] == '1' then
+      if name ~= '' then
+        call('XADD', stream, last, 'o', op, 't', name, 'd', data, 'g', generation, 'l', '1')
+      else
+        call('XADD', stream, last, 'o', op, 'd', data, 'g', generation, 'l', '1')
+      end
+    elseif name ~= '' then
+      call('XADD', stream, last, 'o', op, 't', name, 'd', data, 'g', generation)
+    else
+      call('XADD', stream, last, 'o', op, 'd', data, 'g', generation)
     end
-    if ARGV[i + 4] == '1' then
-      table.insert(words, 'l')
-      table.insert(words, '1')
-    end
-    redis.call('XADD', stream, last, unpack(words))
     i = i + 5
   end
   return last

@@ -100,6 +100,8 @@ pub(super) struct Spot {
     pub(super) tail: (u32, u64),
     /// A psql `\connect` was seen.
     pub(super) connected: bool,
+    /// pg_dump's first line was seen, and not its last one.
+    pub(super) unfinished: bool,
 }
 
 /// The first bytes of a hash of `tail`.
@@ -117,8 +119,8 @@ impl fmt::Display for Mark {
                 write!(f, "{offset}.{line}")?;
             }
             let ((table, rows), (len, hash)) = (spot.rows, spot.tail);
-            let connected = u8::from(spot.connected);
-            write!(f, ":{table}.{rows}:{len}.{hash:x}:{connected}:{}", hex(&spot.search_path))?;
+            let flags = u8::from(spot.connected) + 2 * u8::from(spot.unfinished);
+            write!(f, ":{table}.{rows}:{len}.{hash:x}:{flags}:{}", hex(&spot.search_path))?;
         }
         Ok(())
     }
@@ -153,13 +155,14 @@ impl FromStr for Mark {
 fn spot(text: &str) -> Option<(u32, Spot)> {
     let (number, rest) = text.split_once('@')?;
     let parts: Vec<&str> = rest.split(':').collect();
-    let [offset, line, statement, rows, tail, connected, path] = parts.as_slice() else {
+    let [offset, line, statement, rows, tail, flags, path] = parts.as_slice() else {
         return None;
     };
     let statement = match statement.split_once('.') {
         None if statement.is_empty() => None,
         pair => pair.and_then(|(a, b)| Some(Some((a.parse().ok()?, b.parse().ok()?))))?,
     };
+    let flags: u8 = flags.parse().ok()?;
     let ((table, rows), (len, hash)) = (rows.split_once('.')?, tail.split_once('.')?);
     let spot = Spot {
         offset: offset.parse().ok()?,
@@ -168,7 +171,8 @@ fn spot(text: &str) -> Option<(u32, Spot)> {
         rows: (table.parse().ok()?, rows.parse().ok()?),
         search_path: unhex(path)?,
         tail: (len.parse().ok()?, u64::from_str_radix(hash, 16).ok()?),
-        connected: *connected == "1",
+        connected: flags & 1 != 0,
+        unfinished: flags & 2 != 0,
     };
     Some((number.parse().ok()?, spot))
 }
@@ -200,10 +204,11 @@ mod tests {
             any::<(u32, u64)>(),
             ".*",
             any::<(u32, u64)>(),
-            any::<bool>(),
+            any::<(bool, bool)>(),
         )
-            .prop_map(|((offset, line), statement, rows, search_path, tail, connected)| {
-                Spot { offset, line, statement, rows, search_path, tail, connected }
+            .prop_map(|((offset, line), statement, rows, search_path, tail, flags)| {
+                let (connected, unfinished) = flags;
+                Spot { offset, line, statement, rows, search_path, tail, connected, unfinished }
             })
     }
 

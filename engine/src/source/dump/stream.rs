@@ -23,6 +23,11 @@ use crate::batch::Batch;
 mod copying;
 mod inserting;
 
+/// The comments around what pg_dump writes, in every version that is read.
+const FIRST: &[u8] = b"-- PostgreSQL database dump";
+const LAST: &[u8] = b"-- PostgreSQL database dump complete";
+const MISSING: &str = "its statements (the line \"PostgreSQL database dump complete\" is missing)";
+
 /// What a text has to say next, and where to go on after it.
 pub(super) struct Said {
     pub(super) what: What,
@@ -90,6 +95,8 @@ pub(super) struct Stream {
     crlf: bool,
     search_path: String,
     connected: bool,
+    /// pg_dump's first line was seen, and not its last one.
+    unfinished: bool,
     /// Rows handed out by table.
     counts: HashMap<u32, u64>,
     /// The table whose rows came last.
@@ -121,6 +128,7 @@ impl Stream {
             crlf,
             search_path: String::new(),
             connected: false,
+            unfinished: false,
             counts: HashMap::new(),
             last_table: 0,
             last_head: None,
@@ -175,7 +183,7 @@ impl Stream {
     /// its beginning again.
     fn go_to(&mut self, spot: &Spot) -> Result<(), DumpError> {
         self.search_path.clone_from(&spot.search_path);
-        self.connected = spot.connected;
+        (self.connected, self.unfinished) = (spot.connected, spot.unfinished);
         let place = Place { offset: spot.offset, line: spot.line };
         if let Some((offset, line)) = spot.statement {
             self.text.skip_to(offset, place)?;
@@ -209,10 +217,16 @@ impl Stream {
         match step {
             Step::More => self.more("a statement"),
             Step::End => {
+                self.flush()?;
+                if self.unfinished {
+                    let place = self.text.place();
+                    return Err(DumpError::Cut { place, what: MISSING });
+                }
                 self.done = true;
-                self.flush()
+                Ok(())
             }
             Step::Item(Item::Blank, len) => {
+                self.frame(len);
                 self.text.advance_over(len);
                 Ok(())
             }
@@ -221,6 +235,21 @@ impl Stream {
             Step::Item(Item::InsertHead, len) => self.insert_head(len),
             Step::Item(Item::Tuple, len) => self.tuple(len),
             Step::Item(Item::InsertTail, len) => self.insert_tail(len),
+        }
+    }
+
+    /// Notes pg_dump's first and last words, which stand in comments: between the two
+    /// a text that ends was cut, even where no statement shows it.
+    fn frame(&mut self, len: usize) {
+        if len < FIRST.len() {
+            return;
+        }
+        for line in self.text.window()[..len].split(|&byte| byte == b'\n') {
+            match line.strip_suffix(b"\r").unwrap_or(line) {
+                FIRST => self.unfinished = true,
+                LAST => self.unfinished = false,
+                _ => {}
+            }
         }
     }
 
@@ -413,6 +442,7 @@ impl Stream {
             search_path: self.search_path.clone(),
             tail: self.text.tail(first),
             connected: self.connected,
+            unfinished: self.unfinished,
         }
     }
 }
