@@ -212,7 +212,7 @@ impl<C: Chains, S: Backend> Loader<'_, C, S> {
                 Ok(())
             };
             match tokio::try_join!(intake.step(&mut renew, &stop), publishing)?.0 {
-                Step::Slice(slice) => passed = Some(slice),
+                Step::Slice(slice) => passed = Some(*slice),
                 Step::Renew => {
                     let generation = intake.chains.adopt();
                     writer.append(&Batch::default(), generation, vec![]).await?;
@@ -240,7 +240,7 @@ struct Passed {
 
 /// What comes next.
 enum Step {
-    Slice(Passed),
+    Slice(Box<Passed>),
     Renew,
     End(Ended),
 }
@@ -274,7 +274,7 @@ impl<C: Chains> Intake<'_, C> {
             _ => self.chains.apply(batch).await.map_err(Error::Transform)?,
         };
         let rows = self.encoder.encode(&batch)?;
-        Ok(Step::Slice(Passed { slice, rows, generation, count }))
+        Ok(Step::Slice(Box::new(Passed { slice, rows, generation, count })))
     }
 }
 
