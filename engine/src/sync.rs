@@ -29,7 +29,7 @@ mod watch;
 
 pub use admit::Refusal;
 pub use chain::{ChainError, Recipe};
-pub use progress::{DUMP_FIELDS, Stored};
+pub use progress::{DUMP_FIELDS, PAUSED_FIELD, Stored};
 pub use run::run;
 
 /// What is to be done.

@@ -193,6 +193,28 @@ async fn what_cannot_work_is_refused_before_anything_is_begun() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_fills_up_while_the_dump_is_written_ends_it_in_time() {
+    let world = World::start(2_000).await;
+    let place = Place::of(&world).await;
+    // A file system of its own, which goes with the process; somebody else fills it.
+    std::fs::create_dir(&place.dumps).expect("folder");
+    let fill = "head -c 80M /dev/zero > \"$home/dumps/else\"; exec sleep 600\n";
+    std::fs::write(place.home.join("hook"), fill).expect("hook");
+    let script = "unshare --map-root-user --mount sh -c 'mount -t tmpfs -o size=128m,mode=700 none dumps \
+         && exec \"$KASHO\" bootstrap --yes --dump --dump-dir \"$PWD/dumps\" --pg-dump \"$PWD/pg_dump.sh\"'";
+    let output = world.engine.shell(script).await;
+    assert_eq!(output.code, 1, "{}{}", output.stdout, output.stderr);
+    says(&output, &["nearly full (", "the dump was given up", "--dump-dir", "--compress"]);
+    // Slot and snapshot stay: with room the same command goes on.
+    assert_eq!(world.status().await["state"], "ACCUMULATING");
+    std::fs::remove_file(place.home.join("hook")).expect("hook");
+    let output = world.engine.run(&place.arguments(&["--yes"])).await.success();
+    says(&output, &["state: STREAMING", "the dump is removed"]);
+    let told = world.check_ledger(2_001).await;
+    assert!(told.contains("loaded 2000") && told.contains("problems 0"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_script_asks_on_a_terminal() {
     let world = World::start(100).await;
     let home = world.engine.home().path();

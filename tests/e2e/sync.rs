@@ -461,6 +461,13 @@ async fn without_room_the_loader_waits_and_says_so() {
     let loader = world.engine.spawn(&sync(&file, &[]));
     let paused = loader.wait_for("publishing is paused").await;
     assert!(paused.contains("budget") && paused.contains("reader"), "{paused}");
+    // Whoever asks the engine is told too, though it is another process that waits.
+    eventually("the engine to say why", async || {
+        let status = world.status().await;
+        let why = status["paused"].as_str().expect("text");
+        (why.contains("the bootstrap stream takes") && why.contains("reader")).then_some(())
+    })
+    .await;
     let key = "{kasho}:1:bootstrap";
     let mut read = 0;
     while read < 60_000 {
@@ -478,5 +485,7 @@ async fn without_room_the_loader_waits_and_says_so() {
         read += world.redis.command::<u64>(&words).await;
     }
     assert!(loader.wait_exit().await.success());
+    eventually("nothing to wait", async || (world.status().await["paused"] == "").then_some(()))
+        .await;
     complete(&world).await;
 }

@@ -61,7 +61,7 @@ impl Engine {
             bootstrap: lane(&load_sink, usage.bootstrap, None),
             redis_used: usage.used,
             redis_limit: usage.limit,
-            paused: paused(sink.paused, load_sink.paused),
+            paused: paused([sink.paused, load_sink.paused, self.loader_paused()]),
             load: self.load_figures(),
             generation: report.generation,
             plugins: plugins(&report, &self.world.handle.newest()),
@@ -133,6 +133,14 @@ impl Engine {
         LoadFigures { rows: *rows, bytes: loader.bytes, bytes_estimated: loader.total, ..figures }
     }
 
+    /// Why pg-bootstrap-sync waits, as it last said while its turn lasts.
+    fn loader_paused(&self) -> Option<String> {
+        let Observed { epoch, loader, usage, .. } = &self.observed;
+        let load = self.phase.external_load()?;
+        let heard = *epoch == Some(load.epoch) && loader.until_ms > usage.now_ms;
+        loader.paused.as_ref().filter(|_| heard && !loader.done).cloned()
+    }
+
     fn load_figures(&self) -> LoadFigures {
         let blocking = self.starting.as_ref().and_then(|starting| starting.blocking.clone());
         match &self.phase {
@@ -188,8 +196,8 @@ fn plugins(report: &Report, generation: &Generation) -> Vec<PluginStatus> {
 }
 
 /// Why either stream waits; both may.
-fn paused(changes: Option<String>, load: Option<String>) -> String {
-    let mut reasons: Vec<String> = changes.into_iter().chain(load).collect();
+fn paused(reasons: [Option<String>; 3]) -> String {
+    let mut reasons: Vec<String> = reasons.into_iter().flatten().collect();
     reasons.dedup();
     reasons.join("; ")
 }

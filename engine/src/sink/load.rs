@@ -38,6 +38,8 @@ pub struct LoadWriter<S> {
     generation: u64,
     budget: Budgeter,
     status: Status,
+    /// The field of the progress in which it stands why nothing is published.
+    pauses: Option<&'static str>,
     spent: bool,
 }
 
@@ -95,10 +97,17 @@ impl<S: Backend> LoadWriter<S> {
             generation: 0,
             budget: Budgeter::new(Lane::Bootstrap, config.budget, config.retention),
             status,
+            pauses: None,
             spent: false,
         };
         this.flush().await?;
         Ok((this, Resumed { entries: last.high, progress }))
+    }
+
+    /// From now on stores why it waits in this field of the progress, for those who cannot
+    /// ask this process. Whoever appends next has to forget it.
+    pub fn tell_pauses_in(&mut self, field: &'static str) {
+        self.pauses = Some(field);
     }
 
     /// The figures that others may watch.
@@ -243,7 +252,8 @@ impl<S: Backend> LoadWriter<S> {
                 // Refused before anything was written: exactly this may be sent again.
                 Err(StoreError::Oom) => {
                     pause.wait(status).await;
-                    renew(&mut self.store, &self.guard).await?;
+                    let told = told(self.pauses, status);
+                    renew(&mut self.store, &self.guard, told).await?;
                 }
                 answer => break answer?,
             }
@@ -264,13 +274,18 @@ impl<S: Backend> LoadWriter<S> {
 
     /// Waits for room, keeping the turn meanwhile.
     async fn room(&mut self) -> Result<(), SinkError> {
+        let mut patience = Duration::from_secs(1);
         loop {
             let (store, epoch) = (&mut self.store, self.guard.epoch);
             let admitted = self.budget.admit(store, epoch, &self.status);
-            match tokio::time::timeout(Duration::from_millis(LEASE_MS / 3), admitted).await {
+            match tokio::time::timeout(patience, admitted).await {
                 Ok(result) => return result,
-                Err(_) => renew(&mut self.store, &self.guard).await?,
+                Err(_) => {
+                    let told = told(self.pauses, &self.status);
+                    renew(&mut self.store, &self.guard, told).await?;
+                }
             }
+            patience = Duration::from_millis(LEASE_MS / 3);
         }
     }
 
@@ -282,9 +297,19 @@ impl<S: Backend> LoadWriter<S> {
     }
 }
 
-async fn renew<S: Backend>(store: &mut S, guard: &Guard) -> Result<(), SinkError> {
+/// Why nothing is published, as progress.
+fn told(field: Option<&'static str>, status: &Status) -> Progress {
+    let reason = field.zip(status.get().paused);
+    reason.map(|(field, reason)| (field.to_owned(), Some(reason))).into_iter().collect()
+}
+
+async fn renew<S: Backend>(
+    store: &mut S,
+    guard: &Guard,
+    progress: Progress,
+) -> Result<(), SinkError> {
     let lease = Duration::from_millis(LEASE_MS);
-    let load = Load { generation: 0, entries: Vec::new(), progress: Vec::new(), lease };
+    let load = Load { generation: 0, entries: Vec::new(), progress, lease };
     settled(store.load(guard, &load).await?, Lane::Bootstrap, guard.last)
 }
 

@@ -16,6 +16,10 @@ use crate::sink::config::Durability;
 
 pub use words::*;
 
+/// Under this name [`Registry::progress`] tells when the loader's turn ends, milliseconds of
+/// the server's clock.
+pub const LEASE_UNTIL: &str = "lease.until";
+
 mod words;
 
 /// Why a step was not done, or may have been.
@@ -187,7 +191,8 @@ pub trait Registry: Send {
         new: &[u8],
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
-    /// What the loader of an epoch has stored with its rows, for those who only look.
+    /// What the loader of an epoch has stored with its rows, for those who only look, and
+    /// [`LEASE_UNTIL`].
     fn progress(
         &mut self,
         epoch: Epoch,

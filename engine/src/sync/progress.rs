@@ -7,9 +7,13 @@
 use std::collections::HashMap;
 
 use crate::sink::load::Progress;
+use crate::sink::store::LEASE_UNTIL;
 
 /// What every field begins with, apart from the progress of other loaders.
 pub const DUMP_FIELDS: &str = "dump.";
+
+/// The field in which the writer says why it waits.
+pub const PAUSED_FIELD: &str = "dump.paused";
 
 /// The stored progress.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,6 +34,10 @@ pub struct Stored {
     pub partial: bool,
     /// Everything is published.
     pub done: bool,
+    /// Why it publishes nothing just now.
+    pub paused: Option<String>,
+    /// When its turn ends unless it is heard of again, milliseconds of Redis' clock.
+    pub until_ms: u64,
 }
 
 impl Stored {
@@ -47,6 +55,8 @@ impl Stored {
             total: number("total"),
             partial: text("partial").is_some(),
             done: text("done").is_some(),
+            paused: text("paused"),
+            until_ms: fields.get(LEASE_UNTIL).and_then(|n| n.parse().ok()).unwrap_or(0),
         }
     }
 
@@ -63,6 +73,8 @@ impl Stored {
             ("total", Some(self.total.to_string())),
             ("partial", flag(self.partial)),
             ("done", flag(self.done)),
+            // A batch that is published is the end of it.
+            ("paused", None),
         ];
         fields.into_iter().map(|(name, value)| (format!("{DUMP_FIELDS}{name}"), value)).collect()
     }
@@ -83,6 +95,7 @@ mod tests {
             total: 7,
             partial: true,
             done: true,
+            ..Stored::default()
         };
         let fields = stored.fields().into_iter().filter_map(|(name, value)| Some((name, value?)));
         assert_eq!(Stored::read(&fields.collect()), stored);

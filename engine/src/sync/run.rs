@@ -11,7 +11,7 @@ use tokio::time::{Duration, Instant, MissedTickBehavior};
 use super::admit::{self, Admitted, Found};
 use super::chain::Chain;
 use super::watch::{Look, Watcher};
-use super::{Figures, Job, Outcome, Stop, Stored, SyncError, Watch, owner};
+use super::{Figures, Job, Outcome, PAUSED_FIELD, Stop, Stored, SyncError, Watch, owner};
 use crate::batch::Batch;
 use crate::bootstrap::{self, Phase};
 use crate::config::Config;
@@ -244,6 +244,7 @@ struct Loading<'a> {
 impl Loading<'_> {
     async fn run(mut self, resumed: &Resumed, stop: &Stop) -> Result<Outcome, SyncError> {
         let mut stored = Stored::read(&resumed.progress);
+        self.writer.tell_pauses_in(PAUSED_FIELD);
         let ended = self.load(&mut stored, resumed.entries, stop).await;
         // The turn is given back whatever happened, so that nobody has to wait for it; an
         // error of the writer has spent it, and then its lease runs out by itself.
@@ -374,7 +375,7 @@ impl Loading<'_> {
         if std::mem::replace(&mut self.sent, true) && !stored.done {
             // What does not change is stored once.
             fields.retain(|(name, _)| {
-                [".mark", ".rows", ".bytes"].iter().any(|end| name.ends_with(end))
+                [".mark", ".rows", ".bytes", ".paused"].iter().any(|end| name.ends_with(end))
             });
         }
         Ok(self.writer.append(batch, generation, fields).await?)

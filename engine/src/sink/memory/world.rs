@@ -9,7 +9,7 @@ use crate::sink::entry::RawEntry;
 use crate::sink::id::{Id, Keys, Lane};
 use crate::sink::store::{
     Acked, Answer, Append, Begin, Begun, Checkpoint, Consumer, Fence, Finish, Finished, Guard,
-    Inspection, Leased, Load, NewEntry, StoreError, Trim,
+    Inspection, LEASE_UNTIL, Leased, Load, NewEntry, StoreError, Trim,
 };
 
 type Hash = BTreeMap<String, String>;
@@ -248,8 +248,9 @@ impl World {
 
     pub(super) fn progress(&self, epoch: Epoch) -> HashMap<String, String> {
         let fields = self.epochs.get(&epoch.0).into_iter().flat_map(|data| &data.load);
-        let own = |(field, value): (&String, &String)| {
-            Some((field.strip_prefix("p:")?.to_owned(), value.clone()))
+        let own = |(field, value): (&String, &String)| match field.as_str() {
+            "until" => Some((LEASE_UNTIL.to_owned(), value.clone())),
+            field => Some((field.strip_prefix("p:")?.to_owned(), value.clone())),
         };
         fields.filter_map(own).collect()
     }

@@ -4,10 +4,12 @@ use std::collections::HashMap;
 
 use redis::Value;
 
-use super::{RedisStore, array, bytes, id, number, progress, script, text, texts, unexpected};
+use super::{
+    RedisStore, array, bytes, id, number, pairs, progress, script, text, texts, unexpected,
+};
 use crate::position::Epoch;
 use crate::sink::id::{Id, Lane};
-use crate::sink::store::{Acked, Consumer, Registry, StoreError};
+use crate::sink::store::{Acked, Consumer, LEASE_UNTIL, Registry, StoreError};
 
 impl RedisStore {
     async fn get(&mut self, key: String) -> Result<Option<Vec<u8>>, StoreError> {
@@ -62,7 +64,10 @@ impl Registry for RedisStore {
     async fn progress(&mut self, epoch: Epoch) -> Result<HashMap<String, String>, StoreError> {
         let mut command = redis::cmd("HGETALL");
         command.arg(self.keys.load(epoch));
-        Ok(progress(&texts(self.run(&command).await?)?))
+        let words = texts(self.run(&command).await?)?;
+        let mut fields = progress(&words);
+        fields.extend(pairs(&words).remove("until").map(|until| (LEASE_UNTIL.to_owned(), until)));
+        Ok(fields)
     }
 
     async fn add_consumer(&mut self, name: &str) -> Result<bool, StoreError> {
