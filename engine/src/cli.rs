@@ -16,6 +16,7 @@ pub mod run;
 pub mod snapshot;
 pub mod status;
 pub mod sync;
+pub mod transforms;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -63,6 +64,9 @@ enum Command {
     /// the running engine, and confirm new ones.
     #[command(subcommand)]
     Plugin(plugin::Command),
+    /// Look up transforms, take rules over, try them; turn tokens back.
+    #[command(subcommand)]
+    Transforms(transforms::Command),
     /// Hold an exported snapshot, for a bootstrap by hand.
     Snapshot(snapshot::Arguments),
 }
@@ -103,6 +107,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::BootstrapSync(arguments) => block_on(sync::run(&arguments, path)),
         Command::Reset(arguments) => reset::run(&arguments, path),
         Command::Plugin(command) => plugin::run(&command, path),
+        Command::Transforms(command) => transforms::run(&command, path),
         Command::Snapshot(arguments) => snapshot::run(&arguments, path),
     };
     match outcome {

@@ -136,11 +136,21 @@ impl Config {
     /// # Errors
     /// The file is no TOML, or something is wrong with that section.
     pub fn load_grpc(path: &Path) -> Result<control::Config, Errors> {
+        Config::load_parts(path, &["grpc"]).map(|config| config.grpc)
+    }
+
+    /// A file of which a command uses these top-level settings and sections, and no others:
+    /// what is wrong with the rest keeps nobody from it.
+    ///
+    /// # Errors
+    /// As [`Config::load`], of these.
+    pub fn load_parts(path: &Path, parts: &[&str]) -> Result<Config, Errors> {
         let (config, mut problems) =
             Config::look(&text(path)?, path, &|name| std::env::var(name).ok());
-        problems.retain(|p| p.key.is_empty() || p.key == "grpc" || p.key.starts_with("grpc."));
+        let part = |key: &str| key.split(['.', '[']).next().unwrap_or_default().to_owned();
+        problems.retain(|p| p.key.is_empty() || parts.contains(&part(&p.key).as_str()));
         match problems.is_empty() {
-            true => Ok(config.grpc),
+            true => Ok(config),
             false => Err(Errors { file: path.to_owned(), problems }),
         }
     }

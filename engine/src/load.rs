@@ -81,12 +81,14 @@ pub fn progress(stored: &HashMap<String, String>) -> Result<Progress, ProgressEr
 
 /// Makes the stream agree with the phase before anything is read: where an earlier attempt
 /// has left progress, readers are told to empty the table, and in the same step it is
-/// forgotten. Done before or not, the outcome is the same.
+/// forgotten. Done before or not, the outcome is the same. `name` says under which name the
+/// rows of a table are published.
 ///
 /// # Errors
 /// Redis's.
 pub async fn begin_again<S: Backend>(
     load: &Load,
+    name: &(impl Fn(&str) -> String + Sync),
     progress: &mut Progress,
     writer: &mut LoadWriter<S>,
 ) -> Result<(), SinkError> {
@@ -109,8 +111,10 @@ pub async fn begin_again<S: Backend>(
     for Restart { table, attempt, load_lsn } in &restarts {
         tracing::warn!(table, attempt, %load_lsn, "the table is loaded again from its beginning");
     }
+    let names: Vec<String> = restarts.iter().map(|r| name(&r.table)).collect();
+    let told = restarts.iter().zip(&names);
     let told: Vec<_> =
-        restarts.iter().map(|r| (r.table.as_str(), u64::from(r.attempt), r.load_lsn)).collect();
+        told.map(|(r, name)| (name.as_str(), u64::from(r.attempt), r.load_lsn)).collect();
     let fields = forget.iter().map(|key| (key.to_string(), None)).collect();
     writer.restart(&told, fields).await?;
     writer.flush().await?;

@@ -19,6 +19,7 @@ mod chain;
 mod check;
 mod config;
 mod coverage;
+mod description;
 mod draft;
 mod error;
 mod exchange;
@@ -35,20 +36,24 @@ mod known;
 mod load;
 mod loosen;
 mod meter;
+mod missing;
 mod outcome;
 mod plan;
 mod probe;
 pub mod reload;
+mod rename;
 mod rows;
 mod samples;
 mod store;
+mod token;
 mod wasi;
 
 pub use archive::{Archive, Kept};
 pub use catalog::{Catalog, ForeignKey};
 pub use chain::Chain;
 pub use config::{Binding, Config, KeySource, NewColumns, OnError, OnRegression, Plugins, Unruled};
-pub use coverage::{Action, Coverage};
+pub use coverage::{Action, Coverage, TableCoverage};
+pub use description::{Description, Example, Setting, Transform, describe};
 pub use error::{LoadError, TransformError};
 pub use figures::{CALL_SECONDS, Calls, Figures};
 pub use generation::{Generation, PluginInfo};
@@ -57,6 +62,8 @@ pub use host::Host;
 pub use keys::{Key, KeyError};
 pub use load::{Options, Rejected, candidate, load, restore};
 pub use meter::{Measured, Meter};
+pub use missing::{Missing, missing};
+pub use token::{Encoding, Opener, TokenError};
 
 #[cfg(test)]
 mod evil;
@@ -68,6 +75,8 @@ mod guarded;
 mod puppet;
 #[cfg(test)]
 mod real;
+#[cfg(test)]
+mod renamed;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

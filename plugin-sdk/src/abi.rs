@@ -221,7 +221,7 @@ pub struct Wanted {
     /// the guest, so nothing need be said of the columns.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub drop: bool,
-    /// New names. Reserved: a host that does not rename refuses it.
+    /// Names that the table and its columns leave under.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rename: Option<Rename>,
 }

@@ -128,6 +128,22 @@ macro_rules! export_plugin {
     };
 }
 
+/// Puts a JSON file into the plugin's custom section `kasho.plugin`, where the host reads
+/// it without running anything: `metadata!("../transforms.json")`, a path as in
+/// `include_bytes!`.
+#[macro_export]
+macro_rules! metadata {
+    ($file:literal) => {
+        #[cfg(target_arch = "wasm32")]
+        #[allow(unsafe_code, reason = "a section has a name, which Rust calls unsafe")]
+        const _: () = {
+            #[used]
+            #[unsafe(link_section = "kasho.plugin")]
+            static SECTION: [u8; include_bytes!($file).len()] = *include_bytes!($file);
+        };
+    };
+}
+
 /// A plugin that masks one column, in one line.
 ///
 /// ```

@@ -5,6 +5,8 @@
 //! a guest says later can carry a row's value. What goes wrong here is an [`Error`] whose
 //! text the operator reads.
 
+mod rename;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Deref;
@@ -224,6 +226,7 @@ pub(crate) struct Declaration {
 pub(crate) struct Declared {
     pub(crate) columns: Vec<Declaration>,
     pub(crate) tables: Vec<(TablePattern, Option<String>)>,
+    pub(crate) renames: Vec<(TablePattern, abi::Rename)>,
     pub(crate) needs: Needs,
     pub(crate) commit_time: bool,
     pub(crate) truncate: bool,
@@ -250,6 +253,10 @@ impl<'a> Setup<'a> {
         let mut needs: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (table, _) in &self.declared.tables {
             needs.entry(table.to_string()).or_default();
+        }
+        for (table, rename) in &self.declared.renames {
+            let columns = needs.entry(table.to_string()).or_default();
+            columns.extend(rename.columns.keys().cloned());
         }
         for Declaration { pattern, .. } in &self.declared.columns {
             let columns = needs.entry(pattern.table.to_string()).or_default();

@@ -104,7 +104,11 @@ impl<P: Plugin> Session<P> {
         let listed = tables.clone().next().is_some();
         let filters = tables.filter_map(|(table, rows)| Some((table.weight(), rows.as_ref()?)));
         wanted.rows = filters.max_by_key(|(weight, _)| *weight).map(|(_, rows)| rows.clone());
-        if wanted.columns.is_empty() && !listed {
+        let renames = self.declared.renames.iter();
+        let mut rename =
+            renames.filter(|(table, _)| table.matches(&relation)).map(|(_, names)| names);
+        wanted.rename = rename.next().cloned();
+        if wanted.columns.is_empty() && !listed && wanted.rename.is_none() {
             return Ok(None);
         }
         let table = Table { relation: &relation, columns: &columns };

@@ -337,3 +337,48 @@ fn one_line_masks() {
     fixture.relation(&t).unwrap();
     assert_eq!(fixture.run(&t, &rows)[0].after("a"), Value::Text("xx"));
 }
+
+#[derive(Debug)]
+struct Renaming;
+
+impl Plugin for Renaming {
+    fn new(cx: &mut Setup<'_>) -> Result<Self> {
+        let Names { names } = cx.rules()?;
+        for (from, to) in names {
+            cx.rename(&from, &to)?;
+        }
+        Ok(Renaming)
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Names {
+    names: Vec<(String, String)>,
+}
+
+#[test]
+fn a_plugin_gives_new_names() {
+    let named = |names: serde_json::Value| Fixture::<Renaming>::new(json!({ "names": names }));
+    let mut fixture = named(json!([
+        ["public.users", "crm.people"],
+        ["public.users.email", "mail"],
+        ["public.orders.total", "sum"],
+    ]))
+    .unwrap();
+    assert_eq!(fixture.needs().needs["public.users"], ["email"]);
+    let users = table("public.users(id int8 key, email text)");
+    let wanted = fixture.relation(&users).unwrap().unwrap();
+    let rename = wanted.rename.as_ref().unwrap();
+    assert_eq!(rename.table.as_deref(), Some("crm.people"));
+    assert_eq!(rename.columns["email"], "mail");
+    assert!(wanted.columns.is_empty());
+    assert!(fixture.relation(&table("public.plans(id int8 key)")).unwrap().is_none());
+    for (from, want) in [
+        ("users", "a table is named schema.table"),
+        ("public.*", "a rename names one table or column"),
+        ("public.users.*", "a rename names one table or column"),
+    ] {
+        let error = named(json!([[from, "x"]])).unwrap_err().to_string();
+        assert!(error.contains(want), "{error}");
+    }
+}

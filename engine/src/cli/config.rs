@@ -6,6 +6,7 @@ use anyhow::anyhow;
 use clap::Subcommand;
 
 use crate::config::Config;
+use crate::transform::Binding;
 
 /// Commands on the configuration file.
 #[derive(Debug, Subcommand)]
@@ -32,12 +33,13 @@ fn check(path: &Path) -> anyhow::Result<()> {
     })?;
     println!("{}: right", path.display());
     for binding in &config.transform {
-        println!(
-            "  transform {}: {} on {}",
-            binding.name,
-            binding.plugin,
-            binding.tables.join(", ")
-        );
+        let Binding { name, plugin, tables, rename, .. } = binding;
+        if !plugin.is_empty() {
+            println!("  transform {name}: {plugin} on {}", tables.join(", "));
+        }
+        for (from, to) in rename {
+            println!("  transform {name}: {from} leaves as {to}");
+        }
     }
     Ok(())
 }

@@ -86,11 +86,15 @@ fn errors_of_syntax_do_not_hide_the_others() {
 
 #[test]
 fn missing_keys_of_a_binding_are_named() {
-    let text =
-        format!("{URLS}[[transform]]\nname = 'a'\nplugin = 'b'\n[[transform]]\nname = 'a'\n");
+    let text = format!("{URLS}[[transform]]\nplugin = 'b'\n[[transform]]\ntables = ['a.b']\n");
     let found = problems(&text);
-    assert_eq!(found[0], "kasho.toml:5:1: transform[0]: the key \"tables\" is missing");
-    assert_eq!(found[1], "kasho.toml:8:1: transform[1]: the key \"plugin\" is missing");
+    assert_eq!(found[0], "kasho.toml:5:1: transform[0]: the key \"name\" is missing");
+    assert_eq!(found[1], "kasho.toml:7:1: transform[1]: the key \"name\" is missing");
+    let text =
+        format!("{URLS}[[transform]]\nname = 'a'\nplugin = 'b'\n[[transform]]\nname = 'c'\n");
+    let found = problems(&text);
+    assert_eq!(found[0], "kasho.toml: transform[0].tables: names no table, so it would do nothing");
+    assert!(found[1].starts_with("kasho.toml: transform[1].plugin: names no file"), "{}", found[1]);
     // Where a binding or a key is left out, nothing is said of what the others lack by it.
     let text = format!(
         "{URLS}[keys]\nk = 1\n[[transform]]\nname = 'a'\nplugin = 'b'\ntables = ['c.d']\nkey = 'k'\n"

@@ -134,10 +134,14 @@ impl Engine {
         {
             // Forced before the load went on: the load points told are those of the phase.
             let mut progress = load::progress(&resumed.progress).map_err(unavailable)?;
-            let begun = load::begin_again(load, &mut progress, &mut writer);
+            let name = |table: &str| self.world.handle.newest().leaves_as(table);
+            let begun = load::begin_again(load, &name, &mut progress, &mut writer);
             begun.await.map_err(unavailable)?;
         }
-        let end = writer.finish(end, self.stored.as_deref(), text);
+        let (start, points, after) = end;
+        let chain = self.world.handle.newest();
+        let points = points.iter().map(|(table, lsn)| (chain.leaves_as(table), *lsn)).collect();
+        let end = writer.finish((start, &points, after), self.stored.as_deref(), text);
         end.await.map_err(unavailable)
     }
 

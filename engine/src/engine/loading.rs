@@ -143,7 +143,8 @@ impl Loading {
         if let Some((mark, first)) = self.section {
             load::begin_section(mark, first, &resumed, &mut writer).await?;
         }
-        load::begin_again(&load, &mut progress, &mut writer).await?;
+        let name = |table: &str| world.handle.newest().leaves_as(table);
+        load::begin_again(&load, &name, &mut progress, &mut writer).await?;
         // Before anything can go wrong: what is published whole stays, come what may.
         for TableDone { oid, attempt, rows } in load::settle(&mut load, &progress) {
             let _ = self.events.send(Event::TableDone { oid, attempt, rows }).await;

@@ -113,6 +113,8 @@ impl Engine {
         let Reload { nonce, section, tables, .. } = reload.as_ref().clone();
         // Figures of the load before are none of this one's.
         self.load = loading::Shared::default();
+        let chain = self.world.handle.newest();
+        let tables = tables.iter().map(|table| chain.leaves_as(table)).collect();
         self.world.marks.expect(Some(Mark { nonce: nonce.clone(), section, tables }));
         let (world, events) = (Arc::clone(&self.world), self.events.clone());
         self.loading = Some(Running::spawn(|stop| marking(world, nonce, events, stop)));

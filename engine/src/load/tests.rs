@@ -99,11 +99,11 @@ async fn readers_are_told_once_to_empty_what_an_earlier_attempt_has_published() 
             _ => Fault::None,
         });
         let (mut writer, mut progress) = open(&server, 2).await;
-        let begun = begin_again(&a_load(), &mut progress, &mut writer).await;
+        let begun = begin_again(&a_load(), &str::to_owned, &mut progress, &mut writer).await;
         assert_eq!(begun.is_err(), matches!(fault, Fault::Cut | Fault::LoseReply), "{begun:?}");
         // Whatever came of it, another try leaves the same.
         let (mut writer, mut progress) = open(&server, 3).await;
-        begin_again(&a_load(), &mut progress, &mut writer).await.unwrap();
+        begin_again(&a_load(), &str::to_owned, &mut progress, &mut writer).await.unwrap();
         let left: Vec<String> = progress.keys().map(ToString::to_string).collect();
         assert_eq!(left, ["1:1:0", "1:1:1", "4:1:1"], "{fault:?}");
         assert_eq!(open(&server, 4).await.1, progress, "as stored");

@@ -22,12 +22,14 @@ mod adopt;
 mod holder;
 mod plan;
 mod reader;
+mod sample;
 mod spawn;
 
 pub use adopt::{check_server, copy_temporary_slot, drop_slot, hold_temporary, slot_fact};
 pub use holder::{HolderSpec, Report, hold};
 pub use plan::{Progress, RangeKey, RangeProgress, copy_statement};
 pub use reader::{Reader, ReaderConfig, Slice};
+pub use sample::sample;
 pub use spawn::{Holder, holder_lives, release, release_others};
 
 /// What can end a load or refuse to begin one.

@@ -26,6 +26,7 @@ use super::known::{ById, KnownPlans};
 use super::loosen;
 use super::outcome::Decided;
 use super::plan::{Fate, LinkPlan, Policy, RelationPlan, impostor};
+use super::rename::Targets;
 use super::rows::{
     Buckets, Plans, as_delete, as_insert, first_rows, halted, leave, prepare, weigh,
 };
@@ -44,6 +45,7 @@ pub struct Chain {
     known: KnownPlans,
     /// What each table was last found to be, by its id: it may come under another name.
     latest: ById<(String, TableCoverage)>,
+    targets: Targets,
     /// Buffers that are kept from batch to batch; the plans with the descriptions they are
     /// of, for most batches have those of the one before.
     plans: Plans,
@@ -61,13 +63,16 @@ impl Chain {
         let links = generation.bound.iter().cloned().zip(ready);
         let links = links.map(|(bound, instance)| Link::new(bound, instance)).collect();
         let mut known = KnownPlans::default();
+        let mut targets = Targets::default();
         for plan in &generation.plans {
             known.keep(&plan.relation, Arc::clone(plan));
+            // Of what was loaded no two have one name.
+            let _ = targets.claim(plan);
         }
         let (plans, buckets) = (Plans::new(), Buckets::default());
         let latest = ById::default();
         let (policy, planned) = (generation.policy, Vec::new());
-        Chain { policy, generation, links, known, latest, plans, planned, buckets }
+        Chain { policy, generation, links, known, latest, targets, plans, planned, buckets }
     }
 
     /// The generation that it runs.
@@ -79,7 +84,8 @@ impl Chain {
     /// Whether [`Chain::apply`] would leave this batch as it is, without calling anybody.
     #[must_use]
     pub fn passes(&self, batch: &Batch) -> bool {
-        (self.links.is_empty() && !self.policy.masks && self.policy.unruled.is_none())
+        let nothing = self.links.is_empty() && self.generation.renames.is_empty();
+        (nothing && !self.policy.masks && self.policy.unruled.is_none())
             || batch.relations.iter().all(|r| self.known.find(r).is_some_and(|plan| plan.idle))
     }
 
@@ -204,7 +210,9 @@ impl Chain {
         }
         let policies: Vec<NewColumns> =
             self.links.iter().map(|l| l.bound.config.new_columns).collect();
-        let plan = Arc::new(RelationPlan::new(relation, links, &policies, self.policy));
+        let plan = RelationPlan::new(relation, links, &policies, self.policy);
+        let names: Vec<&str> = self.links.iter().map(|l| &*l.bound.name).collect();
+        let plan = Arc::new(plan.renamed(&self.generation.renames, &names));
         self.guard(&plan)?;
         Ok(plan)
     }
@@ -216,6 +224,7 @@ impl Chain {
         if let Some(reason) = impostor(&plan.relation) {
             return Err(reason);
         }
+        self.targets.claim(plan)?;
         let names: Vec<&str> = self.links.iter().map(|l| &*l.bound.name).collect();
         let (name, now) = (plan.relation.qualified(), coverage::table(plan, &names));
         let of_load = self.generation.coverage.find(now.id, &name);

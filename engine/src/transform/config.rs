@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Findings, verbatim};
 
+use super::rename;
+
 /// Top-level settings and tables of the file that belong to this station.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -136,13 +138,18 @@ pub enum NewColumns {
 pub struct Binding {
     /// Name, for messages and figures; unique.
     pub name: String,
-    /// File in the plugin folder.
+    /// File in the plugin folder. Without one the binding only renames.
+    #[serde(default)]
     pub plugin: String,
     /// SHA-256 of that file, hexadecimal: no other content is taken.
     #[serde(default)]
     pub sha256: Option<String>,
     /// Patterns `schema.table`, `*` for any run of characters.
+    #[serde(default)]
     pub tables: Vec<String>,
+    /// Names that tables (`schema.table`) and columns leave under, by their source names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rename: BTreeMap<String, String>,
     /// Policy for a row in error.
     #[serde(default)]
     pub on_error: OnError,
@@ -219,6 +226,11 @@ impl<'de> Deserialize<'de> for KeySource {
 }
 
 impl Config {
+    /// The bindings that have a plugin.
+    pub(super) fn plugged(&self) -> impl Iterator<Item = &Binding> {
+        self.transform.iter().filter(|binding| !binding.plugin.is_empty())
+    }
+
     /// What makes no sense, whatever the plugins and tables are: the binding it is about
     /// (by its place in [`Config::transform`]), the setting, what is wrong.
     pub(super) fn check(&self) -> Vec<(Option<usize>, String, String)> {
@@ -275,7 +287,18 @@ impl Binding {
         found.must(may(self.on_error == OnError::Pass), "on_error", text);
         let text = "\"pass\" lets columns out as they are: say allow_unmasked = true beside it";
         found.must(may(self.new_columns == NewColumns::Pass), "new_columns", text);
-        found.must(!self.tables.is_empty(), "tables", "names no table, so it would do nothing");
+        if self.plugin.is_empty() {
+            let renames = !self.rename.is_empty() && self.rules.is_empty();
+            let text =
+                "names no file: without a plugin a transform has [transform.rename], and no rules";
+            found.must(renames, "plugin", text);
+        } else {
+            let text = "names no table, so it would do nothing";
+            found.must(!self.tables.is_empty(), "tables", text);
+        }
+        for (from, text) in rename::check(&self.rename) {
+            found.wrong(format!("rename.{from}"), text);
+        }
         for (i, table) in self.tables.iter().enumerate() {
             let text = "is no pattern of tables: write schema.table, or schema.* for all of it";
             found.must(TablePattern::parse(table).is_ok(), format!("tables[{i}]"), text);
@@ -304,6 +327,7 @@ impl Binding {
             plugin: plugin.to_owned(),
             sha256: None,
             tables: tables.iter().map(|t| (*t).to_owned()).collect(),
+            rename: BTreeMap::new(),
             on_error: OnError::default(),
             new_columns: NewColumns::default(),
             allow_unmasked: false,
@@ -364,9 +388,32 @@ new_columns = "halt"
             "[keys]\nk1 = { path = \"x\" }",
             "[keys]\nk1 = { file = \"x\", env = \"y\" }",
             "[[transform]]\nname = \"a\"\nplugin = \"b\"\ntables = []\nonerror = \"halt\"",
-            "[[transform]]\nname = \"a\"\ntables = []",
+            "[[transform]]\nplugin = \"a.wasm\"\ntables = []",
+            "[[transform]]\nname = \"a\"\n[transform.rename]\n\"a.b\" = 1",
         ] {
             assert!(toml::from_str::<Config>(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_binding_without_a_plugin_only_renames() {
+        let wrong = |text: &str| {
+            let config: Config = toml::from_str(text).unwrap();
+            config
+                .check()
+                .into_iter()
+                .map(|(_, at, text)| format!("{at}: {text}"))
+                .collect::<Vec<_>>()
+        };
+        let names = "[[transform]]\nname = \"names\"\n";
+        assert!(wrong(&format!("{names}[transform.rename]\n\"a.b\" = \"a.c\"")).is_empty());
+        let none = "plugin: names no file: without a plugin a transform has [transform.rename], and \
+                    no rules";
+        assert_eq!(wrong(names), [none]);
+        let ruled =
+            format!("{names}[transform.rules]\nx = 1\n[transform.rename]\n\"a.b\" = \"a.c\"");
+        assert_eq!(wrong(&ruled), [none]);
+        let bad = format!("{names}[transform.rename]\n\"a.b\" = \"c\"");
+        assert_eq!(wrong(&bad), ["rename.a.b: `c` is no name of a table: write schema.table"]);
     }
 }

@@ -84,6 +84,12 @@ pub struct TableCoverage {
     pub kept: bool,
     /// Its columns.
     pub columns: BTreeMap<String, ColumnCoverage>,
+    /// The name that it leaves under, if that is not its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaves_as: Option<String>,
+    /// Columns that leave under another name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub columns_as: BTreeMap<String, String>,
     /// What may remove rows of it, in the order of the chain.
     #[serde(default)]
     pub filters: Vec<Filter>,
@@ -202,6 +208,13 @@ pub(super) fn table(plan: &RelationPlan, names: &[&str]) -> TableCoverage {
             filters.push(Filter { by: (*by).to_owned(), rule, named });
         }
     }
+    let (own, leaving) = (&plan.relation, plan.leaving());
+    let leaves_as = (own.qualified() != leaving.qualified()).then(|| leaving.qualified());
+    let kept = plan.leaves.iter().flat_map(|leaves| leaves.kept.iter().zip(&leaving.columns));
+    let columns_as = kept
+        .map(|(place, column)| (own.columns[*place].name.clone(), column.name.clone()))
+        .filter(|(own, leaving)| own != leaving)
+        .collect();
     TableCoverage {
         id: plan.relation.id,
         closed: plan.fate != Fate::Pass,
@@ -209,6 +222,8 @@ pub(super) fn table(plan: &RelationPlan, names: &[&str]) -> TableCoverage {
         halts: matches!(plan.fate, Fate::Halt(_)),
         kept: false,
         columns: columns.collect(),
+        leaves_as,
+        columns_as,
         filters,
         rules,
     }

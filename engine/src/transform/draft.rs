@@ -14,7 +14,7 @@ use crate::batch::{ddl_relation, message_relation};
 
 use super::catalog::Catalog;
 use super::config::{Config, Unruled};
-use super::coverage::Coverage;
+use super::coverage::{Coverage, name};
 use super::error::LoadError;
 use super::gate;
 use super::generation::{Bound, Unfit, has_column};
@@ -23,6 +23,7 @@ use super::instance::Instance;
 use super::load::{Errors, Options};
 use super::loosen::{self, Loosened};
 use super::plan::{Fate, LinkPlan, Policy, RelationPlan, impostor, is_virtual};
+use super::rename::{self, Renames};
 
 /// What each binding does with a relation, in the order of the chain.
 type Answers = (Arc<Relation>, Vec<Option<Arc<LinkPlan>>>);
@@ -36,6 +37,8 @@ pub(super) struct Draft<'a> {
     pub(super) errors: Errors,
     /// What an operator should know of it.
     pub(super) warnings: Vec<String>,
+    /// New names by the configuration's own tables.
+    pub(super) renames: Renames,
     /// Tables of which some answer is not known yet.
     unknown: BTreeSet<String>,
     /// Bindings that may mask where their answer is not known.
@@ -55,6 +58,7 @@ impl<'a> Draft<'a> {
             catalog,
             errors,
             warnings: Vec::new(),
+            renames: Renames::of(config),
             unknown: BTreeSet::new(),
             doubt: BTreeSet::new(),
             halts: BTreeMap::new(),
@@ -138,6 +142,22 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// Names of tables that are renamed, and are not there. Columns are looked for with the
+    /// table's plan.
+    pub(super) fn check_renames(&mut self) {
+        let missing: Vec<String> = self
+            .renames
+            .sources()
+            .into_iter()
+            .filter(|(schema, table)| self.catalog.relation(schema, table).is_none())
+            .map(name)
+            .collect();
+        for table in missing {
+            let text = "it is renamed, and is not published, or does not exist";
+            self.unfit(LoadError::whole(table, text));
+        }
+    }
+
     fn exists(&self, pattern: &TablePattern) -> bool {
         self.catalog.relations.iter().any(|r| pattern.matches(r))
     }
@@ -155,12 +175,19 @@ impl<'a> Draft<'a> {
         }
         self.ask_about_bytes(links);
         let policy = self.policy(links, &answers);
-        let new_columns: Vec<_> = self.config.transform.iter().map(|b| b.new_columns).collect();
+        let new_columns: Vec<_> = self.config.plugged().map(|b| b.new_columns).collect();
+        let names: Vec<&str> = self.config.plugged().map(|b| b.name.as_str()).collect();
         let mut plans = Vec::new();
         for (relation, row) in answers {
             let plan = RelationPlan::new(&relation, row, &new_columns, policy);
+            let plan = plan.renamed(&self.renames, &names);
             self.look_at(&plan);
             plans.push(Arc::new(plan));
+        }
+        let leaving = plans.iter().filter(|plan| plan.fate == Fate::Pass);
+        let leaving = leaving.map(|plan| (&*plan.relation, &**plan.leaving()));
+        for (table, text) in rename::collisions(leaving) {
+            self.unfit(LoadError::whole(table, text));
         }
         (plans, policy)
     }
@@ -217,6 +244,9 @@ impl<'a> Draft<'a> {
                 self.doubt.insert(bound.config.name.clone());
                 self.unknown.insert(table.clone());
                 for text in wrong.told() {
+                    // A guest names the table it was asked about, which is told already.
+                    let own = text.strip_prefix(&table).and_then(|rest| rest.strip_prefix(": "));
+                    let text = own.unwrap_or(&text);
                     let error = LoadError::binding(&bound.name, table.clone(), text);
                     // What stands for events is not the catalogue's, and no stream differs.
                     match is_virtual(relation) {
@@ -269,6 +299,12 @@ impl<'a> Draft<'a> {
                  accept = \"{digest}\""
             );
             self.errors.push(LoadError::whole(at.clone(), text));
+        }
+        for (at, text) in loosen::renamed(running, coverage, &self.unknown) {
+            if !accepted {
+                let text = format!("{text}, or confirm with accept = \"{digest}\"");
+                self.errors.push(LoadError::whole(at, text));
+            }
         }
         let note = |at: &String| format!("{at}: rows that left before carry the old mapping");
         self.warnings.extend(other.iter().map(note));

@@ -378,9 +378,9 @@ fn answers_at_load_are_checked() {
     assert!(with(needs.clone(), reads).contains("cannot be made from email"));
     let narrow = json!({"ok": {"columns": [{"name": "email", "use": "mask"}, {"name": "id", "use": "pass"}], "ops": ["insert"]}});
     assert!(with(needs.clone(), narrow).contains("does not want update, delete, read"));
-    let rename =
-        json!({"ok": {"columns": [], "ops": ["insert"], "rename": {"table": "public.people"}}});
-    assert!(with(needs, rename).contains("renames are not supported"));
+    let rename = json!({"ok": {"columns": [], "ops": ["insert"], "rename": {"table": "people"}}});
+    let told = with(needs, rename);
+    assert!(told.contains("`people` is no name of a table: write schema.table"), "{told}");
 }
 
 #[test]

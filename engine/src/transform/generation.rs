@@ -24,6 +24,7 @@ use super::imports::LogLines;
 use super::instance::{Ceilings, Failure, Instance, complaint};
 use super::keys::Key;
 use super::plan::{LinkPlan, Named, Policy, RelationPlan, is_virtual};
+use super::rename::Renames;
 
 /// A plugin of a generation, for status.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -300,6 +301,7 @@ pub struct Generation {
     pub(super) host: Arc<Host>,
     pub(super) bound: Vec<Arc<Bound>>,
     pub(super) policy: Policy,
+    pub(super) renames: Renames,
     pub(super) coverage: Coverage,
     pub(super) warnings: Vec<String>,
     pub(super) plans: Vec<Arc<RelationPlan>>,
@@ -349,6 +351,18 @@ impl Generation {
     #[must_use]
     pub fn coverage(&self) -> &Coverage {
         &self.coverage
+    }
+
+    /// The name that a table of the source leaves under; both as in
+    /// [`kasho_plugin_sdk::Relation::qualified`].
+    #[must_use]
+    pub fn leaves_as(&self, table: &str) -> String {
+        let known = self.coverage.tables.get(table).and_then(|known| known.leaves_as.clone());
+        let named = || match &TablePattern::parse(table) {
+            Ok(name) => self.renames.table(name.schema.text(), name.table.text()),
+            Err(_) => None,
+        };
+        known.or_else(named).unwrap_or_else(|| table.to_owned())
     }
 
     /// What an operator should know of it.

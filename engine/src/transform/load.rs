@@ -25,6 +25,7 @@ use super::host::{Host, hex};
 use super::instance::{Ceilings, Instance};
 use super::keys::Key;
 use super::plan::{Policy, RelationPlan};
+use super::rename::Renames;
 
 /// What a candidate is held against.
 #[derive(Clone, Copy, Debug, Default)]
@@ -94,20 +95,20 @@ pub fn candidate(
     catalog: &Catalog,
     options: Options<'_>,
 ) -> Result<Generation, Rejected> {
-    let mut errors = settings(config);
-    let mut keys = match options.kept {
-        Some((kept, known)) => kept.read_keys(known, &mut errors),
-        None => read_keys(config, &mut errors),
+    let mut links = match options.kept {
+        Some((kept, known)) => {
+            let mut errors = settings(config);
+            let keys = kept.read_keys(known, &mut errors);
+            bind_all(host, config, Some(kept), &keys, errors)?
+        }
+        None => links(host, config)?,
     };
-    if host.meter().is_some() {
-        keys.insert("fixtures".to_owned(), Arc::new(Key::of_fixtures()));
-    }
-    let mut links = bind_all(host, config, options.kept.map(|(kept, _)| kept), &keys, errors)?;
     let mut draft = Draft::new((host, config, catalog), Vec::new());
     draft.check_needs(&links);
+    draft.check_renames();
     draft.same_keys(&links, options.keys.filter(|_| !options.fresh));
     let (plans, policy) = draft.plan(&mut links);
-    let names: Vec<&str> = config.transform.iter().map(|b| b.name.as_str()).collect();
+    let names: Vec<&str> = config.plugged().map(|b| b.name.as_str()).collect();
     let mut coverage = Coverage::of(plans.iter().map(Arc::as_ref), &names, policy);
     let digest = match options.kept {
         Some((kept, _)) => kept.digest.clone(),
@@ -115,14 +116,15 @@ pub fn candidate(
     };
     draft.check_keys(&coverage);
     draft.compare(&mut coverage, &digest, options);
-    let Draft { errors, warnings, .. } = draft;
+    let Draft { errors, warnings, renames, .. } = draft;
     if !errors.is_empty() {
         return Err(Rejected { digest: Some(digest), reasons: errors });
     }
     // While the stream lags behind the catalogue, its own descriptions decide.
     let plans = if catalog.caught_up { plans } else { Vec::new() };
     let kept = keep(config, &links, digest, coverage);
-    Ok(generation(host, (options.number, kept), links, policy, (plans, warnings)))
+    let found = (plans, renames, warnings);
+    Ok(generation(host, (options.number, kept), links, policy, found))
 }
 
 /// Loads what was kept of a generation that was in force, to go on with it. It is what it
@@ -143,20 +145,22 @@ pub fn restore(
     let config = &kept.config;
     let mut links = bind_all(host, config, Some(kept), &keys, errors)?;
     let mut draft = Draft::new((host, config, catalog), Vec::new());
+    draft.check_renames();
     let (plans, mut policy) = draft.plan(&mut links);
     policy.masks |= kept.coverage.closed;
-    let names: Vec<&str> = config.transform.iter().map(|b| b.name.as_str()).collect();
+    let names: Vec<&str> = config.plugged().map(|b| b.name.as_str()).collect();
     let mut coverage = Coverage::of(plans.iter().map(Arc::as_ref), &names, policy);
     coverage.recall(&kept.coverage);
-    let Draft { errors, mut warnings, .. } = draft;
+    let Draft { errors, mut warnings, renames, .. } = draft;
     warnings.extend(errors.iter().map(ToString::to_string));
     let kept = Kept { coverage, ..kept.clone() };
     // No plan of now: each table is held against what was covered when it comes.
-    Ok(generation(host, (number, kept), links, policy, (Vec::new(), warnings)))
+    let found = (Vec::new(), renames, warnings);
+    Ok(generation(host, (number, kept), links, policy, found))
 }
 
 /// Bindings that run, each with the instance that said so.
-type Links = Vec<(Arc<Bound>, Instance)>;
+pub(super) type Links = Vec<(Arc<Bound>, Instance)>;
 
 fn bind_all(
     host: &Host,
@@ -166,7 +170,7 @@ fn bind_all(
     mut errors: Errors,
 ) -> Result<Links, Errors> {
     let mut links = Vec::new();
-    for binding in &config.transform {
+    for binding in config.plugged() {
         let wasm = match kept {
             Some(kept) => Ok(kept.code.get(&binding.name).map_or(Vec::new(), |w| w.to_vec())),
             None => read(&config.plugins.folder, binding),
@@ -192,7 +196,7 @@ fn generation(
     (number, kept): (u64, Kept),
     links: Links,
     policy: Policy,
-    (plans, warnings): (Vec<Arc<RelationPlan>>, Vec<String>),
+    (plans, renames, warnings): (Vec<Arc<RelationPlan>>, Renames, Vec<String>),
 ) -> Generation {
     let (bound, instances): (Vec<_>, Vec<_>) = links.into_iter().unzip();
     Generation {
@@ -202,12 +206,26 @@ fn generation(
         host: Arc::clone(host),
         bound,
         policy,
+        renames,
         coverage: kept.coverage.clone(),
         warnings,
         plans,
         ready: Mutex::new(Some(instances)),
         kept: Arc::new(kept),
     }
+}
+
+/// The bindings, compiled and started.
+///
+/// # Errors
+/// Everything that is wrong with them, whatever the tables are.
+pub(super) fn links(host: &Host, config: &Config) -> Result<Links, Errors> {
+    let mut errors = settings(config);
+    let mut keys = read_keys(config, &mut errors);
+    if host.meter().is_some() {
+        keys.insert("fixtures".to_owned(), Arc::new(Key::of_fixtures()));
+    }
+    bind_all(host, config, None, &keys, errors)
 }
 
 /// Settings that contradict one another.
@@ -341,11 +359,14 @@ fn digest(config: &Config, links: &[(Arc<Bound>, Instance)]) -> String {
     };
     add(abi::VERSION);
     add(&format!("{:?}", config.unruled_tables));
-    for ((bound, _), binding) in links.iter().zip(&config.transform) {
+    for (bound, _) in links {
         add(&bound.compiled.sha256);
-        add(&serde_json::to_string(binding).unwrap_or_default());
+        add(&serde_json::to_string(&bound.config).unwrap_or_default());
         add(&bound.init.rules.to_string());
         add(bound.key.as_ref().map_or("", |key| key.check_value()));
+    }
+    for binding in config.transform.iter().filter(|binding| binding.plugin.is_empty()) {
+        add(&serde_json::to_string(&binding.rename).unwrap_or_default());
     }
     hex(&hash.finalize())
 }

@@ -224,6 +224,43 @@ pub(super) fn differing<'a>(
     })
 }
 
+/// Tables and columns that leave under other names than before, as sentences: what was
+/// loaded stands under the former ones. A source that was renamed itself is none.
+pub(super) fn renamed(
+    old: &Coverage,
+    new: &Coverage,
+    unknown: &BTreeSet<String>,
+) -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    let sentence = |was: &str, is: &str| {
+        format!(
+            "it left as {was}, and with this configuration it leaves as {is}: rows already loaded \
+             stand under the former name. Load the table again"
+        )
+    };
+    for (table, before) in &old.tables {
+        let Some((name, after)) = new.find(before.id, table) else { continue };
+        if unknown.contains(name) || before.closed || after.closed {
+            continue;
+        }
+        let renames = before.leaves_as.is_some() || after.leaves_as.is_some();
+        let was = before.leaves_as.as_ref().unwrap_or(table);
+        let is = after.leaves_as.as_ref().unwrap_or(name);
+        if renames && was != is {
+            all.push((name.clone(), sentence(was, is)));
+        }
+        for column in before.columns.keys().filter(|column| after.columns.contains_key(*column)) {
+            let was = before.columns_as.get(column).unwrap_or(column);
+            let is = after.columns_as.get(column).unwrap_or(column);
+            if was != is {
+                let at = format!("{name}.{}", quote_identifier(column));
+                all.push((at, sentence(&quote_identifier(was), &quote_identifier(is))));
+            }
+        }
+    }
+    all
+}
+
 /// What a generation has to answer for: its own coverage, and what it could not compare as
 /// the one before had it. `strict`: nobody confirmed that it may differ there.
 pub(super) fn carry(old: &Coverage, new: &mut Coverage, unknown: &BTreeSet<String>, strict: bool) {

@@ -8,13 +8,14 @@
 
 use std::sync::Arc;
 
-use kasho_plugin_sdk::abi::{Use, Wanted};
-use kasho_plugin_sdk::{Identity, Op, Relation, abi};
+use kasho_plugin_sdk::abi::{Rename, Use, Wanted};
+use kasho_plugin_sdk::{Column, Identity, Op, Relation, abi};
 
 use serde::{Deserialize, Serialize};
 
 use super::config::{NewColumns, Unruled};
 use super::gate;
+use super::rename::Renames;
 
 /// How exactly rules name a column or a table. The order is that of exactness: a lost line
 /// can leave a pattern in force, but no line that names this very column.
@@ -75,6 +76,8 @@ pub(super) struct LinkPlan {
     ops: u8,
     /// It wants commit times.
     pub(super) commit_time: bool,
+    /// New names that it gives.
+    pub(super) rename: Option<Rename>,
 }
 
 impl LinkPlan {
@@ -141,6 +144,7 @@ impl LinkPlan {
             named,
             ops,
             commit_time,
+            rename: wanted.rename.clone(),
         })
     }
 
@@ -194,9 +198,6 @@ fn removes(wanted: &Wanted, slots: &[Slot], whole: impl Fn() -> String) -> (Opti
 /// What an answer may not say of this relation.
 fn contradictions(relation: &Relation, wanted: &Wanted, slots: &[Slot]) -> Vec<String> {
     let mut wrong = Vec::new();
-    if wanted.rename.is_some() {
-        wrong.push("the plugin renames; renames are not supported yet".to_owned());
-    }
     for slot in slots {
         let column = &relation.columns[slot.column];
         if !column.key || is_virtual(relation) {
@@ -270,13 +271,15 @@ pub(super) enum Fate {
     Halt(String),
 }
 
-/// The relation without the columns that never leave.
+/// The relation without the columns that never leave, under the names that it leaves by.
 #[derive(Clone, Debug)]
 pub(super) struct Leaves {
     /// As it leaves.
     pub(super) relation: Arc<Relation>,
     /// The columns that leave.
     pub(super) kept: Vec<usize>,
+    /// Some do not.
+    pub(super) fewer: bool,
 }
 
 /// What becomes of one relation.
@@ -294,7 +297,9 @@ pub(super) struct RelationPlan {
     pub(super) nulled: Vec<usize>,
     /// Columns nobody speaks of that pass, by policy.
     pub(super) open: Vec<usize>,
-    /// Set if columns are dropped.
+    /// Columns nobody speaks of, for which the rows do not pass.
+    pub(super) unruled: Vec<usize>,
+    /// Set if columns are dropped, or names are new.
     pub(super) leaves: Option<Leaves>,
     /// Nothing to do: rows pass untouched.
     pub(super) idle: bool,
@@ -345,13 +350,17 @@ impl RelationPlan {
             true => Fate::Pass,
             false => unnamed(relation, policy),
         };
-        let (mut nulled, mut open) = (Vec::new(), Vec::new());
+        let (mut nulled, mut open, mut unruled) = (Vec::new(), Vec::new(), Vec::new());
         match rule {
             NewColumns::Halt if !strangers.is_empty() => {
                 fate = Fate::Halt(no_rule(relation, &strangers));
+                unruled = strangers;
             }
             NewColumns::Null => match strangers.iter().find(|c| relation.columns[**c].key) {
-                Some(_) => fate = Fate::Halt(no_rule(relation, &strangers)),
+                Some(_) => {
+                    fate = Fate::Halt(no_rule(relation, &strangers));
+                    unruled = strangers;
+                }
                 None => nulled = strangers,
             },
             NewColumns::Pass => open = strangers,
@@ -366,9 +375,45 @@ impl RelationPlan {
             strip_old,
             nulled,
             open,
+            unruled,
             leaves,
             idle,
         }
+    }
+
+    /// Gives it the names that it leaves under. `names` are the bindings'.
+    pub(super) fn renamed(mut self, renames: &Renames, names: &[&str]) -> RelationPlan {
+        let answers = self.links.iter().zip(names);
+        let answers =
+            answers.filter_map(|(link, name)| Some((*name, link.as_ref()?.rename.as_ref()?)));
+        let all: Vec<usize> = (0..self.relation.columns.len()).collect();
+        let kept = self.leaves.as_ref().map_or(&all, |leaves| &leaves.kept);
+        match renames.leaving(&self.relation, answers, kept) {
+            Ok(None) => {}
+            Ok(Some(leaving)) => {
+                let column = |at: &usize| Column {
+                    name: leaving.columns[*at].clone(),
+                    ..self.relation.columns[*at].clone()
+                };
+                let relation = Relation {
+                    schema: leaving.schema.clone(),
+                    table: leaving.table.clone(),
+                    columns: kept.iter().map(column).collect(),
+                    ..Relation::clone(&self.relation)
+                };
+                let (kept, fewer) = (kept.clone(), kept.len() < all.len());
+                self.leaves = Some(Leaves { relation: Arc::new(relation), kept, fewer });
+                self.idle = false;
+            }
+            Err(reason) if self.fate == Fate::Pass => self.fate = Fate::Halt(reason),
+            Err(_) => {}
+        }
+        self
+    }
+
+    /// The relation as its rows leave.
+    pub(super) fn leaving(&self) -> &Arc<Relation> {
+        self.leaves.as_ref().map_or(&self.relation, |leaves| &leaves.relation)
     }
 
     /// Whether the host itself has something to do to the rows of this relation; `old`:
@@ -422,5 +467,5 @@ fn no_rule(relation: &Relation, columns: &[usize]) -> String {
 fn without(relation: &Relation, dropped: &[usize]) -> Leaves {
     let kept: Vec<usize> = (0..relation.columns.len()).filter(|c| !dropped.contains(c)).collect();
     let columns = kept.iter().map(|c| relation.columns[*c].clone()).collect();
-    Leaves { relation: Arc::new(Relation { columns, ..relation.clone() }), kept }
+    Leaves { relation: Arc::new(Relation { columns, ..relation.clone() }), kept, fewer: true }
 }

@@ -22,6 +22,7 @@ use super::coverage::Action;
 use super::error::{LoadError, TransformError};
 use super::generation::{Bound, Generation};
 use super::keys::Key;
+use super::rename::Renames;
 use super::samples::Samples;
 
 /// So many values have to be there before a share of them says anything.
@@ -68,6 +69,8 @@ fn stand_in(generation: &Generation, salt: &[u8; 32]) -> Chain {
         host: Arc::clone(&generation.host),
         bound: bound.collect(),
         policy: generation.policy,
+        // Both are looked at under the source's names.
+        renames: Renames::default(),
         coverage: generation.coverage.clone(),
         warnings: Vec::new(),
         plans: Vec::new(),

@@ -268,7 +268,7 @@ fn content(config: &Result<Config, String>) -> String {
                     Err(e) => hash.update(e.to_string()),
                 }
             }
-            for binding in &config.transform {
+            for binding in config.plugged() {
                 hash.update(binding.rules_json().to_string());
                 match read(&config.plugins.folder, binding) {
                     Ok(wasm) => hash.update(Sha256::digest(wasm)),

@@ -8,7 +8,7 @@ use kasho_plugin_sdk::Op;
 use crate::batch::{Batch, Cell, Detail, Image};
 
 use super::error::TransformError;
-use super::plan::{Fate, LinkPlan, RelationPlan};
+use super::plan::{Fate, Leaves, LinkPlan, RelationPlan};
 
 /// The plan of each relation of a batch; none where nothing is to be done.
 pub(super) type Plans = Vec<Option<Arc<RelationPlan>>>;
@@ -142,17 +142,27 @@ fn fill(batch: &mut Batch, new: Image, old: Image) {
     }
 }
 
-/// Takes the dropped columns out of relations and rows.
+/// Takes the dropped columns out of relations and rows, and gives the others their names.
 pub(super) fn leave(batch: &mut Batch, plans: &Plans) {
     if plans.iter().flatten().all(|plan| plan.leaves.is_none()) {
         return;
     }
+    let leaving = |plan: &Option<Arc<RelationPlan>>| plan.as_ref()?.leaves.clone();
+    let leaving: Vec<Option<Leaves>> = plans.iter().map(leaving).collect();
+    let under = |leaves: &Option<Leaves>| Some(batch.relation_index(&leaves.as_ref()?.relation));
+    let under: Vec<Option<u32>> = leaving.iter().map(under).collect();
+    let named = |relation: u32| under.get(relation as usize).copied().flatten();
     for at in 0..batch.rows.len() {
-        let row = &batch.rows[at];
-        let Some(plan) = plans.get(row.relation as usize).and_then(Option::as_ref) else {
+        let row = &mut batch.rows[at];
+        if let Some(Detail::Truncate { relations, .. }) = row.detail.as_deref_mut() {
+            relations.iter_mut().for_each(|one| *one = named(*one).unwrap_or(*one));
+        }
+        let leaves = leaving.get(row.relation as usize).and_then(Option::as_ref);
+        let Some(leaves) = leaves.filter(|_| !row.dropped) else { continue };
+        row.relation = named(row.relation).unwrap_or(row.relation);
+        if !leaves.fewer {
             continue;
-        };
-        let Some(leaves) = plan.leaves.as_ref().filter(|_| !row.dropped) else { continue };
+        }
         let (new, old) = (row.new, row.old);
         let mut fewer = |image: Image| {
             let cells = batch.cells(image);
@@ -160,9 +170,8 @@ pub(super) fn leave(batch: &mut Batch, plans: &Plans) {
             batch.push_image(kept)
         };
         let (new, old) = (new.map(&mut fewer), old.map(&mut fewer));
-        let relation = batch.relation_index(&leaves.relation);
         let row = &mut batch.rows[at];
-        (row.new, row.old, row.relation) = (new, old, relation);
+        (row.new, row.old) = (new, old);
     }
 }
 

@@ -4,36 +4,40 @@
 //! [transform.rules]
 //! "public.audit"  = "drop"
 //! "public.events" = { drop_ops = ["delete", "truncate"] }
-//! "public.orders" = { keep = { column = "tenant_id", in = [1, 2] } }
-//! "log.*"         = { drop = { column = "level", equals = "debug" }, insert_only = true }
+//! "public.orders" = { keep = 'status == "active" && amount > 100' }
+//! "log.*"         = { drop = 'level == "debug"', insert_only = true }
 //! ```
 //!
 //! A table that is dropped as a whole is dropped by the host, before any plugin sees a row,
-//! and its columns need no rules. A condition has SQL's three values: `keep` keeps the rows where it is true, `drop`
-//! drops those. On a table that publishes UPDATE or DELETE it may read identity columns
-//! only, as PostgreSQL's own row filters, and an UPDATE that moves a row in or out of what
-//! is kept goes on as the INSERT or DELETE it then is. What goes wrong with a row is one
-//! thing: a value the condition needs was not sent.
+//! and its columns need no rules. A condition has SQL's three values: `keep` keeps the rows
+//! where it is true, `drop` drops those. On a table that publishes UPDATE or DELETE it may
+//! read identity columns only, as PostgreSQL's own row filters, and an UPDATE that moves a
+//! row in or out of what is kept goes on as the INSERT or DELETE it then is. What goes wrong
+//! with a row: a value the condition needs was not sent, or is none of its type.
 
 mod condition;
+mod expression;
+mod lexer;
 mod rules;
+mod typing;
+mod value;
 
 use std::collections::BTreeMap;
 
 use kasho_plugin_sdk::{
-    Error, Identity, Op, Plugin, Reason, Result, Row, Setup, Table, Verdict, export_plugin,
-    quote_identifier,
+    Error, Op, Plugin, Reason, Result, Row, Setup, Table, Verdict, export_plugin, metadata,
 };
 
-use crate::condition::{Compare, Condition, Side, Test};
+use crate::condition::{Condition, Fault, Side};
 use crate::rules::{Action, Rule};
 
 /// The plugin.
 pub struct Filter {
     rules: Vec<Rule>,
     unsent: Reason,
-    /// By relation: its rule, and the condition as its columns' types have it.
-    tables: BTreeMap<u32, (usize, Option<Condition>)>,
+    odd: Reason,
+    /// By relation: what becomes of rows, by the number of their operation.
+    tables: BTreeMap<u32, Vec<Condition>>,
 }
 
 impl Plugin for Filter {
@@ -43,65 +47,88 @@ impl Plugin for Filter {
             "the condition reads a value that PostgreSQL did not send (unchanged, out of line): \
              ALTER TABLE … REPLICA IDENTITY FULL",
         );
+        let odd = cx.reason("the condition reads a value that is none of its column's type");
         let rules = rules::read(cx)?;
-        Ok(Filter { rules, unsent, tables: BTreeMap::new() })
+        Ok(Filter { rules, unsent, odd, tables: BTreeMap::new() })
     }
 
     fn relation(&mut self, table: &Table<'_>) -> Result<()> {
         self.tables.remove(&table.id);
         let Some(chosen) = choose(&self.rules, table)? else { return Ok(()) };
         let rule = &self.rules[chosen];
-        let condition = match &rule.action {
-            Action::Drop | Action::Keep => None,
-            Action::Where(condition) => {
-                check(condition, rule, table).map_err(|e| e.at(rule.pattern.to_string()))?;
-                Some(typed(condition, table))
-            }
-        };
-        self.tables.insert(table.id, (chosen, condition));
+        let fate = |op| fate(rule, table, op).map_err(|e| e.at(rule.pattern.to_string()));
+        let fates: Vec<Condition> = Op::ALL.into_iter().map(fate).collect::<Result<_>>()?;
+        self.tables.insert(table.id, fates);
         Ok(())
     }
 
     fn drops(&self, table: &Table<'_>) -> bool {
-        let rule = self.tables.get(&table.id).and_then(|(rule, _)| self.rules.get(*rule));
-        rule.is_some_and(|rule| matches!(rule.action, Action::Drop))
+        let fates = self.tables.get(&table.id);
+        let of_table = |op: &Op| !matches!(op, Op::Ddl | Op::Message) || table.is_virtual();
+        fates.is_some_and(|fates| {
+            Op::ALL
+                .into_iter()
+                .filter(of_table)
+                .all(|op| matches!(fates[op as usize], Condition::Const(false)))
+        })
     }
 
     fn row(&mut self, row: &mut Row<'_, '_>) -> Verdict {
-        let Some((rule, condition)) = self.tables.get(&row.table().id) else {
-            return Verdict::Keep;
-        };
-        let Some(rule) = self.rules.get(*rule) else { return Verdict::Keep };
-        if matches!(rule.action, Action::Drop) || rule.drop_ops.contains(&row.op()) {
-            return Verdict::Drop;
-        }
-        match condition {
-            Some(condition) => self.judge(condition, row),
-            None => Verdict::Keep,
+        let fates = self.tables.get(&row.table().id);
+        match fates.and_then(|fates| fates.get(row.op() as usize)) {
+            None | Some(Condition::Const(true)) => Verdict::Keep,
+            Some(Condition::Const(false)) => Verdict::Drop,
+            Some(condition) => match judge(condition, row) {
+                Ok(verdict) => verdict,
+                Err(Fault::Unsent) => Verdict::Error(self.unsent),
+                Err(Fault::Odd) => Verdict::Error(self.odd),
+            },
         }
     }
 }
 
-impl Filter {
-    fn judge(&self, condition: &Condition, row: &Row<'_, '_>) -> Verdict {
-        let of = |side| condition.holds(row, side).map(|truth| truth == Some(true));
-        let judged = match row.op() {
-            Op::Truncate | Op::Ddl | Op::Message => Ok(Verdict::Keep),
-            Op::Insert | Op::Read => of(Side::New).map(keep),
-            Op::Delete => of(Side::Old).map(keep),
-            Op::Update => of(Side::New).and_then(|new| {
-                // Without an old image the identity, and so the answer, did not change.
-                let old = if condition.has_old(row) { of(Side::Old)? } else { new };
-                Ok(match (old, new) {
-                    (true, true) => Verdict::Keep,
-                    (true, false) => Verdict::AsDelete,
-                    (false, true) => Verdict::AsInsert,
-                    (false, false) => Verdict::Drop,
-                })
-            }),
-        };
-        judged.unwrap_or(Verdict::Error(self.unsent))
+/// Under which condition rows of an operation go on.
+fn fate(rule: &Rule, table: &Table<'_>, op: Op) -> Result<Condition> {
+    if rule.drop_ops.contains(&op) {
+        return Ok(Condition::Const(false));
     }
+    let expr = match &rule.action {
+        Action::Drop => return Ok(Condition::Const(false)),
+        Action::Keep => return Ok(Condition::Const(true)),
+        Action::Where(expr) => expr,
+    };
+    let condition = typing::condition(expr, table, op)?;
+    // TRUNCATE has no values: where they decide, it goes on.
+    if op == Op::Truncate {
+        return Ok(match condition {
+            Condition::Const(truth) => Condition::Const(truth),
+            _ => Condition::Const(true),
+        });
+    }
+    let changes = matches!(op, Op::Update | Op::Delete) && !table.is_virtual();
+    let relevant = !matches!(op, Op::Ddl | Op::Message) || table.is_virtual();
+    if relevant {
+        typing::check(expr, &condition, table, changes)?;
+    }
+    Ok(condition)
+}
+
+fn judge(condition: &Condition, row: &Row<'_, '_>) -> Result<Verdict, Fault> {
+    let of = |side| condition.holds(row, side).map(|truth| truth == Some(true));
+    let new = match row.op() {
+        Op::Delete => return of(Side::Old).map(keep),
+        Op::Update => of(Side::New)?,
+        Op::Truncate => return Ok(Verdict::Keep),
+        Op::Insert | Op::Read | Op::Ddl | Op::Message => return of(Side::New).map(keep),
+    };
+    // Without an old image the identity, and so the answer, did not change.
+    let old = if condition.has_old(row) { of(Side::Old)? } else { new };
+    Ok(match (old, new) {
+        (true, true) => Verdict::Keep,
+        (true, false) => Verdict::AsDelete,
+        (false, true) => Verdict::AsInsert,
+        (false, false) => Verdict::Drop,
+    })
 }
 
 fn keep(kept: bool) -> Verdict {
@@ -122,51 +149,5 @@ fn choose(rules: &[Rule], table: &Table<'_>) -> Result<Option<usize>> {
     }
 }
 
-/// Whether every column of a condition is there, and may be read in what is published.
-fn check(condition: &Condition, rule: &Rule, table: &Table<'_>) -> Result<()> {
-    let changes = [Op::Update, Op::Delete].iter().any(|op| !rule.drop_ops.contains(op));
-    let mut fault = Ok(());
-    condition.each(&mut |test| {
-        if fault.is_err() {
-            return;
-        }
-        fault = match table.column_of(test.col) {
-            None => Err(Error::new(format!("{} has no column {}", table.qualified(), test.column))),
-            Some(column) if changes && !column.key => Err(not_identity(&column.name, table)),
-            Some(_) => Ok(()),
-        };
-    });
-    fault
-}
-
-fn not_identity(column: &str, table: &Table<'_>) -> Error {
-    let name = quote_identifier(column);
-    let why = match table.identity {
-        Identity::Nothing => "the table has no replica identity",
-        Identity::Default | Identity::Index | Identity::Full => {
-            "it is not part of the replica identity"
-        }
-    };
-    Error::new(format!(
-        "the condition reads {name}, but {why}, so the old row of an UPDATE or DELETE does not \
-         have it: ALTER TABLE {} REPLICA IDENTITY FULL, or set `insert_only = true`",
-        table.qualified()
-    ))
-}
-
-/// The condition with each test comparing as its column's type does.
-fn typed(condition: &Condition, table: &Table<'_>) -> Condition {
-    let mut condition = condition.clone();
-    condition.each_mut(&mut |test: &mut Test| {
-        let base = table.column_of(test.col).map_or("", |column| column.base.as_str());
-        test.compare_as(match base {
-            "int2" | "int4" | "int8" | "numeric" | "float4" | "float8" => Compare::Numeric,
-            "bpchar" => Compare::Padded,
-            "citext" => Compare::Lower,
-            _ => Compare::Exact,
-        });
-    });
-    condition
-}
-
+metadata!("../plugin.json");
 export_plugin!(Filter);

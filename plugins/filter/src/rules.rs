@@ -1,17 +1,17 @@
 //! The rules of a binding, read before any table is known.
 //!
 //! A rule is the word `drop` or `keep`, or a table with `keep` or `drop` (a condition),
-//! `drop_ops` and `insert_only`. A condition is a table; a text is kept free for
-//! expressions, and refused. What is wrong names its rule.
+//! `drop_ops` and `insert_only`. A condition is an expression, or the same as tables. What
+//! is wrong names its rule.
 
 use std::collections::BTreeMap;
 
 use kasho_plugin_sdk::pattern::TablePattern;
-use kasho_plugin_sdk::{Error, Op, Result, Setup};
+use kasho_plugin_sdk::{Col, Error, Op, Result, Setup};
 use serde::Deserialize;
 use serde_json::Value as Json;
 
-use crate::condition::{Condition, Test};
+use crate::expression::{Ask, Cmp, Column, Expr, Literal, parse};
 
 /// Version of what conditions mean, for fingerprints.
 const VERSION: u32 = 1;
@@ -24,7 +24,7 @@ pub(crate) enum Action {
     /// All go on.
     Keep,
     /// Those go on for which this is true.
-    Where(Condition),
+    Where(Expr),
 }
 
 /// One rule.
@@ -77,7 +77,11 @@ fn rule(cx: &mut Setup<'_>, table: &str, written: Json) -> Result<Rule> {
             let action = match word.as_str() {
                 "drop" => Action::Drop,
                 "keep" => Action::Keep,
-                _ => return Err(Error::new("a rule is \"drop\", \"keep\" or a table")),
+                _ => {
+                    return Err(Error::new(
+                        "a rule is \"drop\", \"keep\" or a table, such as { keep = 'id > 100' }",
+                    ));
+                }
             };
             return Ok(Rule { pattern, action, drop_ops: Vec::new() });
         }
@@ -88,13 +92,13 @@ fn rule(cx: &mut Setup<'_>, table: &str, written: Json) -> Result<Rule> {
     }
     let action = match (options.keep, options.drop) {
         (None, None) => Action::Keep,
-        (Some(keep), None) => Action::Where(condition(cx, &pattern, keep)?),
+        (Some(keep), None) => Action::Where(condition(cx, &pattern, keep, "keep")?),
         // A row goes unless the condition is true: where it is unknown the row stays.
         (None, Some(drop)) => {
-            Action::Where(Condition::NotTrue(Box::new(condition(cx, &pattern, drop)?)))
+            Action::Where(Expr::NotTrue(Box::new(condition(cx, &pattern, drop, "drop")?)))
         }
         (Some(_), Some(_)) => {
-            return Err(Error::new("either `keep` or `drop`; join conditions by `all` and `any`"));
+            return Err(Error::new("either `keep` or `drop`; join conditions by && and ||"));
         }
     };
     let mut drop_ops = options.drop_ops;
@@ -105,6 +109,30 @@ fn rule(cx: &mut Setup<'_>, table: &str, written: Json) -> Result<Rule> {
         return Err(Error::new("the rule does nothing: say `keep`, `drop` or `drop_ops`"));
     }
     Ok(Rule { pattern, action, drop_ops })
+}
+
+/// Declares a column of a rule's tables.
+fn declare(cx: &mut Setup<'_>, table: &TablePattern, column: &str) -> Result<Col> {
+    cx.read(&format!("{table}.\"{}\"", column.replace('"', "\"\"")))
+}
+
+/// A condition: an expression if it is a text.
+fn condition(cx: &mut Setup<'_>, table: &TablePattern, written: Json, key: &str) -> Result<Expr> {
+    match written {
+        Json::String(text) => {
+            let mut known = BTreeMap::new();
+            let mut column = |name: &str| match known.get(name) {
+                Some(col) => Ok(*col),
+                None => {
+                    let col = declare(cx, table, name)?;
+                    known.insert(name.to_owned(), col);
+                    Ok(col)
+                }
+            };
+            parse(&text, &mut column).map_err(|e| Error::new(format!("`{key}`, {e}")))
+        }
+        written => tables(cx, table, written),
+    }
 }
 
 #[derive(Deserialize)]
@@ -120,12 +148,8 @@ struct Written {
     not: Option<Json>,
 }
 
-fn condition(cx: &mut Setup<'_>, table: &TablePattern, written: Json) -> Result<Condition> {
-    if written.is_string() {
-        return Err(Error::new(
-            "expressions are not there yet: write { column = \"…\", in = [\"…\"] }",
-        ));
-    }
+/// A condition as tables.
+fn tables(cx: &mut Setup<'_>, table: &TablePattern, written: Json) -> Result<Expr> {
     let w: Written = serde_json::from_value(written).map_err(|e| Error::new(e.to_string()))?;
     let kinds = [
         w.equals.is_some(),
@@ -139,47 +163,54 @@ fn condition(cx: &mut Setup<'_>, table: &TablePattern, written: Json) -> Result<
     let of_column = kinds[..4].contains(&true);
     if kinds.iter().filter(|kind| **kind).count() != 1 || of_column != w.column.is_some() {
         return Err(Error::new(
-            "a condition is one of: column with equals, in, not_in or is_null; all; any; not",
+            "a condition is an expression, or one of: column with equals, in, not_in or is_null; \
+             all; any; not",
         ));
     }
-    let mut list = |conditions: Vec<Json>| -> Result<Vec<Condition>> {
+    let mut list = |conditions: Vec<Json>| -> Result<Vec<Expr>> {
         if conditions.is_empty() {
             return Err(Error::new("`all` and `any` need a condition at least"));
         }
-        conditions.into_iter().map(|c| condition(cx, table, c)).collect()
+        conditions.into_iter().map(|c| condition(cx, table, c, "condition")).collect()
     };
     if let Some(all) = w.all {
-        return Ok(Condition::All(list(all)?));
+        return Ok(Expr::All(list(all)?));
     }
     if let Some(any) = w.any {
-        return Ok(Condition::Any(list(any)?));
+        return Ok(Expr::Any(list(any)?));
     }
     if let Some(not) = w.not {
-        return Ok(Condition::Not(Box::new(condition(cx, table, not)?)));
+        return Ok(condition(cx, table, not, "not")?.not());
     }
-    let column = w.column.unwrap_or_default();
-    let col = cx.read(&format!("{table}.\"{}\"", column.replace('"', "\"\"")))?;
-    let test = |values| Test::new(col, column.clone(), values);
+    let name = w.column.unwrap_or_default();
+    let col = declare(cx, table, &name)?;
+    let test = |ask| Expr::Column(Column { col, name: name.clone() }, ask);
     Ok(if let Some(null) = w.is_null {
-        let is_null = Condition::IsNull(test(Vec::new()));
-        if null { is_null } else { Condition::Not(Box::new(is_null)) }
+        let is_null = test(Ask::Null);
+        if null { is_null } else { is_null.not() }
     } else if let Some(values) = w.not_in {
-        Condition::Not(Box::new(Condition::In(test(texts(values)?))))
+        test(Ask::In(texts(values)?)).not()
+    } else if let Some(value) = w.equals {
+        test(Ask::Compare(Cmp::Eq, text(value)?))
     } else {
-        let values = w.r#in.or_else(|| w.equals.map(|value| vec![value]));
-        Condition::In(test(texts(values.unwrap_or_default())?))
+        test(Ask::In(texts(w.r#in.unwrap_or_default())?))
     })
 }
 
 /// Values as PostgreSQL prints them.
-fn texts(values: Vec<Json>) -> Result<Vec<String>> {
-    let text = |value| match value {
-        Json::String(text) => Ok(text),
-        Json::Number(number) => Ok(number.to_string()),
-        Json::Bool(true) => Ok("t".to_owned()),
-        Json::Bool(false) => Ok("f".to_owned()),
-        Json::Null => Err(Error::new("nothing equals NULL: use `is_null`")),
-        Json::Array(_) | Json::Object(_) => Err(Error::new("a value is a text, number or boolean")),
-    };
+fn texts(values: Vec<Json>) -> Result<Vec<Literal>> {
     values.into_iter().map(text).collect()
+}
+
+fn text(value: Json) -> Result<Literal> {
+    Ok(Literal::Loose(match value {
+        Json::String(text) => text,
+        Json::Number(number) => number.to_string(),
+        Json::Bool(true) => "t".to_owned(),
+        Json::Bool(false) => "f".to_owned(),
+        Json::Null => return Err(Error::new("nothing equals NULL: use `is_null`")),
+        Json::Array(_) | Json::Object(_) => {
+            return Err(Error::new("a value is a text, number or boolean"));
+        }
+    }))
 }

@@ -7,6 +7,7 @@ use kasho_plugin_sdk::testing::{
     Fixture, Outcome, TestRow, delete, insert, read, table, truncate, update, update_from,
 };
 use kasho_plugin_sdk::{Op, Result, Value};
+use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 
 fn run(rule: Json, relation: &str, rows: &[TestRow]) -> Result<Vec<Outcome>> {
@@ -137,10 +138,12 @@ fn a_wrong_rule_names_itself() {
         (json!({"kep": {}}), "unknown field `kep`"),
         (json!({"drop_ops": ["upsert"]}), "unknown variant `upsert`"),
         (json!({"drop_ops": ["ddl"]}), "ddl is not of a table"),
-        (json!({"keep": "amount > 100"}), "expressions are not there yet"),
-        (json!({"keep": {"column": "tenant"}}), "a condition is one of"),
-        (json!({"keep": {"equals": 1}}), "a condition is one of"),
-        (json!({"keep": {"column": "tenant", "equals": 1, "in": []}}), "a condition is one of"),
+        (json!({"keep": {"column": "tenant"}}), "a condition is an expression, or one of"),
+        (json!({"keep": {"equals": 1}}), "a condition is an expression, or one of"),
+        (
+            json!({"keep": {"column": "tenant", "equals": 1, "in": []}}),
+            "a condition is an expression, or one of",
+        ),
         (json!({"keep": {"all": []}}), "need a condition"),
         (json!({"keep": {"column": "tenant", "equals": [1]}}), "text, number or boolean"),
         (json!({"keep": {"column": "tenant", "in": [null]}}), "use `is_null`"),
@@ -172,4 +175,177 @@ fn the_exact_rule_wins_and_rows_are_accounted_for() {
     assert_eq!(dropped(fixture.run(&u, &row())), [true, true]);
     let mut torn = Fixture::<Filter>::new(json!({"\"s\".t": "drop", "s.t": "keep"})).unwrap();
     assert!(torn.relation(&t).unwrap_err().to_string().contains("one must name it more exactly"));
+}
+
+/// The rows of a table that an expression keeps: one of each, in order.
+fn kept(expression: &str, relation: &str, rows: &[TestRow]) -> String {
+    fates(json!({ "keep": expression }), relation, rows)
+}
+
+#[test]
+fn expressions_decide() {
+    let relation = "s.t(id int8 key, tenant text key, amount numeric key, paid bool key, \
+                    born date key, mood enum(sad|ok|happy) key, Odd text key)";
+    let row = |tenant: &'static str, amount: &'static str| {
+        insert([
+            ("id", Some("1")),
+            ("tenant", Some(tenant)),
+            ("amount", Some(amount)),
+            ("paid", Some("t")),
+            ("born", Some("1990-05-01")),
+            ("mood", Some("ok")),
+            ("Odd", Some("it's")),
+        ])
+    };
+    let rows = [row("a", "99.99"), row("a", "100.00"), row("b", "1000"), insert([("id", "1")])];
+    for (expression, want) in [
+        ("tenant == \"a\" && amount > 100", "----"),
+        ("tenant == \"a\" && amount >= 100", "-i--"),
+        ("tenant = 'a' and 100 <= amount", "-i--"),
+        ("tenant == \"a\" || amount > 100", "iii-"),
+        ("!(tenant == \"a\") || amount < 100", "i-i-"),
+        ("not tenant = 'a'", "--i-"),
+        ("tenant <> 'a' or tenant is null", "--ii"),
+        ("tenant in ('b', 'c')", "--i-"),
+        ("tenant not in ('b', 'c')", "ii--"),
+        ("amount in (1e3, 100)", "-ii-"),
+        ("amount is not null && amount != 1000.000", "ii--"),
+        ("paid", "iii-"),
+        ("!paid", "----"),
+        ("paid == false || id == 1", "iiii"),
+        ("born > '1990-04-30' && born < \"1990-05-02 00:00:00\"", "iii-"),
+        ("mood > 'sad' && mood != \"happy\"", "iii-"),
+        ("`Odd` == 'it''s'", "iii-"),
+        ("amount > id && id < amount", "iii-"),
+        ("op == 'insert'", "iiii"),
+        ("op in ('read', 'update')", "----"),
+        ("table == 't' && schema == \"s\" && id == 1", "iiii"),
+        ("table != 't' || amount == 1000", "--i-"),
+        ("true && !false", "iiii"),
+        ("(id == 1 || tenant == 'a') && tenant == 'b'", "--i-"),
+        ("id == 1 || tenant == 'a' && tenant == 'b'", "iiii"),
+        ("amount == -1 || amount == 99.99", "i---"),
+    ] {
+        assert_eq!(kept(expression, relation, &rows), want, "{expression}");
+    }
+    let dropped = json!({"drop": "amount > 100"});
+    assert_eq!(fates(dropped, relation, &rows), "ii-i", "where it is unknown the row stays");
+}
+
+#[test]
+fn an_expression_in_error_says_where() {
+    let relation = "s.t(id int8 key, name text key, at timestamptz key, u uuid key, j json key, \
+                    mood enum(sad|ok) key, paid bool key)";
+    for (expression, want) in [
+        ("", "`keep`, column 1: a column or a value was due, not the end"),
+        ("name ==", "`keep`, column 8: a column or a value was due, not the end"),
+        ("name == 'a' name", "column 13: `name` where `&&`, `||` or the end was due"),
+        ("name & 'a'", "column 6: `&` means nothing in an expression"),
+        ("name == 'a", "column 9: the ' is not closed"),
+        ("1 < id < 3", "column 8: `<` where `&&`, `||` or the end was due"),
+        ("'name' == 'a'", "column 1: this compares two constants"),
+        ("name == null", "column 9: nothing compares with NULL: write `is null`"),
+        ("name in ()", "column 10: a column or a value was due, not `)`"),
+        ("name in ('a', id)", "column 15: a list holds texts"),
+        ("name in 'a'", "column 9: `(` was due, not a text"),
+        ("name not 'a'", "column 10: `in` was due, not a text"),
+        ("name is 1", "column 9: `null` was due, not `1`"),
+        ("1 is null", "column 1: only a column can be null"),
+        ("!name == 'a'", "column 1: `!` before a comparison"),
+        ("id == 1x", "column 7: this is no number"),
+        ("id == -name", "column 8: a number was due after `-`, not `name`"),
+        ("(id == 1", "column 9: `)` was due, not the end"),
+        ("op == 'upsert'", "column 1: there is no op of this name; there are insert, update"),
+        ("op > 'insert'", "column 1: `op`, `table` and `schema` are equal to a text, or not"),
+        ("table == name", "column 1: `op`, `table` and `schema` compare with a text"),
+        ("ünï == 'é' ?", "column 12: `?` means nothing"),
+        ("nope == 1", "s.t has no column nope"),
+        ("name == 1", "name (text) is compared with a text, in quotes"),
+        ("id == 'x'", "id (int8) is compared with a number"),
+        ("id == true", "id (int8) is compared with a number"),
+        ("name", "name (text) is not true or false: compare it with something"),
+        ("id == name", "id (int8) is of another type than name"),
+        ("at > 'yesterday'", "at (timestamptz) is compared with a date or time in quotes"),
+        ("u == 'x'", "u (uuid) is compared with a UUID"),
+        ("j < '{}'", "j (json) has no order that could be told here"),
+        ("paid > false", "paid (bool) has no order"),
+        ("mood == 'glad'", "mood (enum) is compared with one of its labels"),
+    ] {
+        let error = run(json!({ "keep": expression }), relation, &[]).unwrap_err().to_string();
+        assert!(error.starts_with("s.t: ") && error.contains(want), "{expression}: {error}");
+    }
+    let deep = format!("{}id == 1{}", "(".repeat(65), ")".repeat(65));
+    let error = run(json!({ "keep": deep }), relation, &[]).unwrap_err().to_string();
+    assert!(error.contains("more than 64 levels"), "{error}");
+}
+
+#[test]
+fn what_is_known_before_any_row_is_decided_before_any_row() {
+    let relation = "s.t(id int8 key, amount numeric)";
+    // No UPDATE or DELETE reads the column, which their old rows do not have.
+    let rule = json!({"keep": "op in ('insert', 'read') && amount > 1 || op == 'delete'"});
+    let row = |amount: &'static str| [("id", "1"), ("amount", amount)];
+    let rows = [
+        insert(row("1")),
+        insert(row("2")),
+        update(row("2")),
+        delete([("id", "1")]),
+        read(row("2")),
+        truncate(),
+    ];
+    assert_eq!(fates(rule, relation, &rows), "-i-dr-");
+    let error = run(json!({"keep": "op != 'insert' || amount > 1"}), relation, &[]);
+    assert!(error.is_ok(), "an UPDATE does not read it");
+    let error = run(json!({"keep": "op == 'read' || amount > 1"}), relation, &[]).unwrap_err();
+    assert!(error.to_string().contains("ALTER TABLE s.t REPLICA IDENTITY FULL"), "{error}");
+    // A whole table, by its name.
+    let mut fixture = Fixture::<Filter>::new(json!({"s.*": {"keep": "table != 't'"}})).unwrap();
+    let (t, u) = (table(relation), table("s.u(id int8 key)"));
+    assert!(fixture.relation(&t).unwrap().unwrap().drop);
+    assert!(!fixture.relation(&u).unwrap().unwrap().drop);
+    // A column that only some of the tables have is asked only there.
+    let rule = json!({"s.*": {"keep": "table != 't' || amount > 1", "insert_only": true}});
+    let mut fixture = Fixture::<Filter>::new(rule).unwrap();
+    assert!(fixture.relation(&t).is_ok() && fixture.relation(&u).is_ok());
+}
+
+#[test]
+fn a_value_that_is_none_of_its_type_is_an_error() {
+    let rows = [insert([("id", "x"), ("tenant", "a")])];
+    assert_eq!(kept("id > 1", KEYED, &rows), "!");
+    assert_eq!(kept("id is null || tenant == 'a'", KEYED, &rows), "i");
+    let unsent = [update([("id", Value::Text("1")), ("tenant", Value::Unchanged)])];
+    assert_eq!(kept("id == 1 || tenant == 'a'", KEYED, &unsent), "!");
+    assert_eq!(kept("id != 1 && tenant == 'a'", KEYED, &unsent), "!");
+    assert_eq!(kept("tenant is not null", KEYED, &unsent), "u", "it is not NULL, whatever it is");
+}
+
+#[test]
+fn the_description_is_json_that_names_the_rules() {
+    let text = include_str!("../plugin.json");
+    let described: Json = serde_json::from_str(text).unwrap();
+    assert_eq!(described["name"], "filter");
+    for transform in described["transforms"].as_array().unwrap() {
+        let rule = transform["example"]["rule"].as_str().unwrap();
+        let (table, rule) = rule.split_once(" = ").unwrap();
+        assert!(table.starts_with('"') && rule.contains(transform["name"].as_str().unwrap()));
+    }
+}
+
+proptest! {
+    /// Whatever somebody writes is an expression or an error, and never a panic.
+    #[test]
+    fn no_expression_panics(
+        words in prop::collection::vec(
+            prop::sample::select(vec![
+                "id", "tenant", "==", "=", "<", "!", "(", ")", "&&", "||", "and", "not", "in", "is",
+                "null", "'a'", "1", "-", ",", "op", "true", "`x`", "é", "1.", "e", "\"",
+            ]),
+            0..12,
+        ),
+        gap in prop::sample::select(vec!["", " "]),
+    ) {
+        let expression = words.join(gap);
+        let _ = run(json!({ "keep": expression }), KEYED, &[insert([("id", "1"), ("tenant", "a")])]);
+    }
 }
