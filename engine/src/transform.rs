@@ -66,6 +66,8 @@ pub use missing::{Missing, missing};
 pub use token::{Encoding, Opener, TokenError};
 
 #[cfg(test)]
+mod catalogue;
+#[cfg(test)]
 mod evil;
 #[cfg(test)]
 mod golden;

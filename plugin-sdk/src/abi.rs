@@ -199,6 +199,9 @@ pub struct ColumnUse {
     /// The columns that its new value is made from, beside itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reads: Vec<String>,
+    /// Of a column that is read: a rule says that it leaves as it is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub passes: bool,
 }
 
 /// What a guest answers of a relation it wants.

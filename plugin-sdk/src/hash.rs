@@ -130,15 +130,27 @@ pub enum Normaliser {
     /// The number, whatever its zeros and exponent: `1`, `1.00` and `1e0` are equal. A
     /// text that is no decimal number is trimmed.
     Numeric,
+    /// Without spaces at the end, as `char(n)` compares.
+    Char,
+    /// In lower case (Unicode), as `citext` compares.
+    Citext,
 }
 
 impl Normaliser {
-    /// The one called `exact`, `trim`, `lower` or `numeric`.
+    /// All of them.
+    pub const ALL: [Normaliser; 6] = [
+        Normaliser::Exact,
+        Normaliser::Trim,
+        Normaliser::Lower,
+        Normaliser::Numeric,
+        Normaliser::Char,
+        Normaliser::Citext,
+    ];
+
+    /// The one called `exact`, `trim`, `lower`, `numeric`, `char` or `citext`.
     #[must_use]
     pub fn named(name: &str) -> Option<Normaliser> {
-        [Normaliser::Exact, Normaliser::Trim, Normaliser::Lower, Normaliser::Numeric]
-            .into_iter()
-            .find(|n| n.name() == name)
+        Normaliser::ALL.into_iter().find(|n| n.name() == name)
     }
 
     /// Its name in rules and fingerprints.
@@ -149,6 +161,8 @@ impl Normaliser {
             Normaliser::Trim => "trim",
             Normaliser::Lower => "lower",
             Normaliser::Numeric => "numeric",
+            Normaliser::Char => "char",
+            Normaliser::Citext => "citext",
         }
     }
 
@@ -159,17 +173,17 @@ impl Normaliser {
         match self {
             Normaliser::Exact => value.into(),
             Normaliser::Trim => trimmed.into(),
-            Normaliser::Lower => {
-                let is_lower = |b: u8| b.is_ascii() && !b.is_ascii_uppercase();
-                if trimmed.bytes().all(is_lower) {
-                    trimmed.into()
-                } else {
-                    trimmed.to_lowercase().into()
-                }
-            }
+            Normaliser::Lower => lower(trimmed),
+            Normaliser::Char => value.trim_end_matches(' ').into(),
+            Normaliser::Citext => lower(value),
             Normaliser::Numeric => numeric(trimmed).map_or(trimmed.into(), Cow::from),
         }
     }
+}
+
+fn lower(text: &str) -> Cow<'_, str> {
+    let is_lower = |b: u8| b.is_ascii() && !b.is_ascii_uppercase();
+    if text.bytes().all(is_lower) { text.into() } else { text.to_lowercase().into() }
 }
 
 /// `-12.50` → `-125e-1`: sign, digits without zeros at either end, exponent of ten.
@@ -229,11 +243,21 @@ mod tests {
             (Normaliser::Numeric, "1e+3", "1000"),
             (Normaliser::Numeric, "-0.0", "0"),
             (Normaliser::Numeric, " NaN", "NaN"),
+            (Normaliser::Char, "ab   ", "ab"),
+            (Normaliser::Citext, "Ada@Example.COM", "ada@example.com"),
         ] {
             assert_eq!(normaliser.apply(a), normaliser.apply(b), "{a} {b}");
         }
         for (a, b) in [("1", "10"), ("1", "-1"), ("0.1", "1"), ("1.1.1", "1.11"), ("", "0")] {
             assert_ne!(Normaliser::Numeric.apply(a), Normaliser::Numeric.apply(b), "{a} {b}");
+        }
+        for (normaliser, a, b) in [
+            (Normaliser::Exact, "A", "a"),
+            (Normaliser::Char, " a", "a"),
+            (Normaliser::Char, "A", "a"),
+            (Normaliser::Citext, "a ", "a"),
+        ] {
+            assert_ne!(normaliser.apply(a), normaliser.apply(b), "{a} {b}");
         }
         assert_eq!(Normaliser::Exact.apply(" A "), " A ");
         assert_eq!(Normaliser::named("lower"), Some(Normaliser::Lower));

@@ -74,7 +74,7 @@ pub mod testing;
 pub use event::{Column, Identity, Op, Relation, Value, quote_identifier};
 pub use hash::{Hash, Normaliser, Picks, Short};
 pub use imports::Texts;
-pub use out::{IntoPatch, Out, Patched, Timestamp};
+pub use out::{IntoPatch, Out, Patched, Scratch, Timestamp};
 pub use plugin::{
     Col, Counter, Domain, Error, Level, Plugin, Reason, Result, Setup, Table, Verdict, log,
 };

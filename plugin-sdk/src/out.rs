@@ -94,6 +94,29 @@ impl<'a> Out<'a> {
     }
 }
 
+/// Text of a plugin's own that is written like a new value, for what a value is put
+/// together from.
+#[derive(Clone, Debug, Default)]
+pub struct Scratch(Vec<u8>);
+
+impl Scratch {
+    /// Where to append; what was written before is not seen through it, and stays.
+    pub fn out(&mut self) -> Out<'_> {
+        Out::new(&mut self.0)
+    }
+
+    /// All that was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+
+    /// Forgets it, keeps the memory.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
 /// Not [`Out`] itself, or `write!` would want an import.
 struct Writer<'o, 'a>(&'o mut Out<'a>);
 

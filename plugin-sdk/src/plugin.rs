@@ -5,6 +5,7 @@
 //! a guest says later can carry a row's value. What goes wrong here is an [`Error`] whose
 //! text the operator reads.
 
+mod others;
 mod rename;
 
 use std::collections::BTreeMap;
@@ -134,6 +135,11 @@ pub struct Col {
 }
 
 impl Col {
+    fn new(index: u16, usage: Use) -> Col {
+        let writes = matches!(usage, Use::Write | Use::Mask);
+        Col { index, writes, domain: None, normaliser: Normaliser::Exact }
+    }
+
     /// The same column with its values hashed under `domain`; see
     /// [`Batch::rewrite_hashed`] and [`Row::hash`].
     #[must_use]
@@ -219,6 +225,10 @@ pub(crate) struct Declaration {
     pub(crate) usage: Use,
     pub(crate) fingerprint: Option<String>,
     pub(crate) reads: Vec<u16>,
+    /// Only the column at this place among those of the replica identity.
+    pub(crate) identity: Option<usize>,
+    /// Only in relations that have a column of this declaration.
+    pub(crate) with: Option<u16>,
 }
 
 /// All that a plugin declared.
@@ -417,9 +427,7 @@ impl<'a> Setup<'a> {
     }
 
     fn column(&mut self, name: &str, usage: Use, from: &[Col]) -> Result<Col> {
-        let index = self.declare(name, usage, from)?;
-        let writes = matches!(usage, Use::Write | Use::Mask);
-        Ok(Col { index, writes, domain: None, normaliser: Normaliser::Exact })
+        Ok(Col::new(self.declare(name, usage, from)?, usage))
     }
 
     fn declare(&mut self, name: &str, usage: Use, from: &[Col]) -> Result<u16> {
@@ -429,12 +437,17 @@ impl<'a> Setup<'a> {
                 Error::new("name one column: `*` may stand for schema and table only").at(name)
             );
         }
+        self.push(name, usage, from)
+    }
+
+    fn push(&mut self, name: &str, usage: Use, from: &[Col]) -> Result<u16> {
+        let pattern = ColumnPattern::parse(name)?;
         let reads = from.iter().map(|col| col.index).collect();
         let index = u16::try_from(self.declared.columns.len()).unwrap_or(NO_SLOT);
         if index == NO_SLOT {
             return Err(Error::new("more than 65,534 columns are declared").at(name));
         }
-        self.declared.columns.push(Declaration { pattern, usage, fingerprint: None, reads });
+        self.declared.columns.push(Declaration::new(pattern, usage, reads));
         Ok(index)
     }
 

@@ -158,6 +158,33 @@ impl<'a> Batch<'a> {
         }
     }
 
+    /// Calls `f` with the row and image of every text of a column, in the order of
+    /// [`Batch::texts`].
+    pub fn places(&self, col: Col, mut f: impl FnMut(usize, Image)) {
+        for image in Image::ALL {
+            let Some(column) = self.column(col, image) else { continue };
+            let texts = (0..self.input.rows).filter(|row| column.state(*row) == State::Text);
+            texts.for_each(|row| f(row, image));
+        }
+    }
+
+    /// A column in one image of a row, as it came.
+    #[must_use]
+    pub fn came(&self, col: Col, row: usize, image: Image) -> Value<'a> {
+        self.column(col, image).map_or(Value::Absent, |column| column.value(row))
+    }
+
+    /// A column in one image of a row, after this plugin's own rewrites of it.
+    #[must_use]
+    pub fn now(&self, col: Col, row: usize, image: Image) -> Value<'_> {
+        let Some(i) = self.descriptor(col, image) else { return Value::Absent };
+        match self.work.patches[i].get(row) {
+            Some(Some(text)) => Value::Text(text),
+            Some(None) => Value::Null,
+            None => self.columns[i].value(row),
+        }
+    }
+
     /// Rewrites every text of a column, in both images. NULL, unchanged and absent values
     /// are left alone; a column that this table does not have is nothing to do.
     pub fn rewrite<R: IntoPatch>(&mut self, col: Col, mut f: impl FnMut(&str, &mut Out<'_>) -> R) {
@@ -403,12 +430,7 @@ impl<'a> Row<'_, 'a> {
     /// A column after the change and after this plugin's own rewrites of it.
     #[must_use]
     pub fn now(&self, col: Col) -> Value<'_> {
-        let Some(i) = self.batch.descriptor(col, Image::New) else { return Value::Absent };
-        match self.batch.work.patches[i].get(self.row) {
-            Some(Some(text)) => Value::Text(text),
-            Some(None) => Value::Null,
-            None => self.batch.columns[i].value(self.row),
-        }
+        self.batch.now(col, self.row, Image::New)
     }
 
     /// Rewrites a column, in both images; see [`Batch::rewrite`].

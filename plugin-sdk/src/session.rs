@@ -174,19 +174,21 @@ fn deal(declared: &Declared, relation: &Relation) -> Result<Dealt> {
         let matching: Vec<usize> = here
             .iter()
             .copied()
-            .filter(|i| declared.columns[*i].pattern.column.matches(&column.name))
+            .filter(|i| declared.columns[*i].names(&declared.columns, relation, place))
             .collect();
         let Some((usage, chosen)) = choose(&declared.columns, &matching, &column.name)? else {
             continue;
         };
+        let passes =
+            usage == Use::Read && chosen.iter().any(|i| declared.columns[*i].usage == Use::Pass);
         let slot = u16::try_from(dealt.wanted.columns.len()).unwrap_or(NO_SLOT);
         for i in &chosen {
             dealt.slots[*i] = slot;
             dealt.columns[*i] = Some(place);
         }
         let fingerprint = chosen.iter().find_map(|i| declared.columns[*i].fingerprint.clone());
-        let name = column.name.clone();
-        dealt.wanted.columns.push(ColumnUse { name, usage, fingerprint, reads: Vec::new() });
+        let (name, reads) = (column.name.clone(), Vec::new());
+        dealt.wanted.columns.push(ColumnUse { name, usage, fingerprint, reads, passes });
     }
     for (i, declaration) in declared.columns.iter().enumerate() {
         let reads = declaration.reads.iter().filter_map(|r| dealt.columns[usize::from(*r)]);

@@ -132,6 +132,14 @@ impl<P: Plugin> Fixture<P> {
     /// # Errors
     /// What the plugin finds wrong with them.
     pub fn new(rules: Json) -> Result<Fixture<P>, Error> {
+        Fixture::with_key(rules, &MASTER)
+    }
+
+    /// The same with another master key.
+    ///
+    /// # Errors
+    /// What the plugin finds wrong with the rules.
+    pub fn with_key(rules: Json, master: &[u8; 32]) -> Result<Fixture<P>, Error> {
         let mut session = Session::default();
         let init = json!({
             "abi": crate::abi::VERSION, "host": "testing", "rules": rules,
@@ -140,7 +148,7 @@ impl<P: Plugin> Fixture<P> {
         });
         let needs: Needs = answered(session.init(init.to_string().as_bytes()))?
             .unwrap_or_else(|| panic!("init answers with 1, which means nothing"));
-        let keys = imports::Keys::derive(&needs.domains);
+        let keys = imports::Keys::derive(&needs.domains, master);
         Ok(Fixture { session, needs, keys, wanted: BTreeMap::new(), call: 0 })
     }
 

@@ -103,6 +103,7 @@ fn declarations_become_needs_and_slots() {
     assert_eq!(needs.needs["public.users"], ["status"]);
     let wanted = fixture.relation(&users()).unwrap().unwrap().clone();
     let column = |name: &str, usage, fingerprint: Option<&str>, reads: &[&str]| ColumnUse {
+        passes: false,
         name: name.to_owned(),
         usage,
         fingerprint: fingerprint.map(str::to_owned),
@@ -381,4 +382,52 @@ fn a_plugin_gives_new_names() {
         let error = named(json!([[from, "x"]])).unwrap_err().to_string();
         assert!(error.contains(want), "{error}");
     }
+}
+
+struct ByRow {
+    flag: Col,
+    keys: Vec<Col>,
+}
+
+impl Plugin for ByRow {
+    fn new(cx: &mut Setup<'_>) -> Result<Self> {
+        let (flag, keys) = (cx.mask("s.*.flag")?, cx.read_identity("s.*", 3)?);
+        cx.depends(flag, &keys);
+        cx.pass("s.*.id")?;
+        Ok(ByRow { flag, keys })
+    }
+
+    fn batch(&mut self, batch: &mut Batch<'_>) {
+        let mut texts = Vec::new();
+        batch.places(self.flag, |row, image| {
+            let keys = self.keys.iter().map(|key| match batch.came(*key, row, image) {
+                Value::Text(text) => text,
+                _ => "-",
+            });
+            texts.push(keys.collect::<Vec<_>>().join("/"));
+        });
+        let mut texts = texts.into_iter();
+        batch.rewrite(self.flag, |_, _| texts.next().unwrap_or_default());
+    }
+}
+
+#[test]
+fn identity_columns_are_read_whatever_they_are_called() {
+    let mut fixture = Fixture::<ByRow>::new(serde_json::Value::Null).unwrap();
+    let t = table("s.t(b int8 key, flag text, id int8 key, c text)");
+    let wanted = fixture.relation(&t).unwrap().unwrap();
+    let uses: Vec<_> =
+        wanted.columns.iter().map(|c| (c.name.as_str(), c.usage, c.passes)).collect();
+    assert_eq!(
+        uses,
+        [("b", Use::Read, false), ("flag", Use::Mask, false), ("id", Use::Read, true)]
+    );
+    assert_eq!(wanted.columns[1].reads, ["b", "id"]);
+    let out = fixture.run(&t, &[insert([("b", "2"), ("id", "1"), ("flag", "x")])]);
+    assert_eq!(out[0].after("flag"), Value::Text("2/1/-"));
+    // A table without the column is none of its business, but for what passes.
+    let other = table("s.u(b int8 key, id int8)");
+    let wanted = fixture.relation(&other).unwrap().unwrap();
+    assert_eq!(wanted.columns.len(), 1);
+    assert_eq!((wanted.columns[0].name.as_str(), wanted.columns[0].usage), ("id", Use::Pass));
 }

@@ -9,6 +9,7 @@ mod harness;
 mod authoring;
 mod bad_input;
 mod by_dump;
+mod catalogue;
 mod compat;
 mod config;
 mod container;

@@ -249,6 +249,7 @@ fn coverage(plan: &RelationPlan, at: usize, identity: bool) -> ColumnCoverage {
     for slot in plan.links.iter().flatten().flat_map(|l| &l.slots).filter(|s| s.column == at) {
         let by = match slot.usage {
             Use::Pass => Action::Pass,
+            Use::Read if slot.passes => Action::Pass,
             Use::Read => Action::Open,
             Use::Write => Action::Write,
             Use::Mask => Action::Mask,

@@ -38,6 +38,8 @@ pub(super) struct Slot {
     pub(super) column: usize,
     /// What the plugin does with it.
     pub(super) usage: Use,
+    /// It is looked at, and a rule says that it passes.
+    pub(super) passes: bool,
     /// Columns its new value is made from, beside itself.
     pub(super) reads: Vec<usize>,
     /// What it becomes: part of the identity of rows, if it is a key.
@@ -50,6 +52,11 @@ impl Slot {
     /// Whether its values are sent.
     fn sees(&self) -> bool {
         matches!(self.usage, Use::Read | Use::Write | Use::Mask)
+    }
+
+    /// Whether it says what becomes of the column.
+    fn rules(&self) -> bool {
+        self.usage != Use::Read || self.passes
     }
 }
 
@@ -118,8 +125,8 @@ impl LinkPlan {
                 Use::Mask | Use::Write => mapping(column.fingerprint.as_deref()),
                 Use::Pass | Use::Read | Use::Drop => String::new(),
             };
-            let (usage, named) = (column.usage, Named::No);
-            slots.push(Slot { column: at, usage, reads, mapping, named });
+            let (usage, passes, named) = (column.usage, column.passes, Named::No);
+            slots.push(Slot { column: at, usage, passes, reads, mapping, named });
         }
         wrong.extend(contradictions(relation, wanted, &slots));
         let patchable = slots.iter().map(|s| matches!(s.usage, Use::Write | Use::Mask)).collect();
@@ -179,7 +186,7 @@ impl LinkPlan {
     }
 
     fn accounts_for(&self, column: usize) -> bool {
-        self.slots.iter().any(|s| s.column == column && s.usage != Use::Read)
+        self.slots.iter().any(|s| s.column == column && s.rules())
     }
 }
 
@@ -335,7 +342,7 @@ impl RelationPlan {
         // The host drops these itself: whatever the guest then says of rows is not asked for.
         let gone = bound().any(|(l, _)| l.drops);
         // Whoever rules one column of a table rules the table, whether anything is masked or not.
-        let speaks = bound().any(|(l, _)| l.slots.iter().any(|s| s.usage != Use::Read));
+        let speaks = bound().any(|(l, _)| l.slots.iter().any(Slot::rules));
         let counts = ruled && !gone && (policy.masks || speaks);
         let masked = |c: usize| bound().any(|(l, _)| l.used(Use::Mask).any(|m| m == c));
         let all = || 0..relation.columns.len();

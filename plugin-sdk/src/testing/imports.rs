@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::hash::Hash;
-use crate::keys::{DomainKey, TEST_MASTER};
+use crate::keys::DomainKey;
 
 thread_local! {
     static HOST: RefCell<Host> = RefCell::default();
@@ -25,8 +25,8 @@ struct Host {
 pub(super) struct Keys(Rc<Vec<DomainKey>>);
 
 impl Keys {
-    pub(super) fn derive(domains: &[String]) -> Keys {
-        Keys(Rc::new(domains.iter().map(|d| DomainKey::derive(&TEST_MASTER, d)).collect()))
+    pub(super) fn derive(domains: &[String], master: &[u8; 32]) -> Keys {
+        Keys(Rc::new(domains.iter().map(|d| DomainKey::derive(master, d)).collect()))
     }
 
     /// Makes these the keys, and `texts` the texts, of the calls to come.

@@ -16,43 +16,61 @@
 //! tables are read, with the way on; a row can only be in error where a value itself is the
 //! reason: no match of a pattern, digits that are no phone number, a replacement that is too
 //! long.
+//!
+//! What there is stands in [`catalog`].
 
+pub mod catalog;
 mod check;
 mod dictionary;
-mod fake;
+mod leaf;
+mod make;
+mod paths;
 mod permute;
+mod pieces;
+mod row;
 mod rules;
+mod split;
 
 use std::collections::BTreeMap;
 
+use kasho_plugin_sdk::pattern::ColumnPattern;
 use kasho_plugin_sdk::{
-    Batch, Col, Domain, IntoPatch, Out, Patched, Plugin, Reason, Result, Setup, Table,
-    export_plugin,
+    Batch, Col, Domain, Error, Identity, Level, Plugin, Result, Setup, Table, export_plugin, log,
+    metadata, quote_identifier,
 };
 
-use crate::fake::{MOST_DIGITS, phone_digits};
-use crate::rules::{Otherwise, Replace, Rule, Transform};
+use crate::check::Target;
+use crate::leaf::{Leaf, Reasons};
+use crate::make::fake::Part;
+use crate::make::password::{Kept, Password};
+use crate::make::{Make, fake};
+use crate::rules::{By, Rule};
+
+/// Columns of an identity that `by = "row"` can have.
+const MOST_KEYS: usize = 8;
+/// Results below which counting them undoes a fake.
+const FEW: u128 = 1000;
 
 /// A rule bound to its column.
 struct Bound {
     col: Col,
-    rule: Rule,
-    domain: Option<Domain>,
-}
-
-/// What rows can be in error with.
-#[derive(Clone, Copy)]
-struct Reasons {
-    no_match: Reason,
-    no_phone: Reason,
-    too_long: Reason,
+    /// The column's own name.
+    name: String,
+    leaf: Leaf,
+    /// Of `json`: the rules of its paths.
+    inner: Vec<Leaf>,
+    /// What is hashed in place of the value.
+    by: Vec<Col>,
+    /// The columns of a template; `None` is its own.
+    fields: Vec<Option<Col>>,
+    kept: Kept,
 }
 
 /// The plugin.
 pub struct Anonymize {
     rules: Vec<Bound>,
     reasons: Reasons,
-    /// By relation: the rules that hold there.
+    /// By relation: the rules that hold there, in the order in which they are applied.
     tables: BTreeMap<u32, Vec<Holding>>,
 }
 
@@ -60,33 +78,22 @@ pub struct Anonymize {
 struct Holding {
     /// Index of the rule.
     rule: usize,
-    /// The most characters that the column takes.
-    limit: Option<usize>,
-    /// The column is a `uuid`.
-    uuid: bool,
+    /// Where its results go.
+    target: Target,
 }
 
 impl Plugin for Anonymize {
     fn new(cx: &mut Setup<'_>) -> Result<Self> {
-        let reasons = Reasons {
-            no_match: cx.reason("the pattern of `regex` is not in the value (on_no_match = error)"),
-            no_phone: cx.reason("not a phone number of 4 to 38 digits, so it cannot stay unique"),
-            too_long: cx.reason("the value that `regex` made is too long for the column"),
-        };
+        let reasons = Reasons::declare(cx);
         let mut rules = Vec::new();
         for (column, rule) in rules::read(cx.rules()?)? {
-            if matches!(rule.transform, Transform::Pass) {
+            if matches!(rule.make, Make::Pass) {
                 cx.pass(&column)?;
                 continue;
             }
-            let mut col = cx.mask(&column)?;
-            cx.fingerprint(col, rule.fingerprint.clone());
-            let domain = rule.keying.as_ref().map(|keying| cx.domain(&keying.domain));
-            if let Some(keying) = &rule.keying {
-                col = col.normalised(keying.normaliser);
-            }
-            rules.push(Bound { col, rule, domain });
+            rules.push(bind(&column, rule, cx).map_err(|e| e.at(&column))?);
         }
+        demand(&rules, cx);
         Ok(Anonymize { rules, reasons, tables: BTreeMap::new() })
     }
 
@@ -94,101 +101,196 @@ impl Plugin for Anonymize {
         let mut holding = Vec::new();
         for (rule, bound) in self.rules.iter().enumerate() {
             let Some(column) = table.column_of(bound.col) else { continue };
-            let limit = check::check(&bound.rule, column, table)
-                .map_err(|e| e.at(format!("{}.{}", table.qualified(), column.name)))?;
-            holding.push(Holding { rule, limit, uuid: column.base == "uuid" });
+            let at = || format!("{}.{}", table.qualified(), quote_identifier(&column.name));
+            let target = check::check(&bound.leaf.rule, column, table).map_err(|e| e.at(at()))?;
+            readable(bound, table).map_err(|e| e.at(at()))?;
+            holding.push(Holding { rule, target });
         }
-        self.tables.insert(table.id, holding);
+        self.tables.insert(table.id, self.ordered(holding)?);
         Ok(())
     }
 
     fn batch(&mut self, batch: &mut Batch<'_>) {
         let holding = self.tables.get(&batch.table().id).map_or(&[][..], Vec::as_slice);
         for holding in holding {
-            if let Some(bound) = self.rules.get(holding.rule) {
-                rewrite(bound, holding, self.reasons, batch);
+            if let Some(bound) = self.rules.get_mut(holding.rule) {
+                rewrite(bound, &holding.target, &self.reasons, batch);
             }
         }
     }
 }
 
+/// Declares all that a rule needs.
+fn bind(column: &str, rule: Rule, cx: &mut Setup<'_>) -> Result<Bound> {
+    let pattern = ColumnPattern::parse(column)?;
+    let (table, name) = (pattern.table.to_string(), pattern.column.text().to_owned());
+    let mut col = cx.mask(column)?;
+    cx.fingerprint(col, rule.fingerprint.clone());
+    if let Some(keying) = &rule.keying {
+        col = col.normalised(keying.normaliser);
+    }
+    let read = |cx: &mut Setup<'_>, name: &str| {
+        cx.read(&format!("{table}.\"{}\"", name.replace('"', "\"\"")))
+    };
+    let by = match rule.by() {
+        By::Value => Vec::new(),
+        By::Row => cx.read_identity(&table, MOST_KEYS)?,
+        By::Columns(names) => names.iter().map(|name| read(cx, name)).collect::<Result<_>>()?,
+    };
+    let mut fields = Vec::new();
+    for field in rule.make.fields() {
+        fields.push(if *field == name { None } else { Some(read(cx, field)?) });
+    }
+    let others: Vec<Col> = by.iter().copied().chain(fields.iter().flatten().copied()).collect();
+    cx.depends(col, &others);
+    let inner = rule.paths.iter().map(|(_, rule)| Leaf::declare(rule.clone(), cx)).collect();
+    let leaf = Leaf::declare(rule, cx);
+    Ok(Bound { col, name, leaf, inner, by, fields, kept: Kept::default() })
+}
+
+/// Asks for what hashing passwords costs, and says what everybody should know.
+fn demand(rules: &[Bound], cx: &mut Setup<'_>) {
+    let (mut millis, mut mib, mut rows) = (0_u32, 0, 1024);
+    for rule in rules.iter().map(|bound| &bound.leaf.rule) {
+        if rule.unique() && rule.entry.unique == catalog::Unique::Suffix {
+            log(
+                Level::Info,
+                "with `unique = true`, two of a million values have one fake with odds of 1 : 2 × 10¹²",
+            );
+        }
+        if *rule.by() == By::Value && rule.make.results().is_some_and(|n| n < FEW) {
+            log(
+                Level::Warn,
+                "a rule has fewer than 1,000 results and goes by the value, so that counting them tells which value is which: give it by = \"row\" or a column",
+            );
+        }
+        let Make::Password(password) = &rule.make else { continue };
+        let cost = password.cost();
+        mib = mib.max(cost.mib);
+        let each = if password.per_row() { rows_of(password) } else { 1 };
+        if password.per_row() {
+            rows = rows.min(each);
+            log(
+                Level::Warn,
+                "a rule hashes a password for each row, and all that its algorithm costs with it",
+            );
+        }
+        millis = millis.saturating_add(cost.millis.saturating_mul(each));
+    }
+    if rows < 1024 {
+        cx.max_rows(rows);
+    }
+    if millis > 50 {
+        cx.deadline_ms(millis.saturating_add(100));
+    }
+    if mib > 32 {
+        cx.memory_mib(mib.saturating_add(32));
+    }
+}
+
+/// Rows of which the passwords are hashed in some two seconds.
+fn rows_of(password: &Password) -> u32 {
+    (2000 / password.cost().millis.max(1)).clamp(1, 1024)
+}
+
+/// Whether all columns that a rule reads are there.
+fn readable(bound: &Bound, table: &Table<'_>) -> Result<()> {
+    match bound.leaf.rule.by() {
+        By::Value => {}
+        By::Row => {
+            let keys = table.columns.iter().filter(|column| column.key).count();
+            let known = matches!(table.identity, Identity::Default | Identity::Index);
+            if !known || !(1..=MOST_KEYS).contains(&keys) {
+                return Err(Error::new(
+                    "by = \"row\" needs a replica identity of 1 to 8 columns (a primary key): give \
+                     by = \"<column>\"",
+                ));
+            }
+        }
+        By::Columns(names) => {
+            for (name, col) in names.iter().zip(&bound.by) {
+                if table.column_of(*col).is_none() {
+                    return Err(Error::new(format!("`by`: there is no column {name}")));
+                }
+            }
+        }
+    }
+    for (name, col) in bound.leaf.rule.make.fields().iter().zip(&bound.fields) {
+        if col.is_some_and(|col| table.column_of(col).is_none()) {
+            return Err(Error::new(format!("the template's column {name} does not exist")));
+        }
+    }
+    Ok(())
+}
+
+impl Anonymize {
+    /// The rules in an order in which templates come behind what they are made of.
+    fn ordered(&self, holding: Vec<Holding>) -> Result<Vec<Holding>> {
+        let bound = |holding: &Holding| &self.rules[holding.rule];
+        let (mut later, mut ordered): (Vec<_>, Vec<_>) =
+            holding.into_iter().partition(|holding| !bound(holding).fields.is_empty());
+        while !later.is_empty() {
+            let names: Vec<&str> = later.iter().map(|h| bound(h).name.as_str()).collect();
+            let waits = |h: &Holding| {
+                let own = &bound(h).name;
+                let fields = bound(h).leaf.rule.make.fields();
+                fields.iter().any(|field| field != own && names.contains(&field.as_str()))
+            };
+            let (waiting, ready): (Vec<_>, Vec<_>) =
+                later.iter().map(waits).enumerate().partition(|(_, waits)| *waits);
+            if ready.is_empty() {
+                return Err(Error::new(format!(
+                    "the templates of {} are made of one another: one must do without",
+                    names.join(", ")
+                )));
+            }
+            let waiting: Vec<usize> = waiting.into_iter().map(|(i, _)| i).collect();
+            let mut rest = Vec::new();
+            for (i, holding) in later.into_iter().enumerate() {
+                if waiting.contains(&i) { rest.push(holding) } else { ordered.push(holding) }
+            }
+            later = rest;
+        }
+        Ok(ordered)
+    }
+}
+
 /// Applies one rule to its column of a batch.
-fn rewrite(bound: &Bound, holding: &Holding, reasons: Reasons, batch: &mut Batch<'_>) {
-    let Bound { col, rule, domain } = bound;
-    let unique = rule.keying.as_ref().is_some_and(|keying| keying.unique);
-    match (&rule.transform, *domain) {
-        (Transform::Null, _) => batch.rewrite(*col, |_, _| Patched::Null),
-        (Transform::Constant(value), _) => batch.rewrite(*col, |_, out| out.push_str(value)),
-        (Transform::Mask { first, last, with }, _) => {
+fn rewrite(bound: &mut Bound, target: &Target, reasons: &Reasons, batch: &mut Batch<'_>) {
+    if matches!(bound.leaf.rule.make, Make::Template(_) | Make::Password(_)) {
+        return row::rewrite(bound, target, reasons, batch);
+    }
+    if target.array || !bound.leaf.is_direct() || !bound.by.is_empty() {
+        return pieces::rewrite(bound, target, reasons, batch);
+    }
+    let Bound { col, leaf, .. } = bound;
+    let unique = leaf.rule.unique();
+    match (&leaf.rule.make, leaf.domain) {
+        // What masks most columns goes without a detour.
+        (Make::Fake(parts), Some(domain)) if std::ptr::eq(*parts, &fake::EMAIL) => {
+            words(*col, domain, &fake::EMAIL, unique, batch);
+        }
+        (Make::Fake(parts), Some(domain)) if std::ptr::eq(*parts, &fake::NAME) => {
+            words(*col, domain, &fake::NAME, unique, batch);
+        }
+        (Make::Fake(parts), Some(domain)) => words(*col, domain, parts, unique, batch),
+        (Make::Mask { first, last, with }, _) => {
             batch.rewrite(*col, |value, out| fake::hide(value, *first, *last, *with, out));
         }
-        (Transform::Regex(replace), _) => {
-            batch.rewrite(*col, |value, out| regex(replace, holding.limit, reasons, value, out));
-        }
-        (Transform::Hash(_), Some(domain)) if holding.uuid => {
-            batch.rewrite_hashed(*col, domain, |_, hash, out| fake::uuid(hash, out));
-        }
-        (Transform::Hash(length), Some(domain)) => {
-            batch.rewrite_hashed(*col, domain, |_, hash, out| fake::hex(hash, *length, out));
-        }
-        (Transform::Words(words), Some(domain)) => {
-            batch.rewrite_hashed(*col, domain, |_, hash, out| words.write(hash, unique, out));
-        }
-        (Transform::Phone, Some(domain)) if unique => unique_phone(*col, domain, reasons, batch),
-        (Transform::Phone, Some(domain)) => {
-            batch.rewrite_hashed(*col, domain, fake::phone);
-        }
-        // A keyed transform always has its domain; without one the host sees unmasked text.
-        (_, None) | (Transform::Pass, _) => {}
+        (_, Some(domain)) => batch.rewrite_hashed(*col, domain, |value, hash, out| {
+            leaf.result(value, hash, target, reasons, out)
+        }),
+        (_, None) => batch.rewrite(*col, |value, out| {
+            leaf.result(value, kasho_plugin_sdk::Hash::default(), target, reasons, out)
+        }),
     }
 }
 
-fn regex(
-    replace: &Replace,
-    limit: Option<usize>,
-    reasons: Reasons,
-    value: &str,
-    out: &mut Out<'_>,
-) -> Patched {
-    // A pattern that can match nothing matches everywhere, and replaces nothing by that.
-    let mut found = replace.pattern.find_iter(value);
-    if !found.any(|hit| !hit.is_empty() || value.is_empty()) {
-        return match &replace.otherwise {
-            Otherwise::Error => Patched::Error(reasons.no_match),
-            Otherwise::Null => Patched::Null,
-            Otherwise::Constant(text) => text.as_str().into_patch(out),
-        };
-    }
-    out.push_str(&replace.pattern.replace_all(value, replace.replacement.as_str()));
-    match limit {
-        Some(limit) if out.as_str().chars().count() > limit => Patched::Error(reasons.too_long),
-        _ => Patched::Written,
-    }
-}
-
-/// Whether `value` has digits that can be permuted.
-fn permutable(value: &str) -> bool {
-    phone_digits(value).is_some_and(|digits| (permute::FEWEST..=MOST_DIGITS).contains(&digits))
-}
-
-/// Permutes the digits of every value, in one go for the column.
-fn unique_phone(col: Col, domain: Domain, reasons: Reasons, batch: &mut Batch<'_>) {
-    let mut values = Vec::new();
-    batch.texts(col, |value| values.push(value));
-    let permutable_values = values.into_iter().filter(|value| permutable(value));
-    let permuted = permute::permute(permutable_values, |texts, out| domain.hash_all(texts, out));
-    let mut permuted = permuted.into_iter();
-    batch.rewrite(col, |value, out| {
-        // The texts come in the order in which they were collected.
-        let Some(digits) = permutable(value).then(|| permuted.next()).flatten() else {
-            return Err(reasons.no_phone);
-        };
-        let mut digits = digits.chars();
-        for c in value.chars() {
-            out.push(if c.is_ascii_digit() { digits.next().unwrap_or(c) } else { c });
-        }
-        Ok(())
-    });
+/// Writes fakes of these parts; inlined, so that known parts are known to the compiler.
+#[inline(always)]
+fn words(col: Col, domain: Domain, parts: &[Part], unique: bool, batch: &mut Batch<'_>) {
+    batch.rewrite_hashed(col, domain, |_, hash, out| fake::words(parts, hash, unique, out));
 }
 
 export_plugin!(Anonymize);
+metadata!("../transforms.json");

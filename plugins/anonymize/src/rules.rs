@@ -1,85 +1,32 @@
 //! The rules of a binding, read and checked before any table is known.
 //!
-//! A rule is a transform's name, or a table of its options. What a transform does not
-//! know, or knows and cannot do, is an error that names the rule.
+//! A rule is a transform's name, or a table of its options; what there is stands in
+//! [`crate::catalog`]. What a transform does not know, or knows and cannot do, is an error
+//! that names the rule.
+
+mod domains;
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use kasho_plugin_sdk::{Error, Normaliser, Result};
-use regex_lite::Regex;
-use serde::Deserialize;
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 
+use crate::catalog::{self, Entry, Maker};
 use crate::dictionary;
-use crate::fake::Words;
+use crate::make::Make;
+use crate::paths::Path;
+use domains::Domains;
 
-/// A rule as it is written.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Options {
-    transform: String,
-    domain: Option<String>,
-    normalise: Option<String>,
-    unique: Option<bool>,
-    length: Option<usize>,
-    keep_first: Option<usize>,
-    keep_last: Option<usize>,
-    char: Option<String>,
-    value: Option<String>,
-    pattern: Option<String>,
-    replacement: Option<String>,
-    on_no_match: Option<String>,
-    constant: Option<String>,
-}
-
-/// What a transform does.
-#[derive(Clone, Debug)]
-pub(crate) enum Transform {
-    /// Leave the column as it is.
-    Pass,
-    /// NULL.
-    Null,
-    /// Always the same text.
-    Constant(String),
-    /// All but the first and last characters replaced.
-    Mask {
-        /// Kept at the beginning.
-        first: usize,
-        /// Kept at the end.
-        last: usize,
-        /// What stands in place of the others.
-        with: char,
-    },
-    /// A pattern replaced.
-    Regex(Box<Replace>),
-    /// The keyed hash, in so many hexadecimal digits.
-    Hash(usize),
-    /// A fake of dictionary words.
-    Words(Words),
-    /// A phone number.
-    Phone,
-}
-
-/// The transform `regex`.
-#[derive(Clone, Debug)]
-pub(crate) struct Replace {
-    /// What is looked for.
-    pub(crate) pattern: Regex,
-    /// What every match becomes.
-    pub(crate) replacement: String,
-    /// What a value without a match becomes.
-    pub(crate) otherwise: Otherwise,
-}
-
-/// What the transform `regex` makes of a value that its pattern is not in.
+/// What the result depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Otherwise {
-    /// The row is in error.
-    Error,
-    /// NULL.
-    Null,
-    /// This text.
-    Constant(String),
+pub(crate) enum By {
+    /// The value.
+    Value,
+    /// The row's identity.
+    Row,
+    /// These columns of the row.
+    Columns(Vec<String>),
 }
 
 /// How a value is hashed for a keyed transform.
@@ -89,41 +36,118 @@ pub(crate) struct Keying {
     pub(crate) domain: String,
     /// What is made equal first.
     pub(crate) normaliser: Normaliser,
-    /// Different values have different fakes.
+    /// Different values have different results, because a rule says so.
     pub(crate) unique: bool,
+    /// What is hashed.
+    pub(crate) by: By,
 }
 
 /// One rule.
 #[derive(Clone, Debug)]
 pub(crate) struct Rule {
-    /// The transform's name.
-    pub(crate) name: String,
+    /// Its transform.
+    pub(crate) entry: &'static Entry,
     /// What it does.
-    pub(crate) transform: Transform,
+    pub(crate) make: Make,
     /// Set for keyed transforms.
     pub(crate) keying: Option<Keying>,
+    /// Of `json`: the rules of its paths.
+    pub(crate) paths: Vec<(Path, Rule)>,
     /// All that its output depends on besides value and key.
     pub(crate) fingerprint: String,
 }
 
-/// Name, options, and for keyed ones the default domain and normaliser.
-type Known = (&'static str, &'static [&'static str], Option<(&'static str, Normaliser)>);
+impl Rule {
+    /// Whether different values have different results because a rule says so.
+    pub(crate) fn unique(&self) -> bool {
+        self.keying.as_ref().is_some_and(|keying| keying.unique)
+    }
 
-const TRANSFORMS: [Known; 11] = [
-    ("pass", &[], None),
-    ("null", &[], None),
-    ("constant", &["value"], None),
-    ("mask", &["keep_first", "keep_last", "char"], None),
-    ("regex", &["pattern", "replacement", "on_no_match", "constant"], None),
-    ("hash", &["length", "domain", "normalise"], Some(("hash", Normaliser::Exact))),
-    ("fake_name", KEYED, Some(("person", Normaliser::Trim))),
-    ("fake_first_name", KEYED, Some(("person", Normaliser::Trim))),
-    ("fake_last_name", KEYED, Some(("person", Normaliser::Trim))),
-    ("fake_email", KEYED, Some(("email", Normaliser::Lower))),
-    ("fake_phone", KEYED, Some(("phone", Normaliser::Trim))),
-];
+    /// What the result depends on.
+    pub(crate) fn by(&self) -> &By {
+        self.keying.as_ref().map_or(&By::Value, |keying| &keying.by)
+    }
+}
 
-const KEYED: &[&str] = &["domain", "normalise", "unique"];
+/// The options of a rule as they are written.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    /// Its transform.
+    pub(crate) entry: &'static Entry,
+    set: Map<String, Json>,
+    paths: Vec<(String, Options)>,
+}
+
+impl Options {
+    /// A text.
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        self.set.get(name)?.as_str()
+    }
+
+    /// A text that must be there.
+    pub(crate) fn needs(&self, name: &str) -> Result<&str> {
+        let missing = || Error::new(format!("`{}` needs `{name} = \"…\"`", self.entry.name));
+        self.text(name).ok_or_else(missing)
+    }
+
+    /// A text, a list of them, or nothing.
+    pub(crate) fn texts(&self, name: &str) -> Vec<String> {
+        match self.set.get(name) {
+            Some(Json::String(text)) => vec![text.clone()],
+            Some(Json::Array(list)) => {
+                list.iter().filter_map(Json::as_str).map(str::to_owned).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// A flag.
+    pub(crate) fn flag(&self, name: &str) -> bool {
+        self.set.get(name).and_then(Json::as_bool).unwrap_or_else(|| self.default(name) == "true")
+    }
+
+    /// Whether it is written.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.set.contains_key(name)
+    }
+
+    /// A number within a range.
+    pub(crate) fn integer(&self, name: &str, range: RangeInclusive<u64>) -> Result<u64> {
+        let written = self.set.get(name).and_then(Json::as_u64);
+        let n = written.or_else(|| self.default(name).parse().ok()).unwrap_or(0);
+        if range.contains(&n) {
+            return Ok(n);
+        }
+        Err(Error::new(format!("`{name}` is between {} and {}", range.start(), range.end())))
+    }
+
+    /// The same, as a length or count.
+    pub(crate) fn size(&self, name: &str, range: RangeInclusive<u64>) -> Result<usize> {
+        let n = self.integer(name, range)?;
+        usize::try_from(n).map_err(|_| Error::new(format!("`{name}` is too large")))
+    }
+
+    /// A number, as it is written.
+    pub(crate) fn number(&self, name: &str) -> Option<String> {
+        self.set.get(name).map(Json::to_string)
+    }
+
+    fn default(&self, name: &str) -> &'static str {
+        self.entry.options().find(|o| o.name == name).map_or("", |o| o.default)
+    }
+
+    fn knows(&self, name: &str) -> bool {
+        self.entry.options().any(|o| o.name == name)
+    }
+
+    fn by(&self) -> By {
+        match self.texts("by") {
+            none if none.is_empty() => By::Value,
+            one if one == ["row"] => By::Row,
+            columns => By::Columns(columns),
+        }
+    }
+}
 
 /// Reads all rules, by the column they are about.
 ///
@@ -132,7 +156,7 @@ const KEYED: &[&str] = &["domain", "normalise", "unique"];
 pub(crate) fn read(rules: BTreeMap<String, Json>) -> Result<Vec<(String, Rule)>> {
     let mut read = Vec::with_capacity(rules.len());
     for (column, written) in rules {
-        let options = options(written).map_err(|e| e.at(&column))?;
+        let options = options(written, true).map_err(|e| e.at(&column))?;
         read.push((column, options));
     }
     let domains = Domains::settle(&read)?;
@@ -144,199 +168,120 @@ pub(crate) fn read(rules: BTreeMap<String, Json>) -> Result<Vec<(String, Rule)>>
         .collect()
 }
 
-fn options(written: Json) -> Result<Options> {
-    let options: Options = match written {
-        Json::String(transform) => Options { transform, ..Options::default() },
-        table @ Json::Object(_) => {
-            serde_json::from_value(table).map_err(|e| Error::new(e.to_string()))?
-        }
+fn options(written: Json, top: bool) -> Result<Options> {
+    let (name, mut set) = match written {
+        Json::String(transform) => (transform, Map::new()),
+        Json::Object(mut table) => match table.remove("transform") {
+            Some(Json::String(transform)) => (transform, table),
+            _ => return Err(Error::new("a rule needs `transform = \"…\"`, a transform's name")),
+        },
         _ => return Err(Error::new("a rule is a transform's name or a table of its options")),
     };
-    let Some((_, known, _)) = TRANSFORMS.iter().find(|(name, ..)| *name == options.transform)
-    else {
-        let all: Vec<&str> = TRANSFORMS.iter().map(|(name, ..)| *name).collect();
-        let text = format!("no transform `{}`; there are {}", options.transform, all.join(", "));
+    let Some(entry) = catalog::named(&name) else {
+        let all: Vec<&str> = catalog::entries().map(|entry| entry.name).collect();
+        let text = format!("no transform `{name}`; there are {}", all.join(", "));
         return Err(Error::new(text));
     };
-    if let Some(other) = options.set().into_iter().find(|option| !known.contains(option)) {
-        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-        let text = format!("`{}` has no option `{other}`; it has {known}", options.transform);
-        return Err(Error::new(text));
+    if !top && is_whole(entry) {
+        return Err(Error::new(format!("`{}` is for whole columns", entry.name)));
     }
-    Ok(options)
-}
-
-impl Options {
-    /// The options that are set.
-    fn set(&self) -> Vec<&'static str> {
-        let all = [
-            ("domain", self.domain.is_some()),
-            ("normalise", self.normalise.is_some()),
-            ("unique", self.unique.is_some()),
-            ("length", self.length.is_some()),
-            ("keep_first", self.keep_first.is_some()),
-            ("keep_last", self.keep_last.is_some()),
-            ("char", self.char.is_some()),
-            ("value", self.value.is_some()),
-            ("pattern", self.pattern.is_some()),
-            ("replacement", self.replacement.is_some()),
-            ("on_no_match", self.on_no_match.is_some()),
-            ("constant", self.constant.is_some()),
-        ];
-        all.into_iter().filter(|(_, set)| *set).map(|(name, _)| name).collect()
-    }
-
-    /// Its domain and that domain's default normaliser, if it is keyed.
-    fn domain(&self) -> Option<(&str, Normaliser)> {
-        let (.., keyed) = TRANSFORMS.iter().find(|(name, ..)| *name == self.transform)?;
-        let (domain, normaliser) = (*keyed)?;
-        Some((self.domain.as_deref().unwrap_or(domain), normaliser))
-    }
-}
-
-/// What the rules of one domain have in common: without it, the same value would have
-/// different fakes in different columns.
-#[derive(Debug, Default)]
-struct Domains(BTreeMap<String, Shared>);
-
-#[derive(Debug, Default)]
-struct Shared {
-    /// Transforms of which some rule asked for unique fakes: then all rules have them.
-    unique: Vec<String>,
-    /// The normaliser that was written, and by which rule.
-    written: Option<(Normaliser, String)>,
-    /// The default of its first rule.
-    default: Normaliser,
-}
-
-impl Domains {
-    fn settle(rules: &[(String, Options)]) -> Result<Domains> {
-        let mut domains = Domains::default();
-        for (column, options) in rules {
-            let Some((domain, default)) = options.domain() else { continue };
-            if domain.is_empty() || domain.contains([';', '=']) {
-                return Err(Error::new("a domain is a plain word").at(column));
+    known(entry, &set)?;
+    let mut paths = Vec::new();
+    if let Some(Json::Object(inner)) = set.get_mut("paths").map(Json::take) {
+        for (path, rule) in inner {
+            let inner = options(rule, false).map_err(|e| at_path(&path, &e))?;
+            if inner.by() != By::Value {
+                return Err(at_path(&path, &Error::new("inside JSON there is no `by`")));
             }
-            let shared = domains
-                .0
-                .entry(domain.to_owned())
-                .or_insert_with(|| Shared { default, ..Shared::default() });
-            if options.unique == Some(true) {
-                shared.unique.push(options.transform.clone());
-            }
-            let Some(name) = &options.normalise else { continue };
-            let Some(normaliser) = Normaliser::named(name) else {
-                let text = format!("`{name}` is not one of exact, trim, lower, numeric");
-                return Err(Error::new(text).at(column));
-            };
-            match &shared.written {
-                Some((other, first)) if *other != normaliser => {
-                    return Err(Error::new(format!(
-                        "normalise = \"{name}\", but \"{}\" in {first}: a domain has one \
-                         normaliser, or the same value would have different fakes",
-                        other.name()
-                    ))
-                    .at(column));
-                }
-                _ => shared.written = Some((normaliser, column.clone())),
-            }
+            paths.push((path, inner));
         }
-        Ok(domains)
     }
+    Ok(Options { entry, set, paths })
+}
 
-    fn keying(&self, options: &Options) -> Option<Keying> {
-        let (domain, _) = options.domain()?;
-        let shared = self.0.get(domain)?;
-        let unique = shared.unique.contains(&options.transform);
-        // Where fakes must differ whenever values do, nothing may be made equal unasked.
-        let default = if shared.unique.is_empty() { shared.default } else { Normaliser::Exact };
-        let normaliser = shared.written.as_ref().map_or(default, |(normaliser, _)| *normaliser);
-        Some(Keying { domain: domain.to_owned(), normaliser, unique })
+/// An error about the rule of a path; which column it is in is told by others.
+fn at_path(path: &str, error: &Error) -> Error {
+    Error::new(format!("path {path}: {error}"))
+}
+
+/// Whether a transform works on whole columns only.
+fn is_whole(entry: &Entry) -> bool {
+    let hashes =
+        matches!(entry.maker, Maker::Bcrypt | Maker::Scrypt | Maker::Pbkdf2 | Maker::Argon2id);
+    hashes || matches!(entry.maker, Maker::Json | Maker::Template)
+}
+
+/// Whether a transform has all options that are set, with values of their kind.
+fn known(entry: &Entry, set: &Map<String, Json>) -> Result<()> {
+    for (name, value) in set {
+        let Some(option) = entry.options().find(|o| o.name == name) else {
+            let known: Vec<&str> = entry.options().map(|o| o.name).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            let text = format!("`{}` has no option `{name}`; it has {known}", entry.name);
+            return Err(Error::new(text));
+        };
+        if !option.kind.fits(value) {
+            return Err(Error::new(format!("`{name}` is of kind {}", option.kind.name())));
+        }
     }
+    Ok(())
 }
 
 fn rule(options: &Options, domains: &Domains) -> Result<Rule> {
     let keying = domains.keying(options);
-    let transform = transform(options)?;
-    let name = options.transform.clone();
-    let mut fingerprint = format!("{name}/1");
-    match &transform {
-        Transform::Pass | Transform::Null | Transform::Phone => {}
-        Transform::Constant(value) => fingerprint += &format!(";value={value:?}"),
-        Transform::Mask { first, last, with } => {
-            fingerprint += &format!(";first={first};last={last};char={with:?}");
-        }
-        Transform::Regex(r) => {
-            let (pattern, otherwise) = (r.pattern.as_str(), &r.otherwise);
-            fingerprint += &format!(";{pattern:?};{:?};{otherwise:?}", r.replacement);
-        }
-        Transform::Hash(length) => fingerprint += &format!(";length={length}"),
-        Transform::Words(_) => fingerprint += &format!(";dict={}", dictionary::VERSION),
+    if keying.as_ref().is_some_and(|k| k.unique && k.by != By::Value) {
+        let text = "`by` and `unique` exclude one another: what is unique depends on its value";
+        return Err(Error::new(text));
     }
-    if let Some(Keying { domain, normaliser, unique }) = &keying {
-        fingerprint += &format!(";domain={domain};norm={}", normaliser.name());
+    let make = Make::read(options)?;
+    let mut paths = Vec::with_capacity(options.paths.len());
+    for (path, inner) in &options.paths {
+        let inner = rule(inner, domains).map_err(|e| at_path(path, &e))?;
+        paths.push((Path::read(path)?, inner));
+    }
+    if matches!(options.entry.maker, Maker::Json) && paths.is_empty() {
+        return Err(Error::new("`json` needs `paths = { \"a.b\" = \"pass\", … }`"));
+    }
+    let mut fingerprint = format!("{}/1", options.entry.name);
+    fingerprint += &make.fingerprint(|| written(options));
+    for ((path, _), (_, inner)) in options.paths.iter().zip(&paths) {
+        fingerprint += &format!(";{path:?}=({})", inner.fingerprint);
+    }
+    if let Some(Keying { domain, normaliser, unique, by }) = &keying {
+        fingerprint += &format!(";domain={domain}");
+        match by {
+            By::Value if options.knows("normalise") => {
+                fingerprint += &format!(";norm={}", normaliser.name());
+            }
+            By::Value => {}
+            By::Row => fingerprint += ";by=row",
+            By::Columns(columns) => fingerprint += &format!(";by={columns:?}"),
+        }
         if *unique {
             fingerprint += ";unique";
         }
     }
-    Ok(Rule { name, transform, keying, fingerprint })
+    Ok(Rule { entry: options.entry, make, keying, paths, fingerprint })
 }
 
-fn transform(options: &Options) -> Result<Transform> {
-    Ok(match options.transform.as_str() {
-        "null" => Transform::Null,
-        "constant" => {
-            let value = options.value.clone();
-            Transform::Constant(value.ok_or("`constant` needs `value = \"…\"`")?)
+/// The options that are no one else's concern, in the order of their names.
+fn written(options: &Options) -> String {
+    let mut text = String::new();
+    if matches!(options.entry.maker, Maker::Words | Maker::Sentence | Maker::Paragraph) {
+        text += &format!(";dict={}", dictionary::VERSION);
+    }
+    let common = ["domain", "normalise", "unique", "by", "paths"];
+    let mut names: Vec<&str> =
+        options.entry.options().map(|o| o.name).filter(|name| !common.contains(name)).collect();
+    names.sort_unstable();
+    for name in names {
+        let value = options.set.get(name).map(Json::to_string);
+        let value = value.unwrap_or_else(|| options.default(name).to_owned());
+        if !value.is_empty() {
+            text += &format!(";{name}={value}");
         }
-        "mask" => {
-            let with = options.char.as_deref().unwrap_or("*");
-            let mut chars = with.chars();
-            let (Some(with), None) = (chars.next(), chars.next()) else {
-                return Err(Error::new("`char` is one character"));
-            };
-            if with.is_control() {
-                return Err(Error::new("`char` is a character that can be seen"));
-            }
-            let first = options.keep_first.unwrap_or(0);
-            Transform::Mask { first, last: options.keep_last.unwrap_or(0), with }
-        }
-        "regex" => Transform::Regex(Box::new(replace(options)?)),
-        "hash" => match options.length.unwrap_or(32) {
-            length @ 8..=32 => Transform::Hash(length),
-            _ => return Err(Error::new("`length` is between 8 and 32 hexadecimal digits")),
-        },
-        "fake_name" => Transform::Words(Words::Name),
-        "fake_first_name" => Transform::Words(Words::FirstName),
-        "fake_last_name" => Transform::Words(Words::LastName),
-        "fake_email" => Transform::Words(Words::Email),
-        "fake_phone" => Transform::Phone,
-        _ => Transform::Pass,
-    })
-}
-
-fn replace(options: &Options) -> Result<Replace> {
-    let pattern = options.pattern.as_deref().ok_or("`regex` needs `pattern = \"…\"`")?;
-    let pattern = Regex::new(pattern).map_err(|e| Error::new(format!("`pattern`: {e}")))?;
-    let replacement = options.replacement.clone();
-    let replacement = replacement.ok_or("`regex` needs `replacement = \"…\"`")?;
-    let constant = options.constant.clone();
-    let otherwise = match (options.on_no_match.as_deref().unwrap_or("error"), constant) {
-        ("error", None) => Otherwise::Error,
-        ("null", None) => Otherwise::Null,
-        ("constant", Some(text)) => Otherwise::Constant(text),
-        ("constant", None) => {
-            return Err(Error::new("`on_no_match = \"constant\"` needs `constant = \"…\"`"));
-        }
-        ("error" | "null", Some(_)) => {
-            return Err(Error::new("`constant` goes with `on_no_match = \"constant\"`"));
-        }
-        (other, _) => {
-            let text = format!("on_no_match = \"{other}\" is not one of error, null, constant");
-            return Err(Error::new(text));
-        }
-    };
-    Ok(Replace { pattern, replacement, otherwise })
+    }
+    text
 }
 
 #[cfg(test)]

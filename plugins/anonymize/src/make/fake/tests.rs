@@ -77,7 +77,7 @@ fn masks_keep_only_what_they_say() {
         (1, 1, "Grüße", "G***e"),
         (2, 2, "abcd", "****"),
         (0, 0, "", ""),
-        (usize::MAX, 4, "abc", "***"),
+        (u32::MAX as usize, 4, "abc", "***"),
         (3, 0, "日本語文字", "日本語**"),
     ] {
         let rule = json!({"transform": "mask", "keep_first": first, "keep_last": last});
@@ -88,10 +88,16 @@ fn masks_keep_only_what_they_say() {
 
 #[test]
 fn the_longest_fake_is_known() {
-    let longest = |words: Words| words.longest(false);
-    assert_eq!(longest(Words::Name), 22);
-    assert_eq!(longest(Words::FirstName), 10);
-    assert_eq!(longest(Words::LastName), 11);
-    assert_eq!(Words::Email.longest(true), 22 + 17 + 12);
+    let of = |name: &str| match crate::catalog::named(name).unwrap().maker {
+        crate::catalog::Maker::Fake(parts) => parts,
+        other => panic!("{other:?}"),
+    };
+    let longest = |name: &str| super::longest(of(name), false);
+    assert_eq!(longest("fake_name"), 22);
+    assert_eq!(longest("fake_first_name"), 10);
+    assert_eq!(longest("FakeLastName"), 11);
+    assert_eq!(super::longest(of("fake_email"), true), 22 + 17 + 12);
+    assert_eq!(results(of("fake_month")), 12);
+    assert_eq!(results(of("fake_zip")), 99_999);
     assert!(HOSTS.iter().all(|host| host.len() == HOSTS[0].len()));
 }
