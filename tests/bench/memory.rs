@@ -94,8 +94,9 @@ async fn dump(
     (pg, redis, engine): (&Postgres, &Redis, &Engine),
     (rows, size): (u64, &str),
 ) {
-    let begun = engine.run(&["bootstrap", "--external", "--yes"]).await.success();
-    let snapshot = begun.stdout.lines().find_map(|line| line.strip_prefix("snapshot: "));
+    let bootstrap = engine.spawn(&["bootstrap", "--external", "--yes"]);
+    let said = bootstrap.wait_for("snapshot: ").await;
+    let snapshot = said.split_once("snapshot: ").map(|(_, name)| name.trim());
     let file = engine.home().path().join("dump.sql");
     let mut command = pg.tool("pg_dump");
     command.arg(format!("--snapshot={}", snapshot.expect("a snapshot")));
@@ -108,6 +109,7 @@ async fn dump(
     // The mark is gone with the process.
     ended(&loader, |pid| peak = peak.max(peak_mib(pid))).await;
     let seconds = begun.elapsed().as_secs_f64();
+    ended(&bootstrap, |_| {}).await;
     reader.abort();
     let rate = format!("{seconds:.0} s, {:.0}k rows/s", rows as f64 / seconds / 1e3);
     let what = format!("MiB at the peak of pg-bootstrap-sync, dump of {size}");
