@@ -18,8 +18,10 @@ use kasho_plugin_sdk::{Op, Relation};
 use crate::position::{Lsn, Position};
 
 mod events;
+mod letters;
 
 pub use events::{DDL_RELATION_ID, MESSAGE_RELATION_ID, ddl_relation, message_relation};
+pub use letters::{Aside, Closing, Letter};
 
 /// A piece of one of the batch's segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +144,8 @@ pub struct Batch {
     pub marks: Vec<(Lsn, Arc<Mark>)>,
     /// The relations that rows point to.
     pub relations: Vec<Arc<Relation>>,
+    /// What the chain set aside or may have lost, of which there is mostly nothing.
+    pub aside: Box<Aside>,
     cells: Vec<Cell>,
     segments: Vec<Bytes>,
 }
@@ -189,6 +193,12 @@ impl Batch {
         &self.cells[image.range()]
     }
 
+    /// The cells of all images.
+    #[must_use]
+    pub fn all_cells(&self) -> &[Cell] {
+        &self.cells
+    }
+
     /// The cells of an image, to be rewritten by the chain.
     pub fn cells_mut(&mut self, image: Image) -> &mut [Cell] {
         &mut self.cells[image.range()]
@@ -230,6 +240,7 @@ impl Batch {
         let skipped = self.rows.partition_point(|row| row.position <= position);
         self.rows.drain(..skipped);
         self.marks.retain(|(at, _)| Position::Wal { commit_lsn: *at, ordinal: 0 } > position);
+        self.aside.closings.retain(|closing| closing.position > position);
         for piece in &mut self.pieces {
             piece.rows.start = piece.rows.start.saturating_sub(skipped);
             piece.rows.end = piece.rows.end.saturating_sub(skipped);

@@ -8,6 +8,7 @@ pub mod check;
 mod client;
 pub mod config;
 pub mod consumers;
+pub mod dead;
 mod dump;
 mod generations;
 pub mod plugin;
@@ -52,6 +53,9 @@ enum Command {
     /// Say who reads the streams: nothing is trimmed that a consumer has not acknowledged.
     #[command(subcommand)]
     Consumers(consumers::Command),
+    /// Rows that plugins failed on and that were set aside: look at them, deliver them.
+    #[command(subcommand)]
+    Dead(dead::Command),
     /// Show what the running engine does.
     Status(status::Arguments),
     /// Load what is in the database already, then stream its changes.
@@ -102,6 +106,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Consumers(command) => Config::load(path)
             .map_err(Into::into)
             .and_then(|config| block_on(consumers::run(&command, &config))),
+        Command::Dead(command) => dead::run(&command, path),
         Command::Status(arguments) => status::run(&arguments, path),
         Command::Bootstrap(arguments) => bootstrap::run(&arguments, path),
         Command::BootstrapSync(arguments) => block_on(sync::run(&arguments, path)),

@@ -59,6 +59,8 @@ pub struct Config {
     pub accept: Option<String>,
     /// Masking keys by name.
     pub keys: BTreeMap<String, transform::KeySource>,
+    /// What the keys of rows that are set aside are sealed under.
+    pub dead_letter_key: Option<transform::KeySource>,
     /// The chain, in order.
     pub transform: Vec<transform::Binding>,
     /// What is logged.
@@ -94,9 +96,10 @@ impl Changes {
 
 /// What is taken over without a restart: the chain and all it is made of, and how much
 /// is said about it.
-const LIVE: [&str; 7] = [
+const LIVE: [&str; 8] = [
     "transform",
     "keys",
+    "dead_letter_key",
     "unruled_tables",
     "allow_unmasked",
     "accept_unmask",
@@ -225,6 +228,7 @@ impl Config {
             accept_unmask: self.accept_unmask,
             accept: self.accept.clone(),
             keys: self.keys.clone(),
+            dead_letter_key: self.dead_letter_key.clone(),
             transform: self.transform.clone(),
             plugins: self.plugins.clone(),
         }
@@ -266,10 +270,11 @@ impl Config {
             &mut http.tls_cert,
             &mut http.tls_key,
         ];
-        let keys = self.keys.values_mut().filter_map(|key| match key {
-            transform::KeySource::File(path) => Some(path),
-            transform::KeySource::Env(_) => None,
-        });
+        let keys =
+            self.keys.values_mut().chain(&mut self.dead_letter_key).filter_map(|key| match key {
+                transform::KeySource::File(path) => Some(path),
+                transform::KeySource::Env(_) => None,
+            });
         let paths = fixed.into_iter().chain(optional.into_iter().flatten()).chain(keys);
         paths.for_each(|path: &mut PathBuf| *path = folder.join(&*path));
     }
@@ -288,6 +293,9 @@ impl Config {
             if let Err(error) = transform::Key::read(name, source) {
                 found.wrong(format!("keys.{name}"), error.to_string());
             }
+        }
+        if let Some(Err(error)) = self.dead_letter_key.as_ref().map(transform::DeadKey::read) {
+            found.wrong("dead_letter_key", error.to_string());
         }
         found
     }

@@ -72,6 +72,13 @@ pub enum Call {
         /// Answered once that is stored; it goes on by itself.
         reply: Reply<Answer>,
     },
+    /// RetryDeadLetters.
+    Retry {
+        /// The letters; none means all.
+        ids: Vec<String>,
+        /// Answered once each has come to an end.
+        reply: Reply<Vec<RetryOutcome>>,
+    },
     /// AcceptPlugin.
     Accept {
         /// Digest of a generation, or its beginning.
@@ -86,6 +93,17 @@ pub enum Call {
         /// Answered once the slot is gone.
         reply: Reply<Answer>,
     },
+}
+
+/// What became of a dead letter that was to be delivered again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetryOutcome {
+    /// The letter.
+    pub id: String,
+    /// "published", "gone", "again", "failed" or "unknown".
+    pub outcome: String,
+    /// Where it is published, or why not.
+    pub detail: String,
 }
 
 /// What became of a bootstrap call.

@@ -27,6 +27,7 @@ use crate::transform::Report as ChainReport;
 use crate::transform::reload::Watch;
 
 mod backoff;
+mod dead;
 mod debts;
 mod described;
 mod effects;
@@ -165,6 +166,8 @@ struct Engine {
     events: mpsc::Sender<Event>,
     starting: Option<Starting>,
     streaming: Option<Running>,
+    /// The stream after a halt: it keeps the slot.
+    held: Option<Running>,
     loading: Option<Running>,
     troubles: Troubles,
     /// The slot is being read, as its task last said.
@@ -246,6 +249,7 @@ async fn serve(
         events,
         starting: None,
         streaming: None,
+        held: None,
         loading: None,
         troubles: Troubles::default(),
         stream_open: false,
@@ -410,7 +414,7 @@ impl Engine {
             }
             Event::StreamHalted { error, slot_lost, generation } => {
                 self.stream_open = false;
-                self.streaming = None;
+                self.held = self.streaming.take().filter(|_| !slot_lost);
                 self.troubles.stream = Some(error.clone());
                 match slot_lost {
                     true => self.apply(Command::SlotLost { error }, "the slot is lost").await,
@@ -444,6 +448,7 @@ impl Engine {
                 self.publish_status();
                 let _ = reply.send(answer);
             }
+            Call::Retry { ids, reply } => self.retry(ids, reply),
             Call::Accept { digest, reply } => {
                 let answer = self.accept(&digest);
                 let _ = reply.send(answer);
@@ -467,7 +472,7 @@ impl Engine {
         if let Some(starting) = self.starting.take() {
             starting.task.abort();
         }
-        let tasks = [self.streaming.take(), self.loading.take()];
+        let tasks = [self.streaming.take(), self.held.take(), self.loading.take()];
         futures_util::future::join_all(tasks.into_iter().flatten().map(Running::end)).await;
         tracing::info!(ms = begun.elapsed().as_millis(), "drained");
     }

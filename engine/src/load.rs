@@ -281,8 +281,9 @@ impl<C: Chains> Intake<'_, C> {
 async fn publish<S: Backend>(
     writer: &mut LoadWriter<S>,
     state: &mut State,
-    Passed { slice, rows, generation, count }: Passed,
+    passed: Passed,
 ) -> Result<(), SinkError> {
+    let Passed { slice, rows, generation, count } = passed;
     let progress = vec![(slice.key.to_string(), Some(slice.progress.to_string()))];
     writer.append_encoded(&rows, generation, progress).await?;
     state.published(&slice, count);

@@ -9,6 +9,7 @@ pub mod config;
 pub mod consumers;
 #[doc(hidden)]
 pub mod contract;
+pub mod dead;
 pub mod entry;
 pub mod error;
 pub mod id;

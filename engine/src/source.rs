@@ -14,12 +14,13 @@ pub mod error;
 pub mod marks;
 pub mod memory;
 pub mod preflight;
+pub mod retries;
 pub mod snapshot;
 mod sockopt;
 pub mod wal;
 
 pub use crate::batch::{MESSAGE_RELATION_ID, message_relation};
-pub use assemble::{HEARTBEAT_PREFIX, Limits, RELOAD_PREFIX};
+pub use assemble::{HEARTBEAT_PREFIX, Limits, RELOAD_PREFIX, RETRY_PREFIX};
 pub use error::{ServerError, SourceError};
 
 use crate::ack::Durable;

@@ -14,6 +14,7 @@
 //! data and passes a gate before anybody reads it.
 
 mod archive;
+mod called;
 mod catalog;
 mod chain;
 mod check;
@@ -44,6 +45,7 @@ pub mod reload;
 mod rename;
 mod rows;
 mod samples;
+mod seal;
 mod store;
 mod token;
 mod wasi;
@@ -54,7 +56,7 @@ pub use chain::Chain;
 pub use config::{Binding, Config, KeySource, NewColumns, OnError, OnRegression, Plugins, Unruled};
 pub use coverage::{Action, Coverage, TableCoverage};
 pub use description::{Description, Example, Setting, Transform, describe};
-pub use error::{LoadError, TransformError};
+pub use error::{LoadError, Stop, TransformError};
 pub use figures::{CALL_SECONDS, Calls, Figures};
 pub use generation::{Generation, PluginInfo};
 pub use handle::{Chains, Handle, Refused, Report};
@@ -63,6 +65,7 @@ pub use keys::{Key, KeyError};
 pub use load::{Options, Rejected, candidate, load, restore};
 pub use meter::{Measured, Meter};
 pub use missing::{Missing, missing};
+pub use seal::{DeadKey, RowKey};
 pub use token::{Encoding, Opener, TokenError};
 
 #[cfg(test)]

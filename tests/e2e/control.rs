@@ -7,7 +7,7 @@ use bytes::Bytes;
 use kasho::batch::{Batch, Cell, Piece, Row, Span};
 use kasho::bootstrap::{self, Command, Facts, Phase, State};
 use kasho::control::Config as GrpcConfig;
-use kasho::control::{Accepted, Answer, Call, Control, Shared, Status};
+use kasho::control::{Accepted, Answer, Call, Control, RetryOutcome, Shared, Status};
 use kasho::position::{Epoch, Lsn, Position};
 use kasho::sink::config::Config;
 use kasho::sink::load::LoadWriter;
@@ -68,6 +68,11 @@ async fn answer(mut calls: mpsc::Receiver<Call>) {
             Call::LoadAgain { tables, reply } => {
                 let nonce = "word".to_owned();
                 (Command::Reload { tables, nonce }, reply)
+            }
+            Call::Retry { ids, reply } => {
+                let told = |id| RetryOutcome { id, outcome: "gone".into(), detail: String::new() };
+                let _ = reply.send(Ok(ids.into_iter().map(told).collect()));
+                continue;
             }
         };
         let answer = Answer {

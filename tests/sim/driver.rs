@@ -15,6 +15,7 @@ use kasho::sink::store::Checkpoint;
 use kasho::source::{HEARTBEAT_PREFIX, Limits};
 
 use crate::check::check;
+use crate::letters;
 use crate::process::{Exit, Failure, Memory, process, session_of};
 use crate::stations::{Rule, Sabotage};
 use crate::trace::Trace;
@@ -289,7 +290,12 @@ impl Run {
             self.world.trace.met("commit entry");
         }
         self.world.trace.say(format_args!("{end:?}, {} entries", entries.len()));
-        wrong.extend(check(&self.world.happened(), &entries, through));
+        let (happened, letters) = (self.world.happened(), self.world.letters().await);
+        wrong.extend(check(&happened, &entries, through));
+        wrong.extend(letters::check(&happened, &entries, &letters, through));
+        if !letters.is_empty() {
+            self.world.trace.met("dead letter");
+        }
         wrong
     }
 }

@@ -10,6 +10,7 @@
 mod cases;
 mod check;
 mod driver;
+mod letters;
 mod log;
 mod process;
 mod proof;

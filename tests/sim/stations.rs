@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use kasho::ack::Durable;
-use kasho::batch::{Batch, Cell, Row, Span};
+use kasho::batch::{Batch, Cell, Letter, Row, Span};
 use kasho::error::Class;
 use kasho::pipeline::Chains;
 use kasho::position::{Lsn, Position};
@@ -177,12 +177,31 @@ impl Chains for SimChains {
         for at in 0..batch.rows.len() {
             let row = &mut batch.rows[at];
             row.dropped = !rule.keeps(row.position);
+            let aside = row.dropped.then(|| letter(row, &rule));
             let (new, old) = (row.new, row.old);
             for image in [new, old].into_iter().flatten() {
                 batch.cells_mut(image)[1] = mark;
             }
+            batch.aside.letters.extend(aside);
         }
         Ok(batch)
+    }
+}
+
+/// Every row that is dropped is set aside.
+fn letter(row: &Row, rule: &Rule) -> Letter {
+    Letter {
+        position: row.position,
+        op: row.op,
+        oid: 0,
+        table: String::new(),
+        binding: String::new(),
+        plugin: String::new(),
+        sha256: String::new(),
+        index: None,
+        reason: rule.digest(),
+        key: Vec::new(),
+        again: None,
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use kasho::position::{Lsn, Position};
 use kasho::sink::config::{Config, Durability};
+use kasho::sink::dead::{StoredLetter, list};
 use kasho::sink::publisher::{NewEpoch, Promotion, begin_epoch};
 use kasho::sink::store::{Checkpoint, Connect};
 use kasho::sink::{entry, memory, store};
@@ -161,6 +162,12 @@ impl World {
                 "{lsn} is acknowledged, the transaction at {open} is not stored"
             ));
         }
+    }
+
+    /// Every row that was set aside, read when all is over.
+    pub(crate) async fn letters(&self) -> Vec<StoredLetter> {
+        self.redis.no_plan();
+        list(&mut self.redis.connect().await.unwrap()).await.unwrap()
     }
 
     /// Every entry, read when all is over.

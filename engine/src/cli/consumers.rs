@@ -119,7 +119,7 @@ mod tests {
         use crate::position::Epoch;
         use crate::sink::contract;
         use crate::sink::id::{Id, Lane};
-        use crate::sink::store::{Append, Begin, Guard, NewEntry, Registry, Store, Trim};
+        use crate::sink::store::{Append, Begin, Dead, Guard, NewEntry, Registry, Store, Trim};
         let mut store = MemoryServer::default().connect().await.unwrap();
         let fields = contract::checkpoint(Epoch(1)).fields();
         let begin = Begin { epoch: Epoch(1), before: None, fields, state: None, catalog: None };
@@ -133,7 +133,7 @@ mod tests {
             NewEntry { id, op: "insert", table: "t", data: b"x", last: true }
         };
         let entries = vec![entry(200), entry(300)];
-        let append = Append { generation: 1, entries, fields: Vec::new() };
+        let append = Append { generation: 1, entries, fields: Vec::new(), dead: Dead::default() };
         store.append(&guard, &append).await.unwrap();
         let through = Id { high: 200, low: 1 };
         store.acknowledge("first", Epoch(1), Lane::Changes, through).await.unwrap();

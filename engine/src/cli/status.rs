@@ -1,12 +1,13 @@
 //! `kasho status`: what the running engine says of itself.
 
 use std::fmt::Write;
+use std::io::IsTerminal;
 use std::path::Path;
 
 use clap::Args;
 
 use super::client::{Server, block_on, told};
-use crate::control::proto::kasho::{StatusRequest, StatusResponse};
+use crate::control::proto::kasho::{Plugin, StatusRequest, StatusResponse};
 
 /// Arguments of `kasho status`.
 #[derive(Debug, Args)]
@@ -29,13 +30,23 @@ pub fn run(arguments: &Arguments, config: &Path) -> anyhow::Result<()> {
         if arguments.json {
             println!("{}", serde_json::to_string_pretty(&status)?);
         } else {
-            print!("{}", text(&status));
+            print!("{}", text(&status, colours()));
         }
         Ok(())
     })
 }
 
-fn text(status: &StatusResponse) -> String {
+/// Whether the terminal is to show colours (https://no-color.org).
+fn colours() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+}
+
+/// Red, if colours are shown.
+fn alarm(text: &str, colours: bool) -> String {
+    if colours { format!("\x1b[31m{text}\x1b[0m") } else { text.to_owned() }
+}
+
+fn text(status: &StatusResponse, colours: bool) -> String {
     let mut out = String::new();
     let mut line = |name: &str, value: String| {
         if !value.is_empty() {
@@ -82,7 +93,11 @@ fn text(status: &StatusResponse) -> String {
     line("generation", super::generations::told(status));
     for plugin in &status.plugins {
         let digest = plugin.digest.get(..12).unwrap_or(&plugin.digest);
-        line("plugin", format!("{} {digest} {}", plugin.name, plugin.error));
+        line("plugin", format!("{} {digest} {}{}", plugin.name, plugin.error, in_error(plugin)));
+    }
+    if status.dead_letters > 0 {
+        let text = format!("{} rows set aside: `kasho dead list`", status.dead_letters);
+        line("dead letters", alarm(&text, colours));
     }
     for consumer in &status.consumers {
         let (name, position) = (&consumer.name, &consumer.position);
@@ -93,11 +108,29 @@ fn text(status: &StatusResponse) -> String {
         let silent = consumer.silent_seconds;
         line("consumer", format!("{name} at {position}, {lag} behind, silent for {silent} s"));
     }
-    status.allow_unmasked.iter().for_each(|column| line("UNMASKED", column.clone()));
+    status.allow_unmasked.iter().for_each(|policy| line("UNMASKED", alarm(policy, colours)));
     status.warnings.iter().for_each(|warning| line("warning", warning.clone()));
     line("clients", status.connected_clients.to_string());
     line("up", format!("{} s, version {}", status.uptime_seconds, status.version));
     out
+}
+
+/// What became of rows in error, if there were any.
+fn in_error(plugin: &Plugin) -> String {
+    let told = [
+        (plugin.lost, "dropped"),
+        (plugin.dead_letters, "set aside"),
+        (plugin.passed, "passed as they were"),
+    ];
+    let told: Vec<String> = told
+        .iter()
+        .filter(|(rows, _)| *rows > 0)
+        .map(|(rows, what)| format!("{rows} {what}"))
+        .collect();
+    match plugin.errors {
+        0 => String::new(),
+        errors => format!("{errors} rows in error ({})", told.join(", ")),
+    }
 }
 
 fn retained(status: &StatusResponse) -> String {
@@ -175,7 +208,7 @@ mod tests {
             }),
             ..StatusResponse::default()
         };
-        let text = text(&status);
+        let text = text(&status, false);
         for part in [
             "state          ACCUMULATING (epoch 2)\n",
             "slot           kasho_slot (reserved)\n",
@@ -184,6 +217,27 @@ mod tests {
             assert!(text.contains(part), "{text}");
         }
         assert!(!text.contains("last error"), "{text}");
+        let plugin = Plugin {
+            name: "mask".into(),
+            errors: 3,
+            dead_letters: 2,
+            lost: 1,
+            ..Plugin::default()
+        };
+        let trouble = StatusResponse {
+            allow_unmasked: vec!["mask: on_error = \"pass\"".into()],
+            dead_letters: 2,
+            plugins: vec![plugin],
+            ..StatusResponse::default()
+        };
+        let told = self::text(&trouble, true);
+        for part in [
+            "\x1b[31mmask: on_error = \"pass\"\x1b[0m",
+            "\x1b[31m2 rows set aside: `kasho dead list`\x1b[0m",
+            "3 rows in error (1 dropped, 2 set aside)",
+        ] {
+            assert!(told.contains(part), "{told}");
+        }
         let json = serde_json::to_value(&status).unwrap();
         assert_eq!((&json["state"], &json["load"]["rows"]), (&"ACCUMULATING".into(), &10.into()));
     }

@@ -38,6 +38,7 @@ fn every_form_of_a_value_is_read() {
         [redis]\nurl = 'y'\ndurability = { replicas = 2 }\nencoding = 'json'\n\
         [redis.budget]\nchanges = '512MiB'\nbootstrap = 0.25\n\
         [[transform]]\nname = 'm'\nplugin = 'a.wasm'\ntables = ['public.*']\non_error = 'drop'\n\
+        allow_misses = true\n\
         [transform.rules]\n'public.users.email' = 'fake_email'\n\
         're' = { to = '${1}$$', file = 'x', n = 1, f = [1.5, true] }\n";
     let config = parse(text).unwrap();

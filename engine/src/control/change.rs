@@ -129,7 +129,7 @@ fn raw_change(entry: &Entry) -> RawChange {
         raw.tables = vec![entry.table.clone()];
     }
     match &entry.content {
-        Content::Row { columns, oids, new, old, transactional, .. } => {
+        Content::Row { columns, oids, new, old, transactional, miss, .. } => {
             raw.column_names.clone_from(columns);
             raw.type_oids.clone_from(oids);
             let values = |fields: &Option<Vec<Field>>| {
@@ -137,6 +137,7 @@ fn raw_change(entry: &Entry) -> RawChange {
             };
             (raw.new_values, raw.old_values) = (values(new), values(old));
             raw.transactional = transactional.unwrap_or(false);
+            raw.may_miss = *miss;
         }
         Content::Truncate { tables, cascade, restart_identity } => {
             raw.tables.clone_from(tables);
@@ -192,7 +193,8 @@ mod tests {
         let columns = ["id", "name", "big"].map(str::to_owned).to_vec();
         let key = if op == Op::Update && old.is_none() { vec![0] } else { Vec::new() };
         let (oids, transactional) = (vec![23, 25, 25], None);
-        let content = Content::Row { columns, oids, new, old, key, transactional };
+        let miss = false;
+        let content = Content::Row { columns, oids, new, old, key, transactional, miss };
         entry(EntryOp::Row(op), content)
     }
 
@@ -288,6 +290,7 @@ mod tests {
             old: None,
             key: Vec::new(),
             transactional: None,
+            miss: false,
         };
         let change = change(Epoch(1), &entry(EntryOp::Row(Op::Ddl), content), false).unwrap();
         assert_eq!(change.r#type, "ddl");

@@ -14,11 +14,12 @@ use crate::control::proto::change_stream::change_stream_server::ChangeStream;
 use crate::control::proto::kasho::change_stream_service_server::ChangeStreamService;
 use crate::control::proto::kasho::{
     AbortBootstrapRequest, AcceptRequest, AcceptResponse, AckRequest, AckResponse,
-    BootstrapResponse, CompleteBootstrapRequest, StartBootstrapRequest, StatusRequest,
-    StatusResponse, StreamRequest, start_bootstrap_request::Load,
+    BootstrapResponse, CompleteBootstrapRequest, RetryDeadLettersRequest, RetryDeadLettersResponse,
+    RetryOutcome as ProtoOutcome, StartBootstrapRequest, StatusRequest, StatusResponse,
+    StreamRequest, start_bootstrap_request::Load,
 };
 use crate::control::stream::Changes;
-use crate::control::{Accepted, Answer, Call, Reply, Shared};
+use crate::control::{Accepted, Answer, Call, Reply, RetryOutcome, Shared};
 use crate::sink::redis::RedisConnector;
 
 /// One row may be as large as PostgreSQL's largest value; the default of 4 MiB would end
@@ -67,6 +68,16 @@ impl Service {
     async fn complete(&self, force: bool) -> Result<BootstrapResponse, Status> {
         let answer = self.ask(|reply| Call::Complete { force, reply }).await?;
         Ok(response("completed", answer))
+    }
+
+    async fn retry(&self, ids: Vec<String>) -> Result<RetryDeadLettersResponse, Status> {
+        let outcomes = self.ask(|reply| Call::Retry { ids, reply }).await?;
+        let told = outcomes.into_iter().map(|RetryOutcome { id, outcome, detail }| ProtoOutcome {
+            id,
+            outcome,
+            detail,
+        });
+        Ok(RetryDeadLettersResponse { outcomes: told.collect() })
     }
 
     async fn accept(&self, digest: String) -> Result<AcceptResponse, Status> {
@@ -165,6 +176,14 @@ macro_rules! answer_as {
             ) -> Result<Response<BootstrapResponse>, Status> {
                 self.policy.allow(&request, Scope::Admin)?;
                 self.abort(request.into_inner().force).await.map(Response::new)
+            }
+
+            async fn retry_dead_letters(
+                &self,
+                request: Request<RetryDeadLettersRequest>,
+            ) -> Result<Response<RetryDeadLettersResponse>, Status> {
+                self.policy.allow(&request, Scope::Admin)?;
+                self.retry(request.into_inner().ids).await.map(Response::new)
             }
 
             async fn accept_plugin(

@@ -99,6 +99,8 @@ pub struct Status {
     pub allow_unmasked: Vec<String>,
     /// Published tables whose earlier rows were never loaded.
     pub not_loaded: Vec<String>,
+    /// Rows that were set aside.
+    pub dead_letters: u64,
 }
 
 /// The initial load in figures.
@@ -301,6 +303,7 @@ impl Status {
             safe_wal_bytes: self.safe_wal_bytes,
             lag_ms: u64::try_from(self.lag.as_millis()).unwrap_or(u64::MAX),
             not_ready: self.not_ready().unwrap_or_default(),
+            dead_letters: self.dead_letters,
             generation_digest: self.generation_digest.clone(),
             generation_at_ms: self.generation_at.map_or(0, unix_ms),
             generation_since: lsn(self.generation_since),
@@ -346,10 +349,24 @@ impl TableFigures {
 
 impl PluginStatus {
     fn to_proto(&self) -> proto::Plugin {
-        let PluginStatus { name, digest, error, file, version, tables, compiled, .. } =
+        let PluginStatus { name, digest, error, file, version, tables, compiled, calls, .. } =
             self.clone();
+        let Calls { errors, lost, dead, passed, .. } = calls.unwrap_or_default();
+        let dead_letters = dead;
         let compile_us = u64::try_from(compiled.as_micros()).unwrap_or(u64::MAX);
-        proto::Plugin { name, digest, error, file, version, tables, compile_us }
+        proto::Plugin {
+            name,
+            digest,
+            error,
+            errors,
+            lost,
+            dead_letters,
+            passed,
+            file,
+            version,
+            tables,
+            compile_us,
+        }
     }
 }
 

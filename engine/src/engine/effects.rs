@@ -175,8 +175,8 @@ impl Engine {
                     self.troubles.load = None;
                 }
                 Effect::CloseStream => {
-                    if let Some(streaming) = self.streaming.take() {
-                        streaming.end().await;
+                    for task in [self.streaming.take(), self.held.take()].into_iter().flatten() {
+                        task.end().await;
                     }
                     (self.troubles.stream, self.stream_open) = (None, false);
                 }
@@ -197,6 +197,7 @@ impl Engine {
             world: Arc::clone(&self.world),
             shared: self.figures.clone(),
             events: self.events.clone(),
+            held: self.held.take(),
         };
         (self.troubles.stream, self.stream_open) = (None, false);
         let running = Running::spawn(|stop| streaming.run(stop)).publishing(&self.figures.sink);

@@ -57,6 +57,8 @@ pub(super) struct Observed {
     pub(super) warnings: Vec<String>,
     /// Registered consumers.
     pub(super) consumers: Vec<ConsumerStatus>,
+    /// Rows that were set aside.
+    pub(super) dead_letters: u64,
     /// Why PostgreSQL could not be looked at.
     pub(super) source_error: Option<String>,
     /// Why Redis could not be looked at.
@@ -152,6 +154,7 @@ impl Observer {
                     (all.changes_entries, all.consumers) = (new.changes_entries, new.consumers);
                     (all.epoch, all.changes_lsn) = (new.epoch, new.changes_lsn);
                     all.bootstrap_entries = new.bootstrap_entries;
+                    all.dead_letters = new.dead_letters;
                     (all.usage, all.loader) = (new.usage, new.loader);
                 }
             })
@@ -221,6 +224,7 @@ impl Observer {
         found.changes_lsn = Lsn(inspection.changes.high);
         found.changes_entries = inspection.entries;
         found.bootstrap_entries = inspection.bootstrap.high;
+        found.dead_letters = inspection.letters;
         let epoch = inspection.checkpoint.map(|checkpoint| checkpoint.epoch);
         found.epoch = epoch;
         found.usage = store.usage(epoch.unwrap_or(Epoch(0))).await?;

@@ -72,7 +72,19 @@ impl Engine {
         };
         let spec = HolderSpec { later: true, range_blocks, ..spec };
         let events = self.events.clone();
-        self.loading = Some(Running::spawn(|stop| loading::rehold(spec, events, stop)));
+        // The mark is published and the snapshot is not taken: what changes in between is
+        // skipped, so rules that map these tables' keys otherwise are taken here, or not at all.
+        let moving = match &self.phase {
+            Phase::Streaming(Streaming { reload: Some(reload), .. }) => reload.tables.clone(),
+            _ => Vec::new(),
+        };
+        let world = Arc::clone(&self.world);
+        self.loading = Some(Running::spawn(|stop| async move {
+            if !moving.is_empty() {
+                world.let_move(moving, &stop).await;
+            }
+            loading::rehold(spec, events, stop).await;
+        }));
     }
 
     /// A later snapshot and its locks stand: the load goes on with it.
@@ -218,6 +230,26 @@ async fn look_for(
         *written = Some(Instant::now());
     }
     Ok(None)
+}
+
+impl World {
+    /// Has the files looked at once while these tables may be mapped otherwise.
+    async fn let_move(&self, tables: Vec<String>, stop: &CancellationToken) {
+        // Candidates are made on a thread of their own, which may be waiting for servers.
+        let (moves, tables) = (Arc::clone(&self.handle), tables.into_iter().collect());
+        let told = tokio::task::spawn_blocking(move || moves.may_move(tables)).await;
+        let begun = Instant::now();
+        while told.is_ok() && !self.handle.has_looked() && begun.elapsed() < LOST {
+            if stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_none() {
+                break;
+            }
+        }
+        let moves = Arc::clone(&self.handle);
+        let settled = tokio::task::spawn_blocking(move || moves.settle_moves()).await;
+        if settled.is_err() {
+            tracing::error!("the tables that may be mapped otherwise were not settled");
+        }
+    }
 }
 
 /// Says which finished tables are not any more.

@@ -88,6 +88,7 @@ impl Engine {
             warnings,
             allow_unmasked: unmasked.collect(),
             not_loaded: self.not_loaded(),
+            dead_letters: self.observed.dead_letters,
         }
     }
 

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
 use super::generations::Stopped;
-use super::{Event, World, described};
+use super::{Event, Running, World, described};
 use crate::ack::Lag;
 use crate::error::Class;
 use crate::pipeline::{self, Classified, Ended, Figures, Pipeline, Start};
@@ -78,11 +78,16 @@ pub(super) struct Streaming {
     pub(super) world: Arc<World>,
     pub(super) shared: Shared,
     pub(super) events: mpsc::Sender<Event>,
+    /// Whoever still keeps the slot since the last halt.
+    pub(super) held: Option<Running>,
 }
 
 impl Streaming {
-    /// Runs until stopped, or until only a person can help.
-    pub(super) async fn run(self, stop: CancellationToken) {
+    /// Runs until stopped, or until only a person can help; then it keeps the slot.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        if let Some(held) = self.held.take() {
+            held.end().await;
+        }
         let mut backoff = Backoff::default();
         loop {
             let generation = self.world.handle.newest().number();
@@ -109,6 +114,9 @@ impl Streaming {
                     tracing::error!(%error, "the stream has halted; nothing more is acknowledged");
                     let halted = Event::StreamHalted { error, slot_lost, generation };
                     let _ = self.events.send(halted).await;
+                    if !slot_lost {
+                        self.hold(&stop).await;
+                    }
                     return;
                 }
                 Err(error) => error.to_string(),
@@ -120,6 +128,40 @@ impl Streaming {
                 () = tokio::time::sleep(backoff.next()) => {}
             }
         }
+    }
+
+    /// Keeps the slot in use and answers the server, and reads and acknowledges nothing: a
+    /// slot that nobody uses may be taken by another, or be invalidated
+    /// (`idle_replication_slot_timeout`).
+    async fn hold(&self, stop: &CancellationToken) {
+        let mut backoff = Backoff::default();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                held = self.hold_once() => {
+                    if let Err(error) = held {
+                        tracing::debug!(%error, "the slot is not kept in use");
+                    }
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(backoff.next()) => {}
+            }
+        }
+    }
+
+    async fn hold_once(&self) -> Result<(), SourceError> {
+        let world = &self.world;
+        let session = ReplSession::connect(&world.info, "kasho").await?;
+        let options = wal::Options::from(&world.config.source);
+        let held = WalSource::start(session, &options, &world.info, Lsn::ZERO, &world.known);
+        let held = held.await?;
+        let figures = held.figures();
+        while figures.connected() {
+            tokio::time::sleep(HELD).await;
+        }
+        Ok(())
     }
 
     /// One run, from opening the slot to whatever ends it.
@@ -138,7 +180,7 @@ impl Streaming {
             Ok(source) => source,
             Err(error) => return Err(world.refused(error, &copied).await.into()),
         };
-        source.expect(world.marks.clone());
+        source.expect(world.marks.clone(), world.retries.clone());
         // Only now can nobody else move it.
         let confirmed_flush = world.confirmed_flush().await?;
         *self.shared.wal.lock().unwrap_or_else(PoisonError::into_inner) = Some(source.figures());
@@ -182,6 +224,9 @@ impl Streaming {
         Ok(pipeline.run(stop.clone()).await?)
     }
 }
+
+/// How often is looked whether a slot is still kept.
+const HELD: Duration = Duration::from_millis(500);
 
 /// The longest that a stop waits for the pipeline to finish its batch.
 pub(super) const DRAIN: Duration = Duration::from_secs(10);

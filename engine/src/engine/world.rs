@@ -26,6 +26,7 @@ use crate::source::catalog::{Catalog, ConstraintKind};
 use crate::source::conninfo::{Conninfo, sql_connect};
 use crate::source::error::SourceError;
 use crate::source::marks::Marks;
+use crate::source::retries::Retries;
 use crate::source::snapshot::{HolderSpec, check_server, slot_fact};
 use crate::source::wal::{self, KnownRelations, ReplSession, SlotName, slot_status};
 use crate::transform::{self, Archive, ForeignKey, Generation, Handle, Host};
@@ -48,6 +49,8 @@ pub(super) struct World {
     pub(super) known: KnownRelations,
     /// The mark that the stream is to know when it comes by.
     pub(super) marks: Marks,
+    /// Rows that the stream is to read again.
+    pub(super) retries: Retries,
     pub(super) tables: Mutex<transform::Catalog>,
     /// Nothing is loaded, and nothing is under way.
     pub(super) waiting: AtomicBool,
@@ -78,7 +81,7 @@ impl World {
         let tables = Mutex::new(tables);
         let (known, course) = (KnownRelations::default(), Mutex::default());
         let accept_gap = AtomicBool::new(accept_gap);
-        let marks = Marks::default();
+        let (marks, retries) = (Marks::default(), Retries::default());
         Ok(World {
             config,
             path,
@@ -89,6 +92,7 @@ impl World {
             accept_gap,
             known,
             marks,
+            retries,
             tables,
             waiting: AtomicBool::default(),
             archive,

@@ -124,6 +124,7 @@ fn load(text: &mut Text, status: &Status) {
 
 fn plugins(text: &mut Text, status: &Status) {
     text.gauge("kasho_generation", "Generation of the plugin chain in force.", status.generation);
+    text.gauge("kasho_dead_letters", "Rows that are set aside.", status.dead_letters);
     let digest: Labels<'_> = &[("digest", &status.generation_digest)];
     let help = "Digest of the chain in force, as a label.";
     text.family("kasho_generation_info", Kind::Gauge, help, [(digest, 1)]);
@@ -170,6 +171,10 @@ fn plugins(text: &mut Text, status: &Status) {
     each("kasho_plugin_rows_total", "Rows it was called with.", |calls| calls.rows);
     each("kasho_plugin_dropped_total", "Rows it dropped.", |calls| calls.dropped);
     each("kasho_plugin_errors_total", "Rows in error.", |calls| calls.errors);
+    each("kasho_plugin_lost_total", "Of these, dropped.", |calls| calls.lost);
+    each("kasho_plugin_dead_letters_total", "Of these, set aside.", |calls| calls.dead);
+    let help = "Of these, passed as they were.";
+    each("kasho_plugin_passed_total", help, |calls| calls.passed);
     let help = "Calls that failed: traps, deadlines, malformed answers.";
     each("kasho_plugin_failures_total", help, |calls| calls.failures);
     let counted = running.iter().flat_map(|(plugin, [of])| {

@@ -10,7 +10,7 @@ use crate::sink::publisher::{
     Claim, Description, Opening, Publisher, WriterToken, begin_epoch, open::NewEpoch,
 };
 use crate::sink::status::Status;
-use crate::sink::store::{Append, Connect, Guard, NewEntry, Registry, Store, Trim};
+use crate::sink::store::{Append, Connect, Dead, Guard, NewEntry, Registry, Store, Trim};
 
 mod model;
 
@@ -170,7 +170,7 @@ async fn a_torn_transaction_halts() {
     };
     let guard = Guard { epoch: Epoch(1), writer: checkpoint.writer, last: Id::ZERO };
     let entries = vec![entry(0x200, false), entry(0x300, true)];
-    let append = Append { generation: 1, entries, fields: Vec::new() };
+    let append = Append { generation: 1, entries, fields: Vec::new(), dead: Dead::default() };
     store.append(&guard, &append).await.unwrap();
     let torn = ReaderError::Torn { torn: Lsn(0x200), next: Lsn(0x300) };
     assert_eq!(all(&mut world.reader("0/1").await).await, Err(torn.clone()));

@@ -33,6 +33,8 @@ pub struct Config {
     pub ack_lag_ms: u64,
     /// … or lies this many bytes of its log behind the newest one.
     pub ack_lag_bytes: Size,
+    /// Dead letters that may lie there; publishing waits while there are so many.
+    pub dead_letters: u64,
     /// Certificates (PEM) to trust instead of the system's.
     pub tls_ca: Option<PathBuf>,
     /// Client certificate (PEM).
@@ -57,6 +59,7 @@ impl Default for Config {
             response_timeout_ms: 30_000,
             ack_lag_ms: 5_000,
             ack_lag_bytes: Size::mib(64),
+            dead_letters: 10_000,
             tls_ca: None,
             tls_cert: None,
             tls_key: None,
@@ -170,6 +173,8 @@ impl Config {
             ("connect_timeout_ms", self.connect_timeout_ms),
             ("response_timeout_ms", self.response_timeout_ms),
         ]);
+        let text = "must lie between 1 and 100000: all of them are kept in Redis";
+        found.must((1..=100_000).contains(&self.dead_letters), "dead_letters", text);
         let half = if self.tls_cert.is_some() { "tls_cert" } else { "tls_key" };
         let whole = self.tls_cert.is_some() == self.tls_key.is_some();
         found.must(whole, half, "tls_cert and tls_key belong together");

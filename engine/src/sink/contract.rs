@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use super::id::{Id, Keys, Lane};
 use super::store::{
-    Acked, Answer, Append, Begin, Begun, Checkpoint, Connect, Feed, Fence, Finish, Finished, Guard,
-    LEASE_UNTIL, Leased, Load, NewEntry, Registry, Store, StoreError, Trim,
+    Acked, Answer, Append, Begin, Begun, Checkpoint, Connect, Dead, Feed, Fence, Finish, Finished,
+    Guard, LEASE_UNTIL, Leased, Load, NewEntry, Registry, Store, StoreError, Trim,
 };
 use crate::position::{Epoch, Lsn, Position};
 
 mod bounds;
+mod letters;
 pub mod sample;
 
 /// A server under test.
@@ -51,7 +52,8 @@ pub async fn check<R: Rig>(rig: &R) {
     keeps_a_section_until_its_mark_is_passed(rig).await;
     bounds::ends_a_page_by_its_bytes(rig).await;
     pages_and_waits(rig).await;
-    names_a_key_of_another_type(rig).await;
+    bounds::names_a_key_of_another_type(rig).await;
+    letters::are_written_with_what_is_around_them(rig).await;
 }
 
 /// A checkpoint as an epoch begins with it.
@@ -81,7 +83,12 @@ fn entry(high: u64, low: u64, last: bool) -> NewEntry<'static> {
 }
 
 fn append(entries: Vec<NewEntry<'static>>, position: &str) -> Append<'static> {
-    Append { generation: 3, entries, fields: vec![("position", position.to_owned())] }
+    Append {
+        generation: 3,
+        entries,
+        fields: vec![("position", position.to_owned())],
+        dead: Dead::default(),
+    }
 }
 
 fn guard(writer: &str, last: Id) -> Guard {
@@ -225,7 +232,13 @@ async fn refuses_growth_when_full<R: Rig>(rig: &R) {
     let now = guard("w", id(200, 1));
     let more = || append(vec![entry(300, 1, true)], "0/12C");
     assert_eq!(store.append(&now, &more()).await, Err(StoreError::Oom));
-    let load = |entries| Load { generation: 1, entries, progress: Vec::new(), lease: LEASE };
+    let load = |entries| Load {
+        generation: 1,
+        entries,
+        progress: Vec::new(),
+        lease: LEASE,
+        dead: Dead::default(),
+    };
     let loader = guard("l", Id::ZERO);
     assert_eq!(store.load(&loader, &load(vec![entry(1, 1, false)])).await, Err(StoreError::Oom));
     assert_eq!(store.inspect().await.unwrap(), before, "something was written");
@@ -256,7 +269,13 @@ async fn leases_the_load_to_one<R: Rig>(rig: &R) {
 
     let set = |field: &str, value: Option<&str>| (field.to_owned(), value.map(str::to_owned));
     let progress = vec![set("t:1", Some("5 rows")), set("t:2", Some("x"))];
-    let load = |entries, progress| Load { generation: 2, entries, progress, lease: LEASE };
+    let load = |entries, progress| Load {
+        generation: 2,
+        entries,
+        progress,
+        lease: LEASE,
+        dead: Dead::default(),
+    };
     let one = load(vec![entry(1, 1, false), entry(2, 1, false)], progress);
     assert_eq!(store.load(&guard("a1", Id::ZERO), &one).await, Ok(Answer::Done));
     let seen = other.progress(E1).await.unwrap();
@@ -305,6 +324,7 @@ async fn finishes_the_load_with_the_phase<R: Rig>(rig: &R) {
         entries: vec![entry(2, 1, false)],
         progress: Vec::new(),
         lease: LEASE,
+        dead: Dead::default(),
     };
     let late = store.load(&guard("a1", id(1, 1)), &late).await;
     assert!(matches!(late, Ok(Answer::Fenced { .. })));
@@ -379,7 +399,8 @@ async fn trims_the_load_to_its_end<R: Rig>(rig: &R) {
     let (_, mut store, _) = begun(rig).await;
     store.lease(E1, "a", "a1", LEASE).await.unwrap();
     let entries = (1..=4).map(|n| entry(n, 1, false)).collect();
-    let load = Load { generation: 1, entries, progress: Vec::new(), lease: LEASE };
+    let load =
+        Load { generation: 1, entries, progress: Vec::new(), lease: LEASE, dead: Dead::default() };
     store.load(&guard("a1", Id::ZERO), &load).await.unwrap();
     store.add_consumer("c").await.unwrap();
     let trim = Trim { epoch: E1, ceiling: None, pressed: false };
@@ -412,7 +433,7 @@ async fn keeps_a_section_until_its_mark_is_passed<R: Rig>(rig: &R) {
     store.lease(E1, "a", "a2", LEASE).await.unwrap();
     let entries = (2..=4).map(|n| entry(n, 1, false)).collect();
     let progress = vec![("section:300".to_owned(), Some("2".to_owned()))];
-    let load = Load { generation: 1, entries, progress, lease: LEASE };
+    let load = Load { generation: 1, entries, progress, lease: LEASE, dead: Dead::default() };
     store.load(&guard("a2", id(1, 1)), &load).await.unwrap();
     let page = store.page(E1, Lane::Bootstrap, id(1, 1), 9).await.unwrap();
     assert_eq!((page.entries.len(), page.end), (3, id(1, 1)));
@@ -463,24 +484,4 @@ async fn pages_and_waits<R: Rig>(rig: &R) {
     assert!(usage.changes > 0 && usage.used >= usage.changes && usage.now_ms > 0);
     let server = store.server().await.unwrap();
     assert!(server.primary && server.policy == "noeviction" && server.max_bulk_len > 1 << 20);
-}
-
-async fn names_a_key_of_another_type<R: Rig>(rig: &R) {
-    let (_, mut store, keys) = begun(rig).await;
-    let fresh = [
-        (keys.state(), "string"),
-        (keys.catalog(), "string"),
-        (keys.consumers(), "hash"),
-        (keys.stream(E1, Lane::Changes), "stream"),
-        (keys.stream(E1, Lane::Bootstrap), "stream"),
-        (keys.load(E1), "hash"),
-    ];
-    for (key, expected) in fresh {
-        rig.occupy(&key, true).await;
-        let found = "zset".to_owned();
-        let wrong = StoreError::WrongType { key: key.clone(), found, expected };
-        assert_eq!(store.inspect().await, Err(wrong));
-        rig.occupy(&key, false).await;
-    }
-    assert!(store.inspect().await.unwrap().checkpoint.is_some());
 }

@@ -3,7 +3,9 @@
 //!
 //! The format is a public contract: one map `{xid, ts, cols, oids, new, old, key}` in
 //! MessagePack or JSON, `key` being the places of the columns that say which row it is,
-//! where an update needs no `old` to say it because they kept their values, a value being its text, nil for NULL, `true` for an unchanged
+//! where an update needs no `old` to say it because they kept their values, with `miss = true`
+//! where the chain may have lost rows of the table, so that a change of one may find none, a
+//! value being its text, nil for NULL, `true` for an unchanged
 //! TOASTed value and `false` for one that is not part of the image. What can go wrong:
 //! text that is not UTF-8 (a bug of the source: the encoding is pinned), and, when
 //! reading, an entry that somebody else wrote.
@@ -197,7 +199,8 @@ impl Serialize for RowData<'_> {
         };
         let (new, old) = (self.row.new, self.row.old);
         let key = (self.row.op == Op::Update && old.is_none()).then_some(Key(self.relation));
-        let rare = [new.is_some(), old.is_some(), transactional.is_some(), key.is_some()];
+        let miss = self.batch.aside.lossy.contains(&self.row.relation);
+        let rare = [new.is_some(), old.is_some(), transactional.is_some(), key.is_some(), miss];
         let rare = rare.into_iter().filter(|there| *there).count();
         let mut map = to.serialize_map(Some(4 + rare))?;
         map.serialize_entry("xid", &self.piece.xid)?;
@@ -206,6 +209,9 @@ impl Serialize for RowData<'_> {
         map.serialize_entry("oids", &Oids(self.relation))?;
         if let Some(transactional) = transactional {
             map.serialize_entry("transactional", &transactional)?;
+        }
+        if miss {
+            map.serialize_entry("miss", &true)?;
         }
         if let Some(image) = new {
             map.serialize_entry("new", &self.image(image))?;

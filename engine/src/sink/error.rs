@@ -162,6 +162,18 @@ pub enum SinkError {
         /// Now.
         now: u64,
     },
+    /// Of one transaction more rows fail than may be set aside at all.
+    #[error(
+        "of the transaction at {lsn} more than {limit} rows fail in a plugin with on_error = \
+         \"dead_letter\", and nothing of it is published: raise redis.dead_letters, or mend the rule \
+         that they fail on"
+    )]
+    TooManyLetters {
+        /// Its commit.
+        lsn: Lsn,
+        /// The limit.
+        limit: u64,
+    },
     /// The sink was used after an error, or after a call was cancelled in the middle.
     #[error("this sink has ended; open it again")]
     Spent,

@@ -133,6 +133,12 @@ impl Keys {
         format!("{}:coverage", self.tag)
     }
 
+    /// Rows that plugins failed on (stream), of the current epoch.
+    #[must_use]
+    pub fn dead(&self) -> String {
+        format!("{}:dead", self.tag)
+    }
+
     /// The registered consumers (hash of name to time of registration).
     #[must_use]
     pub fn consumers(&self) -> String {

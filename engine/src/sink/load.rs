@@ -10,14 +10,17 @@ use std::collections::{BTreeMap, HashMap};
 use tokio::time::Duration;
 
 use super::budget::Budgeter;
+use super::dead;
 use super::entry;
 use super::error::SinkError;
 use super::id::{Id, Lane};
 use super::publisher::open::{WriterToken, check_server};
 use super::publisher::{OomPause, settled};
 use super::status::Status;
-use super::store::{Answer, Backend, Finish, Finished, Guard, Leased, Load, NewEntry, StoreError};
-use crate::batch::Batch;
+use super::store::{
+    Answer, Backend, Dead, Finish, Finished, Guard, Leased, Load, NewEntry, StoreError,
+};
+use crate::batch::{Batch, Letter};
 use crate::position::{Epoch, Lsn, Position};
 use crate::sink::config::{Config, Durability, Encoding};
 
@@ -35,6 +38,7 @@ pub struct LoadWriter<S> {
     durability: Durability,
     durability_timeout: Duration,
     max_bulk_len: u64,
+    dead_letters: u64,
     generation: u64,
     budget: Budgeter,
     status: Status,
@@ -94,6 +98,7 @@ impl<S: Backend> LoadWriter<S> {
             durability: config.durability,
             durability_timeout: Duration::from_millis(config.durability_timeout_ms),
             max_bulk_len: server.max_bulk_len,
+            dead_letters: config.dead_letters,
             generation: 0,
             budget: Budgeter::new(Lane::Bootstrap, config.budget, config.retention),
             status,
@@ -151,8 +156,9 @@ impl<S: Backend> LoadWriter<S> {
     ) -> Result<u64, SinkError> {
         self.enter()?;
         self.generation = generation;
-        let entries = encoded.numbered(self.guard.last.high);
-        self.write(entries, progress).await?;
+        let last = self.guard.last.high;
+        let dead = dead::of_load(&encoded.letters, self.guard.epoch, last, self.dead_letters);
+        self.write(encoded.numbered(last), progress, dead).await?;
         self.spent = false;
         Ok(self.guard.last.high)
     }
@@ -178,7 +184,7 @@ impl<S: Backend> LoadWriter<S> {
         let entries = tables.iter().zip(&data).zip(next..).map(|(((table, ..), data), high)| {
             NewEntry { id: Id { high, low: 1 }, op: "restart", table, data, last: false }
         });
-        self.write(entries.collect(), progress).await?;
+        self.write(entries.collect(), progress, Dead::default()).await?;
         self.spent = false;
         Ok(self.guard.last.high)
     }
@@ -236,6 +242,7 @@ impl<S: Backend> LoadWriter<S> {
         &mut self,
         entries: Vec<NewEntry<'_>>,
         progress: Progress,
+        dead: Dead,
     ) -> Result<(), SinkError> {
         let last = entries.last().map_or(self.guard.last, |entry| entry.id);
         let (count, bytes) =
@@ -244,7 +251,7 @@ impl<S: Backend> LoadWriter<S> {
             self.room().await?;
         }
         let lease = Duration::from_millis(LEASE_MS);
-        let load = Load { generation: self.generation, entries, progress, lease };
+        let load = Load { generation: self.generation, entries, progress, lease, dead };
         let status = &self.status;
         let mut pause = OomPause::default();
         let answer = loop {
@@ -252,6 +259,11 @@ impl<S: Backend> LoadWriter<S> {
                 // Refused before anything was written: exactly this may be sent again.
                 Err(StoreError::Oom) => {
                     pause.wait(status).await;
+                    let told = told(self.pauses, status);
+                    renew(&mut self.store, &self.guard, told).await?;
+                }
+                Ok(Answer::Full) => {
+                    dead::wait_for_room(self.dead_letters, status).await;
                     let told = told(self.pauses, status);
                     renew(&mut self.store, &self.guard, told).await?;
                 }
@@ -309,7 +321,8 @@ async fn renew<S: Backend>(
     progress: Progress,
 ) -> Result<(), SinkError> {
     let lease = Duration::from_millis(LEASE_MS);
-    let load = Load { generation: 0, entries: Vec::new(), progress, lease };
+    let (entries, dead) = (Vec::new(), Dead::default());
+    let load = Load { generation: 0, entries, progress, lease, dead };
     settled(store.load(guard, &load).await?, Lane::Bootstrap, guard.last)
 }
 
@@ -336,6 +349,8 @@ pub struct Encoded {
     /// Where each ends in `data`, its table's place in `tables`, and its operation.
     rows: Vec<(usize, usize, &'static str)>,
     tables: Vec<String>,
+    /// Rows that the chain has set aside.
+    letters: Vec<Letter>,
 }
 
 impl Encoder {
@@ -344,7 +359,7 @@ impl Encoder {
     /// # Errors
     /// A row that cannot be encoded, or is larger than the server takes.
     pub fn encode(&mut self, batch: &Batch) -> Result<Encoded, SinkError> {
-        let mut done = Encoded::default();
+        let mut done = Encoded { letters: batch.aside.letters.clone(), ..Encoded::default() };
         let mut before: Option<u32> = None;
         for piece in &batch.pieces {
             for row in batch.rows[piece.rows.clone()].iter().filter(|row| !row.dropped) {

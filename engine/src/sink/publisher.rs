@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::Sink;
 use super::budget::Budgeter;
+use super::dead::{self, Aside};
 use super::entry;
 use super::error::SinkError;
 use super::id::{Id, Lane};
@@ -57,6 +58,8 @@ pub struct Publisher<S> {
     description: Option<Description>,
     /// Word of the last mark taken: a mark that comes a second time is none.
     mark: String,
+    /// Rows that were set aside and are not written down yet.
+    aside: Aside,
     pending: Vec<Pending>,
     data: Vec<u8>,
     spent: bool,
@@ -120,6 +123,7 @@ impl<S: Backend> Publisher<S> {
     }
 
     async fn publish_pieces(&mut self, batch: &Batch, confirmed: Lsn) -> Result<(), SinkError> {
+        self.aside.take(&batch.aside.letters, &batch.aside.closings);
         let mut tables: Vec<Option<Arc<str>>> = vec![None; batch.relations.len()];
         for piece in &batch.pieces {
             for row in &batch.rows[piece.rows.clone()] {
@@ -238,6 +242,8 @@ impl<S: Backend> Publisher<S> {
         if count == 0 && position == self.stored && confirmed == self.confirmed {
             return Ok(());
         }
+        let newest = count.checked_sub(1).map_or(self.guard.last, |i| self.pending[i].id);
+        let dead = self.aside.through(self.guard.epoch, position, newest)?;
         if count > 0 {
             self.admit().await?;
         }
@@ -253,9 +259,11 @@ impl<S: Backend> Publisher<S> {
             start = entry.end;
             NewEntry { id: entry.id, op: entry.op, table: &entry.table, data, last: entry.last }
         });
-        let append = Append { generation: self.generation, entries: entries.collect(), fields };
+        let entries = entries.collect();
+        let append = Append { generation: self.generation, entries, fields, dead };
         let (store, budget) = (&mut self.store, &mut self.budget);
         append_waiting(store, budget, &self.guard, &append, &self.status).await?;
+        self.aside.written(&append.dead);
         self.sent(count, bytes, position, confirmed);
         Ok(())
     }
@@ -375,6 +383,8 @@ async fn append_waiting<S: Backend>(
     let mut pause = OomPause::default();
     loop {
         match store.append(guard, append).await {
+            // Refused before anything was written: exactly this may be sent again.
+            Ok(Answer::Full) => dead::wait_for_room(append.dead.limit, status).await,
             Ok(answer) => {
                 status.pause(None);
                 return settled(answer, Lane::Changes, guard.last);
@@ -415,6 +425,7 @@ impl OomPause {
 pub(crate) fn settled(answer: Answer, lane: Lane, expected: Id) -> Result<(), SinkError> {
     match answer {
         Answer::Done => Ok(()),
+        Answer::Full => Err(StoreError::Refused("FULL".to_owned()).into()),
         Answer::Fenced { writer, epoch } => Err(SinkError::Fenced { lane, writer, epoch }),
         Answer::Moved { top, last } => Err(SinkError::Moved { lane, top, last, expected }),
     }
@@ -438,6 +449,7 @@ impl<S> Publisher<S> {
             generation: 0,
             description: None,
             mark: String::new(),
+            aside: Aside::new(config.dead_letters),
             pending: Vec::new(),
             data: Vec::new(),
             spent: false,

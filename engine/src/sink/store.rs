@@ -191,6 +191,16 @@ pub trait Registry: Send {
         new: &[u8],
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
+    /// Dead letters strictly after `after`, oldest first, not more than `most`.
+    fn letters(
+        &mut self,
+        after: Id,
+        most: usize,
+    ) -> impl Future<Output = Result<Vec<(Id, Vec<u8>)>, StoreError>> + Send;
+
+    /// Removes dead letters; answers how many there were.
+    fn forget(&mut self, letters: &[Id]) -> impl Future<Output = Result<u64, StoreError>> + Send;
+
     /// What the loader of an epoch has stored with its rows, for those who only look, and
     /// [`LEASE_UNTIL`].
     fn progress(

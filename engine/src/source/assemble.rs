@@ -17,6 +17,10 @@ pub const HEARTBEAT_PREFIX: &str = "kasho.heartbeat";
 /// Prefix of our own messages from which on tables are loaded again ([`Mark`]).
 pub const RELOAD_PREFIX: &str = "kasho.reload";
 
+/// Prefix of our own messages in whose place a row is read again
+/// ([`retries`](super::retries)).
+pub const RETRY_PREFIX: &str = "kasho.retry";
+
 /// When a batch is full. It may be exceeded by one row, never by two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {

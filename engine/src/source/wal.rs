@@ -13,10 +13,12 @@ use std::time::Duration;
 use super::conninfo::Conninfo;
 use super::error::SourceError;
 use super::marks::Marks;
+use super::retries::Retries;
 use super::{Received, Source};
 use crate::ack::Durable;
 use crate::position::Lsn;
 
+mod again;
 mod connection;
 mod frames;
 mod heartbeat;
@@ -40,6 +42,7 @@ pub use slot::{
 };
 pub use timeline::{SwitchPoint, switch_points};
 
+use again::Rereader;
 use queue::{End, Item, Shared};
 use reader::Reader;
 use relation::Relations;
@@ -107,9 +110,10 @@ impl WalSource {
         tokio::spawn(Task::new(stream, buf, Arc::clone(&shared), behaviour).run());
         let heartbeat = heartbeat::beat(info.clone(), options.heartbeat, Arc::clone(&shared));
         let heartbeat = tokio::spawn(heartbeat);
+        let rereader = Rereader { info: info.clone(), publications: options.publications.clone() };
         let relations = Relations::new(info.clone(), APP_NAME, known.clone());
         let messages = options.messages.clone();
-        let reader = Reader::new(options.limits, relations, messages, publications);
+        let reader = Reader::new(options.limits, relations, messages, (publications, rereader));
         Ok(WalSource {
             shared,
             queue_bytes: behaviour.queue_bytes,
@@ -122,9 +126,10 @@ impl WalSource {
         })
     }
 
-    /// Knows the marks announced there. To be said before anything is read.
-    pub fn expect(&mut self, marks: Marks) {
+    /// Knows the marks and rows announced there. To be said before anything is read.
+    pub fn expect(&mut self, marks: Marks, retries: Retries) {
         self.reader.marks = marks;
+        self.reader.retries = retries;
     }
 
     /// Figures that can be read at any time, also when the source has ended.

@@ -13,7 +13,7 @@ use kasho_plugin_sdk::abi::Use;
 use kasho_plugin_sdk::batch::{Decision, NO_SLOT};
 use kasho_plugin_sdk::{Op, Relation};
 
-use crate::batch::{Batch, Detail};
+use crate::batch::{Batch, Cell, Detail};
 
 use super::config::{NewColumns, OnError};
 use super::coverage::{self, TableCoverage};
@@ -30,6 +30,10 @@ use super::rename::Targets;
 use super::rows::{
     Buckets, Plans, as_delete, as_insert, first_rows, halted, leave, prepare, weigh,
 };
+
+mod failed;
+
+use failed::{Reason, mark_lossy};
 
 /// Bytes of one call's block, about.
 const BLOCK_BYTES: usize = 256 << 10;
@@ -51,6 +55,8 @@ pub struct Chain {
     plans: Plans,
     planned: Vec<Arc<Relation>>,
     buckets: Buckets,
+    /// The batch's cells as they came, where a row may have to be found again.
+    originals: Vec<Cell>,
 }
 
 impl Chain {
@@ -70,9 +76,20 @@ impl Chain {
             let _ = targets.claim(plan);
         }
         let (plans, buckets) = (Plans::new(), Buckets::default());
-        let latest = ById::default();
-        let (policy, planned) = (generation.policy, Vec::new());
-        Chain { policy, generation, links, known, latest, targets, plans, planned, buckets }
+        let (latest, policy) = (ById::default(), generation.policy);
+        let (planned, originals) = (Vec::new(), Vec::new());
+        Chain {
+            generation,
+            links,
+            policy,
+            known,
+            latest,
+            targets,
+            plans,
+            planned,
+            buckets,
+            originals,
+        }
     }
 
     /// The generation that it runs.
@@ -104,6 +121,7 @@ impl Chain {
     }
 
     fn carry(&mut self, batch: &mut Batch, plans: &Plans) -> Result<(), TransformError> {
+        self.keep_originals(batch, plans);
         let mut buckets = take(&mut self.buckets);
         let seen = buckets.fill(batch, plans, 0);
         if seen.truncates {
@@ -122,6 +140,7 @@ impl Chain {
             }
         }
         leave(batch, plans);
+        mark_lossy(batch, plans);
         self.buckets = buckets;
         Ok(())
     }
@@ -210,9 +229,13 @@ impl Chain {
         }
         let policies: Vec<NewColumns> =
             self.links.iter().map(|l| l.bound.config.new_columns).collect();
+        let losing: Vec<OnError> = self.links.iter().map(|l| l.bound.config.on_error).collect();
+        let before = self.generation.coverage.find(relation.id, &relation.qualified());
+        let lost = before.is_some_and(|(_, table)| table.lossy);
         let plan = RelationPlan::new(relation, links, &policies, self.policy);
         let names: Vec<&str> = self.links.iter().map(|l| &*l.bound.name).collect();
-        let plan = Arc::new(plan.renamed(&self.generation.renames, &names));
+        let plan = plan.renamed(&self.generation.renames, &names).losing(&losing, lost);
+        let plan = Arc::new(plan);
         self.guard(&plan)?;
         Ok(plan)
     }
@@ -257,9 +280,9 @@ impl Chain {
             let (sum, max) = weigh(batch, plan, *row);
             if max > largest {
                 self.run(batch, at, plan, &rows[from..i], true)?;
-                let reason = format!(
+                let reason = Reason::told(format!(
                     "too large: a value of {max} bytes, the limit is a quarter of memory_mib"
-                );
+                ));
                 self.row_error(batch, at, plan, *row, reason)?;
                 (from, bytes) = (i + 1, 0);
                 continue;
@@ -288,7 +311,7 @@ impl Chain {
         match self.obtain(batch, at, plan, rows, retry)? {
             Ok(decided) => self.settle(batch, at, plan, &decided),
             Err(failure) => match rows {
-                [row] => self.row_error(batch, at, plan, *row, failure.to_string()),
+                [row] => self.row_error(batch, at, plan, *row, Reason::told(failure.to_string())),
                 _ => {
                     let (left, right) = rows.split_at(rows.len() / 2);
                     self.run(batch, at, plan, left, false)?;
@@ -366,45 +389,13 @@ impl Chain {
                 }
                 Decision::AsInsert => {
                     if let Err(reason) = as_insert(batch, plan, decided.row) {
-                        self.row_error(batch, at, plan, decided.row, reason)?;
+                        self.row_error(batch, at, plan, decided.row, Reason::told(reason))?;
                     }
                 }
                 Decision::AsDelete => as_delete(batch, plan, decided.row),
             }
         }
         Ok(())
-    }
-
-    /// The text that the plugin declared for an error, with the column.
-    fn reason(&self, at: usize, plan: &LinkPlan, decided: &Decided) -> String {
-        let (text, slot) = decided.error.unwrap_or((u16::MAX, NO_SLOT));
-        let text = self.links[at].bound.needs.texts.get(usize::from(text));
-        let text = text.map_or("an error without a text", String::as_str);
-        match plan.slots.get(usize::from(slot)) {
-            Some(slot) => format!("column {}: {text}", plan.relation.columns[slot.column].name),
-            None => text.to_owned(),
-        }
-    }
-
-    /// The binding's policy for one row.
-    fn row_error(
-        &mut self,
-        batch: &mut Batch,
-        at: usize,
-        plan: &LinkPlan,
-        row: u32,
-        reason: String,
-    ) -> Result<(), TransformError> {
-        let link = &self.links[at];
-        Figures::add(&link.bound.figures.errors, 1);
-        match link.bound.config.on_error {
-            OnError::Halt | OnError::DeadLetter => Err(row_error(link, batch, plan, row, reason)),
-            OnError::Drop => {
-                batch.rows[row as usize].dropped = true;
-                Ok(())
-            }
-            OnError::Pass => Ok(()),
-        }
     }
 
     /// TRUNCATE: each table of the statement is asked about, the kept ones stay one command.
@@ -462,16 +453,10 @@ impl Chain {
                     Some(decided) if decided.decision == Decision::Drop => return Ok(false),
                     Some(decided) => self.reason(at, &link, decided),
                 },
-                Err(failure) => failure.to_string(),
+                Err(failure) => Reason::told(failure.to_string()),
             };
-            let broken = &self.links[at];
-            Figures::add(&broken.bound.figures.errors, 1);
-            match broken.bound.config.on_error {
-                OnError::Halt | OnError::DeadLetter => {
-                    return Err(row_error(broken, batch, &link, number, reason));
-                }
-                OnError::Drop => return Ok(false),
-                OnError::Pass => {}
+            if !self.truncate_error(batch, at, &link, number, reason)? {
+                return Ok(false);
             }
         }
         Ok(true)
@@ -485,17 +470,4 @@ fn named(link: &Link) -> (String, String) {
 fn start_error(link: &Link, failure: &Failure) -> TransformError {
     let (binding, plugin) = named(link);
     TransformError::Start { binding, plugin, reason: failure.to_string() }
-}
-
-fn row_error(
-    link: &Link,
-    batch: &Batch,
-    plan: &LinkPlan,
-    row: u32,
-    reason: String,
-) -> TransformError {
-    let (binding, plugin) = named(link);
-    let row = &batch.rows[row as usize];
-    let (table, op, position) = (plan.relation.qualified(), row.op, row.position);
-    TransformError::Row { binding, plugin, table, op, position, reason }
 }

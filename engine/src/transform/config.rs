@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Findings, verbatim};
 
-use super::rename;
+use super::{called, rename};
 
 /// Top-level settings and tables of the file that belong to this station.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -31,6 +31,8 @@ pub struct Config {
     pub accept: Option<String>,
     /// Masking keys by name.
     pub keys: BTreeMap<String, KeySource>,
+    /// What the keys of rows that are set aside are sealed under.
+    pub dead_letter_key: Option<KeySource>,
     /// The bindings, in the order rows pass them.
     pub transform: Vec<Binding>,
     /// Where plugins are.
@@ -111,9 +113,10 @@ pub enum OnError {
     /// The stream stops before it.
     #[default]
     Halt,
-    /// It is set aside. Not possible yet.
+    /// It is set aside: its key is kept, sealed, until it is retried. Needs
+    /// `dead_letter_key` and `allow_misses`.
     DeadLetter,
-    /// It is lost.
+    /// It is lost; needs `allow_misses`.
     Drop,
     /// It passes as it is; needs `allow_unmasked`.
     Pass,
@@ -159,6 +162,10 @@ pub struct Binding {
     /// Must be true for the two policies `pass`.
     #[serde(default)]
     pub allow_unmasked: bool,
+    /// Confirms that whoever applies these tables takes a change of a row that is not there
+    /// (`conflict = "upsert"` or `"skip"`): rows may be lost here.
+    #[serde(default)]
+    pub allow_misses: bool,
     /// Name of the masking key; unset: the only one there is.
     #[serde(default)]
     pub key: Option<String>,
@@ -177,6 +184,10 @@ pub struct Binding {
     /// Largest `.wasm` file, MiB.
     #[serde(default = "max_file_mib")]
     pub max_file_mib: u32,
+    /// Other names that columns of the rules may have, by `schema.table.column`: of all its
+    /// names the table has one.
+    #[serde(default)]
+    pub also_called: BTreeMap<String, Vec<String>>,
     /// Whether the plugin may have the little of WASI that Go cannot do without.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub wasi: bool,
@@ -242,6 +253,11 @@ impl Config {
         let mut names = BTreeSet::new();
         for (i, binding) in self.transform.iter().enumerate() {
             let mut found = binding.check();
+            if binding.on_error == OnError::DeadLetter && self.dead_letter_key.is_none() {
+                let text = "\"dead_letter\" keeps the keys of rows, sealed: set dead_letter_key = \
+                            { file = \"…\" } at the top of the file (`openssl rand -hex 32` makes one)";
+                found.wrong("on_error", text);
+            }
             if binding.name.is_empty() || !names.insert(&binding.name) {
                 found.wrong("name", "every transform needs a name of its own");
             }
@@ -279,12 +295,14 @@ impl Config {
 impl Binding {
     fn check(&self) -> Findings {
         let mut found = Findings::default();
-        let dead = self.on_error == OnError::DeadLetter;
-        let text = "\"dead_letter\" is not there yet: use \"halt\", or \"drop\" to lose such rows";
-        found.must(!dead, "on_error", text);
         let text = "\"pass\" lets rows out as they are: say allow_unmasked = true beside it";
         let may = |pass: bool| !pass || self.allow_unmasked;
         found.must(may(self.on_error == OnError::Pass), "on_error", text);
+        let loses = matches!(self.on_error, OnError::Drop | OnError::DeadLetter);
+        let text = "leaves rows out whose later changes will miss: give the appliers of these tables \
+                    conflict = \"upsert\" or \"skip\", and say allow_misses = true beside it";
+        let word = if self.on_error == OnError::Drop { "drop" } else { "dead_letter" };
+        found.must(!loses || self.allow_misses, "on_error", &format!("\"{word}\" {text}"));
         let text = "\"pass\" lets columns out as they are: say allow_unmasked = true beside it";
         found.must(may(self.new_columns == NewColumns::Pass), "new_columns", text);
         if self.plugin.is_empty() {
@@ -302,6 +320,9 @@ impl Binding {
         for (i, table) in self.tables.iter().enumerate() {
             let text = "is no pattern of tables: write schema.table, or schema.* for all of it";
             found.must(TablePattern::parse(table).is_ok(), format!("tables[{i}]"), text);
+        }
+        if let Err(text) = called::read(&self.also_called) {
+            found.wrong("also_called", text);
         }
         let digest = |pin: &String| pin.len() == 64 && pin.bytes().all(|b| b.is_ascii_hexdigit());
         let text = "is no SHA-256: 64 hexadecimal digits, as sha256sum prints";
@@ -331,12 +352,14 @@ impl Binding {
             on_error: OnError::default(),
             new_columns: NewColumns::default(),
             allow_unmasked: false,
+            allow_misses: false,
             key: None,
             memory_mib: memory_mib(),
             deadline_ms: deadline_ms(),
             init_ms: init_ms(),
             max_rows: max_rows(),
             max_file_mib: max_file_mib(),
+            also_called: BTreeMap::new(),
             wasi: false,
             rules: toml::Table::new(),
         }
@@ -378,6 +401,75 @@ new_columns = "halt"
         let rules = config.transform[0].rules_json();
         assert_eq!(rules["public.customers.email"], "fake_email");
         assert_eq!(rules["public.customers.since"]["shift_date"], "1979-05-27");
+    }
+
+    /// What is written in a binding, or above all of them, and what it is refused with.
+    const REFUSED: [(&str, &str, &str); 12] = [
+        (
+            "",
+            "on_error = \"drop\"",
+            "on_error: \"drop\" leaves rows out whose later changes will miss: give the appliers of \
+             these tables conflict = \"upsert\" or \"skip\", and say allow_misses = true beside it",
+        ),
+        (
+            "dead_letter_key = { env = \"K\" }",
+            "on_error = \"dead_letter\"",
+            "on_error: \"dead_letter\" leaves rows out whose later changes will miss: give the \
+             appliers of these tables conflict = \"upsert\" or \"skip\", and say allow_misses = true \
+             beside it",
+        ),
+        (
+            "",
+            "on_error = \"dead_letter\"\nallow_misses = true",
+            "on_error: \"dead_letter\" keeps the keys of rows, sealed: set dead_letter_key = { file = \
+             \"…\" } at the top of the file (`openssl rand -hex 32` makes one)",
+        ),
+        (
+            "",
+            "on_error = \"pass\"",
+            "on_error: \"pass\" lets rows out as they are: say allow_unmasked = true beside it",
+        ),
+        (
+            "allow_unmasked = true",
+            "new_columns = \"pass\"",
+            "new_columns: \"pass\" lets columns out as they are: say allow_unmasked = true beside it",
+        ),
+        (
+            "unruled_tables = \"pass\"",
+            "allow_unmasked = true",
+            "unruled_tables: \"pass\" lets tables out as they are: say allow_unmasked = true beside it",
+        ),
+        ("", "deadline_ms = 0", "deadline_ms: must lie between 1 and 600000"),
+        ("", "memory_mib = 4096", "memory_mib: must lie between 1 and 2048"),
+        ("", "key = \"k1\"", "key: there is no key of this name under [keys]"),
+        (
+            "",
+            "sha256 = \"abc\"",
+            "sha256: is no SHA-256: 64 hexadecimal digits, as sha256sum prints",
+        ),
+        (
+            "",
+            "also_called = { \"public.*.email\" = [\"mail\"] }",
+            "also_called: `public.*.email` is no column: write schema.table.column, without *",
+        ),
+        (
+            "",
+            "also_called = { \"public.users.email\" = [] }",
+            "also_called: `public.users.email` needs the other names that it may have: [\"new_name\"]",
+        ),
+    ];
+
+    #[test]
+    fn what_makes_no_sense_is_told_in_these_words() {
+        for (top, binding, message) in REFUSED {
+            let text = format!(
+                "{top}\n[[transform]]\nname = \"a\"\nplugin = \"b.wasm\"\ntables = [\"public.*\"]\n{binding}"
+            );
+            let config: Config = toml::from_str(&text).unwrap();
+            let told: Vec<String> =
+                config.check().into_iter().map(|(_, at, text)| format!("{at}: {text}")).collect();
+            assert_eq!(told, [message], "{text}");
+        }
     }
 
     #[test]

@@ -96,6 +96,9 @@ pub struct TableCoverage {
     /// Bindings that speak of it, and how exactly.
     #[serde(default)]
     pub rules: BTreeMap<String, Named>,
+    /// Rows of it may be lost, or have been: that does not end with the policy.
+    #[serde(default)]
+    pub lossy: bool,
 }
 
 /// What a generation masks, drops and filters. Names of tables are as in
@@ -145,26 +148,61 @@ impl Coverage {
         self.tables.iter().find(same).or_else(|| self.tables.get_key_value(name))
     }
 
-    /// Foreign keys whose two sides would no longer agree, as sentences.
-    pub(super) fn broken_keys(&self, catalog: &Catalog) -> Vec<(String, String)> {
-        let mut broken = Vec::new();
-        for key in &catalog.foreign_keys {
+    /// Foreign keys whose two sides would no longer agree. What is rewritten on one side has
+    /// to be on the other, and so on from there: all of it is told at once.
+    pub(super) fn broken_keys(&self, catalog: &Catalog) -> Vec<Broken> {
+        let pairs = catalog.foreign_keys.iter().flat_map(|key| {
             let (table, referenced) = (name(&key.table), name(&key.referenced));
             let pairs = key.columns.iter().zip(&key.referenced_columns);
-            for (column, target) in pairs {
-                let (Some(a), Some(b)) =
-                    (self.column(&table, column), self.column(&referenced, target))
-                else {
-                    continue;
-                };
+            pairs.map(move |(a, b)| (key, (table.clone(), a), (referenced.clone(), b)))
+        });
+        let pairs: Vec<_> = pairs
+            .filter_map(|(key, from, to)| {
+                let (a, b) = (self.column(&from.0, from.1)?, self.column(&to.0, to.1)?);
                 let gone = [a, b].iter().any(|c| matches!(c.action, Action::Drop | Action::Null));
-                if gone || a.mapping == b.mapping || self.closed_table(&table, &referenced) {
-                    continue;
-                }
-                broken.push(sentence(key, (&table, column, a), (&referenced, target, b)));
+                let closed = self.closed_table(&from.0, &to.0);
+                let path = |(table, column): (String, &String)| {
+                    format!("{table}.{}", quote_identifier(column))
+                };
+                (!gone && !closed).then(|| (key, (path(from), a), (path(to), b)))
+            })
+            .collect();
+        let mut broken = Vec::new();
+        for (key, (from, a), (to, b)) in &pairs {
+            if !a.mapping.is_empty() && !b.mapping.is_empty() && a.mapping != b.mapping {
+                let text = format!(
+                    "{}: they are rewritten in two ways; give both the same rule and \
+                                    domain",
+                    refers(key, from, to)
+                );
+                broken.push(Broken { at: from.clone(), text, add: None });
             }
         }
-        broken
+        // Columns that lack a rule, with the column whose rule they need.
+        let mut needs: BTreeMap<&String, &String> = BTreeMap::new();
+        loop {
+            let before = broken.len();
+            for (key, (from, a), (to, b)) in &pairs {
+                for ((this, own), (other, theirs)) in [((from, a), (to, b)), ((to, b), (from, a))] {
+                    let like =
+                        if own.mapping.is_empty() { needs.get(this).copied() } else { Some(this) };
+                    let bare = theirs.mapping.is_empty() && !needs.contains_key(other);
+                    if let (Some(like), true) = (like, bare) {
+                        needs.insert(other, like);
+                        let text = format!(
+                            "{}: only one of them is rewritten; add the same rule for \
+                                            `{other}`",
+                            refers(key, from, to)
+                        );
+                        let add = Some((like.clone(), other.clone()));
+                        broken.push(Broken { at: from.clone(), text, add });
+                    }
+                }
+            }
+            if broken.len() == before {
+                return broken;
+            }
+        }
     }
 
     fn closed_table(&self, a: &str, b: &str) -> bool {
@@ -176,21 +214,19 @@ pub(super) fn name((schema, table): &(String, String)) -> String {
     format!("{}.{}", quote_identifier(schema), quote_identifier(table))
 }
 
-fn sentence(
-    key: &ForeignKey,
-    (table, column, a): (&str, &str, &ColumnCoverage),
-    (referenced, target, b): (&str, &str, &ColumnCoverage),
-) -> (String, String) {
-    let path = |t: &str, c: &str| format!("{t}.{}", quote_identifier(c));
-    let (from, to) = (path(table, column), path(referenced, target));
-    let add = if a.mapping.is_empty() { &from } else { &to };
-    let how = match (a.mapping.is_empty(), b.mapping.is_empty()) {
-        (false, false) => {
-            "they are rewritten in two ways; give both the same rule and domain".to_owned()
-        }
-        _ => format!("only one of them is rewritten; add the same rule for `{add}`"),
-    };
-    (from.clone(), format!("foreign key {} refers from {from} to {to}: {how}", key.name))
+fn refers(key: &ForeignKey, from: &str, to: &str) -> String {
+    format!("foreign key {} refers from {from} to {to}", key.name)
+}
+
+/// A foreign key whose two sides would no longer agree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Broken {
+    /// The referencing column.
+    pub(super) at: String,
+    /// What is wrong, and what to do.
+    pub(super) text: String,
+    /// The column whose rule is needed, and for which one.
+    pub(super) add: Option<(String, String)>,
 }
 
 /// What a plan makes of its table.
@@ -226,6 +262,7 @@ pub(super) fn table(plan: &RelationPlan, names: &[&str]) -> TableCoverage {
         columns_as,
         filters,
         rules,
+        lossy: plan.lossy,
     }
 }
 

@@ -13,7 +13,7 @@ use kasho_plugin_sdk::pattern::TablePattern;
 use crate::batch::{ddl_relation, message_relation};
 
 use super::catalog::Catalog;
-use super::config::{Config, Unruled};
+use super::config::{Config, OnError, Unruled};
 use super::coverage::{Coverage, name};
 use super::error::LoadError;
 use super::gate;
@@ -24,6 +24,7 @@ use super::load::{Errors, Options};
 use super::loosen::{self, Loosened};
 use super::plan::{Fate, LinkPlan, Policy, RelationPlan, impostor, is_virtual};
 use super::rename::{self, Renames};
+use super::seal::key_columns;
 
 /// What each binding does with a relation, in the order of the chain.
 type Answers = (Arc<Relation>, Vec<Option<Arc<LinkPlan>>>);
@@ -176,11 +177,12 @@ impl<'a> Draft<'a> {
         self.ask_about_bytes(links);
         let policy = self.policy(links, &answers);
         let new_columns: Vec<_> = self.config.plugged().map(|b| b.new_columns).collect();
+        let on_error: Vec<_> = self.config.plugged().map(|b| b.on_error).collect();
         let names: Vec<&str> = self.config.plugged().map(|b| b.name.as_str()).collect();
         let mut plans = Vec::new();
         for (relation, row) in answers {
             let plan = RelationPlan::new(&relation, row, &new_columns, policy);
-            let plan = plan.renamed(&self.renames, &names);
+            let plan = plan.renamed(&self.renames, &names).losing(&on_error, false);
             self.look_at(&plan);
             plans.push(Arc::new(plan));
         }
@@ -213,6 +215,7 @@ impl<'a> Draft<'a> {
     /// What a plan says that an operator has to know.
     fn look_at(&mut self, plan: &RelationPlan) {
         let (relation, table) = (&plan.relation, plan.relation.qualified());
+        self.found_again(plan);
         if let Some(reason) = impostor(relation) {
             self.errors.push(LoadError::whole(table.clone(), reason));
         }
@@ -226,6 +229,27 @@ impl<'a> Draft<'a> {
             self.warnings
                 .push(format!("{table}: column {column} passes, by new_columns = \"pass\""));
         }
+    }
+
+    /// A row that is set aside has to be found again.
+    fn found_again(&mut self, plan: &RelationPlan) {
+        let relation = &plan.relation;
+        if is_virtual(relation) || !key_columns(relation).is_empty() {
+            return;
+        }
+        let bindings = self.config.plugged().zip(&plan.links);
+        let aside = bindings.filter(|(b, l)| l.is_some() && b.on_error == OnError::DeadLetter);
+        let errors: Vec<LoadError> = aside
+            .map(|(binding, _)| {
+                let text = format!(
+                    "on_error = \"dead_letter\" sets rows of {} aside, and it has no primary key by which \
+                     one could be found again: give it one, or choose another policy",
+                    relation.qualified()
+                );
+                LoadError::binding(&binding.name, relation.qualified(), text)
+            })
+            .collect();
+        errors.into_iter().for_each(|error| self.unfit(error));
     }
 
     fn ask(
@@ -275,8 +299,13 @@ impl<'a> Draft<'a> {
     }
 
     pub(super) fn check_keys(&mut self, coverage: &Coverage) {
-        for (at, text) in coverage.broken_keys(self.catalog) {
-            self.unfit(LoadError::whole(at, text));
+        for broken in coverage.broken_keys(self.catalog) {
+            let line = broken.add.and_then(|(like, column)| {
+                let rules = self.config.transform.iter().find_map(|b| b.rules.get(&like))?;
+                Some(format!(": {} = {rules}", toml::Value::String(column)))
+            });
+            let text = format!("{}{}", broken.text, line.unwrap_or_default());
+            self.unfit(LoadError::whole(broken.at, text));
         }
     }
 
@@ -284,6 +313,7 @@ impl<'a> Draft<'a> {
     /// carried over into `coverage`.
     pub(super) fn compare(&mut self, coverage: &mut Coverage, digest: &str, options: Options<'_>) {
         let Some(running) = options.running else { return };
+        loosen::carry_lossy(running, coverage);
         let accepted = options.accepts(self.config, digest);
         let confirmed = accepted || self.config.accept_unmask;
         let said = (self.config.unruled_tables == Some(Unruled::Pass), self.catalog.caught_up);
@@ -292,11 +322,16 @@ impl<'a> Draft<'a> {
         }
         self.newly_halted(running, coverage, options.digest == Some(digest));
         let (identity, other) = loosen::moved(running, coverage, &self.unknown, self.catalog);
-        for at in identity.iter().filter(|_| !accepted && !options.fresh) {
+        let reloading = |table: &String| options.reloading.is_some_and(|all| all.contains(table));
+        let tables: BTreeSet<&String> = identity.iter().map(|(table, _)| table).collect();
+        let again: String = tables.iter().map(|table| format!(" --table {table}")).collect();
+        let whole = tables.iter().all(|table| reloading(table));
+        for (_, at) in identity.iter().filter(|_| !accepted && !whole && !options.fresh) {
             let text = format!(
                 "it says where rows are, and this configuration maps it otherwise: rows already \
-                 loaded would no longer be found. Load the table again, or confirm with \
-                 accept = \"{digest}\""
+                 loaded would no longer be found. Load what it moves again (`kasho bootstrap{again}`): \
+                 this configuration is taken where that load begins. Or confirm with \
+                 accept = \"{digest}\", and see to the rows that are there yourself"
             );
             self.errors.push(LoadError::whole(at.clone(), text));
         }

@@ -42,13 +42,39 @@ impl fmt::Display for LoadError {
 
 impl std::error::Error for LoadError {}
 
+/// Why the stream stops for one row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The policy says so.
+    Halt,
+    /// It was to be set aside, and nothing says which row it is.
+    NoKey,
+    /// It was to be set aside, and its key cannot be sealed.
+    NoSeal,
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Stop::Halt => "on_error = \"halt\" stops here",
+            Stop::NoKey => {
+                "on_error = \"dead_letter\" cannot set it aside, for nothing says which row it is: \
+                 the stream stops here"
+            }
+            Stop::NoSeal => {
+                "on_error = \"dead_letter\" cannot set it aside, for this system has no random \
+                 numbers to seal its key with: the stream stops here"
+            }
+        })
+    }
+}
+
 /// Why a batch does not pass. Nothing of it may be published.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TransformError {
     /// A plugin says that a row is in error, or failed on it, and the policy is to halt.
     #[error(
-        "transform `{binding}` ({plugin}): {table}, {} at {position}: {reason}; \
-         on_error = \"halt\" stops here",
+        "transform `{binding}` ({plugin}): {table}, {} at {position}: {reason}; {policy}",
         op.name()
     )]
     Row {
@@ -64,6 +90,8 @@ pub enum TransformError {
         position: Position,
         /// What the plugin declared, or how it failed.
         reason: String,
+        /// Why the stream stops for it.
+        policy: Stop,
     },
     /// A plugin gave no answer in ten times its deadline.
     #[error(

@@ -18,6 +18,12 @@ pub struct Figures {
     pub dropped: AtomicU64,
     /// Rows in error, by its own word or by failing on them.
     pub errors: AtomicU64,
+    /// Rows in error that were dropped, by `on_error = "drop"`.
+    pub lost: AtomicU64,
+    /// Rows in error that were set aside.
+    pub dead: AtomicU64,
+    /// Rows in error that passed as they were, by `on_error = "pass"`.
+    pub passed: AtomicU64,
     /// Calls that failed: traps, deadlines, malformed answers.
     pub failures: AtomicU64,
     /// Nanoseconds in calls, host work included.
@@ -68,6 +74,12 @@ pub struct Calls {
     pub dropped: u64,
     /// Rows in error.
     pub errors: u64,
+    /// Of these, dropped.
+    pub lost: u64,
+    /// Of these, set aside.
+    pub dead: u64,
+    /// Of these, passed as they were.
+    pub passed: u64,
     /// Calls that failed.
     pub failures: u64,
     /// Time in calls.
@@ -126,6 +138,9 @@ impl Figures {
             rows: sum(&self.rows, &|t| &t.rows),
             dropped: self.dropped.load(Relaxed),
             errors: self.errors.load(Relaxed),
+            lost: self.lost.load(Relaxed),
+            dead: self.dead.load(Relaxed),
+            passed: self.passed.load(Relaxed),
             failures: self.failures.load(Relaxed),
             time: Duration::from_nanos(sum(&self.nanoseconds, &|t| &t.nanoseconds)),
             buckets: std::array::from_fn(|at| sum(&self.buckets[at], &|t| &t.buckets[at])),

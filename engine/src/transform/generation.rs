@@ -15,6 +15,7 @@ use kasho_plugin_sdk::abi::{self, Answer, Needs};
 use kasho_plugin_sdk::pattern::TablePattern;
 
 use super::archive::Kept;
+use super::called::{Called, as_ruled};
 use super::config::Binding;
 use super::coverage::Coverage;
 use super::figures::Figures;
@@ -25,6 +26,7 @@ use super::instance::{Ceilings, Failure, Instance, complaint};
 use super::keys::Key;
 use super::plan::{LinkPlan, Named, Policy, RelationPlan, is_virtual};
 use super::rename::Renames;
+use super::seal::DeadKey;
 
 /// A plugin of a generation, for status.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -51,6 +53,7 @@ pub(super) struct Bound {
     pub(super) config: Binding,
     pub(super) name: Arc<str>,
     pub(super) patterns: Vec<TablePattern>,
+    pub(super) called: Vec<Called>,
     pub(super) compiled: Arc<Compiled>,
     pub(super) key: Option<Arc<Key>>,
     pub(super) init: abi::Init,
@@ -126,12 +129,17 @@ impl Bound {
         instance: &mut Instance,
         relation: &Arc<Relation>,
     ) -> Asked {
-        let mut wrong = self.missing_columns(relation);
-        let mut answer = instance.relation(relation);
+        let (known, mut wrong) = as_ruled(&self.called, relation);
+        wrong.extend(self.missing_columns(&known));
+        let mut answer = instance.relation(&known);
         if matches!(answer, Err(Failure::Deadline { .. })) {
             let patient = self.ceilings.patient();
             *instance = self.start_within(host, &patient).map_err(Unfit::Failed)?;
-            answer = instance.relation(relation);
+            answer = instance.relation(&known);
+        }
+        // Rows come under the description that the source gives.
+        if answer.is_ok() {
+            instance.announced.insert(relation.id, Arc::clone(relation));
         }
         match answer.map_err(Unfit::Failed)? {
             None if wrong.is_empty() => return Ok(None),
@@ -143,10 +151,11 @@ impl Bound {
                 wrong.push(text.to_owned());
             }
             Some(Answer::Ok(wanted)) if wrong.is_empty() => {
-                let mut plan = LinkPlan::new(relation, &wanted, |own| self.mapping(own))
+                let mut plan = LinkPlan::new(&known, &wanted, |own| self.mapping(own))
                     .map_err(Unfit::Wrong)?;
                 let of = |column: &str| self.named(relation, Some(column));
                 plan.name(self.named(relation, None), of);
+                plan.relation = Arc::clone(relation);
                 return Ok(Some(Arc::new(plan)));
             }
             Some(Answer::Error(text)) => wrong.push(complaint(&text)),
@@ -204,6 +213,7 @@ impl Bound {
             config: self.config.clone(),
             name: Arc::clone(&self.name),
             patterns: self.patterns.clone(),
+            called: self.called.clone(),
             compiled: Arc::clone(&self.compiled),
             key,
             init: self.init.clone(),
@@ -306,6 +316,8 @@ pub struct Generation {
     pub(super) warnings: Vec<String>,
     pub(super) plans: Vec<Arc<RelationPlan>>,
     pub(super) ready: Mutex<Option<Vec<Instance>>>,
+    /// What the keys of rows that are set aside are sealed under.
+    pub(super) dead: Option<Arc<DeadKey>>,
     pub(super) kept: Arc<Kept>,
 }
 

@@ -4,6 +4,8 @@
 //! What can go wrong is the chain's ([`TransformError`]); a batch and its chain that were
 //! lost with a cancelled call are never published, and the chain is started anew.
 
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -82,6 +84,11 @@ impl Report {
 pub struct Handle {
     newest: ArcSwap<Generation>,
     report: watch::Sender<Report>,
+    /// Tables whose load begins again where the next candidate is taken: they may be mapped
+    /// otherwise.
+    moving: Mutex<BTreeSet<String>>,
+    /// Whoever makes candidates has looked at what there is since they were told.
+    looked: AtomicBool,
     samples: Arc<Samples>,
     turn: Mutex<()>,
 }
@@ -98,7 +105,8 @@ impl Handle {
     pub fn sampling(generation: Generation, rows: u32) -> Arc<Handle> {
         let (report, _) = watch::channel(Report::of(&generation));
         let (newest, samples) = (ArcSwap::from_pointee(generation), Arc::new(Samples::new(rows)));
-        Arc::new(Handle { newest, report, samples, turn: Mutex::default() })
+        let (turn, moving, looked) = (Mutex::default(), Mutex::default(), AtomicBool::default());
+        Arc::new(Handle { newest, report, moving, looked, samples, turn })
     }
 
     /// Whoever makes a generation and publishes it holds this meanwhile: it is held against
@@ -128,6 +136,34 @@ impl Handle {
                 (std::mem::take(&mut before.accepted), before.accepted_by_file.take());
             *before = Report { refusals: before.refusals, accepted, accepted_by_file, ..report };
         });
+    }
+
+    /// The rows of these tables are loaded again: until [`Handle::settle_moves`], a candidate may
+    /// map what says where they are otherwise. Waits while one is being looked at.
+    pub fn may_move(&self, tables: BTreeSet<String>) {
+        *self.moving() = tables;
+        self.looked.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether what there is was looked at since then.
+    #[must_use]
+    pub fn has_looked(&self) -> bool {
+        self.looked.load(Ordering::SeqCst)
+    }
+
+    /// From here on no candidate may, nor is one being taken that did. Waits as well.
+    pub fn settle_moves(&self) {
+        self.moving().clear();
+    }
+
+    /// Held for as long as a candidate is looked at.
+    pub(super) fn moving(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.moving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What there is was looked at.
+    pub(super) fn looked(&self) {
+        self.looked.store(true, Ordering::SeqCst);
     }
 
     /// Notes that a candidate was refused; what runs goes on running.

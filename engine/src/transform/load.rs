@@ -4,7 +4,7 @@
 //! about every table in throw-away instances under the limits of production, and only
 //! then handed over. It blocks (files, the compiler): call it off the runtime.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
@@ -14,6 +14,7 @@ use kasho_plugin_sdk::pattern::TablePattern;
 use sha2::{Digest, Sha256};
 
 use super::archive::Kept;
+use super::called;
 use super::catalog::Catalog;
 use super::config::{Binding, Config, KeySource};
 use super::coverage::Coverage;
@@ -26,6 +27,7 @@ use super::instance::{Ceilings, Instance};
 use super::keys::Key;
 use super::plan::{Policy, RelationPlan};
 use super::rename::Renames;
+use super::seal::DeadKey;
 
 /// What a candidate is held against.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,6 +39,9 @@ pub struct Options<'a> {
     pub digest: Option<&'a str>,
     /// Check values of the running generation's masking keys, by name.
     pub keys: Option<&'a BTreeMap<String, String>>,
+    /// Tables that are loaded again from where the candidate is taken: it may map what says
+    /// where their rows are otherwise.
+    pub reloading: Option<&'a BTreeSet<String>>,
     /// Digests that somebody has accepted, beside the file's own.
     pub accepted: &'a [String],
     /// No epoch is under way: nothing is loaded that keys and identities would have to fit.
@@ -95,6 +100,11 @@ pub fn candidate(
     catalog: &Catalog,
     options: Options<'_>,
 ) -> Result<Generation, Rejected> {
+    let mut wrong = Vec::new();
+    let dead = dead_key(config, &mut wrong);
+    if !wrong.is_empty() {
+        return Err(wrong.into());
+    }
     let mut links = match options.kept {
         Some((kept, known)) => {
             let mut errors = settings(config);
@@ -107,15 +117,20 @@ pub fn candidate(
     draft.check_needs(&links);
     draft.check_renames();
     draft.same_keys(&links, options.keys.filter(|_| !options.fresh));
-    let (plans, policy) = draft.plan(&mut links);
+    let (mut plans, policy) = draft.plan(&mut links);
     let names: Vec<&str> = config.plugged().map(|b| b.name.as_str()).collect();
     let mut coverage = Coverage::of(plans.iter().map(Arc::as_ref), &names, policy);
     let digest = match options.kept {
         Some((kept, _)) => kept.digest.clone(),
-        None => digest(config, &links),
+        None => digest(config, &links, dead.as_ref()),
     };
     draft.check_keys(&coverage);
     draft.compare(&mut coverage, &digest, options);
+    for plan in plans.iter_mut().filter(|plan| !plan.lossy) {
+        if coverage.tables.get(&plan.relation.qualified()).is_some_and(|table| table.lossy) {
+            *plan = Arc::new(RelationPlan::clone(plan).losing(&[], true));
+        }
+    }
     let Draft { errors, warnings, renames, .. } = draft;
     if !errors.is_empty() {
         return Err(Rejected { digest: Some(digest), reasons: errors });
@@ -124,7 +139,7 @@ pub fn candidate(
     let plans = if catalog.caught_up { plans } else { Vec::new() };
     let kept = keep(config, &links, digest, coverage);
     let found = (plans, renames, warnings);
-    Ok(generation(host, (options.number, kept), links, policy, found))
+    Ok(generation(host, (options.number, kept), (links, dead), policy, found))
 }
 
 /// Loads what was kept of a generation that was in force, to go on with it. It is what it
@@ -143,6 +158,7 @@ pub fn restore(
     let mut errors = Vec::new();
     let keys = kept.read_keys(known, &mut errors);
     let config = &kept.config;
+    let dead = dead_key(config, &mut errors);
     let mut links = bind_all(host, config, Some(kept), &keys, errors)?;
     let mut draft = Draft::new((host, config, catalog), Vec::new());
     draft.check_renames();
@@ -156,7 +172,7 @@ pub fn restore(
     let kept = Kept { coverage, ..kept.clone() };
     // No plan of now: each table is held against what was covered when it comes.
     let found = (Vec::new(), renames, warnings);
-    Ok(generation(host, (number, kept), links, policy, found))
+    Ok(generation(host, (number, kept), (links, dead), policy, found))
 }
 
 /// Bindings that run, each with the instance that said so.
@@ -194,7 +210,7 @@ fn keep(config: &Config, links: &Links, digest: String, coverage: Coverage) -> K
 fn generation(
     host: &Arc<Host>,
     (number, kept): (u64, Kept),
-    links: Links,
+    (links, dead): (Links, Option<DeadKey>),
     policy: Policy,
     (plans, renames, warnings): (Vec<Arc<RelationPlan>>, Renames, Vec<String>),
 ) -> Generation {
@@ -212,6 +228,7 @@ fn generation(
         plans,
         ready: Mutex::new(Some(instances)),
         kept: Arc::new(kept),
+        dead: dead.map(Arc::new),
     }
 }
 
@@ -249,6 +266,12 @@ fn read_keys(config: &Config, errors: &mut Errors) -> BTreeMap<String, Arc<Key>>
     keys
 }
 
+/// The key that letters are sealed under, where any are written.
+fn dead_key(config: &Config, errors: &mut Errors) -> Option<DeadKey> {
+    let read = DeadKey::read(config.dead_letter_key.as_ref()?);
+    read.map_err(|e| errors.push(LoadError::whole("dead_letter_key", e.to_string()))).ok()
+}
+
 /// Everything about one binding that needs no table.
 fn bind(
     host: &Host,
@@ -261,6 +284,7 @@ fn bind(
     // What is no pattern has been told.
     let patterns = binding.tables.iter().filter_map(|table| TablePattern::parse(table).ok());
     let patterns = patterns.collect();
+    let called = called::read(&binding.also_called).unwrap_or_default();
     let key = choose_key(binding, keys);
     let compiled = wasm.and_then(|wasm| {
         pinned(binding, &wasm)?;
@@ -284,7 +308,10 @@ fn bind(
     }
     let (name, figures) = (Arc::clone(&ceilings.binding), Arc::<Figures>::default());
     let config = binding.clone();
-    Ok((Bound { config, name, patterns, compiled, key, init, needs, ceilings, figures }, instance))
+    Ok((
+        Bound { config, name, patterns, called, compiled, key, init, needs, ceilings, figures },
+        instance,
+    ))
 }
 
 fn init(binding: &Binding, keyed: bool) -> abi::Init {
@@ -351,7 +378,7 @@ fn pinned(binding: &Binding, wasm: &[u8]) -> Result<(), String> {
 }
 
 /// Of what the files say, and of nothing that depends on the tables there are.
-fn digest(config: &Config, links: &[(Arc<Bound>, Instance)]) -> String {
+fn digest(config: &Config, links: &[(Arc<Bound>, Instance)], dead: Option<&DeadKey>) -> String {
     let mut hash = Sha256::new();
     let mut add = |text: &str| {
         hash.update((text.len() as u64).to_le_bytes());
@@ -364,6 +391,9 @@ fn digest(config: &Config, links: &[(Arc<Bound>, Instance)]) -> String {
         add(&serde_json::to_string(&bound.config).unwrap_or_default());
         add(&bound.init.rules.to_string());
         add(bound.key.as_ref().map_or("", |key| key.check_value()));
+    }
+    if let Some(dead) = dead {
+        add(dead.check_value());
     }
     for binding in config.transform.iter().filter(|binding| binding.plugin.is_empty()) {
         add(&serde_json::to_string(&binding.rename).unwrap_or_default());

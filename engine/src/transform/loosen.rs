@@ -189,13 +189,14 @@ fn lost_filters(old: &TableCoverage, (table, new): Table<'_>) -> Vec<Loosened> {
     lost
 }
 
-/// Columns whose mapping differs in `new`: those that say where rows are, and the others.
+/// Columns whose mapping differs in `new`: those that say where rows are, with their tables,
+/// and the others.
 pub(super) fn moved(
     old: &Coverage,
     new: &Coverage,
     unknown: &BTreeSet<String>,
     catalog: &Catalog,
-) -> (Vec<String>, Vec<String>) {
+) -> (Vec<(String, String)>, Vec<String>) {
     let (mut identity, mut other) = (Vec::new(), Vec::new());
     for (table, before) in &old.tables {
         let Some((name, after)) = new.find(before.id, table) else { continue };
@@ -204,7 +205,7 @@ pub(super) fn moved(
         }
         for (column, path, keyed) in differing(before, (name, after)) {
             match keyed || referred(catalog, name, column) {
-                true => identity.push(path),
+                true => identity.push((name.clone(), path)),
                 false => other.push(path),
             }
         }
@@ -277,6 +278,16 @@ pub(super) fn carry(old: &Coverage, new: &mut Coverage, unknown: &BTreeSet<Strin
             let id = new.tables.get(&name).map_or(before.id, |table| table.id);
             let kept = TableCoverage { id, kept: strict, ..before.clone() };
             new.tables.insert(name, kept);
+        }
+    }
+}
+
+/// Rows that were lost stay lost, whatever becomes of the policy.
+pub(super) fn carry_lossy(old: &Coverage, new: &mut Coverage) {
+    for (table, before) in old.tables.iter().filter(|(_, table)| table.lossy) {
+        let name = new.find(before.id, table).map(|(name, _)| name.clone());
+        if let Some(after) = name.and_then(|name| new.tables.get_mut(&name)) {
+            after.lossy = true;
         }
     }
 }

@@ -13,7 +13,7 @@ use kasho_plugin_sdk::{Column, Identity, Op, Relation, abi};
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{NewColumns, Unruled};
+use super::config::{NewColumns, OnError, Unruled};
 use super::gate;
 use super::rename::Renames;
 
@@ -308,6 +308,8 @@ pub(super) struct RelationPlan {
     pub(super) unruled: Vec<usize>,
     /// Set if columns are dropped, or names are new.
     pub(super) leaves: Option<Leaves>,
+    /// Rows may be lost on the way, or were: later changes may find none.
+    pub(super) lossy: bool,
     /// Nothing to do: rows pass untouched.
     pub(super) idle: bool,
 }
@@ -384,8 +386,18 @@ impl RelationPlan {
             open,
             unruled,
             leaves,
+            lossy: false,
             idle,
         }
+    }
+
+    /// The same, of bindings with these policies; `lost`: rows may have been lost before.
+    pub(super) fn losing(mut self, policies: &[OnError], lost: bool) -> RelationPlan {
+        let mut bound = self.links.iter().zip(policies).filter(|(link, _)| link.is_some());
+        let loses = |policy: OnError| matches!(policy, OnError::Drop | OnError::DeadLetter);
+        self.lossy = lost || bound.any(|(_, policy)| loses(*policy));
+        self.idle &= !self.lossy;
+        self
     }
 
     /// Gives it the names that it leaves under. `names` are the bindings'.

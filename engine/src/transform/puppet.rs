@@ -129,7 +129,7 @@ impl World {
         let binding = setup.binding();
         binding.rules = toml::Table::try_from(&rules).unwrap();
         binding.tables = self.tables.iter().map(|t| t.relation.qualified()).collect();
-        binding.on_error = OnError::Drop;
+        (binding.on_error, binding.allow_misses) = (OnError::Drop, true);
         // What is only read nobody rules on.
         (binding.new_columns, binding.allow_unmasked) = (NewColumns::Pass, true);
         let real = self.tables.iter().filter(|t| !t.relation.is_virtual());

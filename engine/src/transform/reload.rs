@@ -7,6 +7,7 @@
 //! Configuration and plugins that change together are one candidate; a plugin's `sha256`
 //! makes that so even if they are written apart.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -167,9 +168,12 @@ impl Reloader {
 
     /// Looks once; whether to look again soon.
     fn consider(&mut self) -> bool {
+        let handle = Arc::clone(&self.handle);
         let config = (self.sources.config)();
-        let content = content(&config);
+        let moving = handle.moving();
+        let content = format!("{}{:?}", content(&config), *moving);
         if self.seen.as_ref() == Some(&content) {
+            handle.looked();
             self.pending = None;
             return false;
         }
@@ -181,19 +185,19 @@ impl Reloader {
         if let Ok(config) = &config {
             self.handle.accept_by_file(config.accept.as_deref());
         }
-        let handle = Arc::clone(&self.handle);
         let _turn = handle.turn();
-        let taken = config.map_err(unreadable).and_then(|config| self.candidate(&config));
+        let taken = config.map_err(unreadable).and_then(|config| self.candidate(&config, &moving));
         if let Err(Rejected { digest, reasons }) = taken {
             for reason in &reasons {
                 tracing::error!("candidate refused: {reason}");
             }
-            handle.refuse(&content, digest, reasons);
+            handle.refuse(content.get(..64).unwrap_or(&content), digest, reasons);
         }
+        handle.looked();
         false
     }
 
-    fn candidate(&mut self, config: &Config) -> Result<(), Rejected> {
+    fn candidate(&mut self, config: &Config, reloading: &BTreeSet<String>) -> Result<(), Rejected> {
         let running = self.handle.newest();
         let (keys, accepted) =
             (running.key_checks(), self.handle.report().borrow().accepted.clone());
@@ -201,6 +205,7 @@ impl Reloader {
             running: Some(running.coverage()),
             digest: Some(running.digest()),
             keys: Some(&keys),
+            reloading: Some(reloading),
             accepted: &accepted,
             fresh: (self.sources.fresh)(),
             number: running.number() + 1,
@@ -232,7 +237,9 @@ impl Reloader {
         running: &Generation,
         made: &mut Generation,
     ) -> Result<(), Rejected> {
-        let probed = probe(running, made, self.handle.samples());
+        let none = BTreeSet::new();
+        let may_move = options.reloading.unwrap_or(&none);
+        let probed = probe(running, made, self.handle.samples(), may_move);
         made.warnings.extend(probed.notes);
         let mut reasons = probed.errors;
         if options.accepts(config, made.digest()) {
@@ -264,6 +271,12 @@ fn content(config: &Result<Config, String>) -> String {
             for (name, source) in &config.keys {
                 // What says whether a key is the same, and nothing else about it.
                 match Key::read(name, source) {
+                    Ok(key) => hash.update(key.check_value()),
+                    Err(e) => hash.update(e.to_string()),
+                }
+            }
+            if let Some(source) = &config.dead_letter_key {
+                match Key::read("dead_letter_key", source) {
                     Ok(key) => hash.update(key.check_value()),
                     Err(e) => hash.update(e.to_string()),
                 }

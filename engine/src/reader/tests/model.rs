@@ -13,7 +13,7 @@ use super::super::*;
 use crate::sink::entry::Field;
 use crate::sink::memory::{MemoryServer, MemoryStore};
 use crate::sink::publisher::{Description, begin_epoch, open::NewEpoch};
-use crate::sink::store::{Append, Connect, Finish, Guard, Load, NewEntry, Store};
+use crate::sink::store::{Append, Connect, Dead, Finish, Guard, Load, NewEntry, Store};
 
 /// Key to `(a, big)`; `big` is TOASTed: an update does not send it.
 type Table = BTreeMap<String, (String, String)>;
@@ -150,7 +150,13 @@ impl World {
                 Finish { end: entry, generation: 1, old_state: old.as_deref(), new_state: &new };
             self.store.finish(&guard, &finish).await.unwrap();
         } else {
-            let load = Load { generation: 1, entries: vec![entry], progress: vec![], lease };
+            let load = Load {
+                generation: 1,
+                entries: vec![entry],
+                progress: vec![],
+                lease,
+                dead: Dead::default(),
+            };
             self.store.load(&guard, &load).await.unwrap();
         }
         self.last = id;
@@ -183,7 +189,8 @@ impl World {
         let guard = Guard { epoch: Epoch(1), writer: checkpoint.writer, last: self.changes };
         let data = data.to_string();
         let entry = NewEntry { id, op, table, data: data.as_bytes(), last };
-        let append = Append { generation: 1, entries: vec![entry], fields: vec![] };
+        let append =
+            Append { generation: 1, entries: vec![entry], fields: vec![], dead: Dead::default() };
         self.store.append(&guard, &append).await.unwrap();
         self.changes = id;
     }

@@ -4,7 +4,9 @@
 use super::{E1, Rig, append, begun, entry, guard, id, ids};
 use crate::sink::entry::RawEntry;
 use crate::sink::id::{Id, Lane};
-use crate::sink::store::{Acked, Answer, Append, Feed, Most, NewEntry, Registry, Store, Trim};
+use crate::sink::store::{
+    Acked, Answer, Append, Dead, Feed, Most, NewEntry, Registry, Store, StoreError, Trim,
+};
 
 pub(super) async fn keeps_what_was_acknowledged_too_far<R: Rig>(rig: &R) {
     let (_, mut store, _) = begun(rig).await;
@@ -66,7 +68,7 @@ pub(super) async fn ends_a_page_by_its_bytes<R: Rig>(rig: &R) {
             ..entry(200, n, n == 100)
         })
         .collect();
-    let all = Append { generation: 3, entries, fields: Vec::new() };
+    let all = Append { generation: 3, entries, fields: Vec::new(), dead: Dead::default() };
     assert_eq!(store.append(&guard("w", Id::ZERO), &all).await, Ok(Answer::Done));
     for bytes in [1, 100, 500, 10_000, 25_000, usize::MAX] {
         let (mut after, mut read) = (Id::ZERO, Vec::new());
@@ -85,4 +87,25 @@ pub(super) async fn ends_a_page_by_its_bytes<R: Rig>(rig: &R) {
         }
         assert_eq!(read, (1..=100).collect::<Vec<u64>>(), "pages of {bytes} bytes");
     }
+}
+
+pub(super) async fn names_a_key_of_another_type<R: Rig>(rig: &R) {
+    let (_, mut store, keys) = begun(rig).await;
+    let fresh = [
+        (keys.state(), "string"),
+        (keys.catalog(), "string"),
+        (keys.consumers(), "hash"),
+        (keys.dead(), "stream"),
+        (keys.stream(E1, Lane::Changes), "stream"),
+        (keys.stream(E1, Lane::Bootstrap), "stream"),
+        (keys.load(E1), "hash"),
+    ];
+    for (key, expected) in fresh {
+        rig.occupy(&key, true).await;
+        let found = "zset".to_owned();
+        let wrong = StoreError::WrongType { key: key.clone(), found, expected };
+        assert_eq!(store.inspect().await, Err(wrong));
+        rig.occupy(&key, false).await;
+    }
+    assert!(store.inspect().await.unwrap().checkpoint.is_some());
 }

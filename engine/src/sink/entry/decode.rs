@@ -148,6 +148,9 @@ pub enum Content {
         key: Vec<usize>,
         /// Of a message: it stood in a transaction.
         transactional: Option<bool>,
+        /// The chain may have lost rows of this table (`on_error` is `drop` or
+        /// `dead_letter`): a change may find no row, an insert may find one.
+        miss: bool,
     },
     /// Tables were emptied.
     Truncate {
@@ -238,6 +241,7 @@ struct Data {
     old: Option<Vec<Field>>,
     key: Vec<usize>,
     transactional: Option<bool>,
+    miss: bool,
     tables: Vec<String>,
     cascade: bool,
     restart_identity: bool,
@@ -316,6 +320,7 @@ impl Data {
                     old: self.old,
                     key: self.key,
                     transactional: self.transactional,
+                    miss: self.miss,
                 })?
             }
         })

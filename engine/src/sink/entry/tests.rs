@@ -83,7 +83,8 @@ proptest! {
         let columns = vec!["id".to_owned(), "note".to_owned()];
         let key = if old.is_none() { vec![0] } else { Vec::new() };
         let (oids, transactional) = (vec![23, 25], None);
-        let expected = Content::Row { columns, oids, new, old, key, transactional };
+        let miss = false;
+        let expected = Content::Row { columns, oids, new, old, key, transactional, miss };
         prop_assert_eq!(entry.content, expected);
     }
 

@@ -41,7 +41,7 @@ impl Store for MemoryStore {
 
     async fn append(&mut self, guard: &Guard, append: &Append<'_>) -> Result<Answer, StoreError> {
         in_order(guard, &append.entries)?;
-        let step = match append.entries.len() {
+        let step = match append.entries.len() + append.dead.letters.len() {
             0 => Step::Mark,
             n => Step::Append(n),
         };
@@ -62,7 +62,7 @@ impl Store for MemoryStore {
 
     async fn load(&mut self, guard: &Guard, load: &Load<'_>) -> Result<Answer, StoreError> {
         in_order(guard, &load.entries)?;
-        let step = Step::Load(load.entries.len());
+        let step = Step::Load(load.entries.len() + load.dead.letters.len());
         self.step(step, |world, now| Ok(world.load(guard, load, now))).await
     }
 
@@ -159,6 +159,23 @@ impl Registry for MemoryStore {
                 world.coverage = Some(new.to_vec());
             }
             Ok(same)
+        })
+        .await
+    }
+
+    async fn letters(&mut self, after: Id, most: usize) -> Result<Vec<(Id, Vec<u8>)>, StoreError> {
+        self.step(Step::Read, |world, _| {
+            let letters = world.dead.0.iter().filter(|(id, _)| *id > after);
+            Ok(letters.take(most).cloned().collect())
+        })
+        .await
+    }
+
+    async fn forget(&mut self, letters: &[Id]) -> Result<u64, StoreError> {
+        self.step(Step::Write, |world, _| {
+            let before = world.dead.0.len();
+            world.dead.0.retain(|(id, _)| !letters.contains(id));
+            Ok((before - world.dead.0.len()) as u64)
         })
         .await
     }

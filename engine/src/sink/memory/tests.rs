@@ -5,7 +5,7 @@ use crate::position::{Epoch, Lsn};
 use crate::sink::config::Durability;
 use crate::sink::contract::{self, Rig};
 use crate::sink::id::Id;
-use crate::sink::store::{Answer, Append, Begin, Guard, NewEntry, Store};
+use crate::sink::store::{Answer, Append, Begin, Dead, Guard, NewEntry, Store};
 
 struct Fake {
     server: MemoryServer,
@@ -48,7 +48,12 @@ async fn put(store: &mut MemoryStore, after: u64, lsn: u64) -> Result<Answer, St
     let id = Id { high: lsn, low: 1 };
     let entry = NewEntry { id, op: "insert", table: "t", data: b"x", last: true };
     let fields = vec![("confirmed", Lsn(lsn).to_string())];
-    store.append(&guard, &Append { generation: 1, entries: vec![entry], fields }).await
+    store
+        .append(
+            &guard,
+            &Append { generation: 1, entries: vec![entry], fields, dead: Dead::default() },
+        )
+        .await
 }
 
 async fn top(server: &MemoryServer) -> u64 {

@@ -8,8 +8,8 @@ use crate::position::Epoch;
 use crate::sink::entry::RawEntry;
 use crate::sink::id::{Id, Keys, Lane};
 use crate::sink::store::{
-    Acked, Answer, Append, Begin, Begun, Checkpoint, Consumer, Fence, Finish, Finished, Guard,
-    Inspection, LEASE_UNTIL, Leased, Load, NewEntry, StoreError, Trim,
+    Acked, Answer, Append, Begin, Begun, Checkpoint, Consumer, Dead, Fence, Finish, Finished,
+    Guard, Inspection, LEASE_UNTIL, Leased, Load, NewEntry, StoreError, Trim,
 };
 
 type Hash = BTreeMap<String, String>;
@@ -24,6 +24,8 @@ pub(super) struct World {
     pub(super) catalog: Option<Vec<u8>>,
     pub(super) coverage: Option<Vec<u8>>,
     pub(super) consumers: Hash,
+    /// Dead letters, and the id of the newest that there ever was.
+    pub(super) dead: (Vec<(Id, Vec<u8>)>, u64),
     pub(super) epochs: BTreeMap<u64, EpochData>,
     pub(super) wrong: BTreeSet<String>,
 }
@@ -136,6 +138,7 @@ impl World {
             (keys.state(), "string"),
             (keys.catalog(), "string"),
             (keys.consumers(), "hash"),
+            (keys.dead(), "stream"),
             (keys.stream(epoch, Lane::Changes), "stream"),
             (keys.stream(epoch, Lane::Bootstrap), "stream"),
             (keys.load(epoch), "hash"),
@@ -156,6 +159,7 @@ impl World {
                 .epochs
                 .get(&epoch.0)
                 .map_or(0, |e| e.stream(Lane::Changes).entries.len() as u64),
+            letters: self.dead.0.len() as u64,
         })
     }
 
@@ -170,6 +174,7 @@ impl World {
             return Begun::Taken;
         }
         self.checkpoint.clear();
+        self.dead.0.clear();
         self.set(&begin.fields);
         if let Some((_, new)) = begin.state {
             self.state = Some(new.to_vec());
@@ -207,6 +212,10 @@ impl World {
         if let Some(answer) = refused(&checkpoint, &checkpoint, stream, guard) {
             return answer;
         }
+        if self.dead_full(&append.dead) {
+            return Answer::Full;
+        }
+        self.dead_letters(&append.dead);
         if let Some(last) = append.entries.last() {
             self.checkpoint.insert("last".to_owned(), last.id.to_string());
             let stream = &mut self.epoch(guard.epoch).changes;
@@ -216,6 +225,21 @@ impl World {
         }
         self.set(&append.fields);
         Answer::Done
+    }
+
+    fn dead_full(&self, dead: &Dead) -> bool {
+        let there = (self.dead.0.len() as u64).saturating_sub(dead.closed.len() as u64);
+        let added = dead.letters.len() as u64;
+        added > 0 && there > 0 && there + added > dead.limit
+    }
+
+    fn dead_letters(&mut self, dead: &Dead) {
+        let (letters, newest) = &mut self.dead;
+        letters.retain(|(id, _)| !dead.closed.contains(&id.to_string()));
+        for letter in &dead.letters {
+            *newest += 1;
+            letters.push((Id { high: *newest, low: 0 }, letter.clone()));
+        }
     }
 
     pub(super) fn lease(
@@ -262,13 +286,20 @@ impl World {
 
     pub(super) fn load(&mut self, guard: &Guard, load: &Load<'_>, now_ms: u64) -> Answer {
         let checkpoint = self.checkpoint.clone();
-        let mut data = self.epochs.get_mut(&guard.epoch.0);
+        let data = self.epochs.get(&guard.epoch.0);
         let (empty, none) = (Stream::default(), Hash::new());
         let (hash, stream) = data.as_ref().map_or((&none, &empty), |e| (&e.load, &e.bootstrap));
         if let Some(answer) = refused(hash, &checkpoint, stream, guard) {
             return answer;
         }
-        let Some(data) = data.as_mut() else { return Answer::Done };
+        if data.is_none() {
+            return Answer::Done;
+        }
+        if self.dead_full(&load.dead) {
+            return Answer::Full;
+        }
+        self.dead_letters(&load.dead);
+        let data = self.epoch(guard.epoch);
         for entry in &load.entries {
             data.bootstrap.push(entry, load.generation);
         }

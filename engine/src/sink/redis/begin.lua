@@ -1,7 +1,8 @@
 -- Starts an epoch: its checkpoint, the phase, the catalogue, and the registered
 -- consumers' groups, in one step.
 -- KEYS: 1 checkpoint, 2 changes, 3 bootstrap, 4 load, 5 acks, 6 state, 7 catalog,
---       8 consumers.
+--       8 consumers, 9 dead letters: those of the epoch before, whose rows are loaded
+--       again now.
 -- ARGV: 1 epoch that must be found ('' = none), 2 '1' if a state is compared and set,
 --       3 '1' if a state must be found, 4 that state, 5 the new state, 6 '1' if a
 --       catalogue is set, 7 the catalogue, then the checkpoint's fields.
@@ -17,7 +18,7 @@ end
 if redis.call('EXISTS', KEYS[2], KEYS[3], KEYS[4], KEYS[5]) > 0 then
   return {'TAKEN'}
 end
-redis.call('DEL', KEYS[1])
+redis.call('DEL', KEYS[1], KEYS[9])
 for i = 8, #ARGV, 2 do
   redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
 end

@@ -1,5 +1,5 @@
 -- The checkpoint and the last ids of its epoch's streams, in one step.
--- KEYS: 1 checkpoint, 2 state, 3 catalog, 4 consumers. ARGV: 1 the tag of all keys.
+-- KEYS: 1 checkpoint, 2 state, 3 catalog, 4 consumers, 5 dead letters. ARGV: 1 the tag of all keys.
 local function wrong(key, expected)
   local found = redis.call('TYPE', key)['ok']
   if found ~= 'none' and found ~= expected then
@@ -7,7 +7,7 @@ local function wrong(key, expected)
   end
 end
 local no = wrong(KEYS[1], 'hash') or wrong(KEYS[2], 'string')
-  or wrong(KEYS[3], 'string') or wrong(KEYS[4], 'hash')
+  or wrong(KEYS[3], 'string') or wrong(KEYS[4], 'hash') or wrong(KEYS[5], 'stream')
 if no then
   return no
 end
@@ -19,7 +19,7 @@ if no then
   return no
 end
 local reply = {'FOUND', top(base .. ':changes'), top(base .. ':bootstrap'),
-  tostring(redis.call('XLEN', base .. ':changes'))}
+  tostring(redis.call('XLEN', base .. ':changes')), tostring(redis.call('XLEN', KEYS[5]))}
 for _, word in ipairs(redis.call('HGETALL', KEYS[1])) do
   table.insert(reply, word)
 end

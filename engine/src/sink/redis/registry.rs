@@ -61,6 +61,25 @@ impl Registry for RedisStore {
         self.swap(self.keys.coverage(), old, new).await
     }
 
+    async fn letters(&mut self, after: Id, most: usize) -> Result<Vec<(Id, Vec<u8>)>, StoreError> {
+        let mut command = redis::cmd("XRANGE");
+        command.arg(self.keys.dead()).arg(format!("({after}")).arg("+").arg("COUNT").arg(most);
+        let entries = array(self.run(&command).await?)?;
+        entries.into_iter().map(letter).collect()
+    }
+
+    async fn forget(&mut self, letters: &[Id]) -> Result<u64, StoreError> {
+        let mut command = redis::cmd("XDEL");
+        command.arg(self.keys.dead());
+        for letter in letters {
+            command.arg(letter.to_string());
+        }
+        match letters.is_empty() {
+            true => Ok(0),
+            false => number(&self.run(&command).await?),
+        }
+    }
+
     async fn progress(&mut self, epoch: Epoch) -> Result<HashMap<String, String>, StoreError> {
         let mut command = redis::cmd("HGETALL");
         command.arg(self.keys.load(epoch));
@@ -111,6 +130,18 @@ impl Registry for RedisStore {
             _ => Err(unexpected()),
         }
     }
+}
+
+/// An entry of the dead letters: its id, and the field `d`.
+fn letter(entry: Value) -> Result<(Id, Vec<u8>), StoreError> {
+    let mut entry = array(entry)?.into_iter();
+    let (Some(at), Some(words)) = (entry.next(), entry.next()) else { return Err(unexpected()) };
+    let mut words = array(words)?.into_iter();
+    let data = match (words.next(), words.next()) {
+        (Some(_), Some(data)) => bytes(data)?.unwrap_or_default(),
+        _ => return Err(unexpected()),
+    };
+    Ok((id(&text(&at)?)?, data))
 }
 
 fn consumer(row: Value) -> Result<Consumer, StoreError> {

@@ -29,11 +29,11 @@ scripts! {
     INSPECT = " flags=no-writes" "guard.lua" "inspect.lua";
     BEGIN = " flags=allow-oom" "begin.lua";
     FENCE = " flags=allow-oom" "guard.lua" "fence.lua";
-    APPEND = "" "guard.lua" "append.lua";
-    MARK = " flags=allow-oom" "guard.lua" "append.lua";
+    APPEND = "" "guard.lua" "dead.lua" "append.lua";
+    MARK = " flags=allow-oom" "guard.lua" "dead.lua" "append.lua";
     LEASE = " flags=allow-oom" "guard.lua" "lease.lua";
-    LOAD = "" "guard.lua" "load.lua";
-    RENEW = " flags=allow-oom" "guard.lua" "load.lua";
+    LOAD = "" "guard.lua" "dead.lua" "load.lua";
+    RENEW = " flags=allow-oom" "guard.lua" "dead.lua" "load.lua";
     FINISH = " flags=allow-oom" "guard.lua" "finish.lua";
     RELEASE = " flags=allow-oom" "release.lua";
     TRIM = " flags=allow-oom" "acked.lua" "trim.lua";

@@ -11,8 +11,8 @@ use crate::position::Epoch;
 use crate::sink::config::Durability;
 use crate::sink::id::{Id, Lane};
 use crate::sink::store::{
-    Answer, Append, Begin, Begun, Checkpoint, Fence, Finish, Finished, Guard, Inspection, Leased,
-    Load, NewEntry, Server, Store, StoreError, Trim, Usage, in_order,
+    Answer, Append, Begin, Begun, Checkpoint, Dead, Fence, Finish, Finished, Guard, Inspection,
+    Leased, Load, NewEntry, Server, Store, StoreError, Trim, Usage, in_order,
 };
 
 fn guard_args(call: &mut Cmd, guard: &Guard, generation: u64) {
@@ -23,6 +23,16 @@ fn entry_args(call: &mut Cmd, entries: &[NewEntry<'_>]) {
     for entry in entries {
         call.arg(entry.id.to_string()).arg(entry.op).arg(entry.table).arg(entry.data);
         call.arg(if entry.last { "1" } else { "" });
+    }
+}
+
+fn dead_args(call: &mut Cmd, dead: &Dead) {
+    call.arg(dead.limit).arg(dead.closed.len()).arg(dead.letters.len());
+    for id in &dead.closed {
+        call.arg(id);
+    }
+    for letter in &dead.letters {
+        call.arg(letter);
     }
 }
 
@@ -41,7 +51,7 @@ impl Store for RedisStore {
 
     async fn inspect(&mut self) -> Result<Inspection, StoreError> {
         let keys = &self.keys;
-        let keys = [keys.checkpoint(), keys.state(), keys.catalog(), keys.consumers()];
+        let keys = [keys.checkpoint(), keys.state(), keys.catalog(), keys.consumers(), keys.dead()];
         let mut call = script::INSPECT.on(&keys);
         call.arg(&self.tag);
         let words = texts(self.call(&script::INSPECT, call).await?)?;
@@ -54,12 +64,15 @@ impl Store for RedisStore {
                     .find(|name| name == expected)
                     .unwrap_or("key of ours"),
             }),
-            [kind, changes, bootstrap, entries, fields @ ..] if kind == "FOUND" => Ok(Inspection {
-                checkpoint: Checkpoint::parse(&pairs(fields))?,
-                changes: id(changes)?,
-                bootstrap: id(bootstrap)?,
-                entries: entries.parse().map_err(|_| unexpected())?,
-            }),
+            [kind, changes, bootstrap, entries, letters, fields @ ..] if kind == "FOUND" => {
+                Ok(Inspection {
+                    checkpoint: Checkpoint::parse(&pairs(fields))?,
+                    changes: id(changes)?,
+                    bootstrap: id(bootstrap)?,
+                    entries: entries.parse().map_err(|_| unexpected())?,
+                    letters: letters.parse().map_err(|_| unexpected())?,
+                })
+            }
             _ => Err(unexpected()),
         }
     }
@@ -75,6 +88,7 @@ impl Store for RedisStore {
             keys.state(),
             keys.catalog(),
             keys.consumers(),
+            keys.dead(),
         ]);
         call.arg(begin.before.map_or(String::new(), |before| before.0.to_string()));
         call.arg(if begin.state.is_some() { "1" } else { "" });
@@ -105,14 +119,17 @@ impl Store for RedisStore {
 
     async fn append(&mut self, guard: &Guard, append: &Append<'_>) -> Result<Answer, StoreError> {
         in_order(guard, &append.entries)?;
-        let script = if append.entries.is_empty() { &script::MARK } else { &script::APPEND };
-        let keys = [self.keys.checkpoint(), self.keys.stream(guard.epoch, Lane::Changes)];
+        let grows = !append.entries.is_empty() || !append.dead.letters.is_empty();
+        let script = if grows { &script::APPEND } else { &script::MARK };
+        let keys = &self.keys;
+        let keys = [keys.checkpoint(), keys.stream(guard.epoch, Lane::Changes), keys.dead()];
         let mut call = script.on(&keys);
         guard_args(&mut call, guard, append.generation);
         call.arg(append.fields.len() * 2);
         for (field, value) in &append.fields {
             call.arg(*field).arg(value);
         }
+        dead_args(&mut call, &append.dead);
         entry_args(&mut call, &append.entries);
         answer(self.call(script, call).await?)
     }
@@ -147,8 +164,10 @@ impl Store for RedisStore {
 
     async fn load(&mut self, guard: &Guard, load: &Load<'_>) -> Result<Answer, StoreError> {
         in_order(guard, &load.entries)?;
-        let script = if load.entries.is_empty() { &script::RENEW } else { &script::LOAD };
-        let mut call = script.on(&self.load_keys(guard.epoch));
+        let grows = !load.entries.is_empty() || !load.dead.letters.is_empty();
+        let script = if grows { &script::LOAD } else { &script::RENEW };
+        let [load_key, stream, checkpoint] = self.load_keys(guard.epoch);
+        let mut call = script.on(&[load_key, stream, checkpoint, self.keys.dead()]);
         guard_args(&mut call, guard, load.generation);
         let set = load.progress.iter().filter(|(_, value)| value.is_some()).count();
         call.arg(millis(load.lease)).arg(set * 2).arg(load.progress.len() - set);
@@ -160,6 +179,7 @@ impl Store for RedisStore {
         for (field, _) in load.progress.iter().filter(|(_, value)| value.is_none()) {
             call.arg(field);
         }
+        dead_args(&mut call, &load.dead);
         entry_args(&mut call, &load.entries);
         answer(self.call(script, call).await?)
     }

@@ -28,6 +28,8 @@ pub enum Answer {
         /// The last id in the guard hash.
         last: String,
     },
+    /// Nothing was: there is no room for more dead letters.
+    Full,
 }
 
 /// What a writer expects to find.
@@ -56,6 +58,25 @@ pub struct NewEntry<'a> {
     pub last: bool,
 }
 
+/// Dead letters that are written and closed in the same step as an append.
+#[derive(Clone, Debug, Default)]
+pub struct Dead {
+    /// New ones, encoded.
+    pub letters: Vec<Vec<u8>>,
+    /// Ids of those that are closed.
+    pub closed: Vec<String>,
+    /// So many there may be.
+    pub limit: u64,
+}
+
+impl Dead {
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.letters.is_empty() && self.closed.is_empty()
+    }
+}
+
 /// One atomic append to the changes stream.
 #[derive(Clone, Debug)]
 pub struct Append<'a> {
@@ -65,6 +86,8 @@ pub struct Append<'a> {
     pub entries: Vec<NewEntry<'a>>,
     /// Checkpoint fields to set beside `last`, which follows the entries.
     pub fields: Vec<(&'static str, String)>,
+    /// Rows that were set aside.
+    pub dead: Dead,
 }
 
 /// One atomic append to the bootstrap stream.
@@ -78,6 +101,8 @@ pub struct Load<'a> {
     pub progress: Vec<(String, Option<String>)>,
     /// The lease from now on.
     pub lease: Duration,
+    /// Rows that were set aside.
+    pub dead: Dead,
 }
 
 /// The end of the load: the `end` entry and the phase in one step.
@@ -303,6 +328,8 @@ pub struct Inspection {
     pub bootstrap: Id,
     /// Entries in the changes stream.
     pub entries: u64,
+    /// Dead letters.
+    pub letters: u64,
 }
 
 /// What kind of server this is.

@@ -7,18 +7,21 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kasho_plugin_sdk::{Op, Relation};
+use kasho_plugin_sdk::{Identity, Op, Relation};
+use tokio::task::JoinHandle;
 
 use super::super::assemble::{
-    Assembler, HEARTBEAT_PREFIX, Limits, NewRow, OrderError, RELOAD_PREFIX, hex,
+    Assembler, HEARTBEAT_PREFIX, Limits, NewRow, OrderError, RELOAD_PREFIX, RETRY_PREFIX, hex,
 };
 use super::super::error::SourceError;
 use super::super::marks::Marks;
+use super::super::retries::{Again, Retries, Told};
+use super::again::{Rereader, Row};
 use super::frames::{Frame, frame};
 use super::pgoutput::{self, Col, Message, Old, Tuple, decode};
 use super::relation::Relations;
-use crate::batch::{Batch, Cell, Detail, Image, Span, message_relation};
-use crate::position::Lsn;
+use crate::batch::{Batch, Cell, Closing, Detail, Image, Span, message_relation};
+use crate::position::{Lsn, Position};
 
 /// Takes received bytes apart.
 pub(super) struct Reader {
@@ -35,6 +38,10 @@ pub(super) struct Reader {
     pub(super) publications: String,
     /// What the engine has announced.
     pub(super) marks: Marks,
+    pub(super) retries: Retries,
+    rereader: Rereader,
+    /// A row that is being read again, and its word: a look at it that is cut short goes on.
+    rereading: Option<(String, JoinHandle<Result<Row, String>>)>,
     text_messages: Arc<Relation>,
     byte_messages: Arc<Relation>,
     /// The server's log has been read up to here, as of a keepalive between transactions.
@@ -48,7 +55,7 @@ impl Reader {
         limits: Limits,
         relations: Relations,
         messages: Vec<String>,
-        publications: String,
+        (publications, rereader): (String, Rereader),
     ) -> Reader {
         Reader {
             chunk: Bytes::new(),
@@ -60,6 +67,9 @@ impl Reader {
             messages,
             publications,
             marks: Marks::default(),
+            retries: Retries::default(),
+            rereader,
+            rereading: None,
             text_messages: message_relation(false),
             byte_messages: message_relation(true),
             wal_end: Lsn::ZERO,
@@ -90,6 +100,12 @@ impl Reader {
                         decoded.map_err(|source| SourceError::Decode { at: lsn, source })?;
                     if let Message::Relation(relation) = &decoded {
                         self.relations.describe(relation).await?;
+                    } else if let Message::Message { transactional: false, lsn, prefix, content } =
+                        &decoded
+                        && prefix.bytes == RETRY_PREFIX.as_bytes()
+                    {
+                        let us = pgoutput::unix_us(sent);
+                        self.again(*lsn, content.bytes, us).await?;
                     } else {
                         self.message(&decoded, at, sent, next - self.offset)?;
                     }
@@ -174,6 +190,108 @@ impl Reader {
                 }
             }
         }
+    }
+
+    /// A message in whose place a row stands that was set aside before, if it was announced.
+    /// Cancel-safe.
+    async fn again(&mut self, lsn: Lsn, word: &[u8], us: i64) -> Result<(), SourceError> {
+        let Some((word, again)) = self.retries.matching(word) else {
+            return self.lone(lsn, us, None, 0);
+        };
+        let stream = self.relations.entries.get(&again.oid).map(|e| Arc::clone(&e.relation));
+        if self.rereading.as_ref().is_none_or(|(of, _)| *of != word) {
+            let read = self.rereader.clone().read(Arc::clone(&again), stream.clone());
+            self.rereading = Some((word.clone(), tokio::spawn(read)));
+        }
+        let Some((_, reading)) = &mut self.rereading else { return Ok(()) };
+        let read = reading.await;
+        self.rereading = None;
+        match read.unwrap_or_else(|_| Err("looking for it failed".to_owned())) {
+            Ok(row) => self.found(&word, &again, lsn, us, (row, stream)),
+            Err(why) => {
+                self.retries.tell(&word, Told::Failed(why));
+                self.lone(lsn, us, None, 0)
+            }
+        }
+    }
+
+    /// Puts a row that was read again into its place.
+    fn found(
+        &mut self,
+        word: &str,
+        again: &Again,
+        lsn: Lsn,
+        us: i64,
+        (row, stream): (Row, Option<Arc<Relation>>),
+    ) -> Result<(), SourceError> {
+        let position = Position::Wal { commit_lsn: lsn, ordinal: 0 };
+        let described = stream.unwrap_or_else(|| self.relations.settle(&row.relation));
+        let gone = row.values.is_none();
+        let shown = !gone || again.delete;
+        let values = row.values.unwrap_or_else(|| {
+            let key = |name: &String| again.columns.iter().position(|column| column == name);
+            let value = |name| key(name).and_then(|at| again.values[at].clone());
+            described.columns.iter().map(|column| value(&column.name)).collect()
+        });
+        let bytes = values.iter().flatten().map(String::len).sum();
+        let new = shown.then(|| {
+            let image = self.own_image(&described, values, |name| {
+                !gone || again.columns.iter().any(|column| column == name)
+            });
+            let relation = self.asm.batch.relation_index(&described);
+            let whole = described.identity == Identity::Full;
+            let op = match (gone, whole) {
+                (true, _) => Op::Delete,
+                // An update would have to say what every column was.
+                (false, true) => Op::Insert,
+                (false, false) => again.op,
+            };
+            let (new, old) = if gone { (None, Some(image)) } else { (Some(image), None) };
+            NewRow { op, relation, new, old, detail: None }
+        });
+        if again.closes || shown {
+            let letter = again.letter.clone();
+            let closes = again.closes;
+            self.asm.batch.aside.closings.push(Closing { position, letter, row: shown, closes });
+        }
+        self.retries.tell(word, if gone { Told::Gone(lsn) } else { Told::Read(lsn) });
+        self.lone(lsn, us, new, bytes)
+    }
+
+    /// An image of values that were not received; the others are absent.
+    fn own_image(
+        &mut self,
+        relation: &Relation,
+        values: Vec<Option<String>>,
+        there: impl Fn(&str) -> bool,
+    ) -> Image {
+        self.close_segment();
+        let (mut text, mut cells) = (Vec::new(), Vec::new());
+        for (column, value) in relation.columns.iter().zip(values) {
+            cells.push(match value {
+                _ if !there(&column.name) => Cell::Absent,
+                Some(value) => {
+                    let cell = span(self.segments, text.len(), value.len());
+                    text.extend_from_slice(value.as_bytes());
+                    Cell::Text(cell)
+                }
+                None => Cell::Null,
+            });
+        }
+        self.asm.batch.push_segment(text.into());
+        self.segments += 1;
+        self.asm.batch.push_image(cells)
+    }
+
+    fn lone(
+        &mut self,
+        lsn: Lsn,
+        us: i64,
+        row: Option<NewRow>,
+        bytes: usize,
+    ) -> Result<(), SourceError> {
+        let added = self.asm.lone(lsn, us, row, bytes);
+        added.map_err(|e| SourceError::protocol("streaming", e.to_string()))
     }
 
     fn row(&mut self, row: NewRow, bytes: usize) -> Result<(), SourceError> {
@@ -296,7 +414,7 @@ impl Reader {
         transactional: bool,
     ) -> Option<NewRow> {
         let name = std::str::from_utf8(prefix.bytes).ok()?;
-        let ours = [HEARTBEAT_PREFIX, RELOAD_PREFIX].contains(&name);
+        let ours = [HEARTBEAT_PREFIX, RELOAD_PREFIX, RETRY_PREFIX].contains(&name);
         if ours || !self.messages.iter().any(|listed| listed == name) {
             return None;
         }

@@ -62,6 +62,11 @@ impl Relations {
         Relations { entries: HashMap::new(), known, catalog }
     }
 
+    /// A description of the catalogue's, of a table that the stream has not spoken of yet.
+    pub(super) fn settle(&self, found: &Relation) -> Arc<Relation> {
+        self.known.settle(found.clone())
+    }
+
     /// Takes a description from the stream. Cancel-safe: it may be given again.
     ///
     /// The server repeats a description after any change that may concern it, also when

@@ -1,0 +1,226 @@
+//! Reads one row of the source as it is now, by its key: for a row that was set aside and
+//! is to be published after all. When, and why that is right: [`super::super::retries`].
+//!
+//! What can go wrong: the table is not published any more, or has another shape than the
+//! stream knows; somebody writes to it for too long; PostgreSQL does not answer. Each is
+//! told to whoever asked, without a value of the row, and the stream goes on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kasho_plugin_sdk::Relation;
+use tokio::time::Instant;
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+use super::super::catalog::{Catalog, ConstraintKind, Table};
+use super::super::conninfo::{Conninfo, sql_connect};
+use super::super::error::SourceError;
+use super::super::retries::Again;
+use super::{identifier, literal};
+
+/// The stream waits no longer than this for a row.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Whoever has written to the table has so long to end.
+const WRITERS: Duration = Duration::from_secs(3);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Where rows are read.
+#[derive(Clone, Debug)]
+pub(super) struct Rereader {
+    pub(super) info: Conninfo,
+    pub(super) publications: Vec<String>,
+}
+
+/// A row as it was found.
+pub(super) struct Row {
+    /// Its table, as the catalogue describes it.
+    pub(super) relation: Arc<Relation>,
+    /// Its values, one a column; none if there is no such row.
+    pub(super) values: Option<Vec<Option<String>>>,
+}
+
+impl Rereader {
+    /// Looks for the row; `stream` is its table as the stream described it last.
+    ///
+    /// # Errors
+    /// In words for an operator.
+    pub(super) async fn read(
+        self,
+        again: Arc<Again>,
+        stream: Option<Arc<Relation>>,
+    ) -> Result<Row, String> {
+        let read = self.look(&again, stream.as_deref());
+        match tokio::time::timeout(PATIENCE, read).await {
+            Ok(read) => read,
+            Err(_) => Err(format!("PostgreSQL did not answer within {PATIENCE:?}")),
+        }
+    }
+
+    async fn look(&self, again: &Again, stream: Option<&Relation>) -> Result<Row, String> {
+        let client = sql_connect(&self.info, "kasho").await.map_err(|e| e.to_string())?;
+        let catalog = Catalog::read(&client, &self.publications).await;
+        let catalog = catalog.map_err(|e| e.to_string())?;
+        let relation = catalog.relation(again.oid).ok_or(
+            "its table is not published any more: nobody waits for the row (`kasho dead forget`)",
+        )?;
+        if stream.is_some_and(|stream| !same_shape(stream, relation)) {
+            return Err(format!(
+                "{} was altered, and the stream has not come that far: try again when it has",
+                relation.qualified()
+            ));
+        }
+        let tables: Vec<&Table> =
+            catalog.tables.iter().filter(|table| table.relation == again.oid).collect();
+        writers_end(&client, &tables).await?;
+        let relation = Arc::clone(relation);
+        let values = one(&client, &tables, &relation, &key(&catalog, again)?).await?;
+        Ok(Row { relation, values })
+    }
+}
+
+/// What names and types of columns say; the stream's own description is not held against
+/// what only the catalogue knows.
+fn same_shape(stream: &Relation, now: &Relation) -> bool {
+    let columns =
+        |r: &Relation| r.columns.iter().map(|c| (c.name.clone(), c.oid)).collect::<Vec<_>>();
+    stream.qualified() == now.qualified() && columns(stream) == columns(now)
+}
+
+/// The columns to look by, with their values: of a letter that knows more than the primary
+/// key, that alone, for the others may have changed since.
+fn key(catalog: &Catalog, again: &Again) -> Result<Vec<(String, Option<String>)>, String> {
+    let primary = catalog
+        .constraints
+        .iter()
+        .find(|c| c.kind == ConstraintKind::PrimaryKey && c.relation == again.oid)
+        .filter(|c| c.columns.iter().all(|column| again.columns.contains(column)));
+    let known = again.columns.iter().zip(&again.values);
+    let key = known
+        .filter(|(column, _)| primary.is_none_or(|primary| primary.columns.contains(column)))
+        .map(|(column, value)| (column.clone(), value.clone()));
+    let key: Vec<_> = key.collect();
+    let relation = catalog.relation(again.oid);
+    let lacks = |(column, _): &&(String, _)| relation.is_none_or(|r| r.column(column).is_none());
+    match key.iter().find(lacks) {
+        None if !key.is_empty() => Ok(key),
+        None => Err("the letter does not say which row it is".to_owned()),
+        Some((column, _)) => Err(format!("its key column {column} is not there any more")),
+    }
+}
+
+/// Waits until whoever has written to these tables by now has ended: of a transaction that
+/// stands in the log and is not visible yet, the locks still stand.
+async fn writers_end(client: &Client, tables: &[&Table]) -> Result<(), String> {
+    const WRITERS_SQL: &str = "SELECT DISTINCT l.virtualtransaction \
+        FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
+        WHERE l.locktype = 'relation' AND l.granted AND l.relation = ANY($1) \
+          AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) \
+          AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', \
+                         'AccessExclusiveLock') \
+          AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid() \
+          AND a.state IS DISTINCT FROM 'idle in transaction'";
+    let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+    let (begun, mut waited): (_, Option<Vec<String>>) = (Instant::now(), None);
+    loop {
+        let rows = client.query(WRITERS_SQL, &[&oids]).await;
+        let rows = rows.map_err(|e| refused("looking who writes to its table", &e))?;
+        let mut now: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        if let Some(before) = &waited {
+            // Whoever came later commits behind the message.
+            now.retain(|writer| before.contains(writer));
+        }
+        if now.is_empty() {
+            return Ok(());
+        }
+        if begun.elapsed() > WRITERS {
+            return Err("a transaction that has written to its table has not ended: try again \
+                        when it has"
+                .to_owned());
+        }
+        waited = Some(now);
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// The one row with this key, of all tables that hold the relation's rows.
+async fn one(
+    client: &Client,
+    tables: &[&Table],
+    relation: &Relation,
+    key: &[(String, Option<String>)],
+) -> Result<Option<Vec<Option<String>>>, String> {
+    // All partitions at one moment: a row may be on its way from one to another.
+    let begin = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY";
+    client.batch_execute(begin).await.map_err(|e| refused("reading it", &e))?;
+    let mut found = None;
+    for table in tables {
+        let messages = client.simple_query(&select(table, relation, key)).await;
+        for message in messages.map_err(|e| refused("reading it", &e))? {
+            let SimpleQueryMessage::Row(row) = message else { continue };
+            let values = (0..relation.columns.len()).map(|at| row.get(at).map(str::to_owned));
+            if found.replace(values.collect()).is_some() {
+                return Err("its key finds more than one row".to_owned());
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn select(table: &Table, relation: &Relation, key: &[(String, Option<String>)]) -> String {
+    let columns: Vec<String> = relation.columns.iter().map(|c| identifier(&c.name)).collect();
+    let is = |(column, value): &(String, Option<String>)| match value {
+        Some(value) => format!("{} = {}", identifier(column), literal(value)),
+        None => format!("{} IS NULL", identifier(column)),
+    };
+    let mut conditions: Vec<String> = key.iter().map(is).collect();
+    conditions.extend(table.filter.as_ref().map(|filter| format!("({filter})")));
+    format!(
+        "SELECT {} FROM ONLY {}.{} WHERE {} LIMIT 2",
+        columns.join(", "),
+        identifier(&table.schema),
+        identifier(&table.table),
+        conditions.join(" AND "),
+    )
+}
+
+/// The server's words may quote the key: only its code is told.
+fn refused(doing: &str, error: &tokio_postgres::Error) -> String {
+    match SourceError::sql(doing, error).sqlstate() {
+        Some(code) => format!("PostgreSQL refused ({doing}, SQLSTATE {code})"),
+        None => format!("the connection to PostgreSQL failed ({doing})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_statement_quotes_whatever_the_key_holds() {
+        let table = Table {
+            oid: 1,
+            schema: "public".into(),
+            table: "o\"dd".into(),
+            relation: 1,
+            filenode: 1,
+            filter: Some("id > 3".into()),
+            columns: vec![],
+            all_columns: vec![],
+            rows_estimated: 1,
+            bytes: 0,
+            bytes_toasted: 0,
+        };
+        let column = |name: &str| kasho_plugin_sdk::Column {
+            name: name.into(),
+            ..crate::batch::ddl_relation().columns[0].clone()
+        };
+        let columns = vec![column("id"), column("x y")];
+        let relation = Relation { columns, ..Relation::clone(&crate::batch::ddl_relation()) };
+        let key = [("id".to_owned(), Some("a'; DROP".to_owned())), ("x y".to_owned(), None)];
+        assert_eq!(
+            select(&table, &relation, &key),
+            "SELECT \"id\", \"x y\" FROM ONLY \"public\".\"o\"\"dd\" WHERE \"id\" = 'a''; DROP' AND \
+             \"x y\" IS NULL AND (id > 3) LIMIT 2"
+        );
+    }
+}
