@@ -202,7 +202,8 @@ impl<C: Chains, S: Backend> Loader<'_, C, S> {
         renew.tick().await;
         let mut passed = None;
         let ended = loop {
-            // The next slice passes the chain while Redis takes in the one before it.
+            // The next slice passes the chain while Redis takes in the one before it, which
+            // is therefore sent first.
             let publishing = async {
                 if let Some(passed) = passed.take() {
                     publish(writer, &mut state, passed).await?;
@@ -211,7 +212,7 @@ impl<C: Chains, S: Backend> Loader<'_, C, S> {
                 }
                 Ok(())
             };
-            match tokio::try_join!(intake.step(&mut renew, &stop), publishing)?.0 {
+            match tokio::try_join!(publishing, intake.step(&mut renew, &stop))?.1 {
                 Step::Slice(slice) => passed = Some(*slice),
                 Step::Renew => {
                     let generation = intake.chains.adopt();

@@ -214,7 +214,7 @@ enum Holder {
 /// that dies the server is restarted, or the holder's sessions are ended.
 async fn kill_ten_times(holder: Holder) {
     const TABLES: usize = 40;
-    let load = "[bootstrap]\nworkers = 2\nrange_mib = 1\nmax_rate = \"800KiB\"\n";
+    let load = "[bootstrap]\nworkers = 2\nrange_mib = 1\nmax_rate = \"200KiB\"\n";
     let mut world = slow_world(&tables(TABLES, 1_200), load).await;
     let names = names(TABLES);
     let churn = Churn::start(&world.pg, TABLES);
