@@ -50,6 +50,7 @@ fn rust(project: &Project) -> anyhow::Result<PathBuf> {
     let mut cargo = tool("CARGO", "cargo", project);
     cargo.args(["build", "--release", "--lib", "--target", "wasm32-unknown-unknown"]);
     cargo.args(["--quiet", "--message-format=json-render-diagnostics"]);
+    cargo.arg("--config").arg(without_paths(project)?);
     // Names of functions stay, for traps; what the standard library has for debuggers goes,
     // which is a megabyte.
     cargo.env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo");
@@ -68,6 +69,19 @@ fn rust(project: &Project) -> anyhow::Result<PathBuf> {
     let mut wasm = wasm.filter(|file| file.extension().is_some_and(|e| e == "wasm"));
     wasm.next_back()
         .context("cargo made no .wasm: set crate-type = [\"cdylib\", \"rlib\"] under [lib]")
+}
+
+/// Setting of cargo's that keeps the places of this machine out of the file: a plugin does not
+/// tell where its author lives, and is the same wherever it is built.
+fn without_paths(project: &Project) -> anyhow::Result<String> {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+    let crates = home.map(|home| (home.join("registry/src"), "crates"));
+    let folder = (std::fs::canonicalize(&project.folder)?, ".");
+    let flags = crates.into_iter().chain([folder]);
+    let flags = flags.map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()));
+    let flags = serde_json::to_string(&flags.collect::<Vec<_>>())?;
+    Ok(format!("target.wasm32-unknown-unknown.rustflags={flags}"))
 }
 
 fn c(project: &Project, out: PathBuf) -> anyhow::Result<PathBuf> {
