@@ -198,7 +198,8 @@ impl World {
             return Answer::Fenced { writer: writer.to_owned(), epoch: epoch.to_owned() };
         }
         let top = self.epochs.get(&fence.epoch.0).map_or(Id::ZERO, |e| e.changes.last);
-        if last != fence.last || top != fence.top {
+        let position = get(&self.checkpoint, "position");
+        if last != fence.last || top != fence.top || position != fence.position {
             return Answer::Moved { top: top.to_string(), last: last.to_owned() };
         }
         self.set(&fence.fields);

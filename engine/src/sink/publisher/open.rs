@@ -249,15 +249,15 @@ async fn take_over<S: Backend>(
         let found = claim.store.inspect().await?;
         found.checkpoint.as_ref().map_or(Ok(()), |stored| claim.holds(stored))?;
         let mut checkpoint = check(&mut claim.store, &found, opening).await?;
-        let (writer, last) = match &found.checkpoint {
-            Some(stored) => (stored.writer.clone(), stored.last.to_string()),
-            None => return Err(lost("there is no checkpoint".to_owned())),
+        let Some(stored) = &found.checkpoint else {
+            return Err(lost("there is no checkpoint".to_owned()));
         };
-        checkpoint.writer = opening.token.after(&writer);
+        checkpoint.writer = opening.token.after(&stored.writer);
         let fence = Fence {
             epoch: checkpoint.epoch,
-            writer,
-            last,
+            writer: stored.writer.clone(),
+            last: stored.last.to_string(),
+            position: stored.position.to_string(),
             top: found.changes,
             fields: checkpoint.fields(),
         };

@@ -165,6 +165,8 @@ pub struct Fence {
     /// The stream's last id as read.
     pub top: Id,
     /// Fields to set, `writer` among them.
+    /// Its `position` as read: rows that are set aside move it, and no entry.
+    pub position: String,
     pub fields: Vec<(&'static str, String)>,
 }
 
