@@ -188,13 +188,22 @@ impl Loading {
 }
 
 /// Has a new holder keep a later snapshot, for as long as that takes: nobody else can go
-/// on with the load.
-pub(super) async fn rehold(spec: HolderSpec, events: mpsc::Sender<Event>, stop: CancellationToken) {
+/// on with the load. There is none as long as nobody could store whose it is.
+pub(super) async fn rehold(
+    world: &World,
+    spec: HolderSpec,
+    events: mpsc::Sender<Event>,
+    stop: CancellationToken,
+) {
     let mut backoff = Backoff::default();
     loop {
+        let made = async {
+            world.inspect().await?;
+            make(&spec, &events, 0).await
+        };
         let error = tokio::select! {
             () = stop.cancelled() => return,
-            made = make(&spec, &events, 0) => match made {
+            made = made => match made {
                 Ok((report, holder)) => {
                     let event = Event::Reheld(Box::new(report), Box::new(holder));
                     let _ = events.send(event).await;

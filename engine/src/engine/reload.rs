@@ -11,9 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::effects::unavailable;
 use super::{Engine, Event, Running, World, loading};
 use crate::batch::Mark;
-use crate::bootstrap::{
-    self, Command, Load, Phase, Refusal, RefusalCode, Reload, Streaming, Transition,
-};
+use crate::bootstrap::{self, Command, Load, Phase, Refusal, Reload, Streaming, Transition};
 use crate::control::Answer;
 use crate::sink::store::Registry;
 use crate::source::RELOAD_PREFIX;
@@ -83,20 +81,22 @@ impl Engine {
             if !moving.is_empty() {
                 world.let_move(moving, &stop).await;
             }
-            loading::rehold(spec, events, stop).await;
+            loading::rehold(&world, spec, events, stop).await;
         }));
     }
 
     /// A later snapshot and its locks stand: the load goes on with it.
     pub(super) async fn reheld(&mut self, report: Report, holder: Holder) {
-        self.loading = None;
+        if let Some(loading) = self.loading.take() {
+            loading.end().await;
+        }
         if let Err(refusal) = self.go_on(report, holder).await {
             // The holder ends when it is dropped without being adopted.
             tracing::warn!(%refusal, "the later snapshot is not used");
             self.troubles.load = Some(refusal.text);
-            if refusal.code == RefusalCode::Unavailable {
-                self.begin_load();
-            }
+            // Whatever was refused, and why: the phase may have come to name a holder that
+            // has ended (its reply was lost, and it was stored), and nobody else loads.
+            self.go_on_loading();
         }
     }
 
