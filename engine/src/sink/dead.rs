@@ -190,12 +190,15 @@ pub(super) fn of_load(letters: &[Letter], epoch: Epoch, last: u64, limit: u64) -
     Dead { letters: letters.collect(), closed: Vec::new(), limit }
 }
 
-/// Waits a moment, and says why.
-pub(super) async fn wait_for_room(limit: u64, status: &Status) {
+/// Waits a moment, and says why. What waits has passed its rules already, and so has
+/// whatever would come behind it: neither another rule nor `kasho dead retry` makes room.
+pub(super) async fn wait_for_room(dead: &Dead, there: u64, status: &Status) {
+    let added = dead.letters.len().saturating_sub(dead.closed.len());
+    let limit = dead.limit;
     status.pause(Some(format!(
-        "there are {limit} dead letters (redis.dead_letters) and no room for another: mend what \
-         their rows fail on and `kasho dead retry`, let go of them (`kasho dead forget`), or raise \
-         the limit"
+        "there are {there} dead letters, the next step adds {added}, and redis.dead_letters allows \
+         {limit}: let go of some (`kasho dead forget`); or mend the rule that their rows fail on, \
+         or raise the limit, and restart"
     )));
     tokio::time::sleep(FULL_PAUSE).await;
 }

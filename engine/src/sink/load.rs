@@ -262,8 +262,8 @@ impl<S: Backend> LoadWriter<S> {
                     let told = told(self.pauses, status);
                     renew(&mut self.store, &self.guard, told).await?;
                 }
-                Ok(Answer::Full) => {
-                    dead::wait_for_room(self.dead_letters, status).await;
+                Ok(Answer::Full { there }) => {
+                    dead::wait_for_room(&load.dead, there, status).await;
                     let told = told(self.pauses, status);
                     renew(&mut self.store, &self.guard, told).await?;
                 }

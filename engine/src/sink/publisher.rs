@@ -384,7 +384,7 @@ async fn append_waiting<S: Backend>(
     loop {
         match store.append(guard, append).await {
             // Refused before anything was written: exactly this may be sent again.
-            Ok(Answer::Full) => dead::wait_for_room(append.dead.limit, status).await,
+            Ok(Answer::Full { there }) => dead::wait_for_room(&append.dead, there, status).await,
             Ok(answer) => {
                 status.pause(None);
                 return settled(answer, Lane::Changes, guard.last);
@@ -425,7 +425,7 @@ impl OomPause {
 pub(crate) fn settled(answer: Answer, lane: Lane, expected: Id) -> Result<(), SinkError> {
     match answer {
         Answer::Done => Ok(()),
-        Answer::Full => Err(StoreError::Refused("FULL".to_owned()).into()),
+        Answer::Full { .. } => Err(StoreError::Refused("FULL".to_owned()).into()),
         Answer::Fenced { writer, epoch } => Err(SinkError::Fenced { lane, writer, epoch }),
         Answer::Moved { top, last } => Err(SinkError::Moved { lane, top, last, expected }),
     }

@@ -264,7 +264,7 @@ async fn take_over<S: Backend>(
         match claim.store.fence(&fence).await? {
             Answer::Done => return Ok(checkpoint),
             Answer::Fenced { writer, epoch } => return Err(overtaken(&writer, &epoch)),
-            answer @ (Answer::Moved { .. } | Answer::Full) => seen = Some(answer),
+            answer @ (Answer::Moved { .. } | Answer::Full { .. }) => seen = Some(answer),
         }
     }
     let (top, last) = match seen {

@@ -29,7 +29,10 @@ pub enum Answer {
         last: String,
     },
     /// Nothing was: there is no room for more dead letters.
-    Full,
+    Full {
+        /// How many there are.
+        there: u64,
+    },
 }
 
 /// What a writer expects to find.
