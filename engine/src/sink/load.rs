@@ -156,6 +156,9 @@ impl<S: Backend> LoadWriter<S> {
     ) -> Result<u64, SinkError> {
         self.enter()?;
         self.generation = generation;
+        if !encoded.rows.is_empty() {
+            self.room().await?;
+        }
         let last = self.guard.last.high;
         let dead = dead::of_load(&encoded.letters, self.guard.epoch, last, self.dead_letters);
         self.write(encoded.numbered(last), progress, dead).await?;
@@ -247,9 +250,6 @@ impl<S: Backend> LoadWriter<S> {
         let last = entries.last().map_or(self.guard.last, |entry| entry.id);
         let (count, bytes) =
             (entries.len() as u64, entries.iter().map(|entry| entry.data.len() as u64).sum());
-        if count > 0 {
-            self.room().await?;
-        }
         let lease = Duration::from_millis(LEASE_MS);
         let load = Load { generation: self.generation, entries, progress, lease, dead };
         let status = &self.status;
