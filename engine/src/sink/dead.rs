@@ -5,6 +5,7 @@
 //! of them than `redis.dead_letters` allows, which holds up the writer until some are
 //! closed: a row is never set aside without being written down.
 
+use kasho_plugin_sdk::Op;
 use serde::{Deserialize, Serialize};
 use tokio::time::Duration;
 
@@ -108,6 +109,34 @@ pub async fn list<S: Registry>(store: &mut S) -> Result<Vec<StoredLetter>, SinkE
     }
 }
 
+/// Letters that a later load of these tables makes needless, each table with its load point:
+/// those of rows that were loaded before, and of changes that are part of it. One that we
+/// did not write is none of them.
+pub(super) async fn before_load<S: Registry>(
+    store: &mut S,
+    tables: &[(&str, Lsn)],
+) -> Result<Vec<String>, SinkError> {
+    let (mut found, mut after) = (Vec::new(), Id::ZERO);
+    loop {
+        let page = store.letters(after, PAGE).await?;
+        let Some((last, _)) = page.last() else { return Ok(found) };
+        after = *last;
+        let letters = page.iter().filter(|(_, data)| needless(data, tables));
+        found.extend(letters.map(|(id, _)| id.to_string()));
+    }
+}
+
+fn needless(data: &[u8], tables: &[(&str, Lsn)]) -> bool {
+    let Ok(letter) = serde_json::from_slice::<StoredLetter>(data) else { return false };
+    let table = tables.iter().find(|(table, _)| *table == letter.table);
+    let position = letter.position.parse().map(|at: EpochPosition| at.position);
+    match (table, position) {
+        (Some((_, load_lsn)), Ok(Position::Wal { commit_lsn, .. })) => commit_lsn < *load_lsn,
+        (Some(_), Ok(Position::Bootstrap(_))) => letter.op == Op::Read.name(),
+        (None, _) | (_, Err(_)) => false,
+    }
+}
+
 /// What waits to be written down with the entries around it.
 #[derive(Debug, Default)]
 pub(super) struct Aside {
@@ -206,7 +235,6 @@ pub(super) async fn wait_for_room(dead: &Dead, there: u64, status: &Status) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kasho_plugin_sdk::Op;
 
     fn at(lsn: u64, ordinal: u64) -> Position {
         Position::Wal { commit_lsn: Lsn(lsn), ordinal }
