@@ -189,9 +189,9 @@ impl Aside {
             Position::Wal { .. } | Position::Bootstrap(_) => None,
         };
         let ripe = |at: Position| at <= position && (open.is_none() || of(at) != open);
-        let waiting = self.letters.iter().filter(|letter| !ripe(letter.position)).count() as u64;
-        if waiting > self.limit {
-            let lsn = open.unwrap_or(Lsn::ZERO);
+        let waits = |at: Position| at <= position && !ripe(at);
+        let waiting = self.letters.iter().filter(|letter| waits(letter.position)).count() as u64;
+        if let Some(lsn) = open.filter(|_| waiting > self.limit) {
             return Err(SinkError::TooManyLetters { lsn, limit: self.limit });
         }
         let letters = self.letters.iter().filter(|letter| ripe(letter.position));
@@ -202,6 +202,11 @@ impl Aside {
             closed: closed.map(|closing| closing.letter.clone()).collect(),
             limit: self.limit,
         })
+    }
+
+    /// So many wait that no entry is to be held back any more for which they do.
+    pub(super) fn presses(&self) -> bool {
+        self.letters.len() as u64 > self.limit
     }
 
     /// Forgets what [`Aside::through`] gave, for it is written.
@@ -281,8 +286,40 @@ mod tests {
         let mut aside = Aside { limit: 1, ..Aside::default() };
         aside.take(&[letter(at(20, 1)), letter(at(20, 2))], &[]);
         let error = aside.through(Epoch(1), at(20, 3), Id::ZERO).unwrap_err();
-        assert!(error.to_string().contains("redis.dead_letters"), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("redis.dead_letters") && text.contains("at 0/14 "), "{text}");
         assert!(aside.through(Epoch(1), Position::after(Lsn(20)), Id::ZERO).is_ok());
+        // What is still to come may come with an entry of its transaction.
+        for before in [at(19, 0), at(10, Position::LAST)] {
+            assert!(aside.through(Epoch(1), before, Id::ZERO).is_ok());
+        }
+        assert!(aside.presses());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_room_says_how_much_is_missing() {
+        let status = Status::default();
+        let letters = vec![Vec::new(); 5];
+        let dead = Dead { letters, closed: vec!["1-0".into()], limit: 10 };
+        wait_for_room(&dead, 7, &status).await;
+        let told = status.get().paused.unwrap();
+        assert!(
+            told.contains("are 7 dead") && told.contains("adds 4") && told.contains("allows 10")
+        );
+    }
+
+    #[test]
+    fn a_later_load_makes_letters_of_what_it_holds_needless() {
+        let is = |op, position, tables: &[(&str, Lsn)]| {
+            let letter = Letter { op, ..letter(position) };
+            needless(&StoredLetter::encode(&letter, Epoch(1), position), tables)
+        };
+        let loaded = [("public.s", Lsn(90)), ("public.t", Lsn(20))];
+        assert!(is(Op::Read, Position::Bootstrap(7), &loaded));
+        assert!(is(Op::Update, at(19, 4), &loaded), "it is in the snapshot");
+        assert!(!is(Op::Update, at(20, 1), &loaded), "it comes after it");
+        assert!(!is(Op::Read, Position::Bootstrap(7), &loaded[..1]), "of another table");
+        assert!(!needless(b"somebody else's", &loaded));
     }
 
     #[test]

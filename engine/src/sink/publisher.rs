@@ -140,6 +140,7 @@ impl<S: Backend> Publisher<S> {
             }
         }
         let open = batch.pieces.last().is_some_and(|piece| piece.end_lsn.is_none());
+        let open = open && !self.aside.presses();
         let held = usize::from(open && self.pending.last().is_some_and(|entry| !entry.last));
         self.send(self.pending.len() - held, confirmed.max(self.confirmed)).await
     }
