@@ -165,11 +165,11 @@ pub struct Fence {
     pub writer: String,
     /// Its `last` as read.
     pub last: String,
+    /// Its `position` as read: rows that are set aside move it, and no entry.
+    pub position: String,
     /// The stream's last id as read.
     pub top: Id,
     /// Fields to set, `writer` among them.
-    /// Its `position` as read: rows that are set aside move it, and no entry.
-    pub position: String,
     pub fields: Vec<(&'static str, String)>,
 }
 
