@@ -22,6 +22,7 @@ mod grpc_tls;
 mod guard;
 mod harness_works;
 mod identity;
+mod letters;
 mod life;
 mod limit;
 mod manual;
