@@ -83,7 +83,7 @@ impl Kind {
             Kind::Number => Key::Number(Number::parse(text)?),
             Kind::Text | Kind::Opaque => Key::Text(text.into()),
             Kind::Padded => Key::Text(text.trim_end_matches(' ').into()),
-            Kind::Lower => Key::Text(text.to_lowercase().into()),
+            Kind::Lower => Key::Text(Normaliser::Citext.apply(text)),
             Kind::Bool => Key::Bool(truth(text)?),
             // SQL would cut the time off a date, and the offset off a timestamp.
             Kind::Date => Key::Micros(moment(text, |stamp| stamp.time.is_none())?),
