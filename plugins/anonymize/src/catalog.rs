@@ -219,6 +219,8 @@ pub struct Entry {
     pub makes: Makes,
     /// What it can offer where values must stay different.
     pub unique: Unique,
+    /// Version of what it makes, for fingerprints.
+    pub version: u32,
     pub(crate) maker: Maker,
 }
 
@@ -239,6 +241,7 @@ impl Entry {
             keyed: Some(keyed),
             makes: Makes::Text,
             unique: Unique::Suffix,
+            version: 1,
             maker: Maker::Fake(parts),
         }
     }
@@ -269,6 +272,10 @@ impl Entry {
 
     const fn unique(self, unique: Unique) -> Entry {
         Entry { unique, ..self }
+    }
+
+    const fn version(self, version: u32) -> Entry {
+        Entry { version, ..self }
     }
 
     const fn with(self, options: &'static [&'static [Opt]]) -> Entry {

@@ -145,6 +145,7 @@ pub(super) static ENTRIES: &[Entry] = &[
         .example("values = [\"red\", \"green\", \"blue\"], by = \"row\"", "text", "black"),
     Entry::plain("json", &[], Maker::Json)
         .doc("Of JSON only what is listed, each by its rule; the rest byte for byte.")
+        .version(2)
         .made(Makes::Json, Maker::Json)
         .with(&[JSON])
         .example(

@@ -56,6 +56,14 @@ fn a_wrong_rule_names_itself() {
             json!({"transform": "json", "paths": {"a": {"transform": "bool", "by": "row"}}}),
             "no `by`",
         ),
+        (
+            json!({"transform": "json", "paths": {"who.*": "pass", "*.ssn": "mask"}}),
+            "paths *.ssn and who.* lead to one value",
+        ),
+        (
+            json!({"transform": "json", "paths": {"$.ssn": "mask", "ssn": "pass"}}),
+            "paths $.ssn and ssn lead to one value",
+        ),
         (json!("password_bcrypt"), "needs `cleartext"),
         (json!({"transform": "password_scrypt", "cleartext": "x", "n": 1000}), "power of two"),
         (json!({"transform": "password_pbkdf2", "cleartext": "x", "hash": "MD5"}), "SHA256"),

@@ -262,6 +262,14 @@ fn json_lets_out_what_is_listed() {
 }
 
 #[test]
+fn a_pass_lets_out_no_masked_member() {
+    let rule = json!({"transform": "json", "paths": {"who": "pass", "who.ssn": "mask"}});
+    let value = r#"{"who": {"name": "Ada", "ssn": "123"}, "x": 1}"#;
+    let out = texts(rule, "jsonb", &[value]);
+    assert_eq!(out[0].as_deref(), Some(r#"{"who": {"name": "Ada", "ssn": "***"}}"#));
+}
+
+#[test]
 fn what_hashing_costs_is_asked_for() {
     let needs = |rule: Json| {
         let fixture = Fixture::<Anonymize>::new(json!({"s.t.a": rule})).unwrap();
