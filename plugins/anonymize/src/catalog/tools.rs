@@ -133,6 +133,7 @@ pub(super) static ENTRIES: &[Entry] = &[
         .example("by = \"row\"", "timestamp", "1987-06-05 12:30:00"),
     Entry::plain("noise", &[], Maker::Noise)
         .doc("A number near the value, with as many decimals.")
+        .version(2)
         .made(Makes::Numeric, Maker::Noise)
         .keyed("noise", Exact)
         .with(&[NOISE, KEYED, BY])

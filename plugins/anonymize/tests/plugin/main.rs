@@ -270,6 +270,20 @@ fn a_pass_lets_out_no_masked_member() {
 }
 
 #[test]
+fn what_stands_behind_a_number_or_a_date_does_not_leave() {
+    for (rule, value) in [
+        (json!("noise"), "4eme rue de Paris"),
+        (json!({"transform": "noise", "amount": 5}), "4e rue de Paris"),
+        (json!("noise"), "12345678901234567890123456789"),
+        (json!({"transform": "noise", "amount": 0.5}), "36"),
+        (json!("shift_date"), "1987-06-05 born in Paris, SSN 123-45-6789"),
+        (json!("shift_date"), "1987-06-05T12:00:00 Ada"),
+    ] {
+        assert_eq!(texts(rule.clone(), "text", &[value]), [None], "{rule} {value}");
+    }
+}
+
+#[test]
 fn what_hashing_costs_is_asked_for() {
     let needs = |rule: Json| {
         let fixture = Fixture::<Anonymize>::new(json!({"s.t.a": rule})).unwrap();
