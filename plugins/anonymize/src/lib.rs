@@ -124,6 +124,14 @@ impl Plugin for Anonymize {
 fn bind(column: &str, rule: Rule, cx: &mut Setup<'_>) -> Result<Bound> {
     let pattern = ColumnPattern::parse(column)?;
     let (table, name) = (pattern.table.to_string(), pattern.column.text().to_owned());
+    if let Make::Template(template) = &rule.make
+        && template.holds(&name)
+    {
+        return Err(Error::new(format!(
+            "the template holds all of its own column as it came, which is what is to be masked: take \
+             a part of it, as by `{{{{.{name} | after \"@\"}}}}`, or another column"
+        )));
+    }
     let mut col = cx.mask(column)?;
     cx.fingerprint(col, rule.fingerprint.clone());
     if let Some(keying) = &rule.keying {

@@ -155,7 +155,7 @@ pub(super) static ENTRIES: &[Entry] = &[
             "{\"id\": 7, \"ip\": \"::1\", \"name\": \"Ada\"}",
         ),
     Entry::plain("template", &["Template"], Maker::Template)
-        .doc("Text put together from the row's columns as their own rules left them.")
+        .doc("Text put together from the row's columns as their own rules left them, its own as it came.")
         .with(&[TEMPLATE])
         .unique(Unique::Field)
         .example("template = \"user-{{.id}}@example.com\"", "text", "ada@lovelace.org"),

@@ -88,6 +88,21 @@ fn what_moves_keys_or_reads_too_much_is_refused() {
         ),
         (json!({"transform": "template", "template": "x"}), "a text[]", "makes no arrays"),
         (json!({"transform": "choice", "values": ["a", "c"]}), "a enum(a|b)", "type enum"),
+        (
+            json!({"transform": "template", "template": "x{{.a}}"}),
+            "a text",
+            "holds all of its own column",
+        ),
+        (
+            json!({"transform": "template", "template": "{{.a}}{{.a | before \"@\"}}"}),
+            "a text",
+            "holds all of its own column",
+        ),
+        (
+            json!({"transform": "template", "template": "{{.a | lower}}"}),
+            "a text",
+            "holds all of its own column",
+        ),
         (json!({"transform": "noise", "amount": 0.5}), "a int4", "give a larger one"),
         (json!({"transform": "noise", "amount": 0.5}), "a int4[]", "give a larger one"),
         // numeric(4, 2)
@@ -115,6 +130,10 @@ fn what_can_hold_is_not_refused() {
         (json!("token"), "a text key"),
         (json!({"transform": "FakeCreditCardNum", "unique": true}), "a text unique"),
         (json!({"transform": "template", "template": "u{{.id}}"}), "a text unique, id int8 key"),
+        (
+            json!({"transform": "template", "template": "{{.a | after \"@\"}}{{.b}}"}),
+            "a text, b text",
+        ),
         (json!({"transform": "noise", "amount": 0.01}), "a numeric(262146)"),
         (json!({"transform": "noise", "amount": 1}), "a int4"),
         (json!({"transform": "noise", "amount": 0.5}), "a float8"),
