@@ -115,6 +115,7 @@ pub(super) static ENTRIES: &[Entry] = &[
         .doc("Other digits, one to one, everything between them kept; a number as long as before.")
         .made(Makes::Integer, Maker::Permute)
         .unique(Unique::Exact)
+        .version(2)
         .keyed("digits", Exact)
         .with(&[DOMAIN])
         .example("", "int8", "1234567"),

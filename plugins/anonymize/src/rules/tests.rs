@@ -90,6 +90,7 @@ fn fingerprints_say_what_fakes_depend_on() {
     assert_eq!(of(json!({"transform": "mask", "keep_last": 4})), "mask/1;first=0;last=4;char='*'");
     assert_eq!(of(json!({"transform": "constant", "value": "x"})), "constant/1;value=\"x\"");
     assert_eq!(of(json!("null")), "null/1");
+    assert_eq!(of(json!("digits")), "digits/2;domain=digits");
 }
 
 #[test]
