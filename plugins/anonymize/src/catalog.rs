@@ -83,6 +83,8 @@ pub enum Unique {
     Permutation,
     /// Always exact.
     Exact,
+    /// By chance: so many bits that no two values meet.
+    Bits,
     /// From 80 bits on.
     Length,
     /// If it holds one field that is unique itself.
@@ -100,6 +102,7 @@ impl Unique {
             Unique::Suffix => "suffix",
             Unique::Permutation => "permutation",
             Unique::Exact => "always",
+            Unique::Bits => "95 bits",
             Unique::Length => "from 20 digits",
             Unique::Field => "by its field",
             Unique::Null => "NULL",

@@ -321,7 +321,8 @@ fn shaped(
     texts.iter().map(text).collect()
 }
 
-/// Permutes the digits of card numbers but the last, and puts the right one behind them.
+/// Permutes the digits of card numbers but the last, and puts the right one behind them; an
+/// empty text stays, as in [`shaped`].
 fn cards(domain: Domain, texts: &[Cow<'_, str>], otherwise: Reason) -> Vec<Result<String, Reason>> {
     let fitting = || texts.iter().filter(|text| card::is_card(text));
     let bodies: Vec<String> = fitting().map(|text| card::body(text)).collect();
@@ -329,7 +330,7 @@ fn cards(domain: Domain, texts: &[Cow<'_, str>], otherwise: Reason) -> Vec<Resul
     let mut permuted = permuted.into_iter();
     let text = |text: &Cow<'_, str>| {
         if !card::is_card(text) {
-            return Err(otherwise);
+            return if text.is_empty() { Ok(String::new()) } else { Err(otherwise) };
         }
         let digits = card::complete(text, &permuted.next().unwrap_or_default());
         let mut digits = digits.chars();
