@@ -168,8 +168,8 @@ pub enum Level {
     Debug = 4,
 }
 
-/// Writes a log line. Outside of tests the engine prints it only if the text occurs in the
-/// `.wasm` file word by word: all else could be a row's value.
+/// Writes a log line. Once the plugin has been shown a row, the engine prints it only if the
+/// text occurs in the `.wasm` file word by word: all else could be a row's value.
 pub fn log(level: Level, text: &str) {
     imports::sys::log(level as u32, text);
 }
