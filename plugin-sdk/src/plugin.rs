@@ -274,8 +274,9 @@ impl<'a> Setup<'a> {
         self.column(column, Use::Write, from)
     }
 
-    /// Declares a column of which every text is rewritten. The host enforces it: a text
-    /// that this plugin leaves as it was is an error and goes nowhere.
+    /// Declares a column of which every text is rewritten. The host enforces it: a text for
+    /// which this plugin answers no new value is an error and goes nowhere. Whether the new
+    /// value differs from the old one is the plugin's business.
     ///
     /// # Errors
     /// As [`Setup::read`].
