@@ -244,7 +244,7 @@ async fn take_over<S: Backend>(
     claim: &mut Claim<S>,
     opening: &Opening,
 ) -> Result<Checkpoint, SinkError> {
-    let mut seen = None;
+    let mut seen = (String::new(), String::new());
     for _ in 0..ATTEMPTS {
         let found = claim.store.inspect().await?;
         found.checkpoint.as_ref().map_or(Ok(()), |stored| claim.holds(stored))?;
@@ -264,13 +264,11 @@ async fn take_over<S: Backend>(
         match claim.store.fence(&fence).await? {
             Answer::Done => return Ok(checkpoint),
             Answer::Fenced { writer, epoch } => return Err(overtaken(&writer, &epoch)),
-            answer @ (Answer::Moved { .. } | Answer::Full { .. }) => seen = Some(answer),
+            Answer::Moved { top, last } => seen = (top, last),
+            Answer::Full { .. } => {}
         }
     }
-    let (top, last) = match seen {
-        Some(Answer::Moved { top, last }) => (top, last),
-        _ => Default::default(),
-    };
+    let (top, last) = seen;
     Err(SinkError::Moved { lane: Lane::Changes, top, last, expected: Id::ZERO })
 }
 
