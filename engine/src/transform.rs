@@ -50,7 +50,7 @@ mod store;
 mod token;
 mod wasi;
 
-pub use archive::{Archive, Kept};
+pub use archive::{Archive, Kept, KeySources};
 pub use catalog::{Catalog, ForeignKey};
 pub use chain::Chain;
 pub use config::{Binding, Config, KeySource, NewColumns, OnError, OnRegression, Plugins, Unruled};

@@ -8,6 +8,7 @@
 //! are not taken when it starts: the generation before goes on.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,10 +16,11 @@ use super::Engine;
 use super::prepare::EngineError;
 use super::world::World;
 use crate::bootstrap::Refusal;
+use crate::config::Config;
 use crate::control::Accepted;
 use crate::position::Lsn;
 use crate::sink::store::Checkpoint;
-use crate::transform::{self, Generation, Kept, LoadError, OnRegression, Rejected};
+use crate::transform::{self, Generation, Kept, KeySources, LoadError, OnRegression, Rejected};
 
 /// A generation that fails later than this after it was taken over is not new: whatever it
 /// fails on now did not come of taking it.
@@ -135,6 +137,7 @@ impl World {
         let (archive, host, tables) = (self.archive.clone(), self.host.clone(), self.tables());
         let (digest, keys) = (digest.to_owned(), self.config.keys.clone());
         let load = move || {
+            let keys = key_sources(&path, start);
             let kept = archive.find(&digest)?;
             let restored = transform::restore(&host, &kept, &keys, &tables, number);
             restored.map_err(|errors| told(&errors))
@@ -317,7 +320,7 @@ impl World {
             running: Some(failed.coverage()),
             digest: Some(failed.digest()),
             keys: Some(&checks),
-            kept: Some((kept, &self.config.keys)),
+            kept: Some((kept, &keys)),
             number: failed.number() + 1,
             ..Default::default()
         };
@@ -375,6 +378,14 @@ impl Engine {
     }
 }
 
+/// Where keys are by the file as it is now, whatever else is wrong with that; as it was at the
+/// start where it does not tell.
+fn key_sources(path: &Path, start: transform::Config) -> KeySources {
+    let now = Config::load_parts(path, &["keys", "dead_letter_key"]);
+    let now = now.map_or(start, |config| config.chain());
+    KeySources { keys: now.keys, dead: now.dead_letter_key }
+}
+
 fn told(reasons: &[LoadError]) -> String {
     reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
@@ -412,4 +423,34 @@ fn mixed(lsn: Lsn, checkpoint: &Checkpoint, newest: &Generation) -> String {
         checkpoint.generation,
         newest.number()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transform::KeySource;
+
+    #[test]
+    fn keys_are_where_the_file_says_now() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kasho.toml");
+        let file = |name: &str| KeySource::File(folder.path().join(name));
+        let start = transform::Config {
+            keys: [("k1".to_owned(), file("first"))].into(),
+            dead_letter_key: Some(file("dead")),
+            ..transform::Config::default()
+        };
+        let sources = || key_sources(&path, start.clone());
+        assert_eq!(sources().keys["k1"], file("first"), "there is no file");
+        let moved = "dead_letter_key = { file = 'other' }\n[keys]\nk2 = { file = 'second' }\n";
+        for name in ["second", "other"] {
+            std::fs::write(folder.path().join(name), "0123456789abcdef".repeat(4)).unwrap();
+        }
+        // What it says of plugins is no rule at all.
+        std::fs::write(&path, format!("{moved}[[transform]]\nname = 7\n")).unwrap();
+        assert_eq!(sources().keys, [("k2".to_owned(), file("second"))].into());
+        assert_eq!(sources().dead, Some(file("other")));
+        std::fs::write(&path, "[keys]\nk2 = 7\n").unwrap();
+        assert_eq!((&sources().keys["k1"], sources().dead), (&file("first"), Some(file("dead"))));
+    }
 }

@@ -2,7 +2,7 @@
 //! beside each refusal the change that it must not hinder.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kasho_plugin_sdk::{Column, Op, Relation};
@@ -126,7 +126,7 @@ fn what_is_restored_is_held_against_what_it_covered() {
         // The tables have gone on, and the files would be refused for it.
         world.become_of(&[&renamed], caught_up);
         let restored = || {
-            let loaded = restore(&host(), &kept, &BTreeMap::new(), &world.tables, 5);
+            let loaded = restore(&host(), &kept, &KeySources::default(), &world.tables, 5);
             Chain::new(Arc::new(loaded.unwrap_or_else(|e| panic!("{}", said(&e)))))
         };
         assert!(!leaves(&mut restored(), &users, &["1", SECRET]).contains(SECRET));

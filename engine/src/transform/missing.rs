@@ -43,7 +43,7 @@ pub fn missing(
     config: &Config,
     catalog: &Catalog,
 ) -> Result<(Vec<Missing>, Vec<LoadError>), Vec<LoadError>> {
-    let mut links = links(host, config)?;
+    let (mut links, _) = links(host, config)?;
     let names: Vec<String> = links.iter().map(|(bound, _)| bound.config.name.clone()).collect();
     let mut draft = Draft::new((host, config, catalog), Vec::new());
     draft.check_needs(&links);

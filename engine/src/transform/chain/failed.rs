@@ -326,4 +326,13 @@ mod tests {
         assert!(told.contains("\"dead_letter\" leaves rows out"), "{told}");
         assert!(told.contains("set dead_letter_key = { file ="), "{told}");
     }
+
+    #[test]
+    fn a_key_that_cannot_be_read_is_told_with_everything_else() {
+        let mut setup = setup(&fails(), OnError::DeadLetter);
+        setup.write("dead.key", b"no key");
+        setup.binding().plugin = "gone.wasm".to_owned();
+        let told = setup.refusal(&[&users()]);
+        assert!(told.contains("dead_letter_key: ") && told.contains("gone.wasm"), "{told}");
+    }
 }
