@@ -46,6 +46,7 @@ mod rename;
 mod rows;
 mod samples;
 mod seal;
+mod seen;
 mod store;
 mod token;
 mod wasi;

@@ -129,16 +129,22 @@ impl World {
         let _ = tokio::task::spawn_blocking(forgetting).await;
     }
 
-    /// A generation of before, as it was.
+    /// A generation of before, as it was, and with what it was found to cover since.
     ///
     /// # Errors
     /// It is not kept, or cannot be run any more.
     async fn restored(&self, digest: &str, number: u64) -> Result<Generation, String> {
         let (archive, host, tables) = (self.archive.clone(), self.host.clone(), self.tables());
-        let (digest, keys) = (digest.to_owned(), self.config.keys.clone());
+        let covered = self.covered_by(digest).await.map_err(|error| error.to_string())?;
+        let digest = digest.to_owned();
+        let (path, start) = (self.path.clone(), self.config.chain());
         let load = move || {
             let keys = key_sources(&path, start);
             let kept = archive.find(&digest)?;
+            let kept = match covered {
+                Some(covered) => kept.covering(covered),
+                None => kept,
+            };
             let restored = transform::restore(&host, &kept, &keys, &tables, number);
             restored.map_err(|errors| told(&errors))
         };
@@ -228,7 +234,8 @@ impl World {
         match known.into_iter().find(|generation| generation.digest() == checkpoint.chain) {
             Some(known) => Ok(known),
             None => {
-                let restored = self.restored(&checkpoint.chain, checkpoint.generation).await?;
+                let mut restored = self.restored(&checkpoint.chain, checkpoint.generation).await?;
+                self.handle.lend(&mut restored);
                 tracing::info!(
                     generation = checkpoint.generation,
                     digest = checkpoint.chain,
@@ -315,9 +322,12 @@ impl World {
             return Ok(None);
         }
         let checks = failed.key_checks();
+        let (learned, covered) = (failed.learned(), failed.covered());
+        let keys = key_sources(&self.path, self.config.chain());
         // Nothing is accepted here: nobody stands by.
         let options = transform::Options {
-            running: Some(failed.coverage()),
+            running: Some(&covered),
+            learned,
             digest: Some(failed.digest()),
             keys: Some(&checks),
             kept: Some((kept, &keys)),

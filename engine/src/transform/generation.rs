@@ -27,6 +27,7 @@ use super::keys::Key;
 use super::plan::{LinkPlan, Named, Policy, RelationPlan, is_virtual};
 use super::rename::Renames;
 use super::seal::DeadKey;
+use super::seen::{Seen, Viewer};
 
 /// A plugin of a generation, for status.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -319,6 +320,10 @@ pub struct Generation {
     /// What the keys of rows that are set aside are sealed under.
     pub(super) dead: Option<Arc<DeadKey>>,
     pub(super) kept: Arc<Kept>,
+    /// What rows have shown of tables, to it and to those before it.
+    pub(super) seen: Arc<Seen>,
+    /// Number of the newest sight that it was held against when it was loaded.
+    pub(super) told: u64,
 }
 
 impl fmt::Debug for Generation {
@@ -359,7 +364,24 @@ impl Generation {
         &self.kept
     }
 
-    /// What it masks, drops and filters.
+    /// What it masks, drops and filters, of the tables that there are by what rows have
+    /// shown of them since it was loaded.
+    #[must_use]
+    pub fn covered(&self) -> Coverage {
+        self.seen.over(self.viewer())
+    }
+
+    /// How much rows have shown of tables: more than before if [`Generation::covered`] says more.
+    #[must_use]
+    pub fn learned(&self) -> u64 {
+        self.seen.newest()
+    }
+
+    pub(super) fn viewer(&self) -> Viewer<'_> {
+        Viewer { digest: &self.digest, told: self.told, coverage: &self.coverage }
+    }
+
+    /// What it masks, drops and filters, by the tables that it was loaded with.
     #[must_use]
     pub fn coverage(&self) -> &Coverage {
         &self.coverage
@@ -395,9 +417,10 @@ impl Generation {
         self.bound.iter().map(|b| (b.config.name.clone(), &*b.figures)).collect()
     }
 
-    /// Goes on counting where the generation before it stands. To be called before
-    /// anybody runs it.
-    pub(super) fn count_on(&mut self, before: &Generation) {
+    /// Goes on where the generation before it stands: with its figures, and with what rows
+    /// have shown of tables. To be called before anybody runs it.
+    pub(super) fn go_on(&mut self, before: &Generation) {
+        self.seen = Arc::clone(&before.seen);
         // Nobody else has them yet.
         for bound in self.bound.iter_mut().filter_map(Arc::get_mut) {
             if let Some(same) = before.bound.iter().find(|other| other.name == bound.name) {

@@ -35,6 +35,8 @@ pub struct Options<'a> {
     /// What the running generation covers, or the checkpoint's: a candidate may not cover
     /// less without being told so twice.
     pub running: Option<&'a Coverage>,
+    /// How much rows had shown of tables when that was asked for: [`Generation::learned`].
+    pub learned: u64,
     /// The digest of that generation.
     pub digest: Option<&'a str>,
     /// Check values of the running generation's masking keys, by name.
@@ -137,7 +139,8 @@ pub fn candidate(
     let plans = if catalog.caught_up { plans } else { Vec::new() };
     let kept = keep(config, (&links, dead.as_ref()), digest, coverage);
     let found = (plans, renames, warnings);
-    Ok(generation(host, (options.number, kept), (links, dead), policy, found))
+    let made = generation(host, (options.number, kept), (links, dead), policy, found);
+    Ok(Generation { told: options.learned, ..made })
 }
 
 /// Loads what was kept of a generation that was in force, to go on with it. It is what it
@@ -235,6 +238,8 @@ fn generation(
         ready: Mutex::new(Some(instances)),
         kept: Arc::new(kept),
         dead: dead.map(Arc::new),
+        seen: Arc::default(),
+        told: 0,
     }
 }
 

@@ -85,6 +85,8 @@ fn stand_in(generation: &Generation, salt: &[u8; 32]) -> Chain {
         ready: Mutex::new(None),
         kept: Arc::clone(&generation.kept),
         dead: generation.dead.clone(),
+        seen: Arc::default(),
+        told: 0,
     }))
 }
 

@@ -199,10 +199,13 @@ impl Reloader {
 
     fn candidate(&mut self, config: &Config, reloading: &BTreeSet<String>) -> Result<(), Rejected> {
         let running = self.handle.newest();
+        // What is learned between the two is held against the candidate's rows as well.
+        let (learned, covered) = (running.learned(), running.covered());
         let (keys, accepted) =
             (running.key_checks(), self.handle.report().borrow().accepted.clone());
         let options = Options {
-            running: Some(running.coverage()),
+            running: Some(&covered),
+            learned,
             digest: Some(running.digest()),
             keys: Some(&keys),
             reloading: Some(reloading),
