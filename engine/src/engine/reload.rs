@@ -74,8 +74,9 @@ impl Engine {
         let events = self.events.clone();
         // The mark is published and the snapshot is not taken: what changes in between is
         // skipped, so rules that map these tables' keys otherwise are taken here, or not at all.
+        // What an earlier snapshot has loaded stays, and so do its keys.
         let moving = match &self.phase {
-            Phase::Streaming(Streaming { reload: Some(reload), .. }) => reload.tables.clone(),
+            Phase::Streaming(Streaming { reload: Some(reload), .. }) => reload.unloaded(),
             _ => Vec::new(),
         };
         let world = Arc::clone(&self.world);
