@@ -28,12 +28,13 @@ fn rules(more: &str, persons: &str) -> String {
     )
 }
 
-/// Persons are hashed to so many digits.
+/// Persons are hashed to so many digits. Files are looked at when they change and when
+/// somebody asks for it, and hardly ever otherwise.
 fn hashed(digits: u8) -> String {
     let hash = format!("{{ transform = \"hash\", length = {digits} }}");
     let lines = ["people.id", "orders.person", "parts.person"];
     let lines = lines.map(|column| format!("\"public.{column}\" = {hash}\n"));
-    rules("", &lines.concat())
+    format!("[plugins]\npoll_ms = 3600000\n{}", rules("", &lines.concat()))
 }
 
 fn text(pg: &Postgres, redis: &Redis, port: u16, rules: &str) -> String {
