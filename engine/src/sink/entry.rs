@@ -199,7 +199,7 @@ impl Serialize for RowData<'_> {
         };
         let (new, old) = (self.row.new, self.row.old);
         let key = (self.row.op == Op::Update && old.is_none()).then_some(Key(self.relation));
-        let miss = self.batch.aside.lossy.contains(&self.row.relation);
+        let miss = self.batch.aside.lossy.binary_search(&self.row.relation).is_ok();
         let rare = [new.is_some(), old.is_some(), transactional.is_some(), key.is_some(), miss];
         let rare = rare.into_iter().filter(|there| *there).count();
         let mut map = to.serialize_map(Some(4 + rare))?;

@@ -48,8 +48,8 @@ pub struct Chain {
     links: Vec<Link>,
     policy: Policy,
     known: KnownPlans,
-    /// What each table was last found to be, by its id: it may come under another name.
-    latest: ById<(String, TableCoverage)>,
+    /// Rows of some table may have been lost, whoever is bound to it now.
+    lossy: bool,
     targets: Targets,
     /// Buffers that are kept from batch to batch; the plans with the descriptions they are
     /// of, for most batches have those of the one before.
@@ -77,14 +77,15 @@ impl Chain {
             let _ = targets.claim(plan);
         }
         let (plans, buckets) = (Plans::new(), Buckets::default());
-        let (latest, policy) = (ById::default(), generation.policy);
+        let policy = generation.policy;
+        let lossy = generation.covered().tables.values().any(|table| table.lossy);
         let (planned, originals) = (Vec::new(), Vec::new());
         Chain {
             generation,
             links,
             policy,
             known,
-            latest,
+            lossy,
             targets,
             plans,
             planned,
@@ -103,7 +104,7 @@ impl Chain {
     #[must_use]
     pub fn passes(&self, batch: &Batch) -> bool {
         let nothing = self.links.is_empty() && self.generation.renames.is_empty();
-        (nothing && !self.policy.masks && self.policy.unruled.is_none())
+        (nothing && !self.policy.masks && self.policy.unruled.is_none() && !self.lossy)
             || batch.relations.iter().all(|r| self.known.find(r).is_some_and(|plan| plan.idle))
     }
 

@@ -313,7 +313,9 @@ impl<'a> Draft<'a> {
     /// carried over into `coverage`.
     pub(super) fn compare(&mut self, coverage: &mut Coverage, digest: &str, options: Options<'_>) {
         let Some(running) = options.running else { return };
-        loosen::carry_lossy(running, coverage);
+        if !options.fresh {
+            loosen::carry_lossy(running, coverage);
+        }
         let accepted = options.accepts(self.config, digest);
         let confirmed = accepted || self.config.accept_unmask;
         let said = (self.config.unruled_tables == Some(Unruled::Pass), self.catalog.caught_up);

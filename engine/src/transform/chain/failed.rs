@@ -171,6 +171,8 @@ pub(super) fn mark_lossy(batch: &mut Batch, plans: &Plans) {
         };
         batch.aside.lossy.push(at);
     }
+    // Whoever writes rows looks among them for each.
+    batch.aside.lossy.sort_unstable();
 }
 
 fn stop(
