@@ -211,16 +211,16 @@ pub(super) fn as_insert(batch: &mut Batch, plan: &LinkPlan, row: u32) -> Result<
     Ok(())
 }
 
-/// The old image says which row goes; without one, the identity in the new image does.
+/// The old image says which row goes; without one, the identity in the new image does, where
+/// it stands: a row that is set aside later on is found by the cells that came there.
 pub(super) fn as_delete(batch: &mut Batch, plan: &LinkPlan, row: u32) {
     let there = &batch.rows[row as usize];
     let old = match (there.old, there.new) {
         (Some(old), _) => Some(old),
         (None, Some(new)) => {
-            let cells = batch.cells(new).iter().zip(&plan.relation.columns);
-            let keys: Vec<Cell> =
-                cells.map(|(cell, column)| if column.key { *cell } else { Cell::Absent }).collect();
-            Some(batch.push_image(keys))
+            let cells = batch.cells_mut(new).iter_mut().zip(&plan.relation.columns);
+            cells.filter(|(_, column)| !column.key).for_each(|(cell, _)| *cell = Cell::Absent);
+            Some(new)
         }
         (None, None) => None,
     };
