@@ -12,6 +12,7 @@ use kasho_plugin_sdk::pattern::TablePattern;
 
 use crate::batch::{ddl_relation, message_relation};
 
+use super::called::as_ruled;
 use super::catalog::Catalog;
 use super::config::{Config, OnError, Unruled};
 use super::coverage::{Coverage, name};
@@ -134,8 +135,11 @@ impl<'a> Draft<'a> {
             ));
         }
         // A literal table's columns are checked with its answer.
+        let has = |r: &Arc<Relation>, column: &str| {
+            bound.names(r) && has_column(&as_ruled(&bound.called, r).0, column)
+        };
         for column in columns.iter().filter(|_| pattern.is_glob()) {
-            if !matched.iter().any(|r| bound.names(r) && has_column(r, column)) {
+            if !matched.iter().any(|r| has(r, column)) {
                 let column = gate::harmless(column);
                 let text = format!("no table that it matches has a column {column}");
                 self.unfit(wrong(text));
@@ -337,9 +341,16 @@ impl<'a> Draft<'a> {
             );
             self.errors.push(LoadError::whole(at.clone(), text));
         }
-        for (at, text) in loosen::renamed(running, coverage, &self.unknown) {
-            if !accepted {
-                let text = format!("{text}, or confirm with accept = \"{digest}\"");
+        let renamed = loosen::renamed(running, coverage, &self.unknown);
+        for loosen::Renamed { table, at, was, is } in renamed {
+            // Where it is loaded again is told by its former name, before this would be taken:
+            // so that load does not stand for it.
+            if !accepted && !options.fresh {
+                let text = format!(
+                    "it left as {was}, and with this configuration it leaves as {is}: rows already \
+                     loaded stand under the former name. Confirm with accept = \"{digest}\", then \
+                     load the table again (`kasho bootstrap --table {table}`)"
+                );
                 self.errors.push(LoadError::whole(at, text));
             }
         }

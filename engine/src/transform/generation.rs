@@ -15,7 +15,7 @@ use kasho_plugin_sdk::abi::{self, Answer, Needs};
 use kasho_plugin_sdk::pattern::TablePattern;
 
 use super::archive::Kept;
-use super::called::{Called, as_ruled};
+use super::called::{Called, as_known, as_ruled};
 use super::config::Binding;
 use super::coverage::Coverage;
 use super::figures::Figures;
@@ -156,6 +156,13 @@ impl Bound {
                     .map_err(Unfit::Wrong)?;
                 let of = |column: &str| self.named(relation, Some(column));
                 plan.name(self.named(relation, None), of);
+                let columns = plan.rename.iter_mut().flat_map(|rename| &mut rename.columns);
+                let columns = columns.map(|(column, to)| (column.clone(), to.clone()));
+                let columns = columns.map(|(column, to)| (as_known(&known, relation, &column), to));
+                let columns = columns.collect();
+                if let Some(rename) = &mut plan.rename {
+                    rename.columns = columns;
+                }
                 plan.relation = Arc::clone(relation);
                 return Ok(Some(Arc::new(plan)));
             }

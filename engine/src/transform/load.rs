@@ -398,17 +398,20 @@ fn digest(config: &Config, links: &[(Arc<Bound>, Instance)], dead: Option<&DeadK
     };
     add(abi::VERSION);
     add(&format!("{:?}", config.unruled_tables));
-    for (bound, _) in links {
-        add(&bound.compiled.sha256);
-        add(&serde_json::to_string(&bound.config).unwrap_or_default());
-        add(&bound.init.rules.to_string());
-        add(bound.key.as_ref().map_or("", |key| key.check_value()));
+    let mut links = links.iter();
+    for binding in &config.transform {
+        if binding.plugin.is_empty() {
+            add("");
+            add(&serde_json::to_string(binding).unwrap_or_default());
+        } else if let Some((bound, _)) = links.next() {
+            add(&bound.compiled.sha256);
+            add(&serde_json::to_string(&bound.config).unwrap_or_default());
+            add(&bound.init.rules.to_string());
+            add(bound.key.as_ref().map_or("", |key| key.check_value()));
+        }
     }
     if let Some(dead) = dead {
         add(dead.check_value());
-    }
-    for binding in config.transform.iter().filter(|binding| binding.plugin.is_empty()) {
-        add(&serde_json::to_string(&binding.rename).unwrap_or_default());
     }
     hex(&hash.finalize())
 }
