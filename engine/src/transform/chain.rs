@@ -393,13 +393,14 @@ impl Chain {
         plan: &Arc<LinkPlan>,
         decided: &[Decided],
     ) -> Result<(), TransformError> {
+        let drops = decided.iter().filter(|decided| decided.decision == Decision::Drop).count();
+        if drops > 0 {
+            Figures::add(&self.links[at].bound.figures.dropped, drops);
+        }
         for decided in decided {
             match decided.decision {
                 Decision::Keep => {}
-                Decision::Drop => {
-                    batch.rows[decided.row as usize].dropped = true;
-                    Figures::add(&self.links[at].bound.figures.dropped, 1);
-                }
+                Decision::Drop => batch.rows[decided.row as usize].dropped = true,
                 Decision::Error => {
                     let reason = self.reason(at, plan, decided);
                     self.row_error(batch, at, plan, decided.row, reason)?;
