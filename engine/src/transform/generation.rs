@@ -244,7 +244,8 @@ impl Bound {
             binding: config.name.clone(),
             plugin: config.plugin.clone(),
             sha256: self.compiled.sha256.clone(),
-            version: self.compiled.checked.metadata.version.clone(),
+            version: Some(self.compiled.checked.description.version.clone())
+                .filter(|version| !version.is_empty()),
             tables: config.tables.clone(),
             unmasked,
             compiled: self.compiled.took,
