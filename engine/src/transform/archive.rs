@@ -76,7 +76,8 @@ struct Entry {
 }
 
 impl Kept {
-    /// Nothing in it confirms anything, or says where files are.
+    /// Without what confirms something, and without what is this process's: where plugins are.
+    /// Where keys were stays: that is looked at once more where they are nowhere else.
     pub(super) fn config(config: &Config) -> Config {
         let (accept_unmask, accept) = (false, None);
         Config { accept_unmask, accept, plugins: Plugins::default(), ..config.clone() }

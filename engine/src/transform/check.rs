@@ -41,8 +41,6 @@ const IMPORTS: [(&str, &[ValType]); 4] = [
 /// What a module says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Checked {
-    /// Names it imports from the host.
-    pub(super) imports: Vec<String>,
     /// Has an `_initialize`.
     pub(super) initialize: bool,
     /// What its description says; nothing if it has none.
@@ -195,7 +193,6 @@ impl<'a> Outline<'a> {
             }
         }
         Ok(Checked {
-            imports: self.imports.iter().map(|(_, name, _)| (*name).to_owned()).collect(),
             initialize: self.export("_initialize").is_some(),
             description: self.metadata.map(description::read).transpose()?.unwrap_or_default(),
         })
@@ -302,7 +299,6 @@ mod tests {
     fn a_whole_plugin_is_accepted() {
         let imports = r#"(import "kasho_1" "prf" (func (param i32 i32 i32 i32 i32)))"#;
         let checked = wat(&format!("{imports} {WHOLE}")).unwrap();
-        assert_eq!(checked.imports, ["prf"]);
         assert!(!checked.initialize);
     }
 

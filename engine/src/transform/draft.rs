@@ -23,7 +23,7 @@ use super::host::Host;
 use super::instance::Instance;
 use super::load::{Errors, Options};
 use super::loosen::{self, Loosened};
-use super::plan::{Fate, LinkPlan, Policy, RelationPlan, impostor, is_virtual};
+use super::plan::{Fate, LinkPlan, Policy, RelationPlan, impostor};
 use super::rename::{self, Renames};
 use super::seal::key_columns;
 
@@ -224,7 +224,7 @@ impl<'a> Draft<'a> {
             self.errors.push(LoadError::whole(table.clone(), reason));
         }
         // Messages that nobody subscribes to stop the stream when one comes, not the load.
-        if let (Fate::Halt(reason), false) = (&plan.fate, is_virtual(relation)) {
+        if let (Fate::Halt(reason), false) = (&plan.fate, relation.is_virtual()) {
             self.unfit(LoadError::whole(table.clone(), reason.clone()));
             self.halts.insert(table.clone(), reason.clone());
         }
@@ -238,7 +238,7 @@ impl<'a> Draft<'a> {
     /// A row that is set aside has to be found again.
     fn found_again(&mut self, plan: &RelationPlan) {
         let relation = &plan.relation;
-        if is_virtual(relation) || !key_columns(relation).is_empty() {
+        if relation.is_virtual() || !key_columns(relation).is_empty() {
             return;
         }
         let bindings = self.config.plugged().zip(&plan.links);
@@ -277,7 +277,7 @@ impl<'a> Draft<'a> {
                     let text = own.unwrap_or(&text);
                     let error = LoadError::binding(&bound.name, table.clone(), text);
                     // What stands for events is not the catalogue's, and no stream differs.
-                    match is_virtual(relation) {
+                    match relation.is_virtual() {
                         true => self.errors.push(error),
                         false => self.unfit(error),
                     }

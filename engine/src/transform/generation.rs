@@ -1,8 +1,9 @@
 //! One immutable chain: bindings, compiled and asked, with what they cover.
 //!
-//! A generation is made by [`super::load`] and by nothing else; a [`super::Chain`] runs it.
-//! What can go wrong here is a guest that does not start, or that answers otherwise than
-//! when it was loaded.
+//! A generation that is in force was made by [`super::load`], of files or of what was kept
+//! of an earlier one; [`super::probe`] makes stand-ins of two. A [`super::Chain`] runs it, and
+//! notes what rows show of tables. What can go wrong here is a guest that does not start, or
+//! that answers otherwise than when it was loaded.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,7 +25,7 @@ use super::host::{Compiled, Host};
 use super::imports::LogLines;
 use super::instance::{Ceilings, Failure, Instance, complaint};
 use super::keys::Key;
-use super::plan::{LinkPlan, Named, Policy, RelationPlan, is_virtual};
+use super::plan::{LinkPlan, Named, Policy, RelationPlan};
 use super::rename::Renames;
 use super::seal::DeadKey;
 use super::seen::{Seen, Viewer};
@@ -98,7 +99,7 @@ impl Bound {
     /// Whether the binding names this relation. Events that are not rows are named only
     /// word by word: `*.*` means tables.
     pub(super) fn names(&self, relation: &Relation) -> bool {
-        let word = is_virtual(relation);
+        let word = relation.is_virtual();
         self.patterns.iter().any(|p| p.matches(relation) && !(word && p.is_glob()))
     }
 
@@ -442,12 +443,6 @@ impl Generation {
     pub fn key_checks(&self) -> BTreeMap<String, String> {
         let keys = self.bound.iter().filter_map(|b| b.key.as_ref());
         keys.map(|k| (k.name().to_owned(), k.check_value().to_owned())).collect()
-    }
-
-    /// Tables nobody names do not pass.
-    #[must_use]
-    pub fn masks(&self) -> bool {
-        self.policy.masks
     }
 
     /// The instances that were made to check it, for the first chain that runs it.

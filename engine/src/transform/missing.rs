@@ -13,7 +13,7 @@ use super::draft::Draft;
 use super::error::LoadError;
 use super::host::Host;
 use super::load::links;
-use super::plan::{Fate, is_virtual};
+use super::plan::Fate;
 
 /// A table that lacks rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub fn missing(
     draft.check_renames();
     let (plans, _) = draft.plan(&mut links);
     let mut missing = Vec::new();
-    for plan in plans.iter().filter(|plan| !is_virtual(&plan.relation)) {
+    for plan in plans.iter().filter(|plan| !plan.relation.is_virtual()) {
         let bindings: Vec<String> = plan
             .links
             .iter()

@@ -15,7 +15,7 @@ use kasho_plugin_sdk::{Column, Relation};
 use super::called;
 use super::config::{Binding, Config};
 use super::gate;
-use super::plan::{Fate, RelationPlan, is_virtual};
+use super::plan::{Fate, RelationPlan};
 
 /// Schema and table.
 type TableName = (String, String);
@@ -128,7 +128,7 @@ impl Renames {
         if table.is_none() && columns.is_empty() {
             return Ok(None);
         }
-        if is_virtual(relation) {
+        if relation.is_virtual() {
             return Err("what stands for events cannot be renamed".to_owned());
         }
         if let Some(column) = columns.keys().find(|column| relation.column(column).is_none()) {
