@@ -91,7 +91,8 @@ async fn a_dump_is_taken_loaded_and_removed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_step_may_be_typed_again() {
-    const ROWS: u64 = 120_000;
+    // Nothing slows this load down: there has to be much of it left at both interruptions.
+    const ROWS: u64 = 200_000;
     let world = World::start(ROWS).await;
     let writer = Writer::start(&world.pg, ROWS).await;
     let place = Place::of(&world).await;
@@ -108,7 +109,7 @@ async fn every_step_may_be_typed_again() {
 
     // Ctrl-C while the rows are on their way: the file goes, what is loaded stays.
     let running = world.engine.spawn(&typed);
-    eventually("rows", async || (world.entries("bootstrap").await > 1_000).then_some(())).await;
+    eventually("rows", async || (world.entries("bootstrap").await > 0).then_some(())).await;
     running.signal("INT");
     assert_eq!(running.wait_exit().await.code(), Some(1));
     assert!(place.left().is_empty(), "{:?}", place.left());
@@ -117,7 +118,7 @@ async fn every_step_may_be_typed_again() {
 
     // kill -9: nobody is left to remove it.
     let running = world.engine.spawn(&typed);
-    let more = loaded + 1_000;
+    let more = loaded;
     eventually("rows", async || (world.entries("bootstrap").await > more).then_some(())).await;
     running.kill9().await;
     assert_eq!(place.left(), ["kasho-dump-kasho_slot-e1"]);

@@ -407,7 +407,7 @@ async fn a_hundred_swaps_under_load_lose_repeat_and_mix_nothing() {
     let people = People::start(&constant("gen-0")).await;
     let stop = Arc::new(AtomicBool::new(false));
     let (client, asked) = (people.world.pg.client().await, Arc::clone(&stop));
-    let secret = people.secret.clone();
+    let (secret, mut pace) = (people.secret.clone(), people.world.pace().await);
     let writer = tokio::spawn(async move {
         let mut next = 1u64;
         while !asked.load(Ordering::Relaxed) {
@@ -416,8 +416,7 @@ async fn a_hundred_swaps_under_load_lose_repeat_and_mix_nothing() {
                 format!("SELECT n, '{secret}' || n || '@x' FROM generate_series({next}, {last}) n");
             client.batch_execute(&format!("INSERT INTO people {rows}")).await.expect("write");
             next = last + 1;
-            // As fast as an unoptimised engine can follow: what it lags behind is not the point.
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            pace.keep(last).await;
         }
         next
     });

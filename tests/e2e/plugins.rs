@@ -93,8 +93,9 @@ async fn twenty_swaps_under_load_good_and_bad() {
     let stop = Arc::new(AtomicBool::new(false));
     let client = people.world.pg.client().await;
     let (asked, secret) = (Arc::clone(&stop), people.secret.clone());
+    let mut pace = people.world.pace().await;
     let writer = tokio::spawn(async move {
-        let mut id = 1_000u64;
+        let (mut id, mut entries) = (1_000u64, 0);
         while !asked.load(Ordering::Relaxed) {
             let statements = format!(
                 "INSERT INTO people SELECT n, '{secret}' || n || '@x', 'new' FROM generate_series({id}, {id} + 19) n;
@@ -103,8 +104,8 @@ async fn twenty_swaps_under_load_good_and_bad() {
             );
             client.batch_execute(&statements).await.expect("write");
             id += 20;
-            // As fast as an unoptimised engine can follow: what it lags behind is not the point.
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            entries += 26;
+            pace.keep(entries).await;
         }
         id
     });

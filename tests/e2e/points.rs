@@ -213,8 +213,10 @@ enum Holder {
 /// The engine is killed at ten moments of the load, and goes on each time. With a holder
 /// that dies the server is restarted, or the holder's sessions are ended.
 async fn kill_ten_times(holder: Holder) {
-    const TABLES: usize = 40;
-    let load = "[bootstrap]\nworkers = 2\nrange_mib = 1\nmax_rate = \"200KiB\"\n";
+    // Slow enough that it cannot end meanwhile, however long a kill takes: over a minute in
+    // all. Once nobody is killed any more it is not held up.
+    const TABLES: usize = 60;
+    let load = "[bootstrap]\nworkers = 2\nrange_mib = 1\nmax_rate = \"100KiB\"\n";
     let mut world = slow_world(&tables(TABLES, 1_200), load).await;
     let names = names(TABLES);
     let churn = Churn::start(&world.pg, TABLES);
@@ -246,6 +248,9 @@ async fn kill_ten_times(holder: Holder) {
             assert_eq!(now.get(table), Some(attempt), "{table} was finished and is begun again");
         }
         known = now;
+        if round == 9 {
+            world.configure("[bootstrap]\nworkers = 2\nrange_mib = 1\n");
+        }
         world.engine.start_again();
         world.until_state("ACCUMULATING").await;
     }
@@ -307,8 +312,8 @@ async fn until_done(world: &World) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_is_loaded_again_while_changes_stream() {
-    let slow = "[bootstrap]\nworkers = 2\nrange_mib = 1\nmax_rate = \"500KiB\"\n";
-    let mut world = slow_world(&tables(4, 4_000), slow).await;
+    let fast = "[bootstrap]\nworkers = 2\nrange_mib = 1\n";
+    let mut world = slow_world(&tables(4, 4_000), fast).await;
     let churn = Churn::start(&world.pg, 4);
     world.bootstrap().await;
     churn.more(50).await;
@@ -316,7 +321,12 @@ async fn a_table_is_loaded_again_while_changes_stream() {
     // A message of our prefix that the engine has not announced is nothing.
     world.pg.sql("SELECT pg_logical_emit_message(false, 'kasho.reload', 'forged')").await;
     churn.more(50).await;
-    // Two at once, and whatever can die does: the engine, and then the holder too.
+    // Two at once, and whatever can die does: the engine, and then the holder too. As slow as
+    // that it cannot end before.
+    assert!(world.engine.terminate().await.success());
+    world.configure(&format!("{fast}max_rate = \"60KiB\"\n"));
+    world.engine.start_again();
+    world.until_state("STREAMING").await;
     let asked = ["bootstrap", "--table", "t2", "--table", "public.t3"];
     tokio::select! {
         _ = world.engine.run(&asked) => panic!("it was loaded before anything could die"),
@@ -343,6 +353,7 @@ async fn a_table_is_loaded_again_while_changes_stream() {
                            WHERE application_name LIKE 'kasho holder%'";
                 world.pg.sql(end).await;
             }
+            3 => world.configure(fast),
             _ => {}
         }
         world.engine.start_again();
@@ -399,7 +410,7 @@ async fn a_table_that_joins_the_publication_is_named_and_can_be_loaded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_altered_between_two_load_points_is_loaded_again() {
-    let slow = "[bootstrap]\nworkers = 1\nrange_mib = 1\nmax_rate = \"1MiB\"\n";
+    let slow = "[bootstrap]\nworkers = 1\nrange_mib = 1\nmax_rate = \"100KiB\"\n";
     let mut world = slow_world(&tables(6, 2_000), slow).await;
     let churn = Churn::start(&world.pg, 6);
     world.begin_bootstrap().await;
@@ -420,6 +431,7 @@ async fn a_table_altered_between_two_load_points_is_loaded_again() {
     world.pg.sql(&format!("ALTER TABLE {typed} ALTER COLUMN a TYPE bigint")).await;
     world.pg.sql(&format!("ALTER TABLE {open} ADD COLUMN extra text DEFAULT 'y'")).await;
     churn.more(20).await;
+    world.configure("[bootstrap]\nworkers = 1\nrange_mib = 1\n");
     world.engine.start_again();
     until_loaded(&world).await;
     let after = finished(&world).await;

@@ -5,11 +5,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-use crate::harness::{Engine, Output, Postgres, Redis, eventually, python};
+use crate::harness::{Engine, Output, PATIENCE, Postgres, Redis, eventually, python};
 
 /// The ledger table with `rows` rows, and the publication.
 pub(crate) const LEDGER: &str = "
@@ -48,6 +49,13 @@ impl World {
         let world = World { pg, redis, engine };
         world.until_state("WAITING").await;
         world
+    }
+
+    /// Writes the configuration anew, with `more` in it; the engine reads most of that when it
+    /// is started again.
+    pub(crate) fn configure(&self, more: &str) {
+        let home = self.engine.home();
+        home.write_config(&config(&self.pg.url(), &self.redis.url(), home.grpc_port(), more));
     }
 
     /// `kasho status --json`; none while the engine does not answer.
@@ -92,6 +100,12 @@ impl World {
         self.redis.try_command(&["XLEN", &key]).await.unwrap_or(0)
     }
 
+    /// How far the changes stream is, for a writer that must not run away from an engine that
+    /// is not optimised.
+    pub(crate) async fn pace(&self) -> Pace {
+        Pace(self.redis.client().await)
+    }
+
     /// The newest id of the changes stream, `(commit lsn, ordinal)`.
     pub(crate) async fn newest(&self) -> Option<(u64, u64)> {
         let words = ["XREVRANGE", "{kasho}:1:changes", "+", "-", "COUNT", "1"];
@@ -119,6 +133,22 @@ impl World {
         let output = python(include_str!("ledger.py"), &[&self.redis.url(), "1", &last]).await;
         assert_eq!(output.code, 0, "{}{}", output.stdout, output.stderr);
         output.stdout
+    }
+}
+
+/// See [`World::pace`].
+pub(crate) struct Pace(redis::aio::MultiplexedConnection);
+
+impl Pace {
+    /// Waits until no more than a few hundred of so many `entries` are not published yet.
+    pub(crate) async fn keep(&mut self, entries: u64) {
+        let begun = Instant::now();
+        let mut ask = redis::cmd("XLEN");
+        ask.arg("{kasho}:1:changes");
+        while ask.query_async::<u64>(&mut self.0).await.unwrap_or(0) + 500 < entries {
+            assert!(begun.elapsed() < PATIENCE, "the stream does not follow its writer");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 }
 
