@@ -165,7 +165,6 @@ impl Policies {
         self.crash().await;
         self.world.until_state("WAITING").await;
         self.world.begin_bootstrap().await;
-        // The first one may have come before the state was seen.
         let mut before = 0;
         for slice in 1..=2 {
             eventually("a slice", async || {

@@ -23,11 +23,11 @@ use crate::position::{Lsn, Position};
 use crate::sink::config::{Config, Durability, Encoding};
 use tokio::time::Duration;
 
+pub use epoch::{NewEpoch, begin_epoch, begin_epoch_from};
 pub(crate) use open::check_server;
-pub use open::{
-    Claim, NewEpoch, Opened, Opening, Promotion, WriterToken, begin_epoch, begin_epoch_from,
-};
+pub use open::{Claim, Opened, Opening, Promotion, WriterToken};
 
+mod epoch;
 pub(crate) mod open;
 
 /// A call carries about this many bytes of data, or one row: Redis serves nobody else

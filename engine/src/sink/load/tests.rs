@@ -7,7 +7,7 @@ use crate::sink::contract::sample::{self, Part};
 use crate::sink::entry::{Content, Entry};
 use crate::sink::memory::{Fault, MemoryServer, MemoryStore, Step};
 use crate::sink::publisher::Description;
-use crate::sink::publisher::open::{NewEpoch, begin_epoch};
+use crate::sink::publisher::{NewEpoch, begin_epoch};
 use crate::sink::store::{Connect, Feed, Registry};
 
 async fn server() -> MemoryServer {
