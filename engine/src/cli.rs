@@ -8,6 +8,7 @@ pub mod check;
 mod client;
 pub mod config;
 pub mod consumers;
+pub mod ddl;
 pub mod dead;
 mod dump;
 mod generations;
@@ -56,6 +57,9 @@ enum Command {
     /// Rows that plugins failed on and that were set aside: look at them, deliver them.
     #[command(subcommand)]
     Dead(dead::Command),
+    /// Say what becomes of a schema change that the stream has halted at.
+    #[command(subcommand)]
+    Ddl(ddl::Command),
     /// Show what the running engine does.
     Status(status::Arguments),
     /// Load what is in the database already, then stream its changes.
@@ -107,6 +111,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             .map_err(Into::into)
             .and_then(|config| block_on(consumers::run(&command, &config))),
         Command::Dead(command) => dead::run(&command, path),
+        Command::Ddl(command) => ddl::run(&command, path),
         Command::Status(arguments) => status::run(&arguments, path),
         Command::Bootstrap(arguments) => bootstrap::run(&arguments, path),
         Command::BootstrapSync(arguments) => block_on(sync::run(&arguments, path)),

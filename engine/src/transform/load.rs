@@ -386,6 +386,9 @@ fn digest(config: &Config, links: &[(Arc<Bound>, Instance)], dead: Option<&DeadK
     };
     add(abi::VERSION);
     add(&format!("{:?}", config.unruled_tables));
+    if let Some(ddl) = config.ddl {
+        add(&format!("{ddl:?}"));
+    }
     for (bound, _) in links {
         add(&bound.compiled.sha256);
         add(&serde_json::to_string(&bound.config).unwrap_or_default());

@@ -20,7 +20,7 @@ use super::again::{Rereader, Row};
 use super::frames::{Frame, frame};
 use super::pgoutput::{self, Col, Message, Old, Tuple, decode};
 use super::relation::Relations;
-use crate::batch::{Batch, Cell, Closing, Detail, Image, Span, message_relation};
+use crate::batch::{Batch, Cell, Closing, Detail, Image, Span, ddl_relation, message_relation};
 use crate::ddl;
 use crate::position::{Lsn, Position};
 
@@ -47,6 +47,7 @@ pub(super) struct Reader {
     rereading: Option<(String, JoinHandle<Result<Row, String>>)>,
     text_messages: Arc<Relation>,
     byte_messages: Arc<Relation>,
+    schema_changes: Arc<Relation>,
     /// The server's log has been read up to here, as of a keepalive between transactions.
     pub(super) wal_end: Lsn,
     /// Header of the frame last decoded.
@@ -75,6 +76,7 @@ impl Reader {
             rereading: None,
             text_messages: message_relation(false),
             byte_messages: message_relation(true),
+            schema_changes: ddl_relation(),
             wal_end: Lsn::ZERO,
             last_lsn: Lsn::ZERO,
         }
