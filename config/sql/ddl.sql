@@ -37,8 +37,9 @@ BEGIN
          original, normal, is_temporary, object_type, schema_name, object_name, object_identity,
          address_names, address_args, n)
    WHERE NOT is_temporary
-     AND (original OR object_type IN ('table', 'table column', 'table constraint', 'index',
-          'view', 'materialized view', 'type', 'sequence', 'schema', 'foreign table'))
+     AND schema_name IS DISTINCT FROM 'pg_toast'
+     AND (original OR object_type IN ('table', 'table column', 'index', 'view',
+          'materialized view', 'sequence', 'schema', 'foreign table'))
      AND (original OR n <= 10000);
   PERFORM set_config('kasho.dropped', coalesce(gone::text, ''), true);
 EXCEPTION WHEN OTHERS THEN
@@ -79,6 +80,7 @@ DECLARE
   counted jsonb;
   counting text;
   nth int := 0;
+  made boolean := false;
 BEGIN
   -- For this statement alone.
   PERFORM set_config('kasho.dropped', '', true), set_config('kasho.recomputed', '', true);
@@ -122,7 +124,8 @@ BEGIN
        AND NOT (object ->> 'type' = 'schema' AND object ->> 'name' = 'kasho')
   ) AS concerned (n, object);
 
-  IF objects IS NULL THEN
+  -- Rights on Kasho's own are its own business; they come without a schema.
+  IF objects IS NULL OR (tg_tag IN ('GRANT', 'REVOKE') AND query ~ '\mkasho\.') THEN
     RETURN;
   END IF;
 
@@ -138,12 +141,25 @@ BEGIN
               FROM pg_event_trigger_ddl_commands() e
               JOIN pg_class c ON e.classid = 'pg_class'::regclass AND c.oid = e.objid
              WHERE c.relkind = 'r' LIMIT 1);
+    made := ran IS NOT NULL;
+  ELSIF tg_tag = 'ALTER TABLE' THEN
+    -- A default that is no constant, of a column that is new in this transaction: existing rows
+    -- have what it was here and now, without having been rewritten.
+    anew := (coalesce(nullif(anew, ''), '[]')::jsonb || coalesce((
+      SELECT jsonb_agg(DISTINCT format('%I.%I', n.nspname, c.relname))
+        FROM pg_event_trigger_ddl_commands() e
+        JOIN pg_class c ON e.classid = 'pg_class'::regclass AND c.oid = e.objid
+        JOIN pg_namespace n ON n.oid = c.relnamespace
+        JOIN pg_attribute a ON a.attrelid = c.oid AND a.atthasmissing AND NOT a.attisdropped
+        JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+       WHERE c.relpersistence <> 't' AND age(a.xmin) <= 0
+         AND pg_get_expr(d.adbin, d.adrelid) ~ '[(]|CURRENT_|LOCALTIME|_USER'), '[]'))::text;
   END IF;
 
   PERFORM pg_logical_emit_message(true, 'kasho:ddl', convert_to(jsonb_build_object(
     'v', 1, 'tag', tg_tag,
     'text', CASE WHEN octet_length(ran) <= 1000000 THEN ran END,
-    'inner', nth = 0, 'nth', nth,
+    'made', made, 'inner', nth = 0, 'nth', nth,
     'path', coalesce(current_setting('kasho.path', true), ''),
     'username', session_user, 'database', current_database(),
     'objects', objects,

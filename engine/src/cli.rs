@@ -15,6 +15,7 @@ mod generations;
 pub mod plugin;
 pub mod reset;
 pub mod run;
+pub mod setup;
 pub mod snapshot;
 pub mod status;
 pub mod sync;
@@ -47,6 +48,11 @@ enum Command {
     /// Look at the configuration file.
     #[command(subcommand)]
     Config(config::Command),
+    /// Print, or make with --apply, what Kasho needs in the source database: role, grants,
+    /// publication, event triggers.
+    Setup(setup::Setup),
+    /// Print, or do with --apply, what takes all of that away, with the slot.
+    Teardown(setup::Teardown),
     /// Run the service.
     Run(run::Arguments),
     /// Look at configuration, servers and plugins as a start would; change nothing.
@@ -105,6 +111,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let path = cli.config.as_path();
     let outcome = match cli.command {
         Command::Config(command) => config::run(&command, path),
+        Command::Setup(arguments) => block_on(setup::setup(&arguments, path)),
+        Command::Teardown(arguments) => block_on(setup::teardown(&arguments, path)),
         Command::Run(arguments) => block_on(run::run(&arguments, path)),
         Command::Check => block_on(check::run(path)),
         Command::Consumers(command) => Config::load(path)
