@@ -164,12 +164,17 @@ BEGIN
     'username', session_user, 'database', current_database(),
     'objects', objects,
     'recomputed', coalesce(nullif(anew, '')::jsonb, '[]'))::text, 'UTF8'));
+  -- A message counts as standing where its record ends, a row as standing where its begins, and
+  -- one of a subtransaction (this is one) may come behind a row that begins just there. So
+  -- that none does, something else stands there: a message that is nothing.
+  PERFORM pg_logical_emit_message(false, 'kasho.heartbeat', '');
 EXCEPTION WHEN OTHERS THEN
   RAISE WARNING 'kasho: this schema change was not recorded: %', SQLERRM;
   BEGIN
     PERFORM pg_logical_emit_message(true, 'kasho:ddl',
       convert_to(jsonb_build_object('v', 1, 'tag', tg_tag, 'username', session_user,
         'database', current_database())::text, 'UTF8'));
+    PERFORM pg_logical_emit_message(false, 'kasho.heartbeat', '');
   EXCEPTION WHEN OTHERS THEN
     RAISE WARNING 'kasho: nor could that be: %', SQLERRM;
   END;

@@ -131,17 +131,19 @@ pub async fn connect(info: &Conninfo) -> Result<Client, SetupError> {
     Ok(sql_connect_with(info, "kasho setup", &settings).await?)
 }
 
-/// Runs one statement; again as long as somebody else keeps a lock that it needs.
+/// Runs one statement; again as long as somebody else keeps a lock that it needs, which is
+/// `told` each time.
 ///
 /// # Errors
 /// It was refused, or got no lock.
-pub async fn run(client: &Client, step: &Step) -> Result<(), SetupError> {
+pub async fn run(client: &Client, step: &Step, told: fn(&str)) -> Result<(), SetupError> {
     let what = || step.what.clone();
     for _ in 0..TRIES {
         match client.batch_execute(&step.sql).await {
             Ok(()) => return Ok(()),
             Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
-                tracing::info!(step = step.what, "waiting for a lock");
+                let by = holders(client).await.unwrap_or_default();
+                told(&format!("{}: waiting for a lock; open: {by}", step.what));
                 tokio::time::sleep(std::time::Duration::from_millis(PAUSE_MS)).await;
             }
             Err(error) => {

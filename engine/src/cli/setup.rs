@@ -147,7 +147,7 @@ async fn finish(client: &tokio_postgres::Client, plan: &Plan) -> anyhow::Result<
         println!("note: {note}");
     }
     for step in &plan.steps {
-        setup::run(client, step).await?;
+        setup::run(client, step, |told| println!("{told}")).await?;
         println!("done: {}", first_line(step));
     }
     if plan.steps.is_empty() {

@@ -154,7 +154,8 @@ SELECT DISTINCT format('%I.%I', n.nspname, s.relname), format('%I.%I', tn.nspnam
   JOIN pg_class t ON t.oid = d.refobjid JOIN pg_namespace tn ON tn.oid = t.relnamespace
  WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
    AND d.deptype IN ('a', 'i') AND t.relkind IN ('r', 'p') AND t.relpersistence = 'p'
-   AND NOT coalesce(has_sequence_privilege($1::oid, s.oid, 'select'), false)
+   AND NOT CASE WHEN s.relkind = 'S'
+                THEN coalesce(has_sequence_privilege($1::oid, s.oid, 'select'), false) END
  ORDER BY 1";
 
 const SERVER: &str = "
