@@ -243,13 +243,7 @@ pub fn on(phase: &Phase, command: Command, facts: &Facts) -> Result<Transition, 
             phase,
             "nothing is loaded yet; StartBootstrap (`kasho bootstrap`) loads all of them",
         )),
-        (Accumulating(load), Command::SchemaChanged { made, stale }) => {
-            Ok(schema::accumulating(load, made, stale))
-        }
-        (Streaming(streaming), Command::SchemaChanged { made, stale }) => {
-            Ok(schema::streaming(streaming, made, &stale))
-        }
-        (Waiting(_), Command::SchemaChanged { .. }) => Err(late("a schema change", phase)),
+        (_, Command::SchemaChanged { made, stale }) => schema::on(phase, made, stale),
         (Accumulating(load), Command::LoadDone) => Ok(load_done(load.clone())),
         (Accumulating(load), Command::Complete { force }) => complete(load, force, facts),
         (Accumulating(_), Command::Abort { .. }) => Ok(abort(phase, None)),

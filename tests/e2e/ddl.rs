@@ -203,20 +203,24 @@ async fn every_kind_of_schema_change_comes_in_its_transaction() {
     assert_eq!(changes[9].objects()[1], ("table column", "app.\"Odd \"\"T\".aa", true));
     assert!(changes[11].objects().contains(&("table", "app.\"Odd \"\"T\"", true)));
 
-    // In its transaction, between the rows that stood before and after it.
-    let altered = changes[5];
+    stand_between_their_rows(&entries, changes[5].lsn, changes[6].lsn);
+}
+
+/// In its transaction, between the rows that stood before and after it; and one in a
+/// subtransaction, before the row that follows on that.
+fn stand_between_their_rows(entries: &[Entry], altered: u64, released: u64) {
     let around: Vec<(&str, u64)> = entries
         .iter()
-        .filter(|entry| entry.lsn == altered.lsn)
+        .filter(|entry| entry.lsn == altered)
         .map(|entry| (entry.op.as_str(), entry.ordinal))
         .collect();
     assert_eq!(around, [("insert", 1), ("ddl", 2), ("insert", 3)]);
-    let released = entries.iter().filter(|entry| entry.lsn == changes[6].lsn);
-    let released: Vec<&str> = released.map(|entry| entry.op.as_str()).collect();
-    assert_eq!(released, ["ddl", "insert"]);
+    let after = entries.iter().filter(|entry| entry.lsn == released);
+    let after: Vec<&str> = after.map(|entry| entry.op.as_str()).collect();
+    assert_eq!(after, ["ddl", "insert"]);
     let widths: Vec<usize> = entries
         .iter()
-        .filter(|entry| entry.lsn == altered.lsn && entry.op == "insert")
+        .filter(|entry| entry.lsn == altered && entry.op == "insert")
         .map(|entry| entry.data["cols"].as_array().expect("columns").len())
         .collect();
     assert_eq!(widths, [2, 3]);

@@ -3,10 +3,23 @@
 //! stream has to be loaded again. Pure.
 
 use super::phase::{Load, LoadMode, Phase, Streaming};
-use super::{Transition, reload};
+use super::{Refusal, Transition, late, reload};
+
+/// Everything about it.
+pub(super) fn on(
+    phase: &Phase,
+    made: Vec<String>,
+    stale: Vec<String>,
+) -> Result<Transition, Refusal> {
+    match phase {
+        Phase::Waiting(_) => Err(late("a schema change", phase)),
+        Phase::Accumulating(load) => Ok(accumulating(load, made, stale)),
+        Phase::Streaming(before) => Ok(streaming(before, made, &stale)),
+    }
+}
 
 /// While the tables are loaded.
-pub(super) fn accumulating(load: &Load, made: Vec<String>, stale: Vec<String>) -> Transition {
+fn accumulating(load: &Load, made: Vec<String>, stale: Vec<String>) -> Transition {
     let mut next = load.clone();
     // Where nobody knows what is loaded, a few names would say that nothing else is.
     if !next.published.is_empty() {
@@ -23,7 +36,7 @@ pub(super) fn accumulating(load: &Load, made: Vec<String>, stale: Vec<String>) -
 }
 
 /// While changes stream.
-pub(super) fn streaming(streaming: &Streaming, made: Vec<String>, stale: &[String]) -> Transition {
+fn streaming(streaming: &Streaming, made: Vec<String>, stale: &[String]) -> Transition {
     let mut next = streaming.clone();
     let known = stale.iter().filter(|table| streaming.tables.contains(table));
     add(&mut next.stale, known.cloned());

@@ -20,6 +20,7 @@ use crate::source::RELOAD_PREFIX;
 use crate::source::catalog::Catalog;
 use crate::source::snapshot::{Holder, HolderSpec, Report};
 use crate::source::wal::emit_message;
+use crate::transform::reload::Poke;
 
 /// How often is looked whether a mark is published.
 const LOOK: Duration = Duration::from_millis(200);
@@ -74,14 +75,15 @@ impl Engine {
         let events = self.events.clone();
         // The mark is published and the snapshot is not taken: what changes in between is
         // skipped, so rules that map these tables' keys otherwise are taken here, or not at all.
+        // What an earlier snapshot has loaded stays, and so do its keys.
         let moving = match &self.phase {
-            Phase::Streaming(Streaming { reload: Some(reload), .. }) => reload.tables.clone(),
+            Phase::Streaming(Streaming { reload: Some(reload), .. }) => reload.unloaded(),
             _ => Vec::new(),
         };
-        let world = Arc::clone(&self.world);
+        let (world, poke) = (Arc::clone(&self.world), self.reload.poker());
         self.loading = Some(Running::spawn(|stop| async move {
             if !moving.is_empty() {
-                world.let_move(moving, &stop).await;
+                world.let_move(moving, &poke, &stop).await;
             }
             loading::rehold(spec, events, stop).await;
         }));
@@ -234,10 +236,12 @@ async fn look_for(
 
 impl World {
     /// Has the files looked at once while these tables may be mapped otherwise.
-    async fn let_move(&self, tables: Vec<String>, stop: &CancellationToken) {
+    async fn let_move(&self, tables: Vec<String>, poke: &Poke, stop: &CancellationToken) {
         // Candidates are made on a thread of their own, which may be waiting for servers.
         let (moves, tables) = (Arc::clone(&self.handle), tables.into_iter().collect());
         let told = tokio::task::spawn_blocking(move || moves.may_move(tables)).await;
+        // Nothing has changed on disk, and the next look may be far.
+        poke.look();
         let begun = Instant::now();
         while told.is_ok() && !self.handle.has_looked() && begun.elapsed() < LOST {
             if stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_none() {

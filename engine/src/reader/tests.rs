@@ -2,12 +2,12 @@
 
 use super::*;
 use crate::sink::Sink;
-use crate::sink::config::Config;
+use crate::sink::config::{Config, Encoding};
 use crate::sink::contract::sample::{self, Part};
 use crate::sink::load::LoadWriter;
 use crate::sink::memory::{MemoryServer, MemoryStore};
 use crate::sink::publisher::{
-    Claim, Description, Opening, Publisher, WriterToken, begin_epoch, open::NewEpoch,
+    Claim, Description, NewEpoch, Opening, Publisher, WriterToken, begin_epoch,
 };
 use crate::sink::status::Status;
 use crate::sink::store::{Append, Connect, Dead, Guard, NewEntry, Registry, Store, Trim};
@@ -28,6 +28,7 @@ async fn world() -> World {
     let description =
         Description { options: "o".into(), chain: "c".into(), key_fingerprint: "k".into() };
     let new = NewEpoch {
+        encoding: Encoding::Msgpack,
         slot: "s",
         system_id: "1",
         timeline: 1,

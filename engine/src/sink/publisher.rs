@@ -23,11 +23,11 @@ use crate::position::{Lsn, Position};
 use crate::sink::config::{Config, Durability, Encoding};
 use tokio::time::Duration;
 
+pub use epoch::{NewEpoch, begin_epoch, begin_epoch_from};
 pub(crate) use open::check_server;
-pub use open::{
-    Claim, NewEpoch, Opened, Opening, Promotion, WriterToken, begin_epoch, begin_epoch_from,
-};
+pub use open::{Claim, Opened, Opening, Promotion, WriterToken};
 
+mod epoch;
 pub(crate) mod open;
 
 /// A call carries about this many bytes of data, or one row: Redis serves nobody else
@@ -278,6 +278,7 @@ impl<S: Backend> Publisher<S> {
             fields.push(("options", description.options.clone()));
             fields.push(("chain", description.chain.clone()));
             fields.push(("key_fingerprint", description.key_fingerprint.clone()));
+            fields.push(("encoding", self.encoding.name().to_owned()));
         }
         fields
     }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::super::*;
 use crate::sink::entry::Field;
 use crate::sink::memory::{MemoryServer, MemoryStore};
-use crate::sink::publisher::{Description, begin_epoch, open::NewEpoch};
+use crate::sink::publisher::{Description, NewEpoch, begin_epoch};
 use crate::sink::store::{Append, Connect, Dead, Finish, Guard, Load, NewEntry, Store};
 
 /// Key to `(a, big)`; `big` is TOASTed: an update does not send it.
@@ -120,6 +120,7 @@ impl World {
         let description =
             Description { options: "o".into(), chain: "c".into(), key_fingerprint: "k".into() };
         let new = NewEpoch {
+            encoding: crate::sink::config::Encoding::Msgpack,
             slot: "s",
             system_id: "1",
             timeline: 1,
