@@ -89,6 +89,8 @@ pub struct Facts {
     pub triggers: Vec<String>,
     /// There is a schema `kasho`.
     pub schema: bool,
+    /// Every role may write logical messages.
+    pub open_messages: bool,
     /// Our slot, and the process that reads it.
     pub slot: Option<Option<i32>>,
 }
@@ -166,7 +168,9 @@ SELECT current_database()::text, (SELECT rolsuper FROM pg_roles WHERE rolname = 
          WHERE pid IS DISTINCT FROM (SELECT active_pid FROM pg_replication_slots
                                       WHERE slot_name = $1)),
        current_setting('synchronized_standby_slots', true),
-       EXISTS (SELECT FROM pg_namespace WHERE nspname = 'kasho')";
+       EXISTS (SELECT FROM pg_namespace WHERE nspname = 'kasho'),
+       EXISTS (SELECT FROM pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+                WHERE p.proname = 'pg_logical_emit_message' AND a.grantee = 0)";
 
 /// Looks at everything that setup and teardown are about.
 ///
@@ -196,6 +200,7 @@ pub async fn look(client: &Client, spec: &Spec) -> Result<Facts, SourceError> {
         spare: first.map(|row| (row.get(2), row.get(3))).unwrap_or_default(),
         standby_slots: first.and_then(|row| row.get(4)),
         schema: first.is_some_and(|row| row.get(5)),
+        open_messages: first.is_some_and(|row| row.get(6)),
         server,
         role,
         publications: publications.iter().map(|row| (row.get(0), row.get(1))).collect(),

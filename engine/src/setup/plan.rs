@@ -196,6 +196,15 @@ fn event_triggers(facts: &Facts, spec: &Spec, plan: &mut Plan) {
         |(name, body): &(&str, &str)| facts.functions.get(*name).is_some_and(|there| there == body);
     let stand = triggers::functions().iter().all(same)
         && triggers::NAMES.iter().all(|name| facts.triggers.iter().any(|there| there == name));
+    if spec.triggers && facts.open_messages {
+        plan.notes.push(
+            "every role may write logical messages, and with them what looks like a schema change; \
+             where roles of this database are not trusted with its schema: REVOKE EXECUTE ON \
+             FUNCTION pg_logical_emit_message FROM PUBLIC, once for each of its forms, then run \
+             this again"
+                .to_owned(),
+        );
+    }
     if !spec.triggers || stand {
         return;
     }

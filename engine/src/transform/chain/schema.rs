@@ -55,7 +55,7 @@ impl Chain {
     fn renamed(&self, detail: &DdlDetail, text: &str) -> Option<String> {
         let text = text.to_lowercase();
         let concerns = |schema: &str, table: &str| {
-            text.contains(&table.to_lowercase())
+            speaks_of(&text, &table.to_lowercase())
                 || detail.objects.iter().any(|object| {
                     let of = |own: &Option<String>, name: &str| own.as_deref() == Some(name);
                     of(&object.schema, schema) && of(&object.name, table)
@@ -118,6 +118,15 @@ impl Chain {
     }
 }
 
+/// Whether a name stands in a text, as a word of it if it is one.
+fn speaks_of(text: &str, name: &str) -> bool {
+    let part = |c: char| c.is_alphanumeric() || c == '_' || c == '$';
+    match name.chars().all(part) {
+        true => text.split(|c| !part(c)).any(|word| word == name),
+        false => text.contains(name),
+    }
+}
+
 /// The four columns of a schema change.
 fn texts(batch: &Batch, at: usize) -> [Option<&str>; 4] {
     let cells = batch.rows[at].new.map(|image| batch.cells(image)).unwrap_or_default();
@@ -125,4 +134,91 @@ fn texts(batch: &Batch, at: usize) -> [Option<&str>; 4] {
         let bytes = cells.get(column).and_then(|cell| batch.text(*cell))?;
         std::str::from_utf8(bytes).ok()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use kasho_plugin_sdk::batch::Image as Side;
+    use serde_json::json;
+
+    use super::super::super::Binding;
+    use super::super::super::testing::{Guest, Setup, push, shown, transaction, users};
+    use super::*;
+    use crate::batch::{DdlObject, ddl_relation};
+
+    fn batch(tag: &str, table: &str, text: &str) -> Batch {
+        let mut batch = transaction();
+        push(&mut batch, &ddl_relation(), Op::Ddl, &[tag, "table", table, text], &[]);
+        let name = table.rsplit('.').next().map(str::to_owned);
+        let object = DdlObject {
+            kind: "table".into(),
+            identity: table.into(),
+            schema: Some("public".into()),
+            name,
+            dropped: false,
+        };
+        let detail = DdlDetail { objects: vec![object], ..DdlDetail::default() };
+        batch.rows[0].detail = Some(Box::new(Detail::Ddl(Box::new(detail))));
+        batch
+    }
+
+    fn pass(chain: &mut Chain, tag: &str, text: &str) -> Result<Vec<String>, String> {
+        let mut batch = batch(tag, "public.orders", text);
+        assert!(!chain.passes(&batch));
+        chain.apply(&mut batch).map_err(|error| error.to_string())?;
+        Ok(shown(&batch))
+    }
+
+    fn masker() -> Guest {
+        Guest::new(&[("email", "mask"), ("id", "pass")]).masks("x", &[Side::New, Side::Old])
+    }
+
+    #[test]
+    fn masks_decide_what_is_usual() {
+        let literal = "ALTER TABLE orders ADD note text DEFAULT 'ada'";
+        let mut open = Setup::new(&masker());
+        open.config.transform.clear();
+        let told = pass(&mut open.chain(&[&users()]), "ALTER TABLE", literal).unwrap();
+        assert_eq!(told, [format!("ddl kasho.ddl [ALTER TABLE table public.orders {literal}] []")]);
+
+        let mut closed = Setup::new(&masker()).chain(&[&users()]);
+        let error = pass(&mut closed, "ALTER TABLE", literal).unwrap_err();
+        assert!(error.contains("ALTER TABLE (public.orders) at 0/64:1"), "{error}");
+        assert!(!error.contains("ada"), "{error}");
+        let told = pass(&mut closed, "ALTER TABLE", "ALTER TABLE orders /* ada */ ADD n int");
+        assert_eq!(
+            told.unwrap(),
+            ["ddl kasho.ddl [ALTER TABLE table public.orders ALTER TABLE orders ADD n int] []"]
+        );
+    }
+
+    #[test]
+    fn whoever_subscribes_decides_but_not_about_what_never_leaves() {
+        let mut setup = Setup::new(&masker());
+        let uses =
+            [("text", "mask"), ("tag", "pass"), ("object_type", "pass"), ("identity", "pass")];
+        let mut named = Guest::new(&uses).masks("x", &[Side::New]);
+        named.wanted["ok"]["ops"] = json!(["ddl"]);
+        setup.bind("ddl", &named, &["kasho.ddl"]);
+        let mut chain = setup.chain(&[&users()]);
+        let told = pass(&mut chain, "CREATE FUNCTION", "CREATE FUNCTION f() AS 'ada'").unwrap();
+        assert_eq!(told, ["ddl kasho.ddl [CREATE FUNCTION table public.orders x] []"]);
+        let told = pass(&mut chain, "CREATE USER MAPPING", "CREATE USER MAPPING …").unwrap();
+        assert!(told.is_empty());
+    }
+
+    #[test]
+    fn a_statement_about_a_table_of_another_name_does_not_leave() {
+        let mut setup = Setup::new(&masker());
+        setup.config.transform.clear();
+        let mut names = Binding::new("names", "", &[]);
+        names.rename.insert("public.users".to_owned(), "crm.people".to_owned());
+        setup.config.transform.push(names);
+        let mut chain = setup.chain(&[&users()]);
+        let text = "CREATE INDEX ON orders (users_id)";
+        assert_eq!(pass(&mut chain, "CREATE INDEX", text).unwrap().len(), 1);
+        let text = "ALTER TABLE orders ADD FOREIGN KEY (x) REFERENCES public.Users";
+        let error = pass(&mut chain, "ALTER TABLE", text).unwrap_err();
+        assert!(error.contains("public.users, which leaves under other names"), "{error}");
+    }
 }
