@@ -158,11 +158,24 @@ impl<S: Backend> StreamReader<S> {
         EpochPosition { epoch: Some(self.epoch), position: self.position }
     }
 
+    /// What was handed out ends inside of a transaction.
+    #[must_use]
+    pub fn is_inside(&self) -> bool {
+        self.open.is_some()
+    }
+
     /// The load is complete and everything of it was handed out (or skipped by the
     /// position that reading began with).
     #[must_use]
     pub fn reads_changes(&self) -> bool {
         self.lane == Lane::Changes && self.load_points.is_some()
+    }
+
+    /// The next entry, if it has been read already.
+    pub fn buffered(&mut self) -> Option<Entry> {
+        let entry = self.ready.pop_front()?;
+        self.position = entry.position;
+        Some(entry)
     }
 
     /// The next entry, or none if nothing arrived within `wait`.
@@ -172,8 +185,7 @@ impl<S: Backend> StreamReader<S> {
     pub async fn next(&mut self, wait: Duration) -> Result<Option<Entry>, ReaderError> {
         let until = tokio::time::Instant::now() + wait;
         loop {
-            if let Some(entry) = self.ready.pop_front() {
-                self.position = entry.position;
+            if let Some(entry) = self.buffered() {
                 return Ok(Some(entry));
             }
             if self.lane == Lane::Changes && self.load_points.is_none() && !self.find_end().await? {
