@@ -52,6 +52,7 @@ use lag::LagClock;
 use observe::Observed;
 use streaming::{DRAIN, Streaming};
 use world::World;
+pub(crate) use memory::Remembered;
 pub(crate) use world::tables as chain_catalog;
 
 /// What the engine's own tasks tell it.
