@@ -49,10 +49,10 @@ use backoff::Backoff;
 use debts::Debts;
 use guard::Guard;
 use lag::LagClock;
+pub(crate) use memory::Remembered;
 use observe::Observed;
 use streaming::{DRAIN, Streaming};
 use world::World;
-pub(crate) use memory::Remembered;
 pub(crate) use world::tables as chain_catalog;
 
 /// What the engine's own tasks tell it.

@@ -39,6 +39,7 @@ mod status;
 mod sync;
 mod transforms;
 mod types;
+mod verify;
 mod versions;
 mod wal;
 mod world;

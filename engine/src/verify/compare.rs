@@ -60,14 +60,15 @@ pub(super) fn halves<'a>(
     source: &'a Side,
     target: &'a Side,
 ) -> (Half<'a>, Half<'a>) {
-    let half = |side: &'a Side, names: fn(&[Pairing]) -> Vec<&str>, from, filter, name: &str| Half {
-        side,
-        from,
-        filter,
-        key: names(&pair.key),
-        columns: names(&pair.columns),
-        doing: format!("reading {name}"),
-    };
+    let half =
+        |side: &'a Side, names: fn(&[Pairing]) -> Vec<&str>, from, filter, name: &str| Half {
+            side,
+            from,
+            filter,
+            key: names(&pair.key),
+            columns: names(&pair.columns),
+            doing: format!("reading {name}"),
+        };
     let filter = pair.filter.as_deref();
     (
         half(source, sources, &pair.source, filter, &pair.source_name),
@@ -359,20 +360,15 @@ impl Work<'_> {
         let pair = &self.compared.pair;
         let rows = pair.rows_estimated.max(self.compared.table.source_rows);
         let of = (rows / chosen.bucket_rows.max(1)).clamp(1, MOST_BUCKETS);
-        let (here, there) = (
-            sql::bucket(self.source.named_by(), of),
-            sql::bucket(self.target.named_by(), of),
-        );
+        let (here, there) =
+            (sql::bucket(self.source.named_by(), of), sql::bucket(self.target.named_by(), of));
         let fewer = pair.fewer;
-        let (source, target) =
-            tokio::try_join!(self.source.sums(&here), self.target.sums(&there))?;
+        let (source, target) = tokio::try_join!(self.source.sums(&here), self.target.sums(&there))?;
         let mut differing = Vec::new();
         for bucket in (0..of).filter(|bucket| chosen.takes(*bucket)) {
             let none = Sum { rows: 0, digests: "0".to_owned() };
-            let (own, other) = (
-                source.get(&bucket).unwrap_or(&none),
-                target.get(&bucket).unwrap_or(&none),
-            );
+            let (own, other) =
+                (source.get(&bucket).unwrap_or(&none), target.get(&bucket).unwrap_or(&none));
             self.count(own.rows, other.rows);
             if own != other && !(fewer && other.rows == 0) {
                 differing.push(bucket);

@@ -34,9 +34,8 @@ use search::{Needles, telling};
 /// With fewer different values an original is met by chance.
 const TELLING_VALUES: u64 = 1_000;
 /// Types whose values are looked for in texts.
-const TEXTS: [&str; 10] = [
-    "text", "varchar", "bpchar", "citext", "name", "uuid", "inet", "cidr", "macaddr", "macaddr8",
-];
+const TEXTS: [&str; 10] =
+    ["text", "varchar", "bpchar", "citext", "name", "uuid", "inet", "cidr", "macaddr", "macaddr8"];
 /// Suspects of one kind that are judged.
 pub(super) const MOST: usize = 1_000;
 
@@ -78,8 +77,7 @@ pub(super) async fn look(
     let searched = Search { needles: &needles, owners: &owners, pairs, progress };
     leaks.searched = searched.all(sides, &mut suspects, &mut leaks.more).await?;
     let relation = |id: u32| catalog.relation(id);
-    leaks.found =
-        judge::judge(sides, &mut masker, &relation, &needles, suspects, progress).await?;
+    leaks.found = judge::judge(sides, &mut masker, &relation, &needles, suspects, progress).await?;
     leaks.found.sort_by(|a, b| (&a.found, &a.row, a.how).cmp(&(&b.found, &b.row, b.how)));
     leaks.found.dedup();
     leaks.columns = watched.into_iter().map(|watched| watched.looked).collect();
@@ -109,7 +107,8 @@ async fn watched<'a>(sides: &Sides, pairs: &'a [Pair]) -> Result<Vec<Watched<'a>
             };
             let decidable = values >= TELLING_VALUES;
             if !decidable {
-                let text = format!("not decidable: it has {values} different values, fewer than 1,000");
+                let text =
+                    format!("not decidable: it has {values} different values, fewer than 1,000");
                 looked.undecided.push(text);
             }
             all.push(Watched { pair, private, looked, decidable });
@@ -135,7 +134,8 @@ async fn sampled(
             watched.iter_mut().filter(|w| w.pair.id == id && w.decidable).collect();
         let texts_only = |w: &Watched<'_>| TEXTS.contains(&w.private.base.as_str());
         for watched in own.iter_mut().filter(|w| !texts_only(w)) {
-            let text = format!("values of type {} are not looked for in texts", watched.private.base);
+            let text =
+                format!("values of type {} are not looked for in texts", watched.private.base);
             watched.looked.undecided.push(text);
         }
         own.retain(|w| texts_only(w));
@@ -195,11 +195,7 @@ async fn sample_of(
         false => String::new(),
     };
     let some = if some.contains("BERNOULLI (1") && sample * 11 >= rows * 10 { "" } else { &some };
-    Ok(format!(
-        "SELECT {} FROM {}{some}{filter} LIMIT {sample}",
-        sql::list(&names),
-        pair.source
-    ))
+    Ok(format!("SELECT {} FROM {}{some}{filter} LIMIT {sample}", sql::list(&names), pair.source))
 }
 
 /// The search of the target.
@@ -256,8 +252,7 @@ impl Search<'_> {
         let names: Vec<&str> = table.columns.iter().map(|(name, _)| name.as_str()).collect();
         let only = if table.partitioned { "" } else { "ONLY " };
         let (schema, name) = (sql::quoted(&table.schema), sql::quoted(&table.table));
-        let statement =
-            format!("SELECT {named}, {} FROM {only}{schema}.{name}", sql::list(&names));
+        let statement = format!("SELECT {named}, {} FROM {only}{schema}.{name}", sql::list(&names));
         let (width, before) = (keys.len().max(1), suspects.len());
         let shown = match pair {
             Some(pair) => pair.target_name.clone(),

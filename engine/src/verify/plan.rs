@@ -92,9 +92,16 @@ pub(super) struct Pair {
 pub(super) enum Planned {
     Pair(Box<Pair>),
     /// It does not leave, for this reason.
-    Closed { table: String, reason: &'static str },
+    Closed {
+        table: String,
+        reason: &'static str,
+    },
     /// The target lacks the table, or columns of it.
-    Lacks { table: String, target: String, columns: Vec<String> },
+    Lacks {
+        table: String,
+        target: String,
+        columns: Vec<String>,
+    },
 }
 
 /// A table of the target.

@@ -44,9 +44,8 @@ impl Rules {
             return Ok(Rules { coverage, generation: Some(generation), told, epoch });
         };
         let stored = store.coverage().await?;
-        let stored: Vec<Remembered> = stored
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .unwrap_or_default();
+        let stored: Vec<Remembered> =
+            stored.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         let stored = stored.into_iter().find(|stored| stored.digest == checkpoint.chain);
         let told = format!(
             "of generation {}, digest {}",
@@ -98,7 +97,8 @@ fn kept(
 
 fn from_files(config: &Config, catalog: &Catalog) -> Result<Generation, VerifyError> {
     let host = Host::new(None).map_err(VerifyError::Rules)?;
-    let (tables, options) = (chain_catalog(catalog, true), Options { number: 1, ..Options::default() });
+    let (tables, options) =
+        (chain_catalog(catalog, true), Options { number: 1, ..Options::default() });
     let loaded = transform::load(&host, &config.chain(), &tables, options);
     loaded.map_err(|errors| VerifyError::Rules(told(&errors)))
 }

@@ -149,11 +149,7 @@ fn convict(
     table.table.differences.push(difference);
 }
 
-async fn all(
-    sides: &Sides,
-    tables: &[Compared],
-    source: bool,
-) -> Result<Vec<States>, VerifyError> {
+async fn all(sides: &Sides, tables: &[Compared], source: bool) -> Result<Vec<States>, VerifyError> {
     let mut states = Vec::with_capacity(tables.len());
     for table in tables {
         states.push(of(sides, &table.pair, &table.candidates, source).await?);
@@ -231,10 +227,8 @@ async fn by_key(
 async fn blame(sides: &Sides, tables: &mut [Compared]) -> Result<(), VerifyError> {
     for table in tables {
         let unnamed = |d: &Difference| d.kind == Kind::Changed && d.columns.is_empty();
-        let places: Vec<usize> =
-            (0..table.table.differences.len().min(NAMED)).filter(|at| {
-                unnamed(&table.table.differences[*at])
-            })
+        let places: Vec<usize> = (0..table.table.differences.len().min(NAMED))
+            .filter(|at| unnamed(&table.table.differences[*at]))
             .collect();
         for at in places {
             let key: Vec<String> =

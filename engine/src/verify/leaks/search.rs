@@ -132,7 +132,8 @@ mod tests {
         ] {
             assert!(needles.find(text).is_some(), "{text}");
         }
-        for text in ["", "ann", "joann@example.com", "ann@example.community", "1078-05-1120", "ünn"] {
+        for text in ["", "ann", "joann@example.com", "ann@example.community", "1078-05-1120", "ünn"]
+        {
             assert!(needles.find(text).is_none(), "{text}");
         }
     }
