@@ -39,6 +39,11 @@ use crate::sink::redis::RedisConnector;
 use crate::source::catalog::Catalog;
 use crate::source::conninfo::Conninfo;
 
+/// So often a table is compared that changes too fast to be looked at to its end.
+const ATTEMPTS: usize = 3;
+/// Differing rows of a table that are reported.
+const MOST_TOLD: usize = 1_000;
+
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -112,7 +117,7 @@ pub async fn verify(
             other => report.tables.push(unpaired(other)),
         }
     }
-    settle::settle(&mut sides, &mut compared, progress).await?;
+    settled(&mut sides, &mut compared, options.sample, progress).await?;
     if let (Some(sample), Some(generation)) = (options.leaks, &rules.generation) {
         let pairs: Vec<_> = compared.iter().map(|compared| compared.pair.clone()).collect();
         let found = leaks::look(&mut sides, &catalog, generation, &pairs, sample, progress).await?;
@@ -123,9 +128,34 @@ pub async fn verify(
     Ok(report)
 }
 
+/// Judges what was found. Where so much was changing that looking ended before the table did
+/// (a TRUNCATE, a burst), the table is compared again.
+async fn settled(
+    sides: &mut Sides,
+    compared: &mut [Compared],
+    sample: Option<u64>,
+    progress: &dyn Progress,
+) -> Result<(), VerifyError> {
+    for attempt in 1.. {
+        settle::settle(sides, compared, progress).await?;
+        let hidden = |one: &Compared| one.table.more && one.table.differences.is_empty();
+        if attempt == ATTEMPTS || !compared.iter().any(hidden) {
+            break;
+        }
+        sides.meet(progress).await?;
+        for one in compared.iter_mut().filter(|one| hidden(one)) {
+            let both = (&sides.source, &sides.target);
+            *one = compare::compare(both, one.pair.clone(), sample, progress).await?;
+        }
+    }
+    Ok(())
+}
+
 fn finished(compared: Compared) -> Table {
     let mut table = compared.table;
     table.differences.sort_by(|a, b| (a.kind, &a.key).cmp(&(b.kind, &b.key)));
+    table.more |= table.differences.len() > MOST_TOLD;
+    table.differences.truncate(MOST_TOLD);
     table
 }
 

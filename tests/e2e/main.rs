@@ -26,6 +26,7 @@ mod life;
 mod limit;
 mod manual;
 mod operating;
+mod oracle;
 mod plugins;
 mod points;
 mod policies;

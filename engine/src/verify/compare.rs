@@ -20,9 +20,9 @@ const RANGE_ROWS: u64 = 16_384;
 const BUCKET_ROWS: u64 = 4_096;
 const MOST_BUCKETS: u64 = 65_536;
 /// Buckets whose rows are read in one statement.
-const BUCKETS_AT_ONCE: usize = 16;
-/// Differing rows of a table that are looked at; from there on it simply differs.
-pub(super) const MOST: usize = 1_000;
+const BUCKETS_AT_ONCE: usize = 32;
+/// Suspects of a table that are looked at: as many as may change while the target catches up.
+const MOST: usize = 10_000;
 
 /// A row that differs in these two snapshots, or a number of rows.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -21,7 +21,7 @@ use crate::sink::store::{Connect, Feed, Store};
 use crate::source::HEARTBEAT_PREFIX;
 use crate::source::wal::emit_message;
 
-const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Both sessions, and what is known of how one follows the other.
 pub(super) struct Sides {

@@ -1,0 +1,163 @@
+//! Where seeds play: a source, and a second server with the third database, which PostgreSQL's
+//! own subscription feeds. Several seeds share them, each with a schema of its own.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use tokio_postgres::{Client, NoTls};
+
+use super::SESSIONS;
+use super::random::Random;
+use super::schema::Schema;
+use super::workload::{Sessions, play};
+use crate::harness::{Postgres, eventually};
+
+/// The third database.
+const THIRD: &str = "third";
+
+/// Source, second server, and the seeds' schemas.
+pub(super) struct Stage {
+    pub(super) source: Postgres,
+    pub(super) other: Postgres,
+    pub(super) schemas: Vec<Schema>,
+    seeds: Vec<u64>,
+    randoms: Vec<Random>,
+    pub(super) steps: u64,
+    /// Statements so far, of all seeds.
+    pub(super) played: Arc<AtomicU64>,
+}
+
+impl Stage {
+    /// Servers, schemas with their first rows, and the subscription, which copies these.
+    pub(super) async fn set(seeds: &[u64], steps: u64) -> Stage {
+        let (source, other) = tokio::join!(Postgres::start(), Postgres::start());
+        let (schemas, randoms, seeds_of) = (Vec::new(), Vec::new(), seeds.to_vec());
+        let played = Arc::default();
+        let mut stage = Stage { source, other, schemas, seeds: seeds_of, randoms, steps, played };
+        for seed in seeds {
+            let mut random = Random::new(*seed);
+            let schema = Schema::new(*seed, &mut random);
+            stage.source.sql(&schema.ddl).await;
+            stage.schemas.push(schema);
+            stage.randoms.push(random);
+        }
+        stage.source.sql("CREATE PUBLICATION kasho_pub FOR ALL TABLES").await;
+        let structure = stage.structure().await;
+        stage.other.client().await.batch_execute("CREATE DATABASE third").await.expect("database");
+        for client in [stage.target().await, stage.third().await] {
+            client.batch_execute(&structure).await.expect("structure");
+        }
+        let (folder, port) = (stage.source.folder().display(), stage.source.port());
+        let subscribe = format!(
+            "CREATE SUBSCRIPTION third CONNECTION 'host={folder} port={port} user=postgres \
+             dbname=postgres' PUBLICATION kasho_pub"
+        );
+        stage.third().await.batch_execute(&subscribe).await.expect("subscription");
+        stage
+    }
+
+    /// `pg_dump --schema-only`, without what only psql understands.
+    async fn structure(&self) -> String {
+        let mut dump = self.source.tool("pg_dump");
+        dump.args(["-s", "-O", "--no-publications", &self.source.socket_url()]);
+        let dump = tokio::task::spawn_blocking(move || dump.output()).await;
+        let dump = dump.expect("pg_dump").expect("pg_dump");
+        assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+        let text = String::from_utf8(dump.stdout).expect("UTF-8");
+        text.lines()
+            .filter(|line| !line.starts_with('\\'))
+            .map(|line| format!("{line}\n"))
+            .collect()
+    }
+
+    /// A session on the source.
+    pub(super) async fn source(&self) -> Client {
+        self.source.client().await
+    }
+
+    /// A session on the database that Kasho fills.
+    pub(super) async fn target(&self) -> Client {
+        self.other.client().await
+    }
+
+    /// A session on the database that the subscription fills.
+    pub(super) async fn third(&self) -> Client {
+        connect(&self.other.socket_url().replace("@/postgres?", &format!("@/{THIRD}?"))).await
+    }
+
+    /// All seeds play, at once, and then each leaves its mark.
+    pub(super) fn play(&mut self) -> impl Future<Output = ()> + use<> {
+        let (steps, played, url) = (self.steps, Arc::clone(&self.played), self.source.socket_url());
+        let randoms = std::mem::take(&mut self.randoms);
+        let parts: Vec<_> =
+            self.seeds.iter().copied().zip(self.schemas.clone()).zip(randoms).collect();
+        async move {
+            let mut playing = tokio::task::JoinSet::new();
+            for ((seed, schema), random) in parts {
+                let (played, url) = (Arc::clone(&played), url.clone());
+                playing.spawn(one(seed, schema, random, steps, played, url));
+            }
+            while let Some(played) = playing.join_next().await {
+                played.expect("a seed plays");
+            }
+        }
+    }
+
+    /// How many seeds a database has seen the end of.
+    pub(super) async fn done(&self, client: &Client) -> usize {
+        let mut done = 0;
+        for schema in &self.schemas {
+            let query = format!("SELECT 1 FROM {}.done", schema.name);
+            done += client.query(&query, &[]).await.map_or(0, |rows| rows.len());
+        }
+        done
+    }
+
+    /// Waits until the subscription has everything.
+    pub(super) async fn settle(&self) {
+        let third = self.third().await;
+        eventually("the subscription (its server's log says why it does not come)", async || {
+            let copying = "SELECT FROM pg_subscription_rel WHERE srsubstate <> 'r'";
+            let copying = third.query(copying, &[]).await.expect("pg_subscription_rel");
+            (copying.is_empty() && self.done(&third).await == self.schemas.len()).then_some(())
+        })
+        .await;
+    }
+
+    /// The command that runs a seed again.
+    pub(super) fn again(&self, schema: &Schema) -> String {
+        let seed = schema.name.trim_start_matches("seed_");
+        let all = self.seeds.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        format!(
+            "{} differs. Again: make soak SEEDS={seed}-{seed} STEPS={steps} (or, as it was, with those \
+             beside it: make soak SEEDS={all} STEPS={steps})",
+            schema.name,
+            steps = self.steps,
+        )
+    }
+}
+
+/// A seed plays.
+async fn one(
+    seed: u64,
+    schema: Schema,
+    mut random: Random,
+    steps: u64,
+    played: Arc<AtomicU64>,
+    url: String,
+) {
+    let mut clients = Vec::new();
+    for _ in 0..SESSIONS {
+        clients.push(connect(&url).await);
+    }
+    let mut sessions = Sessions::open(clients, &schema, played).await;
+    play(&schema, &mut random, SESSIONS, steps, &mut sessions).await;
+    let mark = format!("INSERT INTO {}.done VALUES ({seed})", schema.name);
+    connect(&url).await.batch_execute(&mark).await.expect("the mark");
+}
+
+async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("connect");
+    tokio::spawn(connection);
+    client
+}
