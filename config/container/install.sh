@@ -29,7 +29,7 @@ state=$DESTDIR/var/lib/kasho
 
 # One program; the other names are the ones of the document.
 install -D -m 0755 "$binary" "$DESTDIR$PREFIX/bin/kasho"
-for name in pg-change-stream pg-bootstrap-sync; do
+for name in pg-change-stream pg-bootstrap-sync pg-translicator; do
   ln -sfn kasho "$DESTDIR$PREFIX/bin/$name"
 done
 install -D -m 0755 "$here/bootstrap-kasho.sh" "$DESTDIR$APP/bootstrap-kasho.sh"

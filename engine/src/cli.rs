@@ -3,6 +3,7 @@
 //!
 //! Exit codes: 0 done, 1 an error that is told on standard error, 2 wrong usage.
 
+pub mod apply;
 pub mod bootstrap;
 pub mod check;
 mod client;
@@ -63,6 +64,8 @@ enum Command {
     Bootstrap(bootstrap::Arguments),
     /// Load a dump file: what pg-bootstrap-sync does.
     BootstrapSync(sync::Arguments),
+    /// Apply the streams to another PostgreSQL database: what pg-translicator does.
+    Apply(apply::Arguments),
     /// Drop the slot and begin anew: back to WAITING.
     Reset(reset::Arguments),
     /// Write a plugin (start it, build it, test it, measure it, look at it), look at those of
@@ -85,6 +88,7 @@ fn by_name(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let command = match name.and_then(|name| name.to_str()) {
         Some("pg-change-stream") => "run",
         Some("pg-bootstrap-sync") => "bootstrap-sync",
+        Some("pg-translicator") => "apply",
         _ => return arguments,
     };
     arguments.insert(1, command.into());
@@ -113,6 +117,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Status(arguments) => status::run(&arguments, path),
         Command::Bootstrap(arguments) => bootstrap::run(&arguments, path),
         Command::BootstrapSync(arguments) => block_on(sync::run(&arguments, path)),
+        Command::Apply(arguments) => block_on(apply::run(&arguments, path)),
         Command::Reset(arguments) => reset::run(&arguments, path),
         Command::Plugin(command) => plugin::run(&command, path),
         Command::Transforms(command) => transforms::run(&command, path),
@@ -159,6 +164,9 @@ mod tests {
         for words in [&["/usr/bin/pg-change-stream"][..], &["kasho", "run"]] {
             assert!(matches!(parsed(words), Ok(Command::Run(_))), "{words:?}");
         }
+        let words = ["/app/bin/pg-translicator", "--until-caught-up"];
+        assert!(matches!(parsed(&words), Ok(Command::Apply(_))));
+        assert!(parsed(&["kasho", "apply", "--until", "0/1", "--until-loaded"]).is_err());
         let elsewhere = parsed(&["pg-change-stream", "--config", "x.toml", "--accept-gap"]);
         assert!(matches!(elsewhere, Ok(Command::Run(_))));
         assert!(parsed(&["kasho"]).is_err());

@@ -25,7 +25,7 @@ pub(crate) use findings::Findings;
 pub use size::Size;
 pub(crate) use with::{secret, verbatim};
 
-use crate::{bootstrap, control, http, log, sink, source, transform};
+use crate::{apply, bootstrap, control, http, log, sink, source, transform};
 use node::{Entry, Kind, Node};
 use read::Context;
 
@@ -42,6 +42,8 @@ pub struct Config {
     pub redis: sink::config::Config,
     /// The initial load.
     pub bootstrap: bootstrap::config::Config,
+    /// The database that is filled.
+    pub apply: apply::config::Config,
     /// The control and change stream service.
     pub grpc: control::Config,
     /// Metrics and health.
@@ -185,7 +187,7 @@ impl Config {
         problems.retain(|problem| {
             let section = problem.key.split('.').next().unwrap_or_default();
             let told = redis_url.is_some() && problem.key == "redis.url";
-            !told && !["source", "grpc", "http", "bootstrap", "log"].contains(&section)
+            !told && !["source", "apply", "grpc", "http", "bootstrap", "log"].contains(&section)
         });
         config.redis.url = redis_url.cloned().or(config.redis.url);
         whole(config, problems, path)
@@ -285,6 +287,11 @@ impl Config {
         found.section("source", self.source.invalid());
         found.section("redis", self.redis.invalid());
         found.section("bootstrap", self.bootstrap.invalid());
+        found.section("apply", self.apply.invalid());
+        let listen = http::Config { listen: self.apply.listen, ..self.http.clone() };
+        if let (Ok(()), Err(open)) = (self.http.check(), listen.check()) {
+            found.wrong("apply.listen", open.to_string().replace("http.listen", "apply.listen"));
+        }
         found.section("grpc", self.grpc.invalid());
         found.section("http", self.http.invalid());
         found.section("log", self.log.invalid());
@@ -329,7 +336,7 @@ fn is_below(key: &str, top: &str) -> bool {
 /// Whether a key is a section and nothing more.
 fn is_section(key: &str) -> bool {
     let sections = ["", "source", "redis", "redis.budget", "redis.retention", "bootstrap", "grpc"];
-    sections.contains(&key) || ["http", "plugins", "log"].contains(&key)
+    sections.contains(&key) || ["http", "plugins", "log", "apply"].contains(&key)
 }
 
 /// `source.messages[1]` is a change of `source.messages`.

@@ -26,7 +26,7 @@ use crate::systemd::Systemd;
 use crate::transform::Report as ChainReport;
 use crate::transform::reload::Watch;
 
-mod backoff;
+pub(crate) mod backoff;
 mod dead;
 mod debts;
 mod described;

@@ -44,6 +44,27 @@ mod metrics;
 mod text;
 
 pub use config::{Config, ConfigError};
+pub(crate) use metrics::resident_bytes;
+pub(crate) use text::{Kind, Text};
+
+/// Who is asked: the engine, or the applier.
+pub trait Answers: Send + Sync + 'static {
+    /// Why it is not ready, if it is not.
+    fn not_ready(&self) -> Option<String>;
+
+    /// The answer to a scrape.
+    fn metrics(&self) -> String;
+}
+
+impl Answers for Shared {
+    fn not_ready(&self) -> Option<String> {
+        self.status.load().not_ready()
+    }
+
+    fn metrics(&self) -> String {
+        metrics::render(self)
+    }
+}
 
 /// Connections at once; the next one waits in the kernel's queue.
 const CONNECTIONS: usize = 64;
@@ -120,7 +141,7 @@ impl Http {
     }
 
     /// Answers until `shutdown`.
-    pub async fn serve(self, shared: Arc<Shared>, shutdown: CancellationToken) {
+    pub async fn serve<A: Answers>(self, shared: Arc<A>, shutdown: CancellationToken) {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
             // Never closed, so never refused.
@@ -143,10 +164,10 @@ impl Http {
     }
 }
 
-async fn connection(
+async fn connection<A: Answers>(
     stream: TcpStream,
     tls: Option<TlsAcceptor>,
-    shared: Arc<Shared>,
+    shared: Arc<A>,
     token: Option<[u8; 32]>,
 ) {
     match tls {
@@ -159,13 +180,13 @@ async fn connection(
     }
 }
 
-async fn speak<S: AsyncRead + AsyncWrite + Unpin>(
+async fn speak<S: AsyncRead + AsyncWrite + Unpin, A: Answers>(
     stream: S,
-    shared: &Arc<Shared>,
+    shared: &Arc<A>,
     token: Option<[u8; 32]>,
 ) {
     let service = service_fn(|request| async move {
-        Ok::<_, Infallible>(answer(&request, shared, token.as_ref()))
+        Ok::<_, Infallible>(answer(&request, shared.as_ref(), token.as_ref()))
     });
     let connection = http1::Builder::new()
         .keep_alive(false)
@@ -177,7 +198,7 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin>(
 
 fn answer<B>(
     request: &Request<B>,
-    shared: &Shared,
+    shared: &impl Answers,
     token: Option<&[u8; 32]>,
 ) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -186,14 +207,14 @@ fn answer<B>(
     let known = token.is_none_or(|token| knows(request, token));
     match request.uri().path() {
         "/livez" => reply(StatusCode::OK, PLAIN, "ok\n"),
-        "/readyz" => match shared.status.load().not_ready() {
+        "/readyz" => match shared.not_ready() {
             None => reply(StatusCode::OK, PLAIN, "ok\n"),
             // Whoever stops and starts the service may ask without a token, and learns no
             // more than that.
             Some(_) if !known => reply(StatusCode::SERVICE_UNAVAILABLE, PLAIN, "not ready\n"),
             Some(why) => reply(StatusCode::SERVICE_UNAVAILABLE, PLAIN, format!("{why}\n")),
         },
-        "/metrics" if known => reply(StatusCode::OK, EXPOSITION, metrics::render(shared)),
+        "/metrics" if known => reply(StatusCode::OK, EXPOSITION, shared.metrics()),
         "/metrics" => {
             let mut refused = reply(
                 StatusCode::UNAUTHORIZED,
@@ -253,7 +274,7 @@ mod tests {
         }
         let token = token.map(|token| Sha256::digest(token).into());
         let shared = Shared::new(Status { last_error: "why not".into(), ..Status::default() });
-        let response = answer(&request.body(()).unwrap(), &shared, token.as_ref());
+        let response = answer(&request.body(()).unwrap(), &*shared, token.as_ref());
         let status = response.status().as_u16();
         let body = http_body_util::BodyExt::collect(response.into_body());
         let body = futures_util::FutureExt::now_or_never(body).unwrap().unwrap().to_bytes();

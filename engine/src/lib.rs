@@ -1,6 +1,7 @@
 //! Kasho keeps a live, private copy of a PostgreSQL database.
 
 pub mod ack;
+pub mod apply;
 pub mod batch;
 pub mod bootstrap;
 pub mod cli;

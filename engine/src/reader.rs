@@ -165,6 +165,13 @@ impl<S: Backend> StreamReader<S> {
         self.lane == Lane::Changes && self.load_points.is_some()
     }
 
+    /// The next entry, if it has been read already.
+    pub fn buffered(&mut self) -> Option<Entry> {
+        let entry = self.ready.pop_front()?;
+        self.position = entry.position;
+        Some(entry)
+    }
+
     /// The next entry, or none if nothing arrived within `wait`.
     ///
     /// # Errors
@@ -172,8 +179,7 @@ impl<S: Backend> StreamReader<S> {
     pub async fn next(&mut self, wait: Duration) -> Result<Option<Entry>, ReaderError> {
         let until = tokio::time::Instant::now() + wait;
         loop {
-            if let Some(entry) = self.ready.pop_front() {
-                self.position = entry.position;
+            if let Some(entry) = self.buffered() {
                 return Ok(Some(entry));
             }
             if self.lane == Lane::Changes && self.load_points.is_none() && !self.find_end().await? {

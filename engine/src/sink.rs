@@ -20,7 +20,7 @@ pub mod redis;
 pub mod status;
 pub mod store;
 
-mod budget;
+pub(crate) mod budget;
 
 pub use error::SinkError;
 

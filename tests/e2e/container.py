@@ -47,7 +47,7 @@ expect("the script goes into the working folder", "APP=/app " in dockerfile, Tru
 names = set(re.search(r"for name in ([a-z -]+); do", install)[1].split()) | {"kasho"}
 expect("CMD", json.loads(last("CMD"))[0] in names, True)
 expect("compose command", engine["command"][0] in names, True)
-expect("the document's names", {"pg-change-stream", "pg-bootstrap-sync"} <= names, True)
+expect("the document's names", {"pg-change-stream", "pg-bootstrap-sync", "pg-translicator"} <= names, True)
 expect("USER", last("USER"), "kasho")
 runs = [rest for name, rest in instructions if name == "RUN"]
 expect("the user exists", any("useradd" in run and run.split()[-1] == "kasho" for run in runs), True)

@@ -43,7 +43,7 @@ async fn the_install_script_makes_what_the_document_names() {
     ] {
         assert_eq!(mode(&root.join(path)), expected, "{path}");
     }
-    for name in ["pg-change-stream", "pg-bootstrap-sync"] {
+    for name in ["pg-change-stream", "pg-bootstrap-sync", "pg-translicator"] {
         let link = fs::read_link(root.join("usr/local/bin").join(name)).unwrap();
         assert_eq!(link, Path::new("kasho"), "{name}");
     }

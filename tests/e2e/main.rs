@@ -6,6 +6,7 @@
 
 mod harness;
 
+mod apply;
 mod authoring;
 mod bad_input;
 mod by_dump;

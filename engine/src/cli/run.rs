@@ -41,13 +41,13 @@ pub async fn run(arguments: &Arguments, path: &Path) -> anyhow::Result<()> {
 }
 
 /// The signals that end the service.
-struct Signals {
+pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    fn new() -> anyhow::Result<Signals> {
+    pub(super) fn new() -> anyhow::Result<Signals> {
         let terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
         let interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
         Ok(Signals { terminate, interrupt })
@@ -62,7 +62,7 @@ impl Signals {
     }
 
     #[expect(clippy::disallowed_methods, reason = "whoever asks twice wants no drain")]
-    async fn obey(mut self, stop: CancellationToken) {
+    pub(super) async fn obey(mut self, stop: CancellationToken) {
         self.next().await;
         tracing::info!("asked to end: the batch in flight is finished first");
         stop.cancel();

@@ -7,10 +7,11 @@ pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// The variables of the original, and one of their kind, with the keys they stand in for.
 /// The file wins.
-pub(super) const STAND_INS: [(&str, &str, &str); 5] = [
+pub(super) const STAND_INS: [(&str, &str, &str); 6] = [
     ("PRIMARY_DATABASE_URL", "source", "url"),
     ("REPLICATION_SLOT_NAME", "source", "slot"),
     ("KV_URL", "redis", "url"),
+    ("REPLICA_DATABASE_URL", "apply", "target"),
     ("GRPC_PORT", "grpc", "listen"),
     ("HTTP_PORT", "http", "listen"),
 ];

@@ -9,13 +9,13 @@ const CALM: Duration = Duration::from_secs(60);
 
 /// The next pause.
 #[derive(Debug, Default)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     last: Option<(Instant, Duration)>,
 }
 
 impl Backoff {
     /// How long to wait now.
-    pub(super) fn next(&mut self) -> Duration {
+    pub(crate) fn next(&mut self) -> Duration {
         let now = Instant::now();
         let pause = match self.last {
             Some((at, pause)) if now.duration_since(at) < pause + CALM => (pause * 2).min(LONGEST),

@@ -205,7 +205,8 @@ fn number(epoch: Option<crate::position::Epoch>) -> u64 {
 }
 
 /// VmRSS of proc(5).
-fn resident_bytes() -> Option<u64> {
+/// Resident memory of this process.
+pub(crate) fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

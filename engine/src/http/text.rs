@@ -6,7 +6,7 @@ use std::fmt::{Display, Write};
 
 /// What a family's values do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// They only grow, from 0 at the start of the process.
     Counter,
     /// They go up and down.
@@ -15,19 +15,19 @@ pub(super) enum Kind {
 
 /// The text as far as it is written.
 #[derive(Debug, Default)]
-pub(super) struct Text(String);
+pub(crate) struct Text(String);
 
 /// Labels of a sample, by name.
-pub(super) type Labels<'a> = &'a [(&'a str, &'a str)];
+pub(crate) type Labels<'a> = &'a [(&'a str, &'a str)];
 
 impl Text {
     /// The whole text.
-    pub(super) fn finish(self) -> String {
+    pub(crate) fn finish(self) -> String {
         self.0
     }
 
     /// A family with its samples; one without any is left out.
-    pub(super) fn family<'a, V: Display>(
+    pub(crate) fn family<'a, V: Display>(
         &mut self,
         name: &str,
         kind: Kind,
@@ -49,17 +49,17 @@ impl Text {
     }
 
     /// A gauge of one sample.
-    pub(super) fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
+    pub(crate) fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
         self.family(name, Kind::Gauge, help, [(&[][..], value)]);
     }
 
     /// A counter of one sample.
-    pub(super) fn counter(&mut self, name: &str, help: &str, value: impl Display) {
+    pub(crate) fn counter(&mut self, name: &str, help: &str, value: impl Display) {
         self.family(name, Kind::Counter, help, [(&[][..], value)]);
     }
 
     /// A gauge that is 1 for the state in force and 0 for each of the others.
-    pub(super) fn states(&mut self, name: &str, label: &str, help: &str, all: &[&str], now: &str) {
+    pub(crate) fn states(&mut self, name: &str, label: &str, help: &str, all: &[&str], now: &str) {
         self.head(name, "gauge", help);
         for state in all {
             self.sample(name, &[(label, state)], u8::from(*state == now));
@@ -67,13 +67,13 @@ impl Text {
     }
 
     /// The head of a histogram.
-    pub(super) fn histogram_head(&mut self, name: &str, help: &str) {
+    pub(crate) fn histogram_head(&mut self, name: &str, help: &str) {
         self.head(name, "histogram", help);
     }
 
     /// One series of it: how many fell into each bucket (and not below), beside the upper
     /// bounds; the last count is of those above all bounds.
-    pub(super) fn histogram(
+    pub(crate) fn histogram(
         &mut self,
         name: &str,
         (label, value): (&str, &str),

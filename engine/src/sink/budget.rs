@@ -146,6 +146,11 @@ impl Budgeter {
         }
     }
 
+    /// Whether a writer of this lane would wait now.
+    pub(crate) fn is_full(&self, usage: &Usage) -> bool {
+        self.over(usage).is_some()
+    }
+
     fn over(&self, usage: &Usage) -> Option<Over> {
         let used = match self.lane {
             Lane::Changes => usage.changes,

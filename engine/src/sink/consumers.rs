@@ -114,9 +114,14 @@ pub async fn acknowledge<S: Registry>(
     }
 }
 
-fn check_name(name: &str) -> Result<(), SinkError> {
+/// Whether a consumer may be called so.
+pub(crate) fn is_name(name: &str) -> bool {
     let valid = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-    if !name.is_empty() && name.len() <= NAME_BYTES && name.bytes().all(valid) {
+    !name.is_empty() && name.len() <= NAME_BYTES && name.bytes().all(valid)
+}
+
+fn check_name(name: &str) -> Result<(), SinkError> {
+    if is_name(name) {
         return Ok(());
     }
     Err(SinkError::Consumer(format!(

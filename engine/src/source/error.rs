@@ -51,9 +51,15 @@ impl ServerError {
     }
 
     fn from_db(error: &tokio_postgres::error::DbError) -> ServerError {
+        let message = Some(error.message().to_owned());
+        ServerError { message, ..ServerError::without_words(error) }
+    }
+
+    /// Of a statement about rows: its words may quote one.
+    pub(crate) fn without_words(error: &tokio_postgres::error::DbError) -> ServerError {
         ServerError {
             sqlstate: error.code().code().to_owned(),
-            message: Some(error.message().to_owned()),
+            message: None,
             table: error.table().map(str::to_owned),
             column: error.column().map(str::to_owned),
             constraint: error.constraint().map(str::to_owned),

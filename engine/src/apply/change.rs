@@ -1,0 +1,249 @@
+//! An entry of the stream as a change of a row of the target: which columns are set, and by
+//! which the row is found. Pure.
+//!
+//! What can go wrong: a row that nothing tells from others ([`Unfit`]): its key is not among
+//! what the entry says of it, and the whole old row is not there either.
+
+use std::sync::Arc;
+
+use kasho_plugin_sdk::Op;
+
+use super::table::{Mapping, Table};
+use crate::position::EpochPosition;
+use crate::sink::entry::Field;
+
+/// A value's text, or NULL.
+pub(super) type Value = Option<String>;
+
+/// What is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Verb {
+    Insert,
+    Update,
+    Delete,
+}
+
+impl Verb {
+    /// In errors.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Verb::Insert => "insert",
+            Verb::Update => "update",
+            Verb::Delete => "delete",
+        }
+    }
+}
+
+/// How the row is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Find {
+    /// It is new.
+    New,
+    /// By one of the table's keys.
+    Key(usize),
+    /// By all of its columns; one row, if several are alike.
+    Whole,
+}
+
+/// What a statement is made for: changes of one shape differ in their values only.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Shape {
+    pub(super) verb: Verb,
+    pub(super) find: Find,
+    /// Places of the columns that are written.
+    pub(super) set: Vec<usize>,
+    /// Places of the columns that say which row it is, and whether each is NULL there.
+    pub(super) by: Vec<(usize, bool)>,
+}
+
+/// One changed row.
+#[derive(Clone, Debug)]
+pub(super) struct Change {
+    pub(super) at: EpochPosition,
+    pub(super) table: Arc<Table>,
+    pub(super) shape: Arc<Shape>,
+    /// One for each column of `shape.set`.
+    pub(super) values: Vec<Value>,
+    /// One for each column of `shape.by`.
+    pub(super) key: Vec<Value>,
+    /// The chain may have lost rows of this table.
+    pub(super) miss: bool,
+    /// Every column of the new row is known.
+    pub(super) whole: bool,
+}
+
+impl Change {
+    /// Bytes of its values.
+    pub(super) fn weight(&self) -> usize {
+        let bytes = |value: &Value| value.as_ref().map_or(0, String::len);
+        self.values.iter().chain(&self.key).map(bytes).sum::<usize>() + size_of::<Change>()
+    }
+}
+
+/// Why an entry is no change of the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Unfit {
+    /// An insert without all of its values.
+    Partial,
+    /// The table of the target has no unique index over what tells its rows apart.
+    NoIndex(String),
+    /// Nothing tells them apart.
+    NoIdentity,
+    /// An identity column that only the target itself may set.
+    Always(String),
+    /// Not a row.
+    NoRow,
+}
+
+/// What an entry says of a row.
+pub(super) struct Images<'a> {
+    pub(super) op: Op,
+    pub(super) new: Option<Vec<Field>>,
+    pub(super) old: Option<Vec<Field>>,
+    pub(super) key: &'a [usize],
+    pub(super) miss: bool,
+}
+
+/// The change that an entry is; none if there is nothing to do.
+///
+/// # Errors
+/// See [`Unfit`].
+pub(super) fn change(
+    table: &Arc<Table>,
+    mapping: &Mapping,
+    at: EpochPosition,
+    images: Images<'_>,
+) -> Result<Option<Change>, Unfit> {
+    let Images { op, new, old, key, miss } = images;
+    let partial = |field: &Field| matches!(field, Field::Absent | Field::Unchanged);
+    let whole = new.as_ref().is_some_and(|new| !new.iter().any(partial));
+    let change = |shape, values, key| {
+        let (table, shape) = (Arc::clone(table), Arc::new(shape));
+        Ok(Some(Change { at, table, shape, values, key, miss, whole }))
+    };
+    match op {
+        Op::Insert | Op::Read => {
+            let new = new.ok_or(Unfit::NoRow)?;
+            if new.contains(&Field::Unchanged) {
+                return Err(Unfit::Partial);
+            }
+            let (set, values) = written(mapping, new);
+            let shape = Shape { verb: Verb::Insert, find: Find::New, set, by: Vec::new() };
+            change(shape, values, Vec::new())
+        }
+        Op::Delete => {
+            let old = placed(mapping, old.as_deref().ok_or(Unfit::NoRow)?);
+            let (find, by, key) = find(table, &old)?;
+            change(Shape { verb: Verb::Delete, find, set: Vec::new(), by }, Vec::new(), key)
+        }
+        Op::Update => {
+            let new = new.ok_or(Unfit::NoRow)?;
+            let old = match &old {
+                Some(old) => placed(mapping, old),
+                None => placed(mapping, &only(&new, key)),
+            };
+            let (find, by, key) = find(table, &old)?;
+            let (mut set, mut values) = written(mapping, new);
+            let kept = |place: usize, value: &Value| known(&old, place).map(|was| was == value);
+            let mut always = None;
+            let keep: Vec<bool> = set
+                .iter()
+                .zip(&values)
+                .map(|(place, value)| {
+                    let column = &table.columns[*place];
+                    let by_key = by.iter().any(|(at, _)| at == place) && find != Find::Whole;
+                    match kept(*place, value) {
+                        Some(true) => !(by_key || column.always),
+                        Some(false) if column.always => {
+                            always = Some(column.name.clone());
+                            false
+                        }
+                        // The source would not have let it change either.
+                        None => !column.always,
+                        Some(false) => true,
+                    }
+                })
+                .collect();
+            if let Some(column) = always {
+                return Err(Unfit::Always(column));
+            }
+            let mut kept = keep.iter();
+            set.retain(|_| *kept.next().unwrap_or(&true));
+            let mut kept = keep.iter();
+            values.retain(|_| *kept.next().unwrap_or(&true));
+            match set.is_empty() {
+                true => Ok(None),
+                false => change(Shape { verb: Verb::Update, find, set, by }, values, key),
+            }
+        }
+        _ => Err(Unfit::NoRow),
+    }
+}
+
+/// The columns of an image that are written, and their values.
+fn written(mapping: &Mapping, image: Vec<Field>) -> (Vec<usize>, Vec<Value>) {
+    let places = mapping.places.iter().zip(image);
+    let value = |(place, field): (&Option<usize>, Field)| match field {
+        Field::Text(text) => place.map(|place| (place, Some(text))),
+        Field::Null => place.map(|place| (place, None)),
+        Field::Bytes(_) | Field::Unchanged | Field::Absent => None,
+    };
+    places.filter_map(value).unzip()
+}
+
+/// What is known of the old row: by place, what was there.
+fn placed(mapping: &Mapping, image: &[Field]) -> Old {
+    let whole = !image.iter().any(|field| matches!(field, Field::Absent | Field::Unchanged));
+    let known = mapping.places.iter().zip(image).filter_map(|(place, field)| match field {
+        Field::Text(text) => place.map(|place| (place, Some(text.clone()))),
+        Field::Null => place.map(|place| (place, None)),
+        _ => None,
+    });
+    Old { whole, known: known.collect() }
+}
+
+struct Old {
+    /// Every column is known.
+    whole: bool,
+    known: Vec<(usize, Value)>,
+}
+
+fn known(old: &Old, place: usize) -> Option<&Value> {
+    old.known.iter().find(|(at, _)| *at == place).map(|(_, value)| value)
+}
+
+/// The part of a new image that its row had before, too.
+fn only(new: &[Field], key: &[usize]) -> Vec<Field> {
+    let fields = new.iter().enumerate();
+    let of = |(place, field): (usize, &Field)| match key.contains(&place) {
+        true => field.clone(),
+        false => Field::Absent,
+    };
+    fields.map(of).collect()
+}
+
+type Found = (Find, Vec<(usize, bool)>, Vec<Value>);
+
+/// By what the row is found: a key of the target whose columns are all known and none NULL,
+/// else the whole row.
+fn find(table: &Table, old: &Old) -> Result<Found, Unfit> {
+    let values = |columns: &[usize]| -> Option<Vec<Value>> {
+        columns.iter().map(|at| known(old, *at).filter(|v| v.is_some()).cloned()).collect()
+    };
+    for (at, key) in table.keys.iter().enumerate() {
+        if let Some(values) = values(&key.columns) {
+            let by = key.columns.iter().map(|place| (*place, false)).collect();
+            return Ok((Find::Key(at), by, values));
+        }
+    }
+    if old.known.is_empty() {
+        return Err(Unfit::NoIdentity);
+    }
+    if !old.whole {
+        let names: Vec<_> =
+            old.known.iter().map(|(place, _)| table.columns[*place].name.as_str()).collect();
+        return Err(Unfit::NoIndex(names.join(", ")));
+    }
+    let by = old.known.iter().map(|(place, value)| (*place, value.is_none())).collect();
+    Ok((Find::Whole, by, old.known.iter().map(|(_, value)| value.clone()).collect()))
+}

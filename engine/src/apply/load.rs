@@ -1,0 +1,358 @@
+//! The load: rows of the bootstrap stream, copied into several tables at once. Each table is
+//! copied by one worker, which commits its rows with how far the table is; the applier as a
+//! whole is where no table lacks anything.
+//!
+//! What can go wrong: a table that is missing or holds rows of somebody else; everything that
+//! a target can refuse. Whatever was not committed is read and copied again.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use kasho_plugin_sdk::Op;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::change::{Images, change};
+use super::error::ApplyError;
+use super::progress::{At, Progress};
+use super::session::{self, Triggers, remedy};
+use super::stream::{Applier, refuse};
+use super::table::Table;
+use super::{sql, text};
+use crate::position::Position;
+use crate::sink::entry::{Content, Entry, EntryOp};
+use crate::source::conninfo::Conninfo;
+
+use worker::{Job, Worker};
+
+mod worker;
+
+/// Rows travel to a worker in pieces of so many bytes.
+const PIECE: usize = 128 << 10;
+/// Pieces that wait for a worker.
+const WAITING: usize = 2;
+
+/// A table's rows are there through this entry.
+#[derive(Debug)]
+struct Done {
+    table: String,
+    through: u64,
+}
+
+/// A table that is being loaded.
+#[derive(Debug)]
+struct Loading {
+    table: Arc<Table>,
+    worker: usize,
+    /// What copies the rows that are in `piece`.
+    copy: Arc<str>,
+    set: Vec<usize>,
+    piece: Vec<u8>,
+    rows: u64,
+    /// Entries of the piece.
+    first: u64,
+    last: u64,
+    /// Entries, from and to, that the worker has and did not commit yet.
+    sent: VecDeque<(u64, u64)>,
+    /// Entries up to here were there when the applier began.
+    skip: u64,
+    /// What the worker has to compare with, until it knows by itself.
+    was: Option<Option<At>>,
+}
+
+/// The workers, and what is with them.
+pub(super) struct Load {
+    info: Conninfo,
+    workers: Vec<Option<mpsc::Sender<Job>>>,
+    tasks: JoinSet<Result<(), ApplyError>>,
+    to_done: mpsc::UnboundedSender<Done>,
+    done: mpsc::UnboundedReceiver<Done>,
+    tables: HashMap<String, Loading>,
+    buffered: usize,
+    most: usize,
+    /// The entry taken last.
+    last: u64,
+    /// The applier as a whole was moved here. Never before the first entry: what comes before
+    /// a section of the stream has its own place in the order.
+    moved: u64,
+}
+
+impl Load {
+    /// Nothing is loaded yet; no more than `most` bytes wait to be sent.
+    pub(super) fn new(info: Conninfo, workers: u32, most: usize) -> Load {
+        let (to_done, done) = mpsc::unbounded_channel();
+        let workers = (0..workers.max(1)).map(|_| None).collect();
+        let (tasks, tables) = (JoinSet::new(), HashMap::new());
+        Load { info, workers, tasks, to_done, done, tables, buffered: 0, most, last: 0, moved: 0 }
+    }
+
+    /// Takes an entry of the bootstrap stream. Answers whether the load is over, and committed.
+    ///
+    /// # Errors
+    /// See [`ApplyError`].
+    pub(super) async fn take(
+        &mut self,
+        applier: &mut Applier,
+        entry: Entry,
+    ) -> Result<bool, ApplyError> {
+        let Position::Bootstrap(number) = entry.position else { return Ok(false) };
+        if self.last == 0 {
+            self.moved = number.saturating_sub(1);
+        }
+        match entry.content {
+            Content::Row { .. } if entry.op == EntryOp::Row(Op::Read) => {
+                self.row(applier, entry, number).await?;
+            }
+            Content::Restart { .. } => self.restart(applier, &entry.table, number).await?,
+            Content::End { .. } => {
+                self.last = number;
+                self.finish(applier).await?;
+                applier.move_to(entry.position).await?;
+                return Ok(true);
+            }
+            _ => {}
+        }
+        self.last = number;
+        Ok(false)
+    }
+
+    async fn row(
+        &mut self,
+        applier: &mut Applier,
+        entry: Entry,
+        number: u64,
+    ) -> Result<(), ApplyError> {
+        let at = applier.told(entry.position);
+        let Content::Row { columns, new, .. } = entry.content else { return Ok(()) };
+        self.find(applier, &entry.table, number).await?;
+        let found = applier.tables.find(applier.pipe.client(), &entry.table, &columns, at).await;
+        let (table, mapping) = found?;
+        let Some(loading) = self.tables.get_mut(&entry.table) else { return Ok(()) };
+        if number <= loading.skip {
+            return Ok(());
+        }
+        let images = Images { op: Op::Read, new, old: None, key: &[], miss: false };
+        let change = change(&table, &mapping, at, images).map_err(|u| refuse(&table, at, u))?;
+        let Some(change) = change else { return Ok(()) };
+        let same = loading.set == change.shape.set && !loading.copy.is_empty();
+        if !same {
+            self.send(&entry.table, applier).await?;
+        }
+        let Some(loading) = self.tables.get_mut(&entry.table) else { return Ok(()) };
+        if !same {
+            loading.set.clone_from(&change.shape.set);
+            loading.copy = sql::copy(&table, &loading.set).into();
+        }
+        if loading.piece.is_empty() {
+            loading.first = number;
+        }
+        let before = loading.piece.len();
+        text::row(&change.values, &mut loading.piece);
+        (loading.last, loading.rows) = (number, loading.rows + 1);
+        self.buffered += loading.piece.len() - before;
+        if loading.piece.len() >= PIECE {
+            self.send(&entry.table, applier).await?;
+        } else if self.buffered >= self.most {
+            self.send_all(applier).await?;
+        }
+        Ok(())
+    }
+
+    /// A table's load begins anew.
+    async fn restart(
+        &mut self,
+        applier: &mut Applier,
+        name: &str,
+        number: u64,
+    ) -> Result<(), ApplyError> {
+        self.find(applier, name, number).await?;
+        self.send(name, applier).await?;
+        let Some(loading) = self.tables.get_mut(name) else { return Ok(()) };
+        if number <= loading.skip {
+            return Ok(());
+        }
+        loading.sent.push_back((number, number));
+        let (worker, table, was) = (loading.worker, Arc::clone(&loading.table), loading.was.take());
+        let ours = applier.progress.tables.clone();
+        self.give(worker, applier, Job::Empty { table, was, number, ours }).await
+    }
+
+    /// Knows the table from now on. The first row of an epoch empties what an earlier one
+    /// has left.
+    async fn find(
+        &mut self,
+        applier: &mut Applier,
+        name: &str,
+        number: u64,
+    ) -> Result<(), ApplyError> {
+        if self.tables.contains_key(name) {
+            return Ok(());
+        }
+        let epoch = applier.progress.main.epoch;
+        let stale = applier.progress.tables.iter().filter(|(_, at)| at.epoch < epoch);
+        let stale: Vec<String> = stale.map(|(name, _)| name.clone()).collect();
+        if !stale.is_empty() {
+            tracing::info!(tables = stale.len(), "emptying what the bootstrap before has left");
+            let position = applier.position();
+            applier.empty_all(&stale, At { epoch, position: Position::START }, position).await?;
+            applier.move_to(position).await?;
+        }
+        let at = applier.told(Position::Bootstrap(number));
+        let table = applier.tables.find(applier.pipe.client(), name, &[], at).await?.0;
+        if applier.traits.triggers == Triggers::Deferred && table.foreign {
+            return Err(ApplyError::Refused(format!(
+                "table {name} of the target has foreign keys, which rows in the load's order need \
+                 not meet, and role {:?} may not turn them off: {}; or load first and make them \
+                 then (pg_dump --section=post-data); then start again",
+                applier.traits.role,
+                remedy(&applier.traits)
+            )));
+        }
+        if table.keys.len() > 1 || table.foreign {
+            tracing::info!(
+                table = name,
+                "the table has indexes or foreign keys already: a load is faster into one made by \
+                 pg_dump --section=pre-data, with --section=post-data afterwards"
+            );
+        }
+        let was = applier.progress.tables.get(name).copied();
+        let skip = match was.map(|was| was.position) {
+            Some(Position::Bootstrap(n)) => n,
+            _ => 0,
+        };
+        let loading = Loading {
+            table,
+            worker: self.tables.len() % self.workers.len(),
+            copy: "".into(),
+            set: Vec::new(),
+            piece: Vec::new(),
+            rows: 0,
+            first: 0,
+            last: 0,
+            sent: VecDeque::new(),
+            skip,
+            was: Some(was),
+        };
+        self.tables.insert(name.to_owned(), loading);
+        Ok(())
+    }
+
+    /// Sends a table's piece to its worker.
+    async fn send(&mut self, name: &str, applier: &Applier) -> Result<(), ApplyError> {
+        let Some(loading) = self.tables.get_mut(name) else { return Ok(()) };
+        if loading.piece.is_empty() {
+            return Ok(());
+        }
+        let piece = std::mem::take(&mut loading.piece);
+        self.buffered -= piece.len();
+        loading.sent.push_back((loading.first, loading.last));
+        let job = Job::Rows {
+            table: Arc::clone(&loading.table),
+            copy: Arc::clone(&loading.copy),
+            was: loading.was.take(),
+            rows: std::mem::take(&mut loading.rows),
+            piece: piece.into(),
+            last: loading.last,
+        };
+        let worker = loading.worker;
+        self.give(worker, applier, job).await
+    }
+
+    async fn send_all(&mut self, applier: &Applier) -> Result<(), ApplyError> {
+        let waiting = self.tables.iter().filter(|(_, loading)| !loading.piece.is_empty());
+        let names: Vec<String> = waiting.map(|(name, _)| name.clone()).collect();
+        for name in names {
+            self.send(&name, applier).await?;
+        }
+        Ok(())
+    }
+
+    async fn give(&mut self, worker: usize, applier: &Applier, job: Job) -> Result<(), ApplyError> {
+        if self.workers[worker].is_none() {
+            let (client, _) = session::connect(&self.info).await?;
+            let (to, jobs) = mpsc::channel(WAITING);
+            let Progress { consumer, writer, main, .. } = &applier.progress;
+            let names = (consumer.clone(), writer.clone());
+            let figures = Arc::clone(&applier.figures);
+            let triggers = applier.traits.triggers;
+            let done = self.to_done.clone();
+            let new = Worker::new(client, triggers, names, main.epoch, done, figures);
+            self.tasks.spawn(new.run(jobs));
+            self.workers[worker] = Some(to);
+        }
+        let sent = match &self.workers[worker] {
+            Some(to) => to.send(job).await.is_ok(),
+            None => false,
+        };
+        match sent {
+            true => Ok(()),
+            false => Err(self.broken().await),
+        }
+    }
+
+    /// Why a worker takes nothing more.
+    async fn broken(&mut self) -> ApplyError {
+        while let Some(ended) = self.tasks.join_next().await {
+            match ended {
+                Ok(Err(error)) => return error,
+                Ok(Ok(())) => {}
+                Err(_) => break,
+            }
+        }
+        ApplyError::Lost { doing: "a worker of the load".to_owned() }
+    }
+
+    /// Lets everything taken so far be committed, and moves the applier as a whole as far as
+    /// that is the case already.
+    ///
+    /// # Errors
+    /// A worker failed; fenced.
+    pub(super) async fn tick(&mut self, applier: &mut Applier) -> Result<(), ApplyError> {
+        self.send_all(applier).await?;
+        for worker in 0..self.workers.len() {
+            if self.workers[worker].is_some() {
+                self.give(worker, applier, Job::Commit).await?;
+            }
+        }
+        self.settle(applier);
+        let through = self.through();
+        if through > self.moved {
+            applier.move_to(Position::Bootstrap(through)).await?;
+            self.moved = through;
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, applier: &mut Applier) {
+        let epoch = applier.progress.main.epoch;
+        while let Ok(Done { table, through }) = self.done.try_recv() {
+            let at = At { epoch, position: Position::Bootstrap(through) };
+            applier.progress.tables.insert(table.clone(), at);
+            if let Some(loading) = self.tables.get_mut(&table) {
+                while loading.sent.front().is_some_and(|(_, last)| *last <= through) {
+                    loading.sent.pop_front();
+                }
+            }
+        }
+    }
+
+    /// No table lacks anything up to here.
+    fn through(&self) -> u64 {
+        let oldest = self.tables.values().filter_map(|loading| {
+            let sent = loading.sent.front().map(|(first, _)| *first);
+            sent.or((!loading.piece.is_empty()).then_some(loading.first))
+        });
+        oldest.min().map_or(self.last, |first| first.saturating_sub(1))
+    }
+
+    /// Waits until every worker has committed everything.
+    async fn finish(&mut self, applier: &mut Applier) -> Result<(), ApplyError> {
+        self.send_all(applier).await?;
+        self.workers.iter_mut().for_each(|worker| *worker = None);
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.map_err(|_| ApplyError::Lost { doing: "a worker of the load".to_owned() })??;
+        }
+        self.settle(applier);
+        Ok(())
+    }
+}

@@ -1,0 +1,178 @@
+//! How far the target is, in the target: `kasho.applied`, changed in the same transaction
+//! as the rows, by compare-and-set. That is what makes every row applied exactly once, and
+//! it is the fence too: an applier that was thought dead finds another writer's token there
+//! and can commit nothing.
+//!
+//! What can go wrong: the role may not make the table; the set finds something else than it
+//! compares with ([`FENCED`]).
+
+use std::collections::BTreeMap;
+
+use tokio_postgres::Client;
+
+use super::error::ApplyError;
+use crate::position::{Epoch, EpochPosition, Position};
+
+/// The SQLSTATE by which a compare-and-set says no: it divides by the rows it changed, so
+/// that the COMMIT sent right behind it is a rollback.
+pub(super) const FENCED: &str = "22012";
+
+const TABLE: &str = "
+CREATE TABLE IF NOT EXISTS kasho.applied (
+    consumer text NOT NULL,
+    relation text NOT NULL,
+    stream text NOT NULL,
+    epoch bigint NOT NULL,
+    position text NOT NULL,
+    writer text NOT NULL,
+    system text NOT NULL DEFAULT '',
+    applied_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (consumer, relation));
+COMMENT ON TABLE kasho.applied IS 'How far each applier of Kasho is; an empty relation is the applier as a whole';";
+
+/// Compares and moves the applier's own row: consumer, writer, old epoch, old position, new
+/// epoch, new position, stream, system.
+pub(super) const MOVE: &str = "
+WITH moved AS (
+    UPDATE kasho.applied SET epoch = $5::int8, position = $6::text, stream = $7::text, system = $8::text, applied_at = now()
+    WHERE consumer = $1::text AND relation = '' AND writer = $2::text AND epoch = $3::int8 AND position = $4::text
+    RETURNING 1)
+SELECT 1 / count(*) FROM moved";
+
+/// Compares and moves a table's row, or makes it: consumer, writer, relation, epoch, position,
+/// old epoch, old position. Holds the applier's own row, so that nobody takes over meanwhile.
+pub(super) const MOVE_TABLE: &str = "
+WITH fence AS (
+    SELECT 1 FROM kasho.applied WHERE consumer = $1::text AND relation = '' AND writer = $2::text
+    FOR KEY SHARE),
+moved AS (
+    INSERT INTO kasho.applied AS a (consumer, writer, relation, epoch, position, stream)
+    SELECT $1::text, $2::text, $3::text, $4::int8, $5::text, 'bootstrap' FROM fence
+    ON CONFLICT (consumer, relation) DO UPDATE
+    SET writer = excluded.writer, epoch = excluded.epoch, position = excluded.position, applied_at = now()
+    WHERE a.epoch = $6::int8 AND a.position = $7::text
+    RETURNING 1)
+SELECT 1 / count(*) FROM moved";
+
+/// Where a table, or the applier as a whole, is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct At {
+    pub(super) epoch: Epoch,
+    pub(super) position: Position,
+}
+
+impl At {
+    /// As it is told.
+    pub(super) fn told(self) -> EpochPosition {
+        EpochPosition { epoch: Some(self.epoch), position: self.position }
+    }
+}
+
+/// What was found when the writer's token was put in place.
+#[derive(Clone, Debug)]
+pub(super) struct Progress {
+    /// Under which name.
+    pub(super) consumer: String,
+    /// This writer's token.
+    pub(super) writer: String,
+    /// The applier as a whole; epoch 0 if it never was one.
+    pub(super) main: At,
+    /// `IDENTIFY_SYSTEM`'s systemid of what it was applied from.
+    pub(super) system: String,
+    /// The tables it has filled.
+    pub(super) tables: BTreeMap<String, At>,
+}
+
+/// Makes the table, unless it is there.
+///
+/// # Errors
+/// The role may not.
+pub(super) async fn prepare(client: &Client, role: &str) -> Result<(), ApplyError> {
+    let doing = "looking for kasho.applied";
+    let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n \
+               ON n.oid = c.relnamespace WHERE n.nspname = 'kasho' AND c.relname = 'applied')";
+    let row = client.query_one(sql, &[]).await.map_err(|e| ApplyError::sql(doing, &e))?;
+    if row.get::<_, bool>(0) {
+        return Ok(());
+    }
+    let mut made = client.batch_execute(TABLE).await;
+    // Only where it is missing: to say IF NOT EXISTS takes the right to make one.
+    if made.as_ref().is_err_and(|e| e.code().is_some_and(|code| code.code() == "3F000")) {
+        made = client.batch_execute(&format!("CREATE SCHEMA kasho; {TABLE}")).await;
+    }
+    match made {
+        Ok(()) => Ok(()),
+        Err(error) if error.code().is_some_and(|code| code.code() == "42501") => {
+            Err(ApplyError::Refused(format!(
+                "role {role:?} of the target may not make the schema kasho, in which progress \
+                 stands: CREATE SCHEMA kasho AUTHORIZATION {}; then start again",
+                kasho_plugin_sdk::event::quote_identifier(role)
+            )))
+        }
+        // Another one was quicker.
+        Err(error)
+            if error.code().is_some_and(|c| ["42P06", "42P07", "23505"].contains(&c.code())) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(ApplyError::sql("making kasho.applied", &error)),
+    }
+}
+
+/// Puts this writer's token in place: from now on no other can commit. Waits for commits
+/// that are under way.
+///
+/// # Errors
+/// The server's; a row that nobody of us wrote.
+pub(super) async fn take_over(
+    client: &mut Client,
+    consumer: &str,
+    writer: &str,
+) -> Result<Progress, ApplyError> {
+    let doing = "taking over in kasho.applied";
+    let failed = |e: tokio_postgres::Error| ApplyError::sql(doing, &e);
+    let transaction = client.transaction().await.map_err(failed)?;
+    let own = "INSERT INTO kasho.applied (consumer, relation, stream, epoch, position, writer) \
+               VALUES ($1, '', 'bootstrap', 0, 'bootstrap:0', $2) ON CONFLICT DO NOTHING";
+    transaction.execute(own, &[&consumer, &writer]).await.map_err(failed)?;
+    let lock = "SELECT FROM kasho.applied WHERE consumer = $1 AND relation = '' FOR UPDATE";
+    transaction.execute(lock, &[&consumer]).await.map_err(failed)?;
+    let mark = "UPDATE kasho.applied SET writer = $2 WHERE consumer = $1";
+    transaction.execute(mark, &[&consumer, &writer]).await.map_err(failed)?;
+    let look = "SELECT relation, epoch, position, system FROM kasho.applied WHERE consumer = $1";
+    let rows = transaction.query(look, &[&consumer]).await.map_err(failed)?;
+    transaction.commit().await.map_err(failed)?;
+    let mut found = Progress {
+        consumer: consumer.to_owned(),
+        writer: writer.to_owned(),
+        main: At { epoch: Epoch(0), position: Position::START },
+        system: String::new(),
+        tables: BTreeMap::new(),
+    };
+    for row in rows {
+        let relation: String = row.get(0);
+        let position: String = row.get(2);
+        let epoch = Epoch(u64::try_from(row.get::<_, i64>(1)).unwrap_or(0));
+        let position = position.parse().map_err(|_| {
+            ApplyError::Refused(format!(
+                "kasho.applied of the target holds no position for {relation:?}: it was changed \
+                 by something else"
+            ))
+        })?;
+        match relation.is_empty() {
+            true => (found.main, found.system) = (At { epoch, position }, row.get(3)),
+            false => drop(found.tables.insert(relation, At { epoch, position })),
+        }
+    }
+    Ok(found)
+}
+
+/// Whether an error is a compare-and-set's no.
+pub(super) fn is_fenced(error: &tokio_postgres::Error) -> bool {
+    error.code().is_some_and(|code| code.code() == FENCED)
+}
+
+/// An epoch as the table stores it.
+pub(super) fn number(epoch: Epoch) -> i64 {
+    i64::try_from(epoch.0).unwrap_or(i64::MAX)
+}

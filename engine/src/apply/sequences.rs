@@ -1,0 +1,126 @@
+//! Sequences are not part of logical replication: their values are read from the source, after
+//! the load and on a schedule, and set in the target where a sequence has the same name.
+//!
+//! What can go wrong is told and tried again at the next time: rows do not wait for it.
+
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+use tokio::time::Instant;
+use tokio_postgres::Client;
+
+use super::error::ApplyError;
+use super::progress::Progress;
+use super::session;
+use crate::config::Config;
+use crate::source::conninfo::{Conninfo, sql_connect};
+use crate::source::error::SourceError;
+
+/// Sequences of one statement.
+const AT_ONCE: usize = 500;
+
+/// What those that were ever used gave out last.
+const READ: &str = "
+SELECT format('%I.%I', schemaname, sequencename), last_value
+FROM pg_catalog.pg_sequences
+WHERE last_value IS NOT NULL AND schemaname NOT IN ('pg_catalog', 'information_schema', 'kasho')
+ORDER BY 1";
+
+/// Sets those that are there and may be set, and differ. Answers how many, and how many may not
+/// be set. The lock keeps a writer who was fenced off from setting them back.
+const SET: &str = "
+WITH fence AS MATERIALIZED (
+    SELECT 1 FROM kasho.applied WHERE consumer = $3 AND relation = '' AND writer = $4 FOR KEY SHARE),
+wanted AS MATERIALIZED (
+    SELECT c.oid, v.last, pg_catalog.has_sequence_privilege(c.oid, 'UPDATE') AS may
+    FROM fence, unnest($1::text[], $2::int8[]) v(name, last)
+    JOIN pg_catalog.pg_class c ON c.oid = pg_catalog.to_regclass(v.name) AND c.relkind = 'S')
+SELECT count(CASE WHEN may THEN pg_catalog.setval(oid, last) END), count(*) FILTER (WHERE NOT may)
+FROM wanted";
+
+/// Copies values now and then.
+#[derive(Debug)]
+pub(super) struct Copier {
+    from: Option<Conninfo>,
+    to: Conninfo,
+    every: Duration,
+    next: Instant,
+    consumer: String,
+    writer: String,
+    told: bool,
+}
+
+impl Copier {
+    /// The first time is now.
+    pub(super) fn start(config: &Config, target: &Conninfo, progress: &Progress) -> Copier {
+        let off = config.apply.sequences_ms == 0;
+        let url = config.source.url.as_ref().filter(|_| !off);
+        let from = url.and_then(|url| Conninfo::parse(url.expose_secret()).ok());
+        if from.is_none() && !off {
+            tracing::info!("sequences are left alone: source.url is not set");
+        }
+        Copier {
+            from,
+            to: target.clone(),
+            every: Duration::from_millis(config.apply.sequences_ms),
+            next: Instant::now(),
+            consumer: progress.consumer.clone(),
+            writer: progress.writer.clone(),
+            told: false,
+        }
+    }
+
+    /// Copies, if it is time.
+    pub(super) async fn tick(&mut self) {
+        if Instant::now() >= self.next {
+            self.now().await;
+        }
+    }
+
+    /// Copies.
+    pub(super) async fn now(&mut self) {
+        let Some(from) = &self.from else { return };
+        match self.copy(from).await {
+            Ok((set, refused)) => {
+                tracing::debug!(set, refused, "sequences");
+                if refused > 0 && !self.told {
+                    self.told = true;
+                    tracing::warn!(
+                        sequences = refused,
+                        "the target's role may not set some sequences: GRANT UPDATE ON ALL \
+                         SEQUENCES IN SCHEMA … TO it"
+                    );
+                }
+            }
+            Err(error) => tracing::warn!(%error, "sequences are not copied this time"),
+        }
+        self.next = Instant::now() + self.every;
+    }
+
+    async fn copy(&self, from: &Conninfo) -> Result<(i64, i64), ApplyError> {
+        let source = sql_connect(from, "kasho apply").await?;
+        let failed = |e: &tokio_postgres::Error| SourceError::sql("reading sequences", e);
+        let rows = source.query(READ, &[]).await.map_err(|e| failed(&e))?;
+        let (target, _) = session::connect(&self.to).await?;
+        let mut sums = (0, 0);
+        for rows in rows.chunks(AT_ONCE) {
+            let names: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+            let values: Vec<i64> = rows.iter().map(|row| row.get(1)).collect();
+            let row = set(&target, &names, &values, &self.consumer, &self.writer).await?;
+            sums = (sums.0 + row.0, sums.1 + row.1);
+        }
+        Ok(sums)
+    }
+}
+
+async fn set(
+    target: &Client,
+    names: &[String],
+    values: &[i64],
+    consumer: &str,
+    writer: &str,
+) -> Result<(i64, i64), ApplyError> {
+    let row = target.query_one(SET, &[&names, &values, &consumer, &writer]).await;
+    let row = row.map_err(|e| ApplyError::sql("setting sequences", &e))?;
+    Ok((row.get(0), row.get(1)))
+}

@@ -1,0 +1,413 @@
+//! The changes, applied in their order: a source's transaction is never split over two of
+//! the target's (but where it is larger than Redis's budget), small ones share one.
+//!
+//! What can go wrong: everything that a target can refuse, see [`ApplyError`]. After an error
+//! nothing of the open transaction is there, and the applier begins again where the target
+//! is.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use kasho_plugin_sdk::Op;
+use tokio::sync::watch;
+
+use super::change::{Images, Unfit, Verb, change};
+use super::config::{Config, Conflict};
+use super::error::ApplyError;
+use super::figures::{Figures, Odd};
+use super::join::{Joiner, Run};
+use super::pipe::{Check, Pipe};
+use super::progress::{At, MOVE, MOVE_TABLE, Progress, number};
+use super::session::{Traits, Triggers};
+use super::sql::{self, Otherwise};
+use super::table::{self, Table, Tables};
+use super::{text, truncate};
+use crate::position::{EpochPosition, Position};
+use crate::sink::entry::{Content, Entry, EntryOp};
+
+/// The target's transactions end where a source's does, at the latest after so many rows, …
+const COMMIT_ROWS: usize = 20_000;
+/// … bytes, …
+const COMMIT_BYTES: usize = 8 << 20;
+/// … or so long.
+const COMMIT_AFTER: Duration = Duration::from_millis(200);
+/// From so many inserts on they are copied.
+const COPY_ROWS: usize = 24;
+/// Rows of one statement: few sizes, so that few statements are prepared.
+const SIZES: [usize; 3] = [16, 4, 1];
+/// A statement has no more parameters than this (the protocol's limit is 65,535).
+const PARAMETERS: usize = 30_000;
+
+/// The target as far as it is, and what is under way.
+pub(super) struct Applier {
+    pub(super) config: Config,
+    pub(super) figures: Arc<Figures>,
+    pub(super) traits: Traits,
+    pub(super) pipe: Pipe,
+    pub(super) tables: Tables,
+    pub(super) progress: Progress,
+    /// Told to whoever acknowledges.
+    pub(super) committed: watch::Sender<Option<Position>>,
+    joiner: Joiner,
+    /// Since when the target's transaction is open.
+    begun: Option<Instant>,
+    rows: usize,
+    bytes: usize,
+    /// Everything up to here is done, or under way.
+    reached: Position,
+    /// A transaction of the source is open.
+    inside: bool,
+    /// Tables that are filled for the first time.
+    new: Vec<String>,
+    commit_us: i64,
+}
+
+impl Applier {
+    /// Where `progress` says.
+    pub(super) fn new(
+        config: Config,
+        figures: Arc<Figures>,
+        traits: Traits,
+        pipe: Pipe,
+        progress: Progress,
+        committed: watch::Sender<Option<Position>>,
+    ) -> Applier {
+        let reached = progress.main.position;
+        let tables = Tables::new(traits.clone());
+        Applier {
+            config,
+            figures,
+            traits,
+            pipe,
+            tables,
+            progress,
+            committed,
+            joiner: Joiner::default(),
+            begun: None,
+            rows: 0,
+            bytes: 0,
+            reached,
+            inside: false,
+            new: Vec::new(),
+            commit_us: 0,
+        }
+    }
+
+    /// Whether a transaction of the source is open.
+    pub(super) fn inside(&self) -> bool {
+        self.inside
+    }
+
+    /// What the target has.
+    pub(super) fn position(&self) -> Position {
+        self.progress.main.position
+    }
+
+    /// Whether something is not committed yet.
+    pub(super) fn pends(&self) -> bool {
+        self.begun.is_some() || self.reached != self.progress.main.position
+    }
+
+    pub(super) fn told(&self, position: Position) -> EpochPosition {
+        At { epoch: self.progress.main.epoch, position }.told()
+    }
+
+    /// Applies an entry of the changes stream.
+    ///
+    /// # Errors
+    /// See [`ApplyError`].
+    pub(super) async fn take(&mut self, entry: Entry) -> Result<(), ApplyError> {
+        let Entry { position, last, op, table, content, weight, commit_us, .. } = entry;
+        let at = self.told(position);
+        match content {
+            Content::Row { columns, new, old, key, miss, .. } => match op {
+                EntryOp::Row(op @ (Op::Insert | Op::Update | Op::Delete)) => {
+                    let found = self.tables.find(self.pipe.client(), &table, &columns, at).await;
+                    let (table, mapping) = found?;
+                    let images = Images { op, new, old, key: &key, miss };
+                    let change = change(&table, &mapping, at, images);
+                    if let Some(change) = change.map_err(|unfit| refuse(&table, at, unfit))? {
+                        self.begin(at).await?;
+                        (self.rows, self.bytes) = (self.rows + 1, self.bytes + weight);
+                        if let Some(run) = self.joiner.push(change) {
+                            self.apply(run).await?;
+                        }
+                    }
+                }
+                // Messages of applications are for other readers.
+                _ => {}
+            },
+            Content::Truncate { tables, restart_identity, .. } => {
+                self.begin(at).await?;
+                self.flush().await?;
+                let mut found = Vec::with_capacity(tables.len());
+                for name in &tables {
+                    let table = self.tables.find(self.pipe.client(), name, &[], at).await?.0;
+                    self.note(&table);
+                    found.push(table);
+                }
+                let (client, ours) = (self.pipe.client(), &self.progress.tables);
+                truncate::empty(client, &found, restart_identity, ours, at).await?;
+            }
+            _ => {}
+        }
+        (self.reached, self.inside, self.commit_us) = (position, !last, commit_us);
+        if last {
+            self.figures.transactions.fetch_add(1, Relaxed);
+            let long = self.begun.is_some_and(|begun| begun.elapsed() >= COMMIT_AFTER);
+            if self.rows >= COMMIT_ROWS || self.bytes >= COMMIT_BYTES || long {
+                self.commit().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the target's transaction.
+    async fn begin(&mut self, at: EpochPosition) -> Result<(), ApplyError> {
+        if self.begun.is_none() {
+            self.pipe.word("BEGIN", Check::Any, at).await?;
+            if self.traits.triggers == Triggers::Deferred {
+                self.pipe.word("SET CONSTRAINTS ALL DEFERRED", Check::Any, at).await?;
+            }
+            self.begun = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Sends what was joined so far.
+    async fn flush(&mut self) -> Result<(), ApplyError> {
+        match self.joiner.take() {
+            Some(run) => self.apply(run).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Commits everything taken so far, with how far that is. Inside of a transaction of the
+    /// source only where there is no other way.
+    ///
+    /// # Errors
+    /// Fenced; what was sent before failed; the server's.
+    pub(super) async fn commit(&mut self) -> Result<(), ApplyError> {
+        self.flush().await?;
+        let reached = self.reached;
+        self.move_to(reached).await
+    }
+
+    /// Commits with this position, and tells of it.
+    ///
+    /// # Errors
+    /// As [`Applier::commit`].
+    pub(super) async fn move_to(&mut self, position: Position) -> Result<(), ApplyError> {
+        let at = self.told(position);
+        self.begin(at).await?;
+        // COMMIT is sent before the answer of the compare-and-set is there, but not before it is
+        // known that every row was as it should be.
+        self.pipe.drain().await?;
+        for name in std::mem::take(&mut self.new) {
+            self.note_table(&name, None, At { epoch: self.progress.main.epoch, position }).await?;
+        }
+        self.swap(At { epoch: self.progress.main.epoch, position }).await?;
+        self.pipe.word("COMMIT", Check::Fence, at).await?;
+        self.pipe.drain().await?;
+        (self.begun, self.rows, self.bytes) = (None, 0, 0);
+        self.reached = position;
+        self.figures.commits.fetch_add(1, Relaxed);
+        self.figures.reached(at);
+        if self.commit_us > 0 {
+            self.figures.commit_us.store(self.commit_us, Relaxed);
+        }
+        // Whoever acknowledges may have ended, with an error that is told elsewhere.
+        let _ = self.committed.send(Some(position));
+        Ok(())
+    }
+
+    /// The compare-and-set of the applier as a whole.
+    pub(super) async fn swap(&mut self, to: At) -> Result<(), ApplyError> {
+        let Progress { consumer, writer, main, system, .. } = &self.progress;
+        let lane = match to.position {
+            Position::Bootstrap(_) => "bootstrap",
+            Position::Wal { .. } => "changes",
+        };
+        let params = [
+            consumer.clone(),
+            writer.clone(),
+            number(main.epoch).to_string(),
+            main.position.to_string(),
+            number(to.epoch).to_string(),
+            to.position.to_string(),
+            lane.to_owned(),
+            system.clone(),
+        ];
+        let params = params.into_iter().map(Some).collect();
+        self.pipe.send(MOVE, params, Check::Fence, to.told()).await?;
+        self.progress.main = to;
+        Ok(())
+    }
+
+    /// The compare-and-set of a table.
+    pub(super) async fn note_table(
+        &mut self,
+        name: &str,
+        was: Option<At>,
+        to: At,
+    ) -> Result<(), ApplyError> {
+        let params = table_params(&self.progress, name, was, to);
+        self.pipe.send(MOVE_TABLE, params, Check::Fence, to.told()).await?;
+        self.progress.tables.insert(name.to_owned(), to);
+        Ok(())
+    }
+
+    /// Notes that a table is one of ours.
+    fn note(&mut self, table: &Table) {
+        if !self.progress.tables.contains_key(&table.name) && !self.new.contains(&table.name) {
+            self.new.push(table.name.clone());
+        }
+    }
+
+    /// Tables are loaded again from here on: empties them, and notes that their rows begin with
+    /// entry `section` of the bootstrap stream.
+    ///
+    /// # Errors
+    /// As [`Applier::take`].
+    pub(super) async fn mark(
+        &mut self,
+        position: Position,
+        section: u64,
+        tables: &[String],
+    ) -> Result<(), ApplyError> {
+        if self.pends() {
+            self.commit().await?;
+        }
+        let epoch = self.progress.main.epoch;
+        let before = At { epoch, position: Position::Bootstrap(section.saturating_sub(1)) };
+        self.empty_all(tables, before, position).await?;
+        self.move_to(position).await
+    }
+
+    /// Empties these tables as far as they are there, and notes where each of them is then.
+    pub(super) async fn empty_all(
+        &mut self,
+        tables: &[String],
+        then: At,
+        position: Position,
+    ) -> Result<(), ApplyError> {
+        let at = self.told(position);
+        self.begin(at).await?;
+        let mut found = Vec::new();
+        for name in tables {
+            let table = table::look(self.pipe.client(), &self.traits, name).await?;
+            found.extend(table.map(Arc::new));
+        }
+        let (client, ours) = (self.pipe.client(), &self.progress.tables);
+        truncate::empty(client, &found, false, ours, at).await?;
+        for name in tables {
+            let was = self.progress.tables.get(name).copied();
+            self.note_table(name, was, then).await?;
+        }
+        Ok(())
+    }
+
+    async fn apply(&mut self, run: Run) -> Result<(), ApplyError> {
+        let (table, shape) = (Arc::clone(run.table()), Arc::clone(run.shape()));
+        self.note(&table);
+        let first = &run.changes[0];
+        let (at, verb) = (first.at, shape.verb);
+        let (otherwise, odd) = match (first.miss, self.config.conflict) {
+            (true, _) => (Otherwise::Upsert, Some(Odd::Expected)),
+            (false, Conflict::Halt) => (Otherwise::Nothing, None),
+            (false, Conflict::Upsert) => (Otherwise::Upsert, Some(Odd::Conflict)),
+            (false, Conflict::Skip) => (Otherwise::Skip, Some(Odd::Conflict)),
+        };
+        let check = |wanted: usize| Check::Rows {
+            verb,
+            table: Arc::clone(&table),
+            wanted: wanted as u64,
+            odd,
+        };
+        let plain = otherwise == Otherwise::Nothing && !shape.set.is_empty();
+        if verb == Verb::Insert && plain && run.changes.len() >= COPY_ROWS {
+            let mut rows = Vec::new();
+            run.changes.iter().for_each(|change| text::row(&change.values, &mut rows));
+            let copy = sql::copy(&table, &shape.set);
+            return self.pipe.copy(&copy, rows.into(), check(run.changes.len()), at).await;
+        }
+        let alone = match verb {
+            Verb::Insert => otherwise != Otherwise::Nothing,
+            Verb::Update => otherwise == Otherwise::Upsert && !first.miss,
+            Verb::Delete => false,
+        };
+        let width = shape.set.len() + shape.by.len();
+        let mut changes = run.changes.into_iter().peekable();
+        let mut left = changes.len();
+        while let Some(next) = changes.peek() {
+            let (at, whole) = (next.at, next.whole);
+            let fits = |size: &usize| *size <= left && (1..=PARAMETERS).contains(&(size * width));
+            let size = if alone { 1 } else { SIZES.into_iter().find(fits).unwrap_or(1) };
+            let sql = match (size, verb) {
+                (1, Verb::Update) if alone && whole => sql::update_or_insert(&table, &shape),
+                (1, _) => sql::one(&table, &shape, otherwise),
+                _ => sql::many(&table, &shape, size),
+            };
+            let check = match (verb, alone && whole) {
+                // It counts what it had to insert.
+                (Verb::Update, true) => Check::Inverse { table: Arc::clone(&table) },
+                _ => check(size),
+            };
+            let mut params = Vec::with_capacity(size * width);
+            for change in changes.by_ref().take(size) {
+                params.extend(change.values);
+                params.extend(change.key);
+            }
+            left -= size;
+            self.pipe.send(&sql, params, check, at).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The parameters of [`MOVE_TABLE`].
+pub(super) fn table_params(
+    progress: &Progress,
+    name: &str,
+    was: Option<At>,
+    to: At,
+) -> Vec<Option<String>> {
+    let was_epoch = was.map_or(0, |was| number(was.epoch));
+    let was_position = was.map_or(String::new(), |was| was.position.to_string());
+    let params = [
+        progress.consumer.clone(),
+        progress.writer.clone(),
+        name.to_owned(),
+        number(to.epoch).to_string(),
+        to.position.to_string(),
+        was_epoch.to_string(),
+        was_position,
+    ];
+    params.into_iter().map(Some).collect()
+}
+
+/// Why a row cannot be applied, and what to do.
+pub(super) fn refuse(table: &Table, at: EpochPosition, unfit: Unfit) -> ApplyError {
+    let name = &table.name;
+    ApplyError::Refused(match unfit {
+        Unfit::NoIndex(columns) => format!(
+            "table {name} of the target has no unique index over ({columns}), by which {at} finds \
+             its row. If its indexes are still to be made: pg_dump --section=post-data of the \
+             source into the target; then start again"
+        ),
+        Unfit::NoIdentity => format!(
+            "{at} says of no column of {name} what it was: ALTER TABLE {name} REPLICA IDENTITY \
+             FULL at the source, and load the table again (kasho bootstrap --table {name})"
+        ),
+        Unfit::Partial => format!(
+            "{at} inserts a row of {name} of which a value was not sent: ALTER TABLE {name} REPLICA \
+             IDENTITY FULL at the source, and load the table again (kasho bootstrap --table {name})"
+        ),
+        Unfit::Always(column) => format!(
+            "{at} changes {name}.{column}, which is GENERATED ALWAYS AS IDENTITY in the target: \
+             ALTER TABLE {name} ALTER COLUMN {column} SET GENERATED BY DEFAULT; then start again"
+        ),
+        Unfit::NoRow => format!("{at} of {name} holds no row: it was written by something else"),
+    })
+}

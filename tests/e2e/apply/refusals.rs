@@ -1,0 +1,193 @@
+//! What a target lacks is told with the statement that mends it, before or with the first row
+//! concerned; and what it needs is no more than is told.
+
+use super::Site;
+use crate::harness::Postgres;
+
+const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, n int);
+    CREATE TABLE child (id int PRIMARY KEY, t int REFERENCES t);";
+const ROWS: &str = "INSERT INTO t SELECT n, n FROM generate_series(1, 100) n;
+    INSERT INTO child SELECT n, n FROM generate_series(1, 100) n";
+
+impl Site {
+    /// Runs an applier that ends with an error that says all of this.
+    async fn refused(&self, words: &[&str]) {
+        let applier = self.applier();
+        assert_eq!(applier.wait_exit().await.code(), Some(1), "{:?}", applier.lines());
+        let said = applier.try_wait_for(words[0]).await;
+        let all = applier.lines().join("\n");
+        assert!(said.is_some() && words.iter().all(|word| all.contains(word)), "{words:?}\n{all}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_target_lacks_is_told_and_once_it_is_there_all_goes_on() {
+    let site = Site::start(TABLE, ROWS, "", "").await;
+    site.target
+        .sql("DROP TABLE child; ALTER TABLE t DROP COLUMN n; INSERT INTO t VALUES (5)")
+        .await;
+    site.world.bootstrap().await;
+    site.refused(&["table public.t of the target has no column \"n\"", "ADD COLUMN"]).await;
+    site.target.sql("ALTER TABLE t ADD COLUMN n int").await;
+    site.refused(&["public.t of the target has rows already", "TRUNCATE"]).await;
+    site.target.sql("TRUNCATE t").await;
+    site.refused(&["no table public.child", "--section=pre-data"]).await;
+    site.target.sql("CREATE VIEW child AS SELECT 1 AS id").await;
+    site.refused(&["public.child of the target is no table"]).await;
+    site.target
+        .sql("DROP VIEW child; CREATE TABLE child (t bigint, id int, more text DEFAULT 'own')")
+        .await;
+    site.catch_up().await.success();
+    site.pg().sql("UPDATE child SET t = 1 WHERE id = 4").await;
+    site.refused(&["child of the target has no unique index over (id)", "--section=post-data"])
+        .await;
+    site.target.sql("ALTER TABLE child ADD PRIMARY KEY (id)").await;
+    let applier = site.applier();
+    site.settle().await;
+    site.same(&["t"]).await;
+    let same = "SELECT sum(id * 1000 + t) FROM child";
+    assert_eq!(site.target.value(same).await, site.pg().value(same).await);
+    assert_eq!(site.target.value("SELECT count(*) FROM child WHERE more = 'own'").await, "100");
+    assert!(Site::end(&applier).await.success());
+}
+
+/// The target's role, without anything yet.
+const ROLE: &str = "CREATE ROLE filler LOGIN PASSWORD 'filler-s-own'";
+
+async fn as_filler() -> Site {
+    let target = Postgres::builder().hba("host all filler 127.0.0.1/32 trust").start().await;
+    let site = Site::with(target, TABLE, ROWS, "", "").await;
+    site.target.sql(ROLE).await;
+    let url = site.target.url_as("filler", "filler-s-own");
+    site.configure(&url, "");
+    site.world.bootstrap().await;
+    site
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_needs_what_it_is_told_to_be_granted_and_no_more() {
+    let site = as_filler().await;
+    site.refused(&["may not make the schema kasho", "CREATE SCHEMA kasho AUTHORIZATION filler"])
+        .await;
+    site.target.sql("CREATE SCHEMA kasho AUTHORIZATION filler").await;
+    site.refused(&["may not SELECT, INSERT, UPDATE, DELETE, TRUNCATE", "TO filler"]).await;
+    let grant =
+        "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA public TO filler";
+    site.target.sql(grant).await;
+    if site.target.version().await < 15 {
+        return;
+    }
+    site.refused(&["GRANT SET ON PARAMETER session_replication_role TO filler", "foreign keys"])
+        .await;
+    site.target.sql("GRANT SET ON PARAMETER session_replication_role TO filler").await;
+    let applier = site.applier();
+    site.settle().await;
+    // In an order that the foreign key alone would not let pass.
+    site.pg()
+        .sql("BEGIN; INSERT INTO t VALUES (500, 1); INSERT INTO child VALUES (500, 500); COMMIT")
+        .await;
+    site.pg()
+        .sql("BEGIN; DELETE FROM child WHERE id < 5; DELETE FROM t WHERE id < 5; COMMIT")
+        .await;
+    site.pg().sql("TRUNCATE t, child").await;
+    site.pg().sql("INSERT INTO t VALUES (1, 1)").await;
+    site.settle().await;
+    site.same(&["t", "child"]).await;
+    assert!(Site::end(&applier).await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_that_right_deferrable_keys_wait_and_triggers_are_refused() {
+    let site = as_filler().await;
+    let grant =
+        "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA public TO filler";
+    site.target
+        .sql(&format!(
+            "CREATE SCHEMA kasho AUTHORIZATION filler; {grant}; ALTER TABLE child DROP CONSTRAINT child_t_fkey"
+        ))
+        .await;
+    site.catch_up().await.success();
+    let key = "ALTER TABLE child ADD FOREIGN KEY (t) REFERENCES t DEFERRABLE";
+    site.target.sql(key).await;
+    site.pg()
+        .sql("ALTER TABLE child ALTER CONSTRAINT child_t_fkey DEFERRABLE INITIALLY DEFERRED")
+        .await;
+    site.pg()
+        .sql("BEGIN; INSERT INTO child VALUES (600, 600); INSERT INTO t VALUES (600, 1); COMMIT")
+        .await;
+    let applier = site.applier();
+    site.settle().await;
+    site.same(&["t", "child"]).await;
+    assert!(Site::end(&applier).await.success());
+    site.target
+        .sql(
+            "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; \
+             CREATE TRIGGER no BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION f()",
+        )
+        .await;
+    site.pg().sql("INSERT INTO t VALUES (700, 1)").await;
+    site.refused(&["table public.t of the target has triggers", "session_replication_role"]).await;
+}
+
+/// A superuser's applier fires no trigger, unless the trigger asks for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn triggers_do_not_act_a_second_time() {
+    let site = Site::start(TABLE, ROWS, "", "").await;
+    site.target
+        .sql(
+            "CREATE TABLE acts (what text); CREATE FUNCTION act() RETURNS trigger LANGUAGE plpgsql AS \
+             'BEGIN INSERT INTO public.acts VALUES (TG_NAME); RETURN NEW; END'; \
+             CREATE TRIGGER plain AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION act(); \
+             CREATE TRIGGER always AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION act(); \
+             ALTER TABLE t ENABLE ALWAYS TRIGGER always",
+        )
+        .await;
+    let applier = site.applier();
+    site.world.bootstrap().await;
+    site.pg().sql("INSERT INTO t VALUES (1000, 1)").await;
+    site.settle().await;
+    let acts = "SELECT string_agg(DISTINCT what, ' ') || count(*) FROM acts";
+    assert_eq!(site.target.value(acts).await, "always101");
+    assert!(Site::end(&applier).await.success());
+}
+
+/// A table of the target that nobody fills keeps its rows, whatever the source empties.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_truncate_does_not_reach_what_it_does_not_name() {
+    let site = Site::start(TABLE, ROWS, "", "").await;
+    let applier = site.applier();
+    site.world.bootstrap().await;
+    site.settle().await;
+    site.target.sql("CREATE TABLE own (t int REFERENCES t); INSERT INTO own VALUES (7)").await;
+    site.pg().sql("TRUNCATE t CASCADE").await;
+    applier.wait_for("table public.own of the target refers to it").await;
+    assert_eq!(applier.wait_exit().await.code(), Some(1));
+    assert_eq!(site.target.value("SELECT count(*) FROM own").await, "1");
+    site.target.sql("ALTER TABLE own DROP CONSTRAINT own_t_fkey").await;
+    let applier = site.applier();
+    site.settle().await;
+    site.same(&["t", "child"]).await;
+    assert_eq!(site.target.value("SELECT count(*) FROM own").await, "1");
+    assert!(Site::end(&applier).await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_of_another_source_or_a_later_bootstrap_is_refused() {
+    let site = Site::start(TABLE, ROWS, "", "").await;
+    site.world.bootstrap().await;
+    site.catch_up().await.success();
+    site.target.sql("UPDATE kasho.applied SET system = '77'").await;
+    site.refused(&["filled from another source", "apply.consumer"]).await;
+    site.target.sql("UPDATE kasho.applied SET system = '', epoch = 9").await;
+    site.refused(&["the target holds epoch e9, Redis is at e1"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_target_it_says_so() {
+    let site = Site::start("", "", "", "").await;
+    site.world.configure("");
+    site.refused(&["apply.target is not set"]).await;
+    site.world
+        .configure("[apply]\ntarget = \"postgresql://u@h/d\"\nworkers = 0\nconsumer = \"a b\"\n");
+    site.refused(&["apply.workers: must be greater than 0", "apply.consumer: is no name"]).await;
+}
