@@ -97,7 +97,8 @@ pub async fn verify(
                     .to_owned(),
             )
         })?;
-        sides.follows = Some(Follows { redis: RedisConnector::new(&config.redis), epoch });
+        let (redis, consumer) = (RedisConnector::new(&config.redis), config.apply.consumer.clone());
+        sides.follows = Some(Follows { redis, consumer, epoch });
     }
     let at = sides.meet(progress).await?;
     let there = target_tables(&sides.target).await?;
@@ -138,12 +139,11 @@ async fn settled(
 ) -> Result<(), VerifyError> {
     for attempt in 1.. {
         settle::settle(sides, compared, progress).await?;
-        let hidden = |one: &Compared| one.table.more && one.table.differences.is_empty();
-        if attempt == ATTEMPTS || !compared.iter().any(hidden) {
+        if attempt == ATTEMPTS || !compared.iter().any(|one| one.table.unfinished) {
             break;
         }
         sides.meet(progress).await?;
-        for one in compared.iter_mut().filter(|one| hidden(one)) {
+        for one in compared.iter_mut().filter(|one| one.table.unfinished) {
             let both = (&sides.source, &sides.target);
             *one = compare::compare(both, one.pair.clone(), sample, progress).await?;
         }

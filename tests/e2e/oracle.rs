@@ -10,6 +10,7 @@
 mod random;
 
 mod compare;
+mod kasho;
 mod schema;
 mod stage;
 mod values;
@@ -18,6 +19,7 @@ mod workload;
 use std::collections::BTreeSet;
 
 use compare::difference;
+use kasho::Kasho;
 use random::Random;
 use schema::{IDENTITIES, Schema};
 use stage::Stage;
@@ -149,20 +151,32 @@ fn seeds_are_chosen_by_number_range_or_list() {
     assert_eq!(chosen("9, 4"), [9, 4]);
 }
 
-/// A group plays; at the end the source and the third database are held against one another.
+/// A group plays while Kasho suffers; at the end the target and the third database are held
+/// against one another.
 async fn group(seeds: Vec<u64>, steps: u64) {
     let mut stage = Stage::set(&seeds, steps).await;
-    stage.play().await;
+    let mut random = Random::new(seeds[0]);
+    let mut kasho = Kasho::start(&stage, random.fork()).await;
+    stage.gate.send_replace(false);
+    let playing = tokio::spawn(stage.play());
+    kasho.suffer(&stage).await;
+    playing.await.expect("the seeds play");
     stage.settle().await;
-    let (source, third) = (stage.source().await, stage.third().await);
+    kasho.settle(&stage).await;
+    let (target, third) = (stage.target().await, stage.third().await);
     let mut wrong = String::new();
     for schema in &stage.schemas {
-        let differs = difference(schema, ("the source", "the third"), (&source, &third)).await;
+        let differs = difference(schema, ("the target", "the third"), (&target, &third)).await;
         if !differs.is_empty() {
             wrong += &format!("{}\n{differs}", stage.again(schema));
         }
     }
-    assert!(wrong.is_empty(), "{wrong}");
+    let course = kasho.course.join("\n");
+    assert!(wrong.is_empty(), "{wrong}\n{course}\n--- the applier\n{}", kasho.applier_log());
+    // Our own comparison says the same, of source and target.
+    let verified = kasho.verify().await;
+    assert_eq!(verified.code, 0, "{}{}\n{course}", verified.stdout, verified.stderr);
+    println!("seeds {seeds:?}: the target is as the third database after\n{course}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -179,14 +193,12 @@ async fn workloads_arrive_as_by_postgresqls_own_subscription() {
         {
             // On a thread of its own: what a test waits with does not move between threads.
             playing.spawn_blocking(move || {
-                let told = format!("{}-{}", seeds[0], seeds[seeds.len() - 1]);
                 tokio::runtime::Handle::current().block_on(group(seeds, steps));
-                told
             });
         }
         let Some(done) = playing.join_next().await else { break };
         match done {
-            Ok(told) => println!("seeds {told}: the third database is as the source"),
+            Ok(()) => {}
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
         played += 1;

@@ -2,6 +2,10 @@
 //! row that is changed, missing or extra is named, and a single private value that stands in
 //! the target is found, while a masked copy has none.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use serde_json::Value;
 
 use crate::harness::{Engine, Output, Postgres, Redis, logs, python};
@@ -405,4 +409,114 @@ async fn an_original_in_its_own_place_is_a_leak_and_so_is_one_that_passes_elsewh
     // Neither the value nor the row's key is told to a log.
     let output = pair.verify(&["--leaks"]).await;
     assert!(!output.stdout.contains("person81") && output.stdout.contains("row id = «withheld»"));
+}
+
+/// A writer that never rests: new rows, old rows changed, rows that come and go, and one that
+/// is always changing.
+async fn restless(source: &Postgres, stop: Arc<AtomicBool>) -> u64 {
+    let client = source.client().await;
+    let mut n = 0;
+    while !stop.load(Ordering::Relaxed) {
+        n += 1;
+        let statement = format!(
+            "INSERT INTO numbers SELECT {n} * 1000 + g, 'new' FROM generate_series(1, 5) g;
+             UPDATE numbers SET v = v || '.' WHERE id = {n} % 200;
+             INSERT INTO words VALUES ('come and go', {n}), ('stay ' || {n}, 1);
+             DELETE FROM words WHERE w = 'come and go';
+             UPDATE words SET n = n + 1 WHERE w = 'hot'"
+        );
+        client.batch_execute(&statement).await.expect("a transaction");
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+    n
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_is_followed_under_writes_is_equal_at_its_position() {
+    let schema = "CREATE TABLE numbers (id bigint PRIMARY KEY, v text);
+                  CREATE TABLE words (w text PRIMARY KEY, n int4);
+                  CREATE TABLE heap (v text);
+                  ALTER TABLE heap REPLICA IDENTITY FULL;";
+    let (source, target, redis) =
+        tokio::join!(Postgres::start(), Postgres::start(), Redis::start());
+    source.sql(schema).await;
+    target.sql(schema).await;
+    source
+        .sql(
+            "CREATE PUBLICATION kasho_pub FOR ALL TABLES;
+             INSERT INTO numbers SELECT g, 'old ' || g FROM generate_series(0, 999) g;
+             INSERT INTO words SELECT 'word ' || g, g FROM generate_series(1, 500) g;
+             INSERT INTO words VALUES ('hot', 0);
+             INSERT INTO heap SELECT 'row ' || g % 3 FROM generate_series(1, 30) g",
+        )
+        .await;
+    let builder = Engine::builder();
+    let apply = format!("[apply]\ntarget = \"{}\"\nlisten = \"127.0.0.1:0\"\n", target.url());
+    let text = config(&source.url(), &redis.url(), builder.home().grpc_port(), &apply);
+    let engine = builder.config(&text).start();
+    let world = World { pg: source, redis, engine };
+    world.until_state("WAITING").await;
+    let applier = world.engine.spawn(&["apply"]);
+    world.bootstrap().await;
+    let told = world.engine.run(&["verify"]).await.success().stdout;
+    assert!(
+        told.contains(", target at ") && told.contains("public.heap: equal, 30 rows"),
+        "{told}"
+    );
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let writing = restless(&world.pg, Arc::clone(&stop));
+    let looking = async {
+        for _ in 0..3 {
+            let told = world.engine.run(&["verify", "--leaks"]).await.success().stdout;
+            assert!(told.contains("public.words: equal"), "{told}");
+        }
+        let wrong = "BEGIN; SET LOCAL session_replication_role = replica;
+                     UPDATE numbers SET v = 'wrong' WHERE id = 777;
+                     DELETE FROM words WHERE w = 'word 77';
+                     INSERT INTO heap VALUES ('row 1'); COMMIT";
+        target.sql(wrong).await;
+        let output = world.engine.run(&["verify", "--json", "--show-keys"]).await;
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(output.code, 1, "{}{}", output.stdout, output.stderr);
+        let report: Value = serde_json::from_str(&output.stdout).expect("JSON");
+        let found = |name| table(&report, name)["differences"].clone();
+        let changed =
+            serde_json::json!([{"kind": "changed", "key": [["id", "777"]], "columns": ["v"]}]);
+        assert_eq!(found("public.numbers"), changed);
+        let missing = serde_json::json!([{"kind": "missing", "key": [["w", "word 77"]]}]);
+        assert_eq!(found("public.words"), missing);
+        let copies = serde_json::json!([{"kind": "extra", "key": [], "copies": [10, 11]}]);
+        assert_eq!(found("public.heap"), copies);
+    };
+    let (written, ()) = tokio::join!(writing, looking);
+    assert!(written > 20, "{written}");
+    drop(applier);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_nobody_follows_is_told_to_be_behind() {
+    let schema = "CREATE TABLE numbers (id bigint PRIMARY KEY);";
+    let (source, target, redis) =
+        tokio::join!(Postgres::start(), Postgres::start(), Redis::start());
+    source.sql(schema).await;
+    target.sql(schema).await;
+    source.sql("CREATE PUBLICATION kasho_pub FOR ALL TABLES").await;
+    let builder = Engine::builder();
+    let apply = format!("[apply]\ntarget = \"{}\"\nlisten = \"127.0.0.1:0\"\n", target.url());
+    let text = config(&source.url(), &redis.url(), builder.home().grpc_port(), &apply);
+    let engine = builder.config(&text).start();
+    let world = World { pg: source, redis, engine };
+    world.until_state("WAITING").await;
+    world.bootstrap().await;
+    world.engine.run(&["apply", "--until-caught-up"]).await.success();
+    world.engine.run(&["verify"]).await.success();
+    world.pg.sql("INSERT INTO numbers VALUES (1)").await;
+    let output = world.engine.run(&["verify", "--wait", "2"]).await;
+    assert_eq!(output.code, 1);
+    assert!(
+        output.stderr.contains("has not reached") && output.stderr.contains("`kasho apply`"),
+        "{}",
+        output.stderr
+    );
 }

@@ -25,9 +25,9 @@ const TOLD: usize = 20;
 /// Arguments of `kasho verify`.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// The target: a libpq connection URL.
+    /// The target, if apply.target of the configuration is not the one: a libpq connection URL.
     #[arg(long, value_name = "URL", env = "KASHO_TARGET", hide_env_values = true)]
-    target: SecretString,
+    target: Option<SecretString>,
     /// Compare about so many rows of each table, other ones each time; row counts are those of
     /// all rows.
     #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..))]
@@ -53,13 +53,12 @@ pub struct Arguments {
 /// Compares.
 ///
 /// # Errors
-/// A difference, a leak, rows that could not be decided about; or whatever keeps it from being
+/// A difference, a leak, a table that could not be compared; or whatever keeps it from being
 /// found out.
 pub async fn run(arguments: &Arguments, path: &Path) -> anyhow::Result<()> {
     let config = Config::load(path).map_err(|errors| anyhow!("{errors}"))?;
     let source = conninfo(&config.source)?;
-    let target = Conninfo::parse(arguments.target.expose_secret())
-        .map_err(|error| anyhow!("--target: {error}"))?;
+    let target = target(arguments, &config)?;
     let options = Options {
         sample: arguments.sample,
         leaks: arguments.leaks.then_some(arguments.leak_values),
@@ -79,6 +78,15 @@ pub async fn run(arguments: &Arguments, path: &Path) -> anyhow::Result<()> {
         print!("{}", text(&report, keys));
     }
     verdict(&report)
+}
+
+fn target(arguments: &Arguments, config: &Config) -> anyhow::Result<Conninfo> {
+    let (name, url) = match (&arguments.target, &config.apply.target) {
+        (Some(url), _) => ("--target", url),
+        (None, Some(url)) => ("apply.target", url),
+        (None, None) => bail!("no target: set apply.target, or give --target"),
+    };
+    Conninfo::parse(url.expose_secret()).map_err(|error| anyhow!("{name}: {error}"))
 }
 
 /// Takes the keys out.
@@ -104,11 +112,11 @@ fn verdict(report: &Report) -> anyhow::Result<()> {
         0 => {}
         n => wrong.push(format!("{n} private values stand in the target")),
     }
-    match report.unsettled() {
+    match report.unfinished() {
         0 => {}
         n => wrong.push(format!(
-            "{n} rows changed all the time and could not be compared: verify again when less is \
-             written"
+            "{n} tables changed too fast to be compared: verify again when less is written, or \
+             with --sample"
         )),
     }
     match wrong.is_empty() {
@@ -148,10 +156,10 @@ fn table(out: &mut String, table: &Table, keys: bool) {
         let _ = writeln!(out, "{name}: DIFFERS, the target lacks {lacks}");
         return;
     }
-    let verdict = match (table.differs(), table.unsettled) {
+    let verdict = match (table.differs(), table.unfinished) {
         (true, _) => "DIFFERS",
-        (false, 0) => "equal",
-        (false, _) => "UNDECIDED",
+        (false, false) => "equal",
+        (false, true) => "UNDECIDED",
     };
     let rows = match table.source_rows == table.target_rows {
         true => format!("{} rows", table.source_rows),
@@ -181,7 +189,11 @@ fn table(out: &mut String, table: &Table, keys: bool) {
         out.push_str("  there are more: looking ended here\n");
     }
     if table.unsettled > 0 {
-        let _ = writeln!(out, "  {} rows changed all the time", table.unsettled);
+        let _ = writeln!(
+            out,
+            "  {} rows changed all the time: nothing is said of them",
+            table.unsettled
+        );
     }
 }
 

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::Progress;
 use super::error::VerifyError;
 use super::session::Side;
+use super::{Progress, sql};
 use crate::position::{Epoch, EpochPosition, Lsn, Position};
 use crate::sink::id::{Id, Lane};
 use crate::sink::redis::{RedisConnector, RedisStore};
@@ -36,6 +36,8 @@ pub(super) struct Sides {
 /// An applier keeps its progress in the target.
 pub(super) struct Follows {
     pub(super) redis: RedisConnector,
+    /// The applier's name.
+    pub(super) consumer: String,
     /// The current one.
     pub(super) epoch: Epoch,
 }
@@ -89,7 +91,7 @@ impl Sides {
             tracing::debug!(%error, "no heartbeat");
         }
         let wanted = self.wanted(&mut store, follows.epoch, source, until).await?;
-        let target = self.reached(follows.epoch, wanted, until, progress).await?;
+        let target = self.reached(follows, wanted, until, progress).await?;
         Ok(At { source, target: Some(target) })
     }
 
@@ -139,14 +141,15 @@ impl Sides {
     /// The target's snapshot, once it has this entry.
     async fn reached(
         &self,
-        epoch: Epoch,
+        follows: &Follows,
         wanted: Wanted,
         until: Instant,
         progress: &dyn Progress,
     ) -> Result<Position, VerifyError> {
+        let epoch = follows.epoch;
         loop {
             self.target.begin().await?;
-            let found = applied(&self.target).await?;
+            let found = applied(&self.target, &follows.consumer).await?;
             if let Some(other) = found.and_then(|found| found.epoch).filter(|other| *other != epoch)
             {
                 return Err(VerifyError::NotComparable(format!(
@@ -179,12 +182,14 @@ pub(super) async fn is_applied_to(target: &Side) -> Result<bool, VerifyError> {
     Ok(target.value("looking for kasho.applied", sql).await?.as_deref() == Some("t"))
 }
 
-/// The applier's progress in the changes, as the session's snapshot sees it.
-async fn applied(target: &Side) -> Result<Option<EpochPosition>, VerifyError> {
-    let sql = "SELECT 'e' || epoch || ':' || position FROM kasho.applied \
-               WHERE relation = '' ORDER BY epoch DESC, applied_at DESC LIMIT 1";
-    let text = target.value("reading kasho.applied", sql).await?;
-    let Some(text) = text else { return Ok(None) };
+/// The applier's progress, as the session's snapshot sees it.
+async fn applied(target: &Side, consumer: &str) -> Result<Option<EpochPosition>, VerifyError> {
+    let sql = format!(
+        "SELECT 'e' || epoch || ':' || position FROM kasho.applied \
+         WHERE relation = '' AND consumer = {}",
+        sql::literal(consumer)
+    );
+    let Some(text) = target.value("reading kasho.applied", &sql).await? else { return Ok(None) };
     let position = text.parse().map_err(|_| {
         VerifyError::NotComparable("kasho.applied holds a position that is none".to_owned())
     })?;

@@ -67,8 +67,10 @@ pub struct Table {
     pub counts_differ: bool,
     /// Rows that differed only while they were changing.
     pub settled: u64,
-    /// Rows that never stood still for long enough.
+    /// Rows that never stood still for long enough: nothing is said of them.
     pub unsettled: u64,
+    /// So much was changing that looking ended before the table did.
+    pub unfinished: bool,
 }
 
 impl Table {
@@ -155,10 +157,10 @@ impl Report {
         self.tables.iter().filter(|table| table.differs()).count()
     }
 
-    /// Rows that could not be decided about.
+    /// Tables that could not be compared to their end.
     #[must_use]
-    pub fn unsettled(&self) -> u64 {
-        self.tables.iter().map(|table| table.unsettled).sum()
+    pub fn unfinished(&self) -> usize {
+        self.tables.iter().filter(|table| table.unfinished).count()
     }
 
     /// Private values that were found.

@@ -64,10 +64,7 @@ pub(super) async fn settle(
     }
     for Compared { table, candidates, .. } in tables {
         table.unsettled = candidates.len() as u64;
-        // What was changing hid more of it than was looked at.
-        if table.more && table.differences.is_empty() {
-            table.unsettled = table.unsettled.max(1);
-        }
+        table.unfinished = table.more && table.differences.is_empty();
     }
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! A seed's tables: a few, of every identity there is, with columns of whatever types the
 //! lot gives, under names that need quotes.
 
+use kasho_plugin_sdk::event::quote_identifier;
+
 use super::random::Random;
 use super::values::{DECLARED, TYPES, Type};
 
@@ -146,6 +148,14 @@ fn made(table: &Table, random: &mut Random) -> String {
 }
 
 impl Table {
+    /// As Kasho names it, or one of its leaves, by which a partitioned table is published.
+    pub(super) fn published(&self) -> String {
+        let (schema, table) = self.name.split_once('.').expect("schema.table");
+        let plain = table.trim_matches('"').replace("\"\"", "\"");
+        let leaf = if self.identity == Identity::Partitioned { "_p1" } else { "" };
+        format!("{schema}.{}", quote_identifier(&format!("{plain}{leaf}")))
+    }
+
     /// Whether its rows can be changed.
     pub(super) fn changes(&self) -> bool {
         self.identity != Identity::Nothing

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use tokio::sync::watch;
 use tokio_postgres::{Client, NoTls};
 
 use super::SESSIONS;
@@ -15,6 +16,28 @@ use crate::harness::{Postgres, eventually};
 /// The third database.
 const THIRD: &str = "third";
 
+/// Rows of a table without identity only come, so it has a publication of its own.
+pub(super) const PUBLICATIONS: [&str; 2] = ["kasho_pub", "kasho_inserts"];
+
+fn publications(schemas: &[Schema]) -> String {
+    let tables = |inserts: bool| {
+        let tables = schemas.iter().flat_map(|schema| &schema.tables);
+        let own = tables.filter(move |table| table.changes() != inserts);
+        own.map(|table| table.name.clone()).collect::<Vec<String>>()
+    };
+    let (mut all, only) = (tables(false), tables(true));
+    all.extend(schemas.iter().map(|schema| format!("{}.done", schema.name)));
+    let only = match only.is_empty() {
+        true => String::new(),
+        false => format!(" FOR TABLE {}", only.join(", ")),
+    };
+    format!(
+        "CREATE PUBLICATION kasho_pub FOR TABLE {};
+         CREATE PUBLICATION kasho_inserts{only} WITH (publish = 'insert, truncate')",
+        all.join(", ")
+    )
+}
+
 /// Source, second server, and the seeds' schemas.
 pub(super) struct Stage {
     pub(super) source: Postgres,
@@ -25,6 +48,8 @@ pub(super) struct Stage {
     pub(super) steps: u64,
     /// Statements so far, of all seeds.
     pub(super) played: Arc<AtomicU64>,
+    /// The second half may be played.
+    pub(super) gate: watch::Sender<bool>,
 }
 
 impl Stage {
@@ -32,8 +57,9 @@ impl Stage {
     pub(super) async fn set(seeds: &[u64], steps: u64) -> Stage {
         let (source, other) = tokio::join!(Postgres::start(), Postgres::start());
         let (schemas, randoms, seeds_of) = (Vec::new(), Vec::new(), seeds.to_vec());
-        let played = Arc::default();
-        let mut stage = Stage { source, other, schemas, seeds: seeds_of, randoms, steps, played };
+        let (played, gate) = (Arc::default(), watch::Sender::new(true));
+        let mut stage =
+            Stage { source, other, schemas, seeds: seeds_of, randoms, steps, played, gate };
         for seed in seeds {
             let mut random = Random::new(*seed);
             let schema = Schema::new(*seed, &mut random);
@@ -41,7 +67,7 @@ impl Stage {
             stage.schemas.push(schema);
             stage.randoms.push(random);
         }
-        stage.source.sql("CREATE PUBLICATION kasho_pub FOR ALL TABLES").await;
+        stage.source.sql(&publications(&stage.schemas)).await;
         let structure = stage.structure().await;
         stage.other.client().await.batch_execute("CREATE DATABASE third").await.expect("database");
         for client in [stage.target().await, stage.third().await] {
@@ -50,7 +76,8 @@ impl Stage {
         let (folder, port) = (stage.source.folder().display(), stage.source.port());
         let subscribe = format!(
             "CREATE SUBSCRIPTION third CONNECTION 'host={folder} port={port} user=postgres \
-             dbname=postgres' PUBLICATION kasho_pub"
+             dbname=postgres' PUBLICATION {}",
+            PUBLICATIONS.join(", ")
         );
         stage.third().await.batch_execute(&subscribe).await.expect("subscription");
         stage
@@ -85,17 +112,19 @@ impl Stage {
         connect(&self.other.socket_url().replace("@/postgres?", &format!("@/{THIRD}?"))).await
     }
 
-    /// All seeds play, at once, and then each leaves its mark.
+    /// All seeds play, at once: half of what they have to, and the rest when the gate is open;
+    /// then each leaves its mark. At the gate nobody has a transaction open.
     pub(super) fn play(&mut self) -> impl Future<Output = ()> + use<> {
         let (steps, played, url) = (self.steps, Arc::clone(&self.played), self.source.socket_url());
         let randoms = std::mem::take(&mut self.randoms);
+        let gate = self.gate.subscribe();
         let parts: Vec<_> =
             self.seeds.iter().copied().zip(self.schemas.clone()).zip(randoms).collect();
         async move {
             let mut playing = tokio::task::JoinSet::new();
             for ((seed, schema), random) in parts {
                 let (played, url) = (Arc::clone(&played), url.clone());
-                playing.spawn(one(seed, schema, random, steps, played, url));
+                playing.spawn(one((seed, schema, random), steps, played, url, gate.clone()));
             }
             while let Some(played) = playing.join_next().await {
                 played.expect("a seed plays");
@@ -139,19 +168,20 @@ impl Stage {
 
 /// A seed plays.
 async fn one(
-    seed: u64,
-    schema: Schema,
-    mut random: Random,
+    (seed, schema, mut random): (u64, Schema, Random),
     steps: u64,
     played: Arc<AtomicU64>,
     url: String,
+    mut gate: watch::Receiver<bool>,
 ) {
     let mut clients = Vec::new();
     for _ in 0..SESSIONS {
         clients.push(connect(&url).await);
     }
     let mut sessions = Sessions::open(clients, &schema, played).await;
-    play(&schema, &mut random, SESSIONS, steps, &mut sessions).await;
+    play(&schema, &mut random, SESSIONS, steps / 2, &mut sessions).await;
+    gate.wait_for(|open| *open).await.expect("the stage stands");
+    play(&schema, &mut random, SESSIONS, steps - steps / 2, &mut sessions).await;
     let mark = format!("INSERT INTO {}.done VALUES ({seed})", schema.name);
     connect(&url).await.batch_execute(&mark).await.expect("the mark");
 }
