@@ -163,6 +163,7 @@ impl Attempt<'_> {
         let from = From::After(applier.told(applier.position()));
         tracing::info!(from = %applier.told(applier.position()), "reading");
         let reader = StreamReader::open(redis.connect().await?, from, most / 8).await?;
+        applier.stand(reader.is_inside());
         let feed = Feed::start(reader, most / 4);
         let sequences = sequences::Copier::start(self.config, self.info, &applier.progress);
         let acknowledging = ack::run(redis.connect().await?, session, consumer, epoch, watched);

@@ -17,9 +17,11 @@ use kasho_plugin_sdk::{Op, Relation};
 
 use crate::position::{Lsn, Position};
 
+mod ddl;
 mod events;
 mod letters;
 
+pub use ddl::{DdlDetail, DdlEvent, DdlObject};
 pub use events::{DDL_RELATION_ID, MESSAGE_RELATION_ID, ddl_relation, message_relation};
 pub use letters::{Aside, Closing, Letter};
 
@@ -82,6 +84,9 @@ pub enum Detail {
         /// `pg_logical_emit_message(true, …)`.
         transactional: bool,
     },
+    /// A schema change. Its row's relation is the virtual `kasho.ddl`; this is what whoever
+    /// applies it needs beside that row.
+    Ddl(Box<DdlDetail>),
 }
 
 /// One change event.

@@ -7,6 +7,7 @@ pub mod bootstrap;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod ddl;
 pub mod engine;
 pub mod error;
 pub mod http;

@@ -158,6 +158,12 @@ impl<S: Backend> StreamReader<S> {
         EpochPosition { epoch: Some(self.epoch), position: self.position }
     }
 
+    /// What was handed out ends inside of a transaction.
+    #[must_use]
+    pub fn is_inside(&self) -> bool {
+        self.open.is_some()
+    }
+
     /// The load is complete and everything of it was handed out (or skipped by the
     /// position that reading began with).
     #[must_use]

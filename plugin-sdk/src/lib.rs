@@ -62,6 +62,7 @@ mod hash;
 mod imports;
 #[cfg(feature = "keys")]
 pub mod keys;
+pub mod moment;
 mod out;
 pub mod pattern;
 mod plugin;

@@ -168,8 +168,8 @@ pub enum Level {
     Debug = 4,
 }
 
-/// Writes a log line. Outside of tests the engine prints it only if the text occurs in the
-/// `.wasm` file word by word: all else could be a row's value.
+/// Writes a log line. Once the plugin has been shown a row, the engine prints it only if the
+/// text occurs in the `.wasm` file word by word: all else could be a row's value.
 pub fn log(level: Level, text: &str) {
     imports::sys::log(level as u32, text);
 }
@@ -274,8 +274,9 @@ impl<'a> Setup<'a> {
         self.column(column, Use::Write, from)
     }
 
-    /// Declares a column of which every text is rewritten. The host enforces it: a text
-    /// that this plugin leaves as it was is an error and goes nowhere.
+    /// Declares a column of which every text is rewritten. The host enforces it: a text for
+    /// which this plugin answers no new value is an error and goes nowhere. Whether the new
+    /// value differs from the old one is the plugin's business.
     ///
     /// # Errors
     /// As [`Setup::read`].

@@ -19,6 +19,7 @@ mod guest;
 mod load;
 mod memory;
 mod plugin;
+mod swap;
 mod table;
 
 use e2e::harness;
@@ -68,6 +69,9 @@ async fn main() {
     }
     if wanted("drain") {
         drain::run(&mut table).await;
+    }
+    if wanted("swap") {
+        swap::run(&mut table).await;
     }
     if wanted("load") {
         load::run(&mut table).await;

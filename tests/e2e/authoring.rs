@@ -69,9 +69,26 @@ fn install(root: &Path, name: &str) {
     std::fs::copy(from, root.join("plugins").join(format!("{name}.wasm"))).expect("copy");
 }
 
+/// Nothing of the machine that it was built on: where its author lives, where the project
+/// and the compiler's own files lie.
+fn homeless(root: &Path, name: &str) {
+    let wasm = std::fs::read(root.join(name).join("build").join(format!("{name}.wasm")));
+    let wasm = wasm.expect("the plugin");
+    let home = std::env::var("HOME").ok().filter(|home| home.len() > 1);
+    let cargo = std::env::var("CARGO_HOME").ok();
+    let real = std::fs::canonicalize(root).expect("the folder");
+    let here = [real, root.to_owned(), target(), crate::harness::repository()];
+    let here = here.map(|path| path.display().to_string());
+    for place in here.into_iter().chain(home).chain(cargo) {
+        let found = wasm.windows(place.len()).any(|bytes| bytes == place.as_bytes());
+        assert!(!found, "{name}.wasm tells of {place}");
+    }
+}
+
 /// Tested, measured, looked at; then rows of a load and of a live stream.
 async fn lives(name: &str, lang: &str, more: &str) {
     let mut world = born(name, lang, more).await;
+    homeless(world.engine.home().path(), name);
     let tested = world.engine.run(&["plugin", "test", name]).await.success();
     assert!(tested.stdout.contains("5 rows of 1 fixtures hold in WebAssembly"), "{tested:?}");
     let native = tested.stdout.contains("the native tests hold");

@@ -9,7 +9,7 @@ use kasho::bootstrap::{self, Command, Facts, Phase, State};
 use kasho::control::Config as GrpcConfig;
 use kasho::control::{Accepted, Answer, Call, Control, RetryOutcome, Shared, Status};
 use kasho::position::{Epoch, Lsn, Position};
-use kasho::sink::config::Config;
+use kasho::sink::config::{Config, Encoding};
 use kasho::sink::load::LoadWriter;
 use kasho::sink::publisher::{Description, NewEpoch, WriterToken, begin_epoch};
 use kasho::sink::redis::RedisConnector;
@@ -230,6 +230,7 @@ async fn rows_of_the_load_are_streamed_from_redis() {
         key_fingerprint: String::new(),
     };
     let new = NewEpoch {
+        encoding: Encoding::Msgpack,
         slot: "kasho_slot",
         system_id: "1",
         timeline: 1,

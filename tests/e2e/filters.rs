@@ -23,9 +23,11 @@ impl Lot {
 }
 
 const VALUED: &str = "
+    CREATE EXTENSION citext;
     CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy');
     CREATE TABLE valued (id int8 PRIMARY KEY, n numeric, f float8, i int4, s text COLLATE \"C\",
-        c char(4) COLLATE \"C\", b bool, d date, ts timestamptz, u uuid, m mood);
+        c char(4) COLLATE \"C\", b bool, d date, ts timestamptz, u uuid, m mood,
+        local timestamp, t time, ci citext COLLATE \"C\", vc varchar(9) COLLATE \"C\", f4 float4);
     INSERT INTO valued SELECT g,
         (ARRAY[NULL, '0', '-1.50', '1.5', '100', '1e30', '0.00000000000000000000000000001',
                '100.0000000000000000000000000001', 'NaN'])[1 + g % 9]::numeric,
@@ -37,14 +39,25 @@ const VALUED: &str = "
         (ARRAY[NULL, '1999-12-31', '2000-01-01', '0044-03-15 BC', 'infinity'])[1 + g / 4 % 5]::date,
         (ARRAY[NULL, '2024-01-01 00:00:00+00', '2024-01-01 00:00:00.5+00', '1969-07-20 20:17:40+00'])[1 + g / 3 % 4]::timestamptz,
         (ARRAY[NULL, '00000000-0000-0000-0000-00000000000A', 'ffffffff-0000-0000-0000-000000000000'])[1 + g / 2 % 3]::uuid,
-        (ARRAY[NULL, 'sad', 'ok', 'happy'])[1 + g / 6 % 4]::mood
+        (ARRAY[NULL, 'sad', 'ok', 'happy'])[1 + g / 6 % 4]::mood,
+        (ARRAY[NULL, '2024-01-01', '2024-01-01 00:00:00.5', '0044-03-15 12:00:00 BC', '-infinity'])[1 + g / 3 % 5]::timestamp,
+        (ARRAY[NULL, '00:00:00', '12:00:00', '23:59:59.999999', '24:00:00'])[1 + g / 4 % 5]::time,
+        (ARRAY[NULL, 'Ada', 'ada', 'ΟΔΟΣ', 'οδος', 'İ', 'Straße'])[1 + g / 2 % 7]::citext,
+        (ARRAY[NULL, '', 'a', 'A', 'a '])[1 + g / 5 % 5]::varchar,
+        (ARRAY[NULL, '0', '0.5', '-3.25', '1e10', 'NaN', '-Infinity', '0.1'])[1 + g / 3 % 8]::float4
     FROM generate_series(0, 119) g;";
 
 const RELATION: &str = "public.valued(id int8 key, n numeric, f float8, i int4, s text, c bpchar(4), \
-     b bool, d date, ts timestamptz, u uuid, m enum(sad|ok|happy)) full";
+     b bool, d date, ts timestamptz, u uuid, m enum(sad|ok|happy), local timestamp, t time, \
+     ci citext, vc varchar(9), f4 float4) full";
 
-/// Columns with values to compare them with: as an expression and as SQL have them.
-const COLUMNS: [(&str, &[&str]); 10] = [
+/// Its columns, in order.
+const NAMES: [&str; 16] =
+    ["id", "n", "f", "i", "s", "c", "b", "d", "ts", "u", "m", "local", "t", "ci", "vc", "f4"];
+
+/// Columns with values to compare them with: as an expression and as SQL have them. Those of
+/// `f4` are of few binary digits: SQL compares others with what is left of them.
+const COLUMNS: [(&str, &[&str]); 15] = [
     ("n", &["0", "-1.5", "100", "100.0000000000000000000000000001", "1e30", "1e-29", "7"]),
     ("f", &["0", "0.1", "1e20", "-3"]),
     ("i", &["0", "1", "99.5", "-7"]),
@@ -55,6 +68,14 @@ const COLUMNS: [(&str, &[&str]); 10] = [
     ("u", &["'00000000-0000-0000-0000-00000000000a'", "'FFFFFFFF-0000-0000-0000-000000000000'"]),
     ("m", &["'sad'", "'ok'", "'happy'"]),
     ("id", &["0", "60", "1e2"]),
+    (
+        "local",
+        &["'2024-01-01'", "'2024-01-01 00:00:00.5'", "'0044-03-15 12:00:00 BC'", "'infinity'"],
+    ),
+    ("t", &["'12:00'", "'00:00:00'", "'23:59:59.999999'", "'24:00:00'"]),
+    ("ci", &["'ADA'", "'οδοΣ'", "'οδος'", "'i'", "'STRAßE'", "'zz'"]),
+    ("vc", &["''", "'a'", "'A'", "'a '"]),
+    ("f4", &["0", "0.5", "-3.25", "1e10", "100"]),
 ];
 
 /// The same condition as an expression and as SQL.
@@ -80,7 +101,9 @@ fn test(lot: &mut Lot) -> (String, String) {
         1 => both(format!("{column} IS NOT NULL")),
         2 => both(format!("{column} IN ({a}, {b})")),
         3 => both(format!("{column} NOT IN ({a}, {b})")),
-        4 => match lot.below(5) {
+        4 => match lot.below(7) {
+            5 => both(format!("f4 {cmp} i")),
+            6 => both(format!("s {cmp} vc")),
             0 => both(format!("n {cmp} i")),
             1 => both(format!("i {cmp} id")),
             2 => ("op == 'insert'".to_owned(), "true".to_owned()),
@@ -98,10 +121,9 @@ fn kept(expression: &str, rows: &[Vec<Option<String>>]) -> Vec<String> {
     let rules = json!({ "public.valued": { "keep": expression } });
     let mut fixture = Fixture::<Filter>::new(rules).unwrap_or_else(|e| panic!("{expression}: {e}"));
     fixture.relation(&relation).unwrap_or_else(|e| panic!("{expression}: {e}"));
-    let names = ["id", "n", "f", "i", "s", "c", "b", "d", "ts", "u", "m"];
     let row = |values: &Vec<Option<String>>| -> TestRow {
         let cells =
-            std::array::from_fn::<_, 11, _>(|i| (names[i], Cell::from(values[i].as_deref())));
+            std::array::from_fn::<_, 16, _>(|i| (NAMES[i], Cell::from(values[i].as_deref())));
         insert(cells)
     };
     let rows_in: Vec<TestRow> = rows.iter().map(row).collect();

@@ -158,6 +158,27 @@ impl Policies {
         self.world.engine.kill9().await;
         self.world.engine.start_again();
     }
+
+    /// Begins a load of 3,000 rows and kills it behind each of two slices of it.
+    async fn killed_behind_slices(&mut self) {
+        self.write(&format!("[bootstrap]\nmax_rate = \"3KiB\"\n{}", rules(ASIDE, ERROR)));
+        self.crash().await;
+        self.world.until_state("WAITING").await;
+        self.world.begin_bootstrap().await;
+        for slice in 1..=2 {
+            let before = self.world.entries("bootstrap").await;
+            eventually("a slice", async || {
+                (self.world.entries("bootstrap").await > before).then_some(())
+            })
+            .await;
+            self.world.engine.kill9().await;
+            if slice == 2 {
+                assert!(self.world.entries("bootstrap").await < 2_400, "too fast to show anything");
+                self.write(&rules(ASIDE, ERROR));
+            }
+            self.world.engine.start_again();
+        }
+    }
 }
 
 fn text(pg: &Postgres, redis: &Redis, port: u16, rules: &str) -> String {
@@ -182,23 +203,7 @@ async fn rows_are_set_aside_once_across_crashes_and_come_back() {
     let mut it = Policies::start(ASIDE).await;
     // A load that is killed behind each of its slices has each letter once.
     it.insert(1, 3_000).await;
-    it.write(&format!("[bootstrap]\nmax_rate = \"3KiB\"\n{}", rules(ASIDE, ERROR)));
-    it.crash().await;
-    it.world.until_state("WAITING").await;
-    it.world.begin_bootstrap().await;
-    for slice in 1..=2 {
-        let before = it.world.entries("bootstrap").await;
-        eventually("a slice", async || {
-            (it.world.entries("bootstrap").await > before).then_some(())
-        })
-        .await;
-        it.world.engine.kill9().await;
-        if slice == 2 {
-            assert!(it.world.entries("bootstrap").await < 2_400, "too fast to show anything");
-            it.write(&rules(ASIDE, ERROR));
-        }
-        it.world.engine.start_again();
-    }
+    it.killed_behind_slices().await;
     it.world.until_state("ACCUMULATING").await;
     it.world.bootstrap().await;
     assert_eq!(it.letters().await.len(), 600);

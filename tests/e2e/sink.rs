@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kasho::error::Class;
 use kasho::position::{Epoch, Lsn, Position};
-use kasho::sink::config::{Config as RedisConfig, Durability};
+use kasho::sink::config::{Config as RedisConfig, Durability, Encoding};
 use kasho::sink::contract::sample::{self, Part};
 use kasho::sink::contract::{self, Rig};
 use kasho::sink::id::{Id, Keys, Lane};
@@ -73,6 +73,7 @@ async fn begin(config: &RedisConfig) -> Epoch {
     let description =
         Description { options: "o".into(), chain: "c".into(), key_fingerprint: "k".into() };
     let new = NewEpoch {
+        encoding: Encoding::Msgpack,
         slot: "kasho_slot",
         system_id: "7000",
         timeline: 1,

@@ -9,7 +9,7 @@ use kasho::control::LoadFigures;
 use kasho::load::{self, Loader};
 use kasho::pipeline::Chains;
 use kasho::position::{Epoch, Lsn};
-use kasho::sink::config::Config;
+use kasho::sink::config::{Config, Encoding};
 use kasho::sink::entry::{Content, Entry, Field};
 use kasho::sink::id::{Id, Lane};
 use kasho::sink::load::LoadWriter;
@@ -515,6 +515,7 @@ async fn begin(start_lsn: Lsn) -> MemoryServer {
     let server = MemoryServer::new("kasho");
     let mut store = server.connect().await.unwrap();
     let new = NewEpoch {
+        encoding: Encoding::Msgpack,
         slot: "kasho_slot",
         system_id: "1",
         timeline: 1,

@@ -243,6 +243,32 @@ async fn standard_input_goes_on_behind_what_is_published() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_a_configuration_rows_are_written_as_the_engine_writes_them() {
+    let (pg, redis) = tokio::join!(Postgres::start(), Redis::start());
+    pg.sql("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'loaded')").await;
+    pg.sql("CREATE PUBLICATION kasho_pub FOR ALL TABLES").await;
+    let builder = Engine::builder();
+    let text = config(&pg.url(), &redis.url(), builder.home().grpc_port(), "");
+    let text = text.replacen("[redis]", "[redis]\nencoding = \"json\"", 1);
+    let engine = builder.config(&text).start();
+    let world = World { pg, redis, engine };
+    world.until_state("WAITING").await;
+    let snapshot = external(&world).await;
+    let file = dump(&world, &snapshot, "t.sql", &[]).await;
+    // As in a container that has nothing of the engine's: only the dump and Redis.
+    let load = format!(
+        "unset KASHO_CONFIG; mkdir elsewhere; cd elsewhere; \"$KASHO\" bootstrap-sync --dump-file {} \
+         --redis-url={}",
+        file.display(),
+        world.redis.url()
+    );
+    world.engine.shell(&load).await.success();
+    complete(&world).await;
+    let all = world.redis.cli(&["XRANGE", "{kasho}:1:bootstrap", "-", "+"]).await;
+    assert!(all.contains("{\"xid\"") && all.contains("\"loaded\""), "no JSON: {all}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_wrong_moment_is_refused_with_what_to_do() {
     let world = World::start(50).await;
     let file = world.engine.home().path().join("dump.sql");

@@ -47,6 +47,17 @@ async fn plugins_say_what_they_do_without_being_run() {
         listed.stderr
     );
     assert!(listed.stdout.contains("tokenize 1.0.0"));
+    // Without a configuration the folder can be named, and what is missing is told so.
+    std::fs::remove_file(engine.home().config_path()).expect("remove");
+    let lost = engine.run(&["transforms", "list"]).await;
+    assert!(lost.code == 1 && lost.stderr.contains("--folder FOLDER"), "{}", lost.stderr);
+    let named = engine.run(&["transforms", "list", "keep", "--folder", "plugins"]).await.success();
+    assert!(named.stdout.contains("  keep"), "{}", named.stdout);
+    let lost = engine.run(&["transforms", "detokenize", "--domain", "mail", "tok_abc"]).await;
+    assert!(lost.code == 1 && lost.stderr.contains("--key-file FILE"), "{}", lost.stderr);
+    let key = ["transforms", "detokenize", "--domain", "mail", "--key-file", "absent", "tok_abc"];
+    let lost = engine.run(&key).await;
+    assert!(lost.code == 1 && lost.stderr.contains("that this user may read"), "{}", lost.stderr);
     let gone = engine.run(&["transforms", "list", "--folder", "nowhere"]).await;
     assert!(gone.code == 1 && gone.stderr.contains("the folder nowhere"), "{}", gone.stderr);
 }
@@ -267,6 +278,9 @@ async fn rules_of_the_original_are_taken_over() {
     let pg = Postgres::start().await;
     pg.sql(PEOPLE).await;
     let engine = Engine::builder().plugin("anonymize").build();
+    let listed = engine.run(&["transforms", "list", "fake_email", "--folder", "plugins"]).await;
+    let told = listed.success().stdout;
+    assert!(told.contains("\n    columns text\n    unique  suffix\n"), "{told}");
     engine.home().write(
         "transforms.yml",
         "major_version: 0\ntables:\n  public.people:\n    email: FakeEmail\n    note: {type: Regex, \

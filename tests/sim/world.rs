@@ -4,7 +4,7 @@
 use std::sync::{Mutex, MutexGuard};
 
 use kasho::position::{Lsn, Position};
-use kasho::sink::config::{Config, Durability};
+use kasho::sink::config::{Config, Durability, Encoding};
 use kasho::sink::dead::{StoredLetter, list};
 use kasho::sink::publisher::{NewEpoch, Promotion, begin_epoch};
 use kasho::sink::store::{Checkpoint, Connect};
@@ -47,6 +47,7 @@ impl World {
     ) -> World {
         let redis = memory::MemoryServer::new("kasho");
         let new = NewEpoch {
+            encoding: Encoding::Msgpack,
             slot: SLOT,
             system_id: SYSTEM,
             timeline: 1,

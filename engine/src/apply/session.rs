@@ -12,12 +12,13 @@ use crate::source::conninfo::{Conninfo, PATIENT, sql_connect_with};
 /// The oldest server that can be applied to.
 const OLDEST: u32 = 140_000;
 /// Names are qualified, as for logical replication's own worker. Nothing is hidden by row
-/// level security without a word. A plan serves for all values. Who has gone without a word
+/// level security without a word. What triggers say in words is row data. A plan serves for all values. Who has gone without a word
 /// does not keep the lock for hours, nor rows locked.
-const SETTINGS: [(&str, &str); 9] = [
+const SETTINGS: [(&str, &str); 10] = [
     ("synchronous_commit", "off"),
     ("search_path", ""),
     ("row_security", "off"),
+    ("client_min_messages", "error"),
     ("plan_cache_mode", "force_generic_plan"),
     ("jit", "off"),
     ("tcp_keepalives_idle", "30"),

@@ -94,6 +94,17 @@ impl Applier {
         }
     }
 
+    /// Where it begins: maybe inside of a transaction. What the target has may be told, for it
+    /// may not have been.
+    pub(super) fn stand(&mut self, inside: bool) {
+        self.inside = inside;
+        let position = self.progress.main.position;
+        if position > Position::START {
+            // As with a commit.
+            let _ = self.committed.send(Some(position));
+        }
+    }
+
     /// Whether a transaction of the source is open.
     pub(super) fn inside(&self) -> bool {
         self.inside

@@ -33,7 +33,10 @@ pub fn message_relation(binary: bool) -> Arc<Relation> {
 /// The virtual relation `kasho.ddl (tag, object_type, identity, text)`.
 #[must_use]
 pub fn ddl_relation() -> Arc<Relation> {
-    let columns = ["tag", "object_type", "identity", "text"].map(|name| column(name, "text", 25));
+    let mut columns =
+        ["tag", "object_type", "identity", "text"].map(|name| column(name, "text", 25));
+    // What a text holds nobody promises: it may be taken away and leave NULL.
+    columns[3].not_null = false;
     relation(DDL_RELATION_ID, 1, DDL_RELATION, columns.into())
 }
 

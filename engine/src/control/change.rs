@@ -5,10 +5,11 @@ use std::borrow::Cow;
 
 use kasho_plugin_sdk::Op;
 
+use crate::batch::DdlDetail;
 use crate::control::proto::kasho::raw_value::State;
 use crate::control::proto::kasho::{Change, DdlData, DmlData, OldKeys, RawChange, RawValue};
-use crate::control::value::typed;
-use crate::position::{Epoch, EpochPosition};
+use crate::control::value::{rfc3339_us, typed};
+use crate::position::{Epoch, EpochPosition, Position};
 use crate::sink::entry::{Content, Entry, EntryOp, Field};
 
 /// The change that `entry` of `epoch` is. None where the original's form has no words for
@@ -18,9 +19,10 @@ pub fn change(epoch: Epoch, entry: &Entry, raw: bool) -> Option<Change> {
     let position = EpochPosition { epoch: Some(epoch), position: entry.position };
     let mut change = Change { position: position.to_string(), ..Change::default() };
     match (&entry.content, entry.op) {
-        (Content::Row { columns, new, .. }, EntryOp::Row(Op::Ddl)) => {
+        (Content::Row { columns, new, ddl: beside, .. }, EntryOp::Row(Op::Ddl)) => {
             change.r#type = "ddl".to_owned();
-            change.ddl = Some(ddl(columns, new.as_deref().unwrap_or_default()));
+            let fields = new.as_deref().unwrap_or_default();
+            change.ddl = Some(ddl(entry, columns, fields, beside.as_deref()));
         }
         (Content::Row { columns, oids, new, old, key, .. }, EntryOp::Row(op))
             if op != Op::Message =>
@@ -98,22 +100,32 @@ fn dml(
     }
 }
 
-/// A schema change is a row of a virtual relation.
-fn ddl(columns: &[String], fields: &[Field]) -> DdlData {
-    let text = |name: &str| {
-        let at = columns.iter().position(|column| column == name);
-        match at.and_then(|at| fields.get(at)) {
-            Some(Field::Text(text)) => text.clone(),
-            _ => String::new(),
-        }
+/// A schema change is a row of a virtual relation, and what stands beside it.
+fn ddl(entry: &Entry, columns: &[String], fields: &[Field], beside: Option<&DdlDetail>) -> DdlData {
+    let at = columns.iter().position(|column| column == "text");
+    let text = match at.and_then(|at| fields.get(at)) {
+        Some(Field::Text(text)) => text.clone(),
+        _ => String::new(),
     };
+    let of = |field: fn(&DdlDetail) -> &String| beside.map(field).cloned().unwrap_or_default();
     DdlData {
-        id: text("id").parse().unwrap_or(0),
-        time: text("time"),
-        username: text("username"),
-        database: text("database"),
-        ddl: text("ddl"),
+        id: number(entry.position),
+        time: rfc3339_us(entry.commit_us),
+        username: of(|beside| &beside.username),
+        database: of(|beside| &beside.database),
+        ddl: text,
     }
+}
+
+/// A number that is the same whenever the position is: the original counts the rows of a
+/// table of its own, which nobody here has. A digest, so that close positions do not meet.
+fn number(position: Position) -> i32 {
+    // FNV-1a.
+    let digest = position
+        .to_string()
+        .bytes()
+        .fold(0x811C_9DC5_u32, |sum, byte| (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    i32::try_from(digest & 0x7FFF_FFFF).unwrap_or(i32::MAX)
 }
 
 fn raw_change(entry: &Entry) -> RawChange {
@@ -194,7 +206,8 @@ mod tests {
         let key = if op == Op::Update && old.is_none() { vec![0] } else { Vec::new() };
         let (oids, transactional) = (vec![23, 25, 25], None);
         let miss = false;
-        let content = Content::Row { columns, oids, new, old, key, transactional, miss };
+        let ddl = None;
+        let content = Content::Row { columns, oids, new, old, key, transactional, miss, ddl };
         entry(EntryOp::Row(op), content)
     }
 
@@ -284,17 +297,37 @@ mod tests {
     #[test]
     fn a_schema_change() {
         let content = Content::Row {
-            columns: ["id", "time", "username", "database", "ddl"].map(str::to_owned).to_vec(),
-            oids: vec![23, 25, 25, 25, 25],
-            new: Some(vec![text("3"), text("now"), text("me"), text("db"), text("CREATE …")]),
+            columns: ["tag", "object_type", "identity", "text"].map(str::to_owned).to_vec(),
+            oids: vec![25; 4],
+            new: Some(vec![text("CREATE TABLE"), text("table"), text("s.t"), text("CREATE …")]),
             old: None,
             key: Vec::new(),
             transactional: None,
             miss: false,
+            ddl: Some(Box::new(DdlDetail {
+                username: "me".into(),
+                database: "db".into(),
+                ..DdlDetail::default()
+            })),
         };
         let change = change(Epoch(1), &entry(EntryOp::Row(Op::Ddl), content), false).unwrap();
         assert_eq!(change.r#type, "ddl");
         let ddl = change.ddl.unwrap();
-        assert_eq!((ddl.id, ddl.username.as_str(), ddl.ddl.as_str()), (3, "me", "CREATE …"));
+        assert_eq!((ddl.username.as_str(), ddl.database.as_str()), ("me", "db"));
+        assert_eq!(
+            (ddl.time.as_str(), ddl.ddl.as_str()),
+            ("1970-01-01T00:00:00.000008Z", "CREATE …")
+        );
+        assert!(ddl.id > 0);
+    }
+
+    #[test]
+    fn the_number_of_a_position_is_its_own() {
+        let at = |lsn, ordinal| number(Position::Wal { commit_lsn: Lsn(lsn), ordinal });
+        assert_eq!(at(1, 2), at(1, 2));
+        let mut all: Vec<i32> = (0..40).flat_map(|lsn| (0..5).map(move |n| at(lsn, n))).collect();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 200);
     }
 }

@@ -71,8 +71,41 @@ fn rfc3339(text: &str) -> Option<String> {
     Some(format!("{date}T{time}{zone}"))
 }
 
+/// Microseconds since 1970-01-01 UTC as RFC 3339; empty for what that has no words for.
+pub(super) fn rfc3339_us(us: i64) -> String {
+    const DAY: i64 = 86_400_000_000;
+    let (days, of_day) = (us.div_euclid(DAY), us.rem_euclid(DAY));
+    // Years are counted from March, so that the leap day is the last of one.
+    let (era, of_era) =
+        ((days + 719_468).div_euclid(146_097), (days + 719_468).rem_euclid(146_097));
+    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let year = era * 400 + year + i64::from(month <= 2);
+    if !(1..=9999).contains(&year) {
+        return String::new();
+    }
+    let (seconds, micros) = (of_day / 1_000_000, of_day % 1_000_000);
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn times_are_told_in_utc() {
+        for (us, text) in [
+            (0, "1970-01-01T00:00:00.000000Z"),
+            (951_868_799_000_001, "2000-02-29T23:59:59.000001Z"),
+            (-1, "1969-12-31T23:59:59.999999Z"),
+            (i64::MAX, ""),
+        ] {
+            assert_eq!(super::rfc3339_us(us), text);
+        }
+    }
+
     use super::*;
     use proptest::prelude::*;
 

@@ -305,6 +305,7 @@ impl Engine {
             timeline: system.timeline,
             start_lsn: report.load.start_lsn,
             description: self.world.description(&generation),
+            encoding: self.world.config.redis.encoding,
             generation: generation.number(),
             state: Some((self.stored.as_deref(), &text)),
             catalog: Some(&catalog),

@@ -3,7 +3,7 @@
 use super::*;
 use crate::bootstrap::{LoadMode, Snapshot, TableLoad};
 use crate::position::Epoch;
-use crate::sink::config::Config;
+use crate::sink::config::{Config, Encoding};
 use crate::sink::entry::{Content, Entry};
 use crate::sink::id::{Id, Lane};
 use crate::sink::memory::{Fault, MemoryServer, MemoryStore, Step};
@@ -72,6 +72,7 @@ async fn readers_are_told_once_to_empty_what_an_earlier_attempt_has_published() 
     for fault in [Fault::None, Fault::Cut, Fault::LoseReply, Fault::Oom] {
         let server = MemoryServer::default();
         let new = NewEpoch {
+            encoding: Encoding::Msgpack,
             slot: "s",
             system_id: "1",
             timeline: 1,

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::sink::Sink;
-use crate::sink::config::Config;
+use crate::sink::config::{Config, Encoding};
 use crate::sink::contract::sample::{self, Part};
 use crate::sink::load::LoadWriter;
 use crate::sink::memory::{MemoryServer, MemoryStore};
@@ -28,6 +28,7 @@ async fn world() -> World {
     let description =
         Description { options: "o".into(), chain: "c".into(), key_fingerprint: "k".into() };
     let new = NewEpoch {
+        encoding: Encoding::Msgpack,
         slot: "s",
         system_id: "1",
         timeline: 1,

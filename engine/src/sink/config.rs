@@ -79,6 +79,31 @@ pub enum Encoding {
     Json,
 }
 
+impl Encoding {
+    /// As in the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Encoding::Msgpack => "msgpack",
+            Encoding::Json => "json",
+        }
+    }
+}
+
+/// [`Encoding::name`] of none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no encoding of this version")]
+pub struct UnknownEncoding;
+
+impl std::str::FromStr for Encoding {
+    type Err = UnknownEncoding;
+
+    fn from_str(name: &str) -> Result<Encoding, UnknownEncoding> {
+        let all = [Encoding::Msgpack, Encoding::Json];
+        all.into_iter().find(|encoding| encoding.name() == name).ok_or(UnknownEncoding)
+    }
+}
+
 /// `redis.durability`: what a write must have reached before PostgreSQL may forget it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]

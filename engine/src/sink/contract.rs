@@ -12,6 +12,7 @@ use super::store::{
     Guard, LEASE_UNTIL, Leased, Load, NewEntry, Registry, Store, StoreError, Trim,
 };
 use crate::position::{Epoch, Lsn, Position};
+use crate::sink::config::Encoding;
 
 mod bounds;
 mod letters;
@@ -72,6 +73,7 @@ pub fn checkpoint(epoch: Epoch) -> Checkpoint {
         generation: 1,
         chain: "c1".to_owned(),
         key_fingerprint: "k1".to_owned(),
+        encoding: Some(Encoding::Json),
         trim: Id::ZERO,
         trim_bootstrap: Id::ZERO,
         mark: String::new(),

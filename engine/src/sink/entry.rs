@@ -6,7 +6,8 @@
 //! where an update needs no `old` to say it because they kept their values, with `miss = true`
 //! where the chain may have lost rows of the table, so that a change of one may find none, a
 //! value being its text, nil for NULL, `true` for an unchanged
-//! TOASTed value and `false` for one that is not part of the image. What can go wrong:
+//! TOASTed value and `false` for one that is not part of the image. A schema change has
+//! `ddl` too: `{search_path, username, database, objects}`. What can go wrong:
 //! text that is not UTF-8 (a bug of the source: the encoding is pinned), and, when
 //! reading, an entry that somebody else wrote.
 
@@ -138,7 +139,7 @@ pub fn tables(batch: &Batch, row: &Row) -> String {
             let names = relations.iter().map(|&r| batch.relations[r as usize].qualified());
             names.collect::<Vec<_>>().join(",")
         }
-        Some(Detail::Message { .. }) | None => batch.relation_of(row).qualified(),
+        Some(Detail::Message { .. } | Detail::Ddl(_)) | None => batch.relation_of(row).qualified(),
     }
 }
 
@@ -190,17 +191,20 @@ impl RowData<'_> {
 
 impl Serialize for RowData<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let transactional = match self.row.detail.as_deref() {
+        let (mut transactional, mut ddl) = (None, None);
+        match self.row.detail.as_deref() {
             Some(Detail::Truncate { relations, cascade, restart_identity }) => {
                 return self.truncate(to, relations, *cascade, *restart_identity);
             }
-            Some(Detail::Message { transactional }) => Some(*transactional),
-            None => None,
-        };
+            Some(Detail::Message { transactional: within }) => transactional = Some(*within),
+            Some(Detail::Ddl(detail)) => ddl = Some(detail),
+            None => {}
+        }
         let (new, old) = (self.row.new, self.row.old);
         let key = (self.row.op == Op::Update && old.is_none()).then_some(Key(self.relation));
         let miss = self.batch.aside.lossy.contains(&self.row.relation);
-        let rare = [new.is_some(), old.is_some(), transactional.is_some(), key.is_some(), miss];
+        let told = transactional.is_some() || ddl.is_some();
+        let rare = [new.is_some(), old.is_some(), told, key.is_some(), miss];
         let rare = rare.into_iter().filter(|there| *there).count();
         let mut map = to.serialize_map(Some(4 + rare))?;
         map.serialize_entry("xid", &self.piece.xid)?;
@@ -221,6 +225,9 @@ impl Serialize for RowData<'_> {
         }
         if let Some(key) = key {
             map.serialize_entry("key", &key)?;
+        }
+        if let Some(ddl) = ddl {
+            map.serialize_entry("ddl", ddl)?;
         }
         map.end()
     }

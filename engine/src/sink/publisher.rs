@@ -278,6 +278,7 @@ impl<S: Backend> Publisher<S> {
             fields.push(("options", description.options.clone()));
             fields.push(("chain", description.chain.clone()));
             fields.push(("key_fingerprint", description.key_fingerprint.clone()));
+            fields.push(("encoding", self.encoding.name().to_owned()));
         }
         fields
     }

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use super::assemble::{Assembler, HEARTBEAT_PREFIX, Limits, NewRow, hex};
 use super::{Received, Source};
 use crate::ack::Durable;
-use crate::batch::{Cell, Detail, Image, Span, message_relation};
+use crate::batch::{Cell, DdlEvent, Detail, Image, Span, ddl_relation, message_relation};
 use crate::error::Class;
 use crate::position::Lsn;
 
@@ -104,6 +104,18 @@ impl Transaction {
     pub fn message(mut self, prefix: &str, content: &[u8]) -> Transaction {
         self.changes.push(message(prefix, content, true));
         self
+    }
+
+    /// A schema change, as the event triggers tell of it.
+    #[must_use]
+    pub fn ddl(self, event: &DdlEvent) -> Transaction {
+        let values = event.values();
+        let new = values.map(|text| text.map_or(Value::Null, Value::Text));
+        let mut made = self.push(Op::Ddl, &ddl_relation(), Some(&new), None);
+        if let Some(change) = made.changes.last_mut() {
+            change.detail = Some(event.beside());
+        }
+        made
     }
 }
 
@@ -418,7 +430,7 @@ impl MemorySource {
                 Detail::Truncate { cascade, restart_identity, .. } => {
                     Detail::Truncate { relations: indexes.clone(), cascade, restart_identity }
                 }
-                message @ Detail::Message { .. } => message,
+                other @ (Detail::Message { .. } | Detail::Ddl(_)) => other,
             })
         });
         let relation = indexes.first().copied().unwrap_or(0);

@@ -73,7 +73,7 @@ pub async fn run(job: &Job, figures: &Watch, stop: &Stop) -> Result<Outcome, Syn
 }
 
 async fn once(job: &Job, figures: &Watch, stop: &Stop) -> Result<Outcome, SyncError> {
-    let config = job.recipe.config()?;
+    let mut config = job.recipe.config()?;
     let mut look = Look::open(&config).await?;
     let found = look.found(&config.redis.prefix).await?;
     if job.dry_run {
@@ -83,6 +83,10 @@ async fn once(job: &Job, figures: &Watch, stop: &Stop) -> Result<Outcome, SyncEr
         Ok(admitted) => admitted,
         Err(refusal) => return already(job, &mut look, &found).await?.ok_or(refusal.into()),
     };
+    // Rows are written as those of the engine, whose configuration may not be here.
+    if let Some(encoding) = admitted.checkpoint.encoding {
+        config.redis.encoding = encoding;
+    }
     let recipe = job.recipe.clone();
     let (catalog, checkpoint) = (admitted.catalog.clone(), admitted.checkpoint.clone());
     let chain = move || Chain::load(&recipe, &catalog, &checkpoint);

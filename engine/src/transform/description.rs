@@ -38,6 +38,10 @@ pub struct Transform {
     pub aliases: Vec<String>,
     /// What it does.
     pub doc: String,
+    /// Types of the columns that it fits.
+    pub columns: String,
+    /// What it offers where different values must stay different.
+    pub unique: String,
     /// A rule, a value, and what becomes of it.
     pub example: Example,
     /// Its options.

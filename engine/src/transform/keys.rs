@@ -22,7 +22,10 @@ pub struct Key {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// The file cannot be read.
-    #[error("key `{name}`: cannot read {path}: {reason}")]
+    #[error(
+        "key `{name}`: cannot read {path}: {reason}; name a file that holds the key and that this \
+         user may read (`openssl rand -hex 32` makes one for a copy that is new)"
+    )]
     Unreadable {
         /// Name in `[keys]`.
         name: String,

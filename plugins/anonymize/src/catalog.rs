@@ -83,6 +83,8 @@ pub enum Unique {
     Permutation,
     /// Always exact.
     Exact,
+    /// By chance: so many bits that no two values meet.
+    Bits,
     /// From 80 bits on.
     Length,
     /// If it holds one field that is unique itself.
@@ -100,6 +102,7 @@ impl Unique {
             Unique::Suffix => "suffix",
             Unique::Permutation => "permutation",
             Unique::Exact => "always",
+            Unique::Bits => "95 bits",
             Unique::Length => "from 20 digits",
             Unique::Field => "by its field",
             Unique::Null => "NULL",
@@ -219,6 +222,8 @@ pub struct Entry {
     pub makes: Makes,
     /// What it can offer where values must stay different.
     pub unique: Unique,
+    /// Version of what it makes, for fingerprints.
+    pub version: u32,
     pub(crate) maker: Maker,
 }
 
@@ -239,6 +244,7 @@ impl Entry {
             keyed: Some(keyed),
             makes: Makes::Text,
             unique: Unique::Suffix,
+            version: 1,
             maker: Maker::Fake(parts),
         }
     }
@@ -269,6 +275,10 @@ impl Entry {
 
     const fn unique(self, unique: Unique) -> Entry {
         Entry { unique, ..self }
+    }
+
+    const fn version(self, version: u32) -> Entry {
+        Entry { version, ..self }
     }
 
     const fn with(self, options: &'static [&'static [Opt]]) -> Entry {

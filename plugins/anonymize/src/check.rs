@@ -107,6 +107,7 @@ pub(crate) fn check(rule: &Rule, column: &Column, table: &Table<'_>) -> Result<T
         unique::check(rule, of, table)?;
     }
     fits(rule, of, &target)?;
+    moves(rule, of, &target)?;
     Ok(target)
 }
 
@@ -286,6 +287,24 @@ fn fits(rule: &Rule, column: &Column, target: &Target) -> Result<()> {
         return Err(Error::new(text));
     }
     Ok(())
+}
+
+/// Whether the noise is seen in a number of the column's type.
+fn moves(rule: &Rule, column: &Column, target: &Target) -> Result<()> {
+    let Make::Noise(noise) = &rule.make else { return Ok(()) };
+    let decimals = match target.form {
+        Form::Integer(_) => 0,
+        Form::Numeric(Some((_, scale))) => scale as usize,
+        _ => return Ok(()),
+    };
+    if noise.moves(decimals) {
+        return Ok(());
+    }
+    Err(Error::new(format!(
+        "`amount` is less than the last digit of a value of type {}, so every value would stay what \
+         it is: give a larger one",
+        shown(column)
+    )))
 }
 
 /// The most characters the column's type takes; `typmod` counts four more.

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use kasho_plugin_sdk::{Domain, Hash, IntoPatch, Out, Patched, Reason, Setup, Texts};
 
 use crate::check::{Form, Target};
+use crate::make::noise::Fault;
 use crate::make::{Make, Otherwise, Replace, card, date, fake, token};
 use crate::permute::{self, range};
 use crate::rules::Rule;
@@ -27,6 +28,7 @@ pub(crate) struct Reasons {
     no_uuid: Reason,
     no_date: Reason,
     no_number: Reason,
+    stays: Reason,
     pub(crate) no_array: Reason,
     pub(crate) no_json: Reason,
     pub(crate) no_by: Reason,
@@ -47,8 +49,11 @@ impl Reasons {
             no_digits: reason("no digits, or more than 38, for `digits` to permute"),
             no_integer: reason("not a whole number of at most 37 digits for `digits` to permute"),
             no_uuid: reason("not a uuid as PostgreSQL prints it"),
-            no_date: reason("not a date that can be shifted"),
-            no_number: reason("not a number"),
+            no_date: reason("not a date that can be shifted, and nothing beside it"),
+            no_number: reason("not a number of at most 28 digits"),
+            stays: reason(
+                "the `amount` of `noise` is less than the last digit of the number, which would stay",
+            ),
             no_array: reason("not an array as PostgreSQL prints it"),
             no_json: reason("not JSON, or nested beyond 128 levels"),
             no_by: reason("a column of `by` is not in the row: unchanged and stored out of line"),
@@ -218,8 +223,9 @@ impl Leaf {
                 None => return Patched::Error(reasons.no_date),
             },
             Make::Noise(noise) => match noise.write(value, hash, target, out) {
-                Some(()) => {}
-                None => return Patched::Error(reasons.no_number),
+                Ok(()) => {}
+                Err(Fault::NoNumber) => return Patched::Error(reasons.no_number),
+                Err(Fault::Stays) => return Patched::Error(reasons.stays),
             },
             Make::Pass
             | Make::Token
@@ -315,7 +321,8 @@ fn shaped(
     texts.iter().map(text).collect()
 }
 
-/// Permutes the digits of card numbers but the last, and puts the right one behind them.
+/// Permutes the digits of card numbers but the last, and puts the right one behind them; an
+/// empty text stays, as in [`shaped`].
 fn cards(domain: Domain, texts: &[Cow<'_, str>], otherwise: Reason) -> Vec<Result<String, Reason>> {
     let fitting = || texts.iter().filter(|text| card::is_card(text));
     let bodies: Vec<String> = fitting().map(|text| card::body(text)).collect();
@@ -323,7 +330,7 @@ fn cards(domain: Domain, texts: &[Cow<'_, str>], otherwise: Reason) -> Vec<Resul
     let mut permuted = permuted.into_iter();
     let text = |text: &Cow<'_, str>| {
         if !card::is_card(text) {
-            return Err(otherwise);
+            return if text.is_empty() { Ok(String::new()) } else { Err(otherwise) };
         }
         let digits = card::complete(text, &permuted.next().unwrap_or_default());
         let mut digits = digits.chars();

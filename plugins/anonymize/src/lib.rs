@@ -54,6 +54,8 @@ const FEW: u128 = 1000;
 /// A rule bound to its column.
 struct Bound {
     col: Col,
+    /// The column as its rule names it.
+    rule: String,
     /// The column's own name.
     name: String,
     leaf: Leaf,
@@ -124,6 +126,14 @@ impl Plugin for Anonymize {
 fn bind(column: &str, rule: Rule, cx: &mut Setup<'_>) -> Result<Bound> {
     let pattern = ColumnPattern::parse(column)?;
     let (table, name) = (pattern.table.to_string(), pattern.column.text().to_owned());
+    if let Make::Template(template) = &rule.make
+        && template.holds(&name)
+    {
+        return Err(Error::new(format!(
+            "the template holds all of its own column as it came, which is what is to be masked: take \
+             a part of it, as by `{{{{.{name} | after \"@\"}}}}`, or another column"
+        )));
+    }
     let mut col = cx.mask(column)?;
     cx.fingerprint(col, rule.fingerprint.clone());
     if let Some(keying) = &rule.keying {
@@ -145,23 +155,26 @@ fn bind(column: &str, rule: Rule, cx: &mut Setup<'_>) -> Result<Bound> {
     cx.depends(col, &others);
     let inner = rule.paths.iter().map(|(_, rule)| Leaf::declare(rule.clone(), cx)).collect();
     let leaf = Leaf::declare(rule, cx);
-    Ok(Bound { col, name, leaf, inner, by, fields, kept: Kept::default() })
+    Ok(Bound { col, rule: column.to_owned(), name, leaf, inner, by, fields, kept: Kept::default() })
 }
 
 /// Asks for what hashing passwords costs, and says what everybody should know.
 fn demand(rules: &[Bound], cx: &mut Setup<'_>) {
     let (mut millis, mut mib, mut rows) = (0_u32, 0, 1024);
-    for rule in rules.iter().map(|bound| &bound.leaf.rule) {
+    for Bound { rule: column, leaf, .. } in rules {
+        let rule = &leaf.rule;
+        // Before any row the host prints what it is told: names are those of the rules.
+        let tell = |level, text: &str| log(level, &format!("{column}: {text}"));
         if rule.unique() && rule.entry.unique == catalog::Unique::Suffix {
-            log(
+            tell(
                 Level::Info,
                 "with `unique = true`, two of a million values have one fake with odds of 1 : 2 × 10¹²",
             );
         }
         if *rule.by() == By::Value && rule.make.results().is_some_and(|n| n < FEW) {
-            log(
+            tell(
                 Level::Warn,
-                "a rule has fewer than 1,000 results and goes by the value, so that counting them tells which value is which: give it by = \"row\" or a column",
+                "the rule has fewer than 1,000 results and goes by the value, so that counting them tells which value is which: give it by = \"row\" or a column",
             );
         }
         let Make::Password(password) = &rule.make else { continue };
@@ -170,9 +183,9 @@ fn demand(rules: &[Bound], cx: &mut Setup<'_>) {
         let each = if password.per_row() { rows_of(password) } else { 1 };
         if password.per_row() {
             rows = rows.min(each);
-            log(
+            tell(
                 Level::Warn,
-                "a rule hashes a password for each row, and all that its algorithm costs with it",
+                "the rule hashes a password for each row, and all that its algorithm costs with it",
             );
         }
         millis = millis.saturating_add(cost.millis.saturating_mul(each));

@@ -189,14 +189,14 @@ impl Make {
         }
     }
 
-    /// How many results there are, where they are few.
+    /// How many results there are, where they are few. A shifted date is near its own, so it
+    /// has as many as there are dates.
     pub(crate) fn results(&self) -> Option<u128> {
         match self {
             Make::Fake(parts) => Some(fake::results(parts)),
             Make::Bool => Some(2),
             Make::Birth(birth) => Some(u128::from(birth.days)),
             Make::Choice(values) => Some(values.len() as u128),
-            Make::Shift(days) => Some(2 * u128::from(*days)),
             Make::Text(text) => text.results(),
             _ => None,
         }

@@ -1,6 +1,7 @@
 //! Paths into JSON, as rules write them: `a.b`, `list[*].x`, `"odd.name"`, `*` for any name.
 //!
-//! A path that is none is told when rules are read.
+//! A path that is none is told when rules are read, and so are two of which neither is the
+//! more exact one where both lead.
 
 use kasho_plugin_sdk::{Error, Result};
 
@@ -27,7 +28,7 @@ impl Step {
 }
 
 /// A path.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Path {
     /// From the outermost value; without a step, that value.
     pub(crate) steps: Vec<Step>,
@@ -72,10 +73,47 @@ impl Path {
         Ok(Path { steps })
     }
 
-    /// How exactly it says where it goes.
+    /// Whether every value that it leads to is one that `other` leads to.
+    fn within(&self, other: &Path) -> bool {
+        let within = |(own, other): (&Step, &Step)| {
+            own == other || *other == Step::Any && matches!(own, Step::Name(_))
+        };
+        self.steps.len() == other.steps.len() && self.steps.iter().zip(&other.steps).all(within)
+    }
+
+    /// Whether some value is one that both lead to.
+    fn meets(&self, other: &Path) -> bool {
+        let meets = |(own, other): (&Step, &Step)| match (own, other) {
+            (Step::Any, Step::Name(_)) | (Step::Name(_), Step::Any) => true,
+            (own, other) => own == other,
+        };
+        self.steps.len() == other.steps.len() && self.steps.iter().zip(&other.steps).all(meets)
+    }
+
+    /// How exactly it says where it goes; of two that meet, [`apart`], the heavier one is the
+    /// more exact one.
     pub(crate) fn weight(&self) -> usize {
         self.steps.iter().filter(|step| **step != Step::Any).count()
     }
+}
+
+/// Whether of any two paths that end at one value one is the more exact one.
+///
+/// # Errors
+/// Two of which neither is.
+pub(crate) fn apart(paths: &[(&str, &Path)]) -> Result<()> {
+    for (i, (name, path)) in paths.iter().enumerate() {
+        for (first, other) in paths.iter().take(i) {
+            if path.meets(other) && path.within(other) == other.within(path) {
+                let text = format!(
+                    "paths {first} and {name} lead to one value and neither is the more exact one, \
+                     so its rule is in doubt: drop one, or name the members of one in place of `*`"
+                );
+                return Err(Error::new(text));
+            }
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -97,6 +135,22 @@ mod tests {
         }
         for text in ["a.", "a..b", "a[0]", "a[", "\"a", "a\"b\""] {
             assert!(Path::read(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn of_two_that_meet_one_is_more_exact() {
+        let of = |a: &str, b: &str| {
+            let (one, two) = (Path::read(a).unwrap_or_default(), Path::read(b).unwrap_or_default());
+            apart(&[(a, &one), (b, &two)]).is_ok()
+        };
+        for (a, b) in [("*.ssn", "who.*"), ("ssn", "$.ssn"), ("a", "\"a\""), ("a.*.*", "*.b.c")] {
+            assert!(!of(a, b) && !of(b, a), "{a} {b}");
+        }
+        for (a, b) in
+            [("who", "who.ssn"), ("*", "a"), ("a.b", "b.a"), ("a[*]", "a.*"), ("*.*", "a.*")]
+        {
+            assert!(of(a, b) && of(b, a), "{a} {b}");
         }
     }
 }

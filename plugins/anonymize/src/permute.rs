@@ -5,11 +5,15 @@
 //! of ten, by a keyed hash of the other half, the round and the number of digits. Every
 //! round can be undone, so two numbers of one length never become one; what stands
 //! between the digits stays, so neither do two of different shape. It is not FF1 itself:
-//! the round function is the host's HMAC. Fixed for ever; tests pin it.
+//! the round function is the host's HMAC. Half of one digit is nothing, and rounds of nothing
+//! would only count on from it: single digits are permuted as numbers below ten, [`range`].
+//! Fixed for ever; tests pin it.
 
 pub(crate) mod range;
 
 use kasho_plugin_sdk::{Hash, Texts};
+
+use range::Ranged;
 
 /// Rounds, as FF1 has.
 const ROUNDS: usize = 10;
@@ -32,19 +36,21 @@ pub(crate) fn permute<'v>(
     mut prf: impl FnMut(&Texts, &mut Vec<Hash>),
 ) -> Vec<String> {
     let mut numbers: Vec<Halves> = values.map(split).collect();
+    single(&mut numbers, &mut prf);
     let (mut texts, mut hashes) = (Texts::default(), Vec::new());
+    let mut longer: Vec<&mut Halves> = numbers.iter_mut().filter(|n| n.left_len > 0).collect();
     for round in 0..ROUNDS {
         texts.clear();
-        for n in &numbers {
+        for n in &longer {
             let digits = n.left_len + n.right_len;
             // A zero byte is in no value of PostgreSQL's, so this collides with none.
             texts.push(&format!("\0digits/1\0{round}\0{digits}\0{}", n.right));
         }
         prf(&texts, &mut hashes);
-        for (n, hash) in numbers.iter_mut().zip(&hashes) {
+        for (n, hash) in longer.iter_mut().zip(&hashes) {
             let modulus = power(n.left_len);
             let moved = (n.left + hash.number() % modulus) % modulus;
-            *n = Halves {
+            **n = Halves {
                 left: n.right,
                 right: moved,
                 left_len: n.right_len,
@@ -53,6 +59,18 @@ pub(crate) fn permute<'v>(
         }
     }
     numbers.iter().map(join).collect()
+}
+
+/// Permutes the numbers of one digit.
+fn single(numbers: &mut [Halves], prf: impl FnMut(&Texts, &mut Vec<Hash>)) {
+    let single = numbers.iter_mut().filter(|n| n.left_len == 0 && n.right_len == 1);
+    let mut single: Vec<&mut Halves> = single.collect();
+    let mut digits: Vec<Ranged> =
+        single.iter().map(|n| Ranged { number: n.right, bound: 10 }).collect();
+    range::permute(&mut digits, prf);
+    for (n, digit) in single.iter_mut().zip(digits) {
+        n.right = digit.number;
+    }
 }
 
 fn split(value: &str) -> Halves {
@@ -104,6 +122,18 @@ mod tests {
                 permuted(all.iter().map(String::as_str)).into_iter().collect();
             assert_eq!(out.into_iter().collect::<Vec<_>>(), all);
         }
+    }
+
+    #[test]
+    fn a_digit_says_nothing_of_the_next() {
+        let digits: Vec<String> = (0..10).map(|n| n.to_string()).collect();
+        let out: Vec<u32> = permuted(digits.iter().map(String::as_str))
+            .iter()
+            .map(|digit| digit.parse().unwrap_or(99))
+            .collect();
+        let steps: BTreeSet<u32> =
+            out.windows(2).map(|pair| (pair[1] + 10 - pair[0]) % 10).collect();
+        assert!(steps.len() > 2, "a rotation: {out:?}");
     }
 
     /// Made by another implementation, in Python.

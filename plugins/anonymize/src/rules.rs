@@ -15,7 +15,7 @@ use serde_json::{Map, Value as Json};
 use crate::catalog::{self, Entry, Maker};
 use crate::dictionary;
 use crate::make::Make;
-use crate::paths::Path;
+use crate::paths::{self, Path};
 use domains::Domains;
 
 /// What the result depends on.
@@ -239,10 +239,13 @@ fn rule(options: &Options, domains: &Domains) -> Result<Rule> {
         let inner = rule(inner, domains).map_err(|e| at_path(path, &e))?;
         paths.push((Path::read(path)?, inner));
     }
+    let named: Vec<(&str, &Path)> =
+        options.paths.iter().zip(&paths).map(|((name, _), (path, _))| (&**name, path)).collect();
+    paths::apart(&named)?;
     if matches!(options.entry.maker, Maker::Json) && paths.is_empty() {
         return Err(Error::new("`json` needs `paths = { \"a.b\" = \"pass\", … }`"));
     }
-    let mut fingerprint = format!("{}/1", options.entry.name);
+    let mut fingerprint = format!("{}/{}", options.entry.name, options.entry.version);
     fingerprint += &make.fingerprint(|| written(options));
     for ((path, _), (_, inner)) in options.paths.iter().zip(&paths) {
         fingerprint += &format!(";{path:?}=({})", inner.fingerprint);

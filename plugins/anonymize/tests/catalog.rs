@@ -138,7 +138,7 @@ fn what_a_transform_makes_never_changes() {
 }
 
 /// Rules beside the examples.
-const MORE: [(&str, &str, &str); 28] = [
+const MORE: [(&str, &str, &str); 32] = [
     (r#"{"transform":"digits"}"#, "int4", "2147483647"),
     (r#"{"transform":"digits"}"#, "int8", "-9223372036854775808"),
     (r#"{"transform":"digits"}"#, "text", "DE89 3704 0044 0532 0130 00"),
@@ -175,6 +175,10 @@ const MORE: [(&str, &str, &str); 28] = [
         "jsonb",
         r#"{"a": [{"n": "Ada", "x": 1}, {"n": null}], "b": 100, "c": "s", "d": {}}"#,
     ),
+    (r#"{"transform":"digits"}"#, "text", "7-7"),
+    (r#"{"transform":"digits"}"#, "text", "7"),
+    (r#"{"transform":"digits"}"#, "numeric(65536)", "-1"),
+    (r#"{"transform":"noise","amount":2.5}"#, "float8", "10"),
 ];
 
 #[test]

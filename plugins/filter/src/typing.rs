@@ -59,8 +59,16 @@ fn test(column: &written::Column, ask: &written::Ask, table: &Table<'_>) -> Resu
             Ask::In(list.iter().map(constant).collect::<Result<BTreeSet<_>>>()?)
         }
         written::Ask::Columns(cmp, other) => {
-            if table.column_of(other.col).is_some_and(|other| !comparable(found, other)) {
+            let columns = table.column_of(other.col);
+            if columns.is_some_and(|other| !comparable(found, other)) {
                 return Err(wrong(&format!("is of another type than {}", other.name)));
+            }
+            if columns.is_some_and(|other| narrower(found, other) || narrower(other, found)) {
+                return Err(wrong(&format!(
+                    "and {} are rounded to different lengths, so equal decimals differ in SQL: \
+                     compare each with a number",
+                    other.name
+                )));
             }
             Ask::Columns(*cmp, other.col)
         }
@@ -78,6 +86,11 @@ fn comparable(a: &Column, b: &Column) -> bool {
     let (left, right) = (Kind::of(a), Kind::of(b));
     let by_kind = matches!(left, Kind::Number | Kind::Text | Kind::Padded | Kind::Lower);
     left == right && (by_kind || a.base == b.base)
+}
+
+/// Whether SQL compares what is left of one after rounding to four bytes with what the other is.
+fn narrower(a: &Column, b: &Column) -> bool {
+    a.base == "float4" && matches!(b.base.as_str(), "float8" | "numeric")
 }
 
 /// Whether every column of a condition is there, and may be read where rows change.

@@ -6,7 +6,8 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
-use kasho_plugin_sdk::Column;
+use kasho_plugin_sdk::moment::{DAY, Moment, Stamp, time_of_day};
+use kasho_plugin_sdk::{Column, Normaliser};
 
 use crate::expression::Literal;
 
@@ -19,12 +20,17 @@ pub(crate) enum Kind {
     Text,
     /// The same, without spaces at the end.
     Padded,
-    /// The same, in lower case.
+    /// The same, in lower case: as `citext` compares where the database's locale lowers
+    /// every letter by itself.
     Lower,
     /// True and false.
     Bool,
-    /// As dates or timestamps of one type.
-    Moment,
+    /// As dates, which have no time.
+    Date,
+    /// As timestamps, which have no offset.
+    Timestamp,
+    /// As moments: in UTC unless they say another offset.
+    Timestamptz,
     /// As times of day.
     Time,
     /// As UUIDs.
@@ -57,7 +63,9 @@ impl Kind {
             "bpchar" => Kind::Padded,
             "citext" => Kind::Lower,
             "bool" => Kind::Bool,
-            "date" | "timestamp" | "timestamptz" => Kind::Moment,
+            "date" => Kind::Date,
+            "timestamp" => Kind::Timestamp,
+            "timestamptz" => Kind::Timestamptz,
             "time" => Kind::Time,
             "uuid" => Kind::Uuid,
             _ => Kind::Opaque,
@@ -75,10 +83,13 @@ impl Kind {
             Kind::Number => Key::Number(Number::parse(text)?),
             Kind::Text | Kind::Opaque => Key::Text(text.into()),
             Kind::Padded => Key::Text(text.trim_end_matches(' ').into()),
-            Kind::Lower => Key::Text(text.to_lowercase().into()),
+            Kind::Lower => Key::Text(Normaliser::Citext.apply(text)),
             Kind::Bool => Key::Bool(truth(text)?),
-            Kind::Moment => Key::Micros(moment(text)?),
-            Kind::Time => Key::Micros(time_of_day(text)?),
+            // SQL would cut the time off a date, and the offset off a timestamp.
+            Kind::Date => Key::Micros(moment(text, |stamp| stamp.time.is_none())?),
+            Kind::Timestamp => Key::Micros(moment(text, |stamp| stamp.offset.is_none())?),
+            Kind::Timestamptz => Key::Micros(moment(text, |_| true)?),
+            Kind::Time => Key::Micros(time_of_day(text)?.into()),
             Kind::Uuid => Key::Text(uuid(text)?),
             Kind::Enum(labels) => Key::Rank(labels.iter().position(|label| label == text)?),
         })
@@ -100,8 +111,15 @@ impl Kind {
         key.map(Key::owned).ok_or(match self {
             Kind::Number => "is compared with a number",
             Kind::Bool => "is compared with true or false",
-            Kind::Moment => {
-                "is compared with a date or time in quotes, such as \"2024-01-31 12:00:00\""
+            Kind::Date => {
+                "is compared with a date in quotes, without a time, such as \"2024-01-31\""
+            }
+            Kind::Timestamp => {
+                "is compared with a date or time in quotes, without an offset, such as \
+                 \"2024-01-31 12:00:00\""
+            }
+            Kind::Timestamptz => {
+                "is compared with a date or time in quotes, such as \"2024-01-31 12:00:00+02\""
             }
             Kind::Time => "is compared with a time in quotes, such as \"12:00:00\"",
             Kind::Uuid => "is compared with a UUID, in quotes",
@@ -231,97 +249,18 @@ fn uuid(text: &str) -> Option<Cow<'_, str>> {
     Some(if upper { text.to_ascii_lowercase().into() } else { text.into() })
 }
 
-const DAY: i128 = 86_400_000_000;
-
-/// Microseconds since 1970 of a date or timestamp in ISO style, in UTC unless it says
-/// another offset.
-fn moment(text: &str) -> Option<i128> {
-    match text.to_ascii_lowercase().as_str() {
-        "infinity" => return Some(i128::MAX),
-        "-infinity" => return Some(i128::MIN),
-        _ => {}
-    }
-    let (text, before_christ) = match text.strip_suffix(" BC") {
-        Some(text) => (text, true),
-        None => (text, false),
-    };
-    let (date, time) = text.split_once([' ', 'T']).unwrap_or((text, ""));
-    let mut parts = date.split('-');
-    let (year, month, day) = (parts.next()?, parts.next()?, parts.next()?);
-    if parts.next().is_some() || year.len() < 4 || month.len() != 2 || day.len() != 2 {
-        return None;
-    }
-    let (year, month, day) = (number(year)?, number(month)?, number(day)?);
-    let year = if before_christ { 1 - year } else { year };
-    let date = days(year, month, day)? * DAY;
-    if time.is_empty() {
-        return Some(date);
-    }
-    let zone = time.find(['+', '-', 'Z']).unwrap_or(time.len());
-    Some(date + time_of_day(&time[..zone])? - offset(&time[zone..])?)
-}
-
-/// Microseconds of `hh:mm[:ss[.ffffff]]`.
-fn time_of_day(text: &str) -> Option<i128> {
-    let (clock, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let mut parts = clock.split(':');
-    let (hour, minute) = (parts.next()?, parts.next()?);
-    let second = parts.next().unwrap_or("00");
-    let two = |part: &str| part.len() == 2;
-    if parts.next().is_some() || ![hour, minute, second].into_iter().all(two) || fraction.len() > 6
-    {
-        return None;
-    }
-    let (hour, minute, second) = (number(hour)?, number(minute)?, number(second)?);
-    if hour > 24 || minute > 59 || second > 60 {
-        return None;
-    }
-    let micros = if fraction.is_empty() { 0 } else { number(&format!("{fraction:0<6}"))? };
-    Some(((hour * 60 + minute) * 60 + second) * 1_000_000 + micros)
-}
-
-/// Microseconds of `Z`, `+hh`, `+hh:mm` or `+hh:mm:ss`.
-fn offset(text: &str) -> Option<i128> {
-    let Some(sign) = text.chars().next() else { return Some(0) };
-    if sign == 'Z' {
-        return (text.len() == 1).then_some(0);
-    }
-    let mut seconds = 0;
-    let mut unit = 3600;
-    for part in text[1..].split(':') {
-        if part.len() != 2 || unit == 0 {
-            return None;
+/// Microseconds since 1970 of a date or timestamp, in UTC unless it says another offset;
+/// none if it is not of the form that is asked for.
+fn moment(text: &str, form: impl Fn(&Stamp<'_>) -> bool) -> Option<i128> {
+    Some(match Moment::parse(text)? {
+        Moment::Earliest => i128::MIN,
+        Moment::Latest => i128::MAX,
+        Moment::At(stamp) if form(&stamp) => {
+            let day = i128::from(stamp.day) * i128::from(DAY);
+            day + i128::from(stamp.time.unwrap_or(0)) - i128::from(stamp.offset.unwrap_or(0))
         }
-        seconds += number(part)? * unit;
-        unit /= 60;
-    }
-    Some(if sign == '-' { -seconds } else { seconds } * 1_000_000)
-}
-
-fn number(digits: &str) -> Option<i128> {
-    let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-    plain.then(|| digits.parse().ok()).flatten()
-}
-
-/// Days since 1970-01-01 in the Gregorian calendar, which PostgreSQL uses throughout
-/// (manual, B.6); by H. Hinnant's `days_from_civil`.
-fn days(year: i128, month: i128, day: i128) -> Option<i128> {
-    let leap = year.rem_euclid(4) == 0 && (year.rem_euclid(100) != 0 || year.rem_euclid(400) == 0);
-    let longest = match month {
-        2 if leap => 29,
-        2 => 28,
-        4 | 6 | 9 | 11 => 30,
-        1..=12 => 31,
-        _ => return None,
-    };
-    if !(1..=longest).contains(&day) || year > 6_000_000 {
-        return None;
-    }
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let of_era = year.rem_euclid(400);
-    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    Some(era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468)
+        Moment::At(_) => return None,
+    })
 }
 
 #[cfg(test)]
@@ -394,24 +333,27 @@ mod tests {
             "10000-01-01",
             "infinity",
         ];
-        let keys: Vec<_> = rising.iter().map(|text| moment(text).unwrap()).collect();
+        let any = |text| moment(text, |_| true);
+        let keys: Vec<_> = rising.iter().map(|text| any(text).unwrap()).collect();
         assert!(keys.is_sorted() && keys.windows(2).all(|k| k[0] < k[1]), "{keys:?}");
-        assert_eq!(moment("1970-01-02T00:00:01Z"), Some(DAY + 1_000_000));
-        assert_eq!(moment("2000-03-01"), Some(11_017 * DAY));
-        assert_eq!(moment("2024-01-01 10:00"), moment("2024-01-01 10:00:00+00"));
-        for no in [
-            "",
-            "2024",
-            "2024-1-1",
-            "2024-13-01",
-            "2023-02-29",
-            "2024-01-01 25:00",
-            "yesterday",
-            "2024-01-01 10",
-            "2024-01-01 10:00+5",
+        assert_eq!(any("1970-01-02T00:00:01Z"), Some(i128::from(DAY) + 1_000_000));
+        assert_eq!(any("2000-03-01"), Some(11_017 * i128::from(DAY)));
+        assert_eq!(any("2024-01-01 10:00"), any("2024-01-01 10:00:00+00"));
+        assert!(any("yesterday").is_none());
+    }
+
+    #[test]
+    fn a_constant_says_what_its_column_can_hold() {
+        for (kind, yes, no) in [
+            (Kind::Date, "2024-01-01", "2024-01-01 00:00:00"),
+            (Kind::Date, "infinity", "2024-01-01 00:00:00+00"),
+            (Kind::Timestamp, "2024-01-01", "2024-01-01 00:00:00Z"),
+            (Kind::Timestamp, "2024-01-01 00:00:00", "2024-01-01 00:00:00+01"),
+            (Kind::Timestamptz, "2024-01-01 00:00:00+01", "2024-01-01 00:00:00+99"),
+            (Kind::Time, "12:00:00", "12:00:00+01"),
         ] {
-            assert!(moment(no).is_none(), "{no}");
+            let constant = |text: &str| kind.constant(&Literal::Text(text.to_owned()));
+            assert!(constant(yes).is_ok() && constant(no).is_err(), "{kind:?} {yes} {no}");
         }
-        assert_eq!(time_of_day("00:00:01.5"), Some(1_500_000));
     }
 }

@@ -89,6 +89,8 @@ fn values_compare_as_their_types_do() {
         ("a float8", "1e+20", json!("100000000000000000000"), "i"),
         ("a bpchar(4)", "ab  ", json!("ab"), "i"),
         ("a citext", "AB", json!("ab"), "i"),
+        ("a citext", "ΟΔΟΣ", json!("οδοσ"), "i"),
+        ("a date", "2024-01-01", json!("2024-01-01"), "i"),
         ("a text", "AB", json!("ab"), "-"),
         ("a bool", "t", json!(true), "i"),
         ("a bool", "f", json!(true), "-"),
@@ -213,7 +215,7 @@ fn expressions_decide() {
         ("paid", "iii-"),
         ("!paid", "----"),
         ("paid == false || id == 1", "iiii"),
-        ("born > '1990-04-30' && born < \"1990-05-02 00:00:00\"", "iii-"),
+        ("born > '1990-04-30' && born < \"1990-05-02\"", "iii-"),
         ("mood > 'sad' && mood != \"happy\"", "iii-"),
         ("`Odd` == 'it''s'", "iii-"),
         ("amount > id && id < amount", "iii-"),
@@ -235,7 +237,8 @@ fn expressions_decide() {
 #[test]
 fn an_expression_in_error_says_where() {
     let relation = "s.t(id int8 key, name text key, at timestamptz key, u uuid key, j json key, \
-                    mood enum(sad|ok) key, paid bool key)";
+                    mood enum(sad|ok) key, paid bool key, born date key, seen timestamp key, \
+                    narrow float4 key, wide float8 key, exact numeric key)";
     for (expression, want) in [
         ("", "`keep`, column 1: a column or a value was due, not the end"),
         ("name ==", "`keep`, column 8: a column or a value was due, not the end"),
@@ -265,6 +268,11 @@ fn an_expression_in_error_says_where() {
         ("id == true", "id (int8) is compared with a number"),
         ("name", "name (text) is not true or false: compare it with something"),
         ("id == name", "id (int8) is of another type than name"),
+        ("born > '2024-01-01 12:00:00'", "born (date) is compared with a date in quotes, without"),
+        ("seen > '2024-01-01 12:00:00+02'", "seen (timestamp) is compared with a date or time"),
+        ("narrow == wide", "narrow (float4) and wide are rounded to different lengths"),
+        ("wide < narrow", "wide (float8) and narrow are rounded to different lengths"),
+        ("exact == narrow", "exact (numeric) and narrow are rounded to different lengths"),
         ("at > 'yesterday'", "at (timestamptz) is compared with a date or time in quotes"),
         ("u == 'x'", "u (uuid) is compared with a UUID"),
         ("j < '{}'", "j (json) has no order that could be told here"),

@@ -38,6 +38,9 @@ struct Tokenized {
     stream: Domain,
     encoding: Encoding,
     prefix: String,
+    domain: String,
+    /// The column as its rule names it.
+    rule: String,
 }
 
 /// The plugin.
@@ -54,10 +57,8 @@ pub struct Tokenize {
 struct Options {
     transform: String,
     domain: Option<String>,
-    #[serde(default)]
-    prefix: String,
-    #[serde(default)]
-    encoding: Encoding,
+    prefix: Option<String>,
+    encoding: Option<Encoding>,
 }
 
 impl Plugin for Tokenize {
@@ -66,9 +67,13 @@ impl Plugin for Tokenize {
             "the token is longer than the column: keep only short values in it, or make it text",
         );
         let rules: BTreeMap<String, Json> = cx.rules()?;
-        let mut columns = Vec::new();
+        let mut columns: Vec<Tokenized> = Vec::new();
         for (column, written) in rules {
-            columns.extend(rule(cx, &column, written).map_err(|e| e.at(&column))?);
+            let Some(read) = rule(cx, &column, written).map_err(|e| e.at(&column))? else {
+                continue;
+            };
+            agrees(&read, &columns).map_err(|e| e.at(&column))?;
+            columns.push(read);
         }
         Ok(Tokenize { columns, too_long, tables: BTreeMap::new(), work: Work::default() })
     }
@@ -106,18 +111,16 @@ impl Plugin for Tokenize {
 /// Reads one rule and declares its column.
 fn rule(cx: &mut Setup<'_>, column: &str, written: Json) -> Result<Option<Tokenized>> {
     let options: Options = match written {
-        Json::String(transform) => Options {
-            transform,
-            domain: None,
-            prefix: String::new(),
-            encoding: Encoding::default(),
-        },
+        Json::String(transform) => {
+            Options { transform, domain: None, prefix: None, encoding: None }
+        }
         written => serde_json::from_value(written).map_err(|e| Error::new(e.to_string()))?,
     };
     match options.transform.as_str() {
         "tokenize" => {}
         word @ ("pass" | "drop") => {
-            if options.domain.is_some() || !options.prefix.is_empty() {
+            let none = options.domain.is_none() && options.prefix.is_none();
+            if !none || options.encoding.is_some() {
                 return Err(Error::new(format!("`{word}` has no options")));
             }
             match word {
@@ -133,7 +136,9 @@ fn rule(cx: &mut Setup<'_>, column: &str, written: Json) -> Result<Option<Tokeni
         }
     }
     let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ':');
-    if !options.prefix.chars().all(fine) || options.prefix.len() > 32 {
+    let (prefix, encoding) =
+        (options.prefix.unwrap_or_default(), options.encoding.unwrap_or_default());
+    if !prefix.chars().all(fine) || prefix.len() > 32 {
         return Err(Error::new("`prefix` is at most 32 of A-Z, a-z, 0-9, `_`, `-`, `.` and `:`"));
     }
     let own = || ColumnPattern::parse(column).map(|pattern| pattern.column.text().to_owned());
@@ -142,17 +147,32 @@ fn rule(cx: &mut Setup<'_>, column: &str, written: Json) -> Result<Option<Tokeni
         return Err(Error::new("`domain` is a name of at most 100 bytes"));
     }
     let col = cx.mask(column)?;
-    let encoding = match options.encoding {
-        Encoding::Base64Url => "base64url",
-        Encoding::Hex => "hex",
-    };
-    let prefix = options.prefix;
-    cx.fingerprint(
-        col,
-        format!("tokenize/{VERSION};domain={domain};encoding={encoding};prefix={prefix}"),
-    );
+    let name = encoding.name();
+    let how = format!("tokenize/{VERSION};domain={domain};encoding={name};prefix={prefix}");
+    cx.fingerprint(col, how);
     let (siv, stream) = (cx.domain(&siv_domain(&domain)), cx.domain(&stream_domain(&domain)));
-    Ok(Some(Tokenized { col, siv, stream, encoding: options.encoding, prefix }))
+    Ok(Some(Tokenized { col, siv, stream, encoding, prefix, domain, rule: column.to_owned() }))
+}
+
+/// Whether a rule writes tokens as the first of its domain does: otherwise the same value
+/// would have two.
+fn agrees(tokenized: &Tokenized, others: &[Tokenized]) -> Result<()> {
+    let Some(first) = others.iter().find(|other| other.domain == tokenized.domain) else {
+        return Ok(());
+    };
+    let how =
+        |t: &Tokenized| format!("prefix = \"{}\", encoding = \"{}\"", t.prefix, t.encoding.name());
+    if how(first) == how(tokenized) {
+        return Ok(());
+    }
+    Err(Error::new(format!(
+        "domain {} has {} here, and {} in {}: give both rules the same, or this one another \
+         `domain`; one value would have two tokens, which do not join",
+        tokenized.domain,
+        how(tokenized),
+        how(first),
+        first.rule
+    )))
 }
 
 impl Tokenized {

@@ -47,6 +47,14 @@ pub(crate) enum Encoding {
 }
 
 impl Encoding {
+    /// Its name in rules and fingerprints.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Encoding::Base64Url => "base64url",
+            Encoding::Hex => "hex",
+        }
+    }
+
     /// Characters of so many bytes.
     pub(crate) fn length(self, bytes: usize) -> usize {
         match self {

@@ -144,6 +144,8 @@ fn what_cannot_be_is_refused() {
         (json!({"transform": "tokenize", "domain": ""}), "s.t(a text)", "`domain` is a name"),
         (json!({"transform": "tokenize", "encoding": "rot13"}), "s.t(a text)", "unknown variant"),
         (json!({"transform": "pass", "prefix": "x"}), "s.t(a text)", "`pass` has no options"),
+        (json!({"transform": "pass", "prefix": ""}), "s.t(a text)", "`pass` has no options"),
+        (json!({"transform": "drop", "encoding": "hex"}), "s.t(a text)", "`drop` has no options"),
         (json!("tokenize"), "s.t(a int8)", "a token is text, which int8 does not hold"),
         (json!("tokenize"), "s.t(a citext)", "can be equal and have two tokens"),
         (json!("tokenize"), "s.t(a bpchar(90))", "can be equal and have two tokens"),
@@ -157,6 +159,28 @@ fn what_cannot_be_is_refused() {
         assert!(told.contains("s.t") && told.contains(want), "{told}");
     }
     assert!(refusal("s.t.*", json!("tokenize"), "s.t(a text)").contains("name one column"));
+}
+
+#[test]
+fn the_rules_of_a_domain_write_one_token() {
+    let load = |lead: Json| {
+        let user = json!({"transform": "tokenize", "prefix": "tok_"});
+        Fixture::<Tokenize>::new(json!({"crm.leads.email": lead, "public.users.email": user}))
+    };
+    for lead in [
+        json!("tokenize"),
+        json!({"transform": "tokenize", "prefix": "t_"}),
+        json!({"transform": "tokenize", "prefix": "tok_", "encoding": "hex"}),
+    ] {
+        let told = load(lead).map(|_| ()).unwrap_err().to_string();
+        assert!(
+            told.starts_with("public.users.email: domain email has prefix = \"tok_\""),
+            "{told}"
+        );
+        assert!(told.contains("in crm.leads.email"), "{told}");
+    }
+    assert!(load(json!({"transform": "tokenize", "prefix": "tok_", "domain": "email"})).is_ok());
+    assert!(load(json!({"transform": "tokenize", "domain": "lead"})).is_ok());
 }
 
 #[test]

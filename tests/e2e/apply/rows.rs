@@ -37,6 +37,7 @@ CREATE TABLE child (more int, PRIMARY KEY (id)) INHERITS (parent);
 CREATE TABLE one (id int PRIMARY KEY);
 CREATE TABLE two (id int PRIMARY KEY, one int REFERENCES one);
 CREATE TABLE nothing ();
+ALTER TABLE nothing REPLICA IDENTITY FULL;
 "#;
 
 const LOADED: &str = r#"

@@ -111,7 +111,10 @@ pub(super) fn valid(name: &str) -> anyhow::Result<()> {
     let all =
         name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b));
     if !first || !all || name.len() > 64 {
-        bail!("`{name}` is no name: a letter, then letters, digits and dashes, all lower case");
+        bail!(
+            "`{name}` is no name: a letter, then letters, digits, `-` and `_`, all lower case, at \
+             most 64 of them"
+        );
     }
     Ok(())
 }
@@ -144,9 +147,11 @@ mod tests {
 
     #[test]
     fn names_are_plain() {
-        for bad in ["", "A", "a b", "../a", "9a", "a.b"] {
-            assert!(valid(bad).is_err(), "{bad}");
+        for bad in ["", "_", "_a", "A", "a b", "../a", "9a", "a.b"] {
+            let told = valid(bad).unwrap_err().to_string();
+            assert!(told.contains("digits, `-` and `_`, all lower case, at most 64"), "{told}");
         }
+        assert!(valid(&"a".repeat(65)).is_err());
         assert!(valid("mask-email_2").is_ok());
     }
 }

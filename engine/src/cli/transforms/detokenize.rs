@@ -79,7 +79,10 @@ fn key(arguments: &Arguments, path: &Path) -> anyhow::Result<Key> {
     if let Some(file) = &arguments.key_file {
         return Ok(Key::read("--key-file", &KeySource::File(file.clone()))?);
     }
-    let config = Config::load_parts(path, &["keys"]).map_err(|errors| anyhow!("{errors}"))?;
+    let config = Config::load_parts(path, &["keys"]);
+    let config = config.map_err(|errors| {
+        anyhow!("{errors}\nor name the key's file, without a configuration: --key-file FILE")
+    })?;
     let named = match &arguments.key {
         Some(name) => config.keys.get_key_value(name),
         None if config.keys.len() > 1 => bail!("there are several keys: say which, --key NAME"),

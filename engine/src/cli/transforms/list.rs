@@ -35,7 +35,10 @@ pub(super) fn run(arguments: &Arguments, config: &Path) -> anyhow::Result<()> {
         Some(folder) => folder.clone(),
         None => {
             let config = Config::load_parts(config, &["plugins"]);
-            config.map_err(|errors| anyhow!("{errors}"))?.plugins.folder
+            let config = config.map_err(|errors| {
+                anyhow!("{errors}\nor name the plugins' folder, without a configuration: --folder FOLDER")
+            })?;
+            config.plugins.folder
         }
     };
     let (found, silent) = read(&folder)?;
@@ -107,6 +110,11 @@ fn shown(file: &str, description: &Description) -> String {
         };
         let _ = writeln!(out, "\n  {}{aliases}", printable(&transform.name));
         let _ = writeln!(out, "    {}", printable(&transform.doc));
+        for (what, text) in [("columns", &transform.columns), ("unique", &transform.unique)] {
+            if !text.is_empty() {
+                let _ = writeln!(out, "    {what:<7} {}", printable(text));
+            }
+        }
         let example = &transform.example;
         for (what, text) in
             [("rule", &example.rule), ("in", &example.input), ("out", &example.output)]

@@ -120,6 +120,7 @@ impl World {
         let description =
             Description { options: "o".into(), chain: "c".into(), key_fingerprint: "k".into() };
         let new = NewEpoch {
+            encoding: crate::sink::config::Encoding::Msgpack,
             slot: "s",
             system_id: "1",
             timeline: 1,

@@ -12,6 +12,7 @@ use kasho_plugin_sdk::Op;
 use serde::Deserialize;
 use serde::de::{Deserializer, Visitor};
 
+use crate::batch::DdlDetail;
 use crate::position::{Lsn, Position};
 use crate::sink::id::{Id, Lane};
 
@@ -151,6 +152,8 @@ pub enum Content {
         /// The chain may have lost rows of this table (`on_error` is `drop` or
         /// `dead_letter`): a change may find no row, an insert may find one.
         miss: bool,
+        /// Of a schema change: what is needed to apply it, beside its row.
+        ddl: Option<Box<DdlDetail>>,
     },
     /// Tables were emptied.
     Truncate {
@@ -242,6 +245,7 @@ struct Data {
     key: Vec<usize>,
     transactional: Option<bool>,
     miss: bool,
+    ddl: Option<Box<DdlDetail>>,
     tables: Vec<String>,
     cascade: bool,
     restart_identity: bool,
@@ -306,13 +310,15 @@ impl Data {
                 load_points: points(self.load_points)?,
                 after: self.after.map(|lsn| lsn.parse()).transpose().ok()?,
             },
-            EntryOp::Row(_) => {
+            EntryOp::Row(op) => {
                 let width = self.cols.len();
                 let fits = |image: &Option<Vec<Field>>| {
                     image.as_ref().is_none_or(|values| values.len() == width)
                 };
                 let known = self.key.iter().all(|place| *place < width);
+                let beside = self.ddl.is_some() == (op == Op::Ddl);
                 let whole = self.oids.len() == width && fits(&self.new) && fits(&self.old) && known;
+                let whole = whole && beside;
                 whole.then_some(Content::Row {
                     columns: self.cols,
                     oids: self.oids,
@@ -321,6 +327,7 @@ impl Data {
                     key: self.key,
                     transactional: self.transactional,
                     miss: self.miss,
+                    ddl: self.ddl,
                 })?
             }
         })

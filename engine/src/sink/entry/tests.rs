@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::batch::{DdlDetail, DdlEvent, DdlObject};
 use crate::position::{Lsn, Position};
 use crate::sink::contract::sample;
 use crate::sink::id::{Id, Lane};
@@ -84,7 +85,8 @@ proptest! {
         let key = if old.is_none() { vec![0] } else { Vec::new() };
         let (oids, transactional) = (vec![23, 25], None);
         let miss = false;
-        let expected = Content::Row { columns, oids, new, old, key, transactional, miss };
+        let ddl = None;
+        let expected = Content::Row { columns, oids, new, old, key, transactional, miss, ddl };
         prop_assert_eq!(entry.content, expected);
     }
 
@@ -193,4 +195,69 @@ fn values_stay_out_of_debug_texts() {
     let data = encode(Encoding::Json, &batch, &piece);
     let entry = Entry::decode(&raw("insert", "t", data), Lane::Changes).unwrap();
     assert!(!format!("{entry:?}").contains("secret"));
+}
+
+/// A schema change, alone in its transaction.
+fn schema_change(event: &DdlEvent) -> (Batch, Piece) {
+    let (mut batch, piece) = one_row(Op::Ddl, None, None);
+    let (relation, new) = event.push(&mut batch);
+    let row = &mut batch.rows[0];
+    (row.relation, row.new) = (relation, Some(new));
+    row.detail = Some(Box::new(event.beside()));
+    (batch, piece)
+}
+
+fn added_column() -> DdlEvent {
+    let object = DdlObject {
+        kind: "table".into(),
+        identity: "public.\"Users\"".into(),
+        schema: Some("public".into()),
+        name: Some("Users".into()),
+        dropped: false,
+    };
+    DdlEvent {
+        tag: "ALTER TABLE".into(),
+        object_type: "table".into(),
+        identity: "public.\"Users\"".into(),
+        text: Some("ALTER TABLE \"Users\" ADD note text".into()),
+        detail: DdlDetail {
+            search_path: "\"$user\", public".into(),
+            username: "ada".into(),
+            database: "shop".into(),
+            objects: vec![object],
+            ..DdlDetail::default()
+        },
+    }
+}
+
+#[test]
+fn a_schema_change_carries_what_its_row_does_not() {
+    let mut event = added_column();
+    for text in [event.text.clone(), None] {
+        event.text = text;
+        let (batch, piece) = schema_change(&event);
+        assert_eq!(tables(&batch, &batch.rows[0]), "kasho.ddl");
+        for encoding in [Encoding::Json, Encoding::Msgpack] {
+            let data = encode(encoding, &batch, &piece);
+            let entry = Entry::decode(&raw("ddl", "kasho.ddl", data), Lane::Changes).unwrap();
+            let Content::Row { columns, new, ddl, .. } = entry.content else { panic!("no row") };
+            assert_eq!(columns, ["tag", "object_type", "identity", "text"]);
+            let field = |text: Option<&str>| text.map_or(Field::Null, |t| Field::Text(t.into()));
+            assert_eq!(new, Some(event.values().map(field).to_vec()));
+            assert_eq!(ddl.as_deref(), Some(&event.detail));
+        }
+    }
+    let (batch, piece) = schema_change(&event);
+    let json = String::from_utf8(encode(Encoding::Json, &batch, &piece)).unwrap();
+    let ddl = r#""ddl":{"search_path":"\"$user\", public","username":"ada","database":"shop","objects":[{"type":"table","identity":"public.\"Users\"","schema":"public","name":"Users","dropped":false}]}}"#;
+    assert!(json.ends_with(ddl), "{json}");
+}
+
+#[test]
+fn a_schema_change_without_its_surroundings_is_none() {
+    let (mut batch, piece) = schema_change(&added_column());
+    batch.rows[0].detail = None;
+    let data = encode(Encoding::Json, &batch, &piece);
+    let error = Entry::decode(&raw("ddl", "kasho.ddl", data), Lane::Changes).unwrap_err();
+    assert_eq!(error.field, "d");
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::error::Class;
-use crate::sink::config::Config;
+use crate::sink::config::{Config, Encoding};
 use crate::sink::contract::sample::{self, Part};
 use crate::sink::entry::{Content, Entry};
 use crate::sink::memory::{Fault, MemoryServer, MemoryStore, Step};
@@ -15,6 +15,7 @@ async fn server() -> MemoryServer {
     let description =
         Description { options: "o".into(), chain: "c".into(), key_fingerprint: "k".into() };
     let new = NewEpoch {
+        encoding: Encoding::Msgpack,
         slot: "s",
         system_id: "1",
         timeline: 1,

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use super::{Pending, Publisher};
 use crate::position::{Epoch, Lsn, Position};
-use crate::sink::config::Config;
+use crate::sink::config::{Config, Encoding};
 use crate::sink::entry::Entry;
 use crate::sink::error::SinkError;
 use crate::sink::id::{Id, Lane};
@@ -412,6 +412,8 @@ pub struct NewEpoch<'a> {
     pub start_lsn: Lsn,
     /// Digests of options, chain and keys.
     pub description: super::Description,
+    /// How rows are written.
+    pub encoding: Encoding,
     /// The generation that is in use.
     pub generation: u64,
     /// The stored phase that must be found, and the one to store in the same step.
@@ -485,6 +487,7 @@ impl NewEpoch<'_> {
             generation: self.generation,
             chain: self.description.chain.clone(),
             key_fingerprint: self.description.key_fingerprint.clone(),
+            encoding: Some(self.encoding),
             trim: Id::ZERO,
             trim_bootstrap: Id::ZERO,
             mark: String::new(),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::position::Epoch;
-use crate::sink::config::{Budget, Config, Retention, Share};
+use crate::sink::config::{Budget, Config, Encoding, Retention, Share};
 use crate::sink::consumers;
 use crate::sink::contract::sample::{self, Part};
 use crate::sink::entry::{Entry, EntryOp};
@@ -34,6 +34,7 @@ pub(super) fn opening(token: u64) -> Opening {
 pub(super) async fn server() -> MemoryServer {
     let server = MemoryServer::default();
     let new = open::NewEpoch {
+        encoding: Encoding::Msgpack,
         slot: "kasho_slot",
         system_id: "7000",
         timeline: 1,
@@ -575,6 +576,7 @@ async fn a_new_epoch_ends_the_old_writer_and_keeps_its_consumers() {
     let mut store = server.connect().await.unwrap();
     consumers::add(&mut store, "c").await.unwrap();
     let new = open::NewEpoch {
+        encoding: Encoding::Msgpack,
         slot: "kasho_slot",
         system_id: "7000",
         timeline: 1,

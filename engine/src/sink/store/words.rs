@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::StoreError;
 use crate::position::{Epoch, Lsn, Position};
+use crate::sink::config::Encoding;
 use crate::sink::entry::RawEntry;
 use crate::sink::id::Id;
 
@@ -223,6 +224,8 @@ pub struct Checkpoint {
     pub chain: String,
     /// Fingerprint of the pseudonymisation keys.
     pub key_fingerprint: String,
+    /// How rows are written; none where an earlier version began.
+    pub encoding: Option<Encoding>,
     /// The newest entry of the changes stream that was trimmed away.
     pub trim: Id,
     /// The same of the bootstrap stream.
@@ -257,7 +260,7 @@ impl Checkpoint {
     /// As hash fields. `trim` and `mark` are left out: only trimming and marks write them.
     #[must_use]
     pub fn fields(&self) -> Vec<(&'static str, String)> {
-        vec![
+        let mut fields = vec![
             ("epoch", self.epoch.0.to_string()),
             ("writer", self.writer.clone()),
             ("last", self.last.to_string()),
@@ -270,7 +273,9 @@ impl Checkpoint {
             ("generation", self.generation.to_string()),
             ("chain", self.chain.clone()),
             ("key_fingerprint", self.key_fingerprint.clone()),
-        ]
+        ];
+        fields.extend(self.encoding.map(|encoding| ("encoding", encoding.name().to_owned())));
+        fields
     }
 
     /// From hash fields; `Ok(None)` if there are none.
@@ -297,6 +302,10 @@ impl Checkpoint {
             generation: number(text("generation")?, "generation")?,
             chain: text("chain")?.to_owned(),
             key_fingerprint: text("key_fingerprint")?.to_owned(),
+            encoding: match hash.get("encoding") {
+                Some(name) => Some(number(name, "encoding")?),
+                None => None,
+            },
             trim: number(text("trim").unwrap_or("0-0"), "trim")?,
             trim_bootstrap: number(text("trim_bootstrap").unwrap_or("0-0"), "trim_bootstrap")?,
             mark: text("mark").unwrap_or_default().to_owned(),

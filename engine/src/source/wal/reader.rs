@@ -21,7 +21,10 @@ use super::frames::{Frame, frame};
 use super::pgoutput::{self, Col, Message, Old, Tuple, decode};
 use super::relation::Relations;
 use crate::batch::{Batch, Cell, Closing, Detail, Image, Span, message_relation};
+use crate::ddl;
 use crate::position::{Lsn, Position};
+
+mod schema;
 
 /// Takes received bytes apart.
 pub(super) struct Reader {
@@ -176,6 +179,14 @@ impl Reader {
                 match self.marks.matching(content.bytes) {
                     Some(mark) => self.asm.mark(lsn, us, mark).map_err(order),
                     None => self.asm.lone(lsn, us, None, bytes).map_err(order),
+                }
+            }
+            Message::Message { transactional: true, prefix, content, .. }
+                if prefix.bytes == ddl::PREFIX.as_bytes() =>
+            {
+                match self.ddl_row(content.bytes) {
+                    Some(row) => self.row(row, bytes),
+                    None => self.asm.count().map_err(order),
                 }
             }
             Message::Message { transactional, lsn, prefix, content } => {
@@ -414,7 +425,7 @@ impl Reader {
         transactional: bool,
     ) -> Option<NewRow> {
         let name = std::str::from_utf8(prefix.bytes).ok()?;
-        let ours = [HEARTBEAT_PREFIX, RELOAD_PREFIX, RETRY_PREFIX].contains(&name);
+        let ours = [HEARTBEAT_PREFIX, RELOAD_PREFIX, RETRY_PREFIX, ddl::PREFIX].contains(&name);
         if ours || !self.messages.iter().any(|listed| listed == name) {
             return None;
         }

@@ -39,7 +39,10 @@ pub(super) static ENTRIES: &[Entry] = &[
         .unique(Unique::Permutation)
         .example("", "text", "+1 (415) 555-0132"),
     Entry::fake("fake_ssn", &["FakeSSN"], ("ssn", Trim), &[])
-        .doc("A social security number of a range that is never issued, in the value's shape.")
+        .doc(
+            "A social security number of a range that is never issued, in the value's shape; with \
+             `unique` any nine digits, so that some may be somebody's.",
+        )
         .made(Makes::Text, Maker::Ssn)
         .unique(Unique::Permutation)
         .example("", "text", "123-45-6789"),
@@ -91,7 +94,7 @@ pub(super) static ENTRIES: &[Entry] = &[
     .example("", "text", "ada1815"),
     Entry::fake("fake_password", &["FakePassword"], ("password", Exact), &[Chars(16)])
         .doc("Sixteen letters and digits.")
-        .unique(Unique::Exact)
+        .unique(Unique::Bits)
         .with(&[KEYED, BY])
         .example("", "text", "hunter2"),
     Entry::fake(

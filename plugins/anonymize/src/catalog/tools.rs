@@ -115,6 +115,7 @@ pub(super) static ENTRIES: &[Entry] = &[
         .doc("Other digits, one to one, everything between them kept; a number as long as before.")
         .made(Makes::Integer, Maker::Permute)
         .unique(Unique::Exact)
+        .version(2)
         .keyed("digits", Exact)
         .with(&[DOMAIN])
         .example("", "int8", "1234567"),
@@ -133,6 +134,7 @@ pub(super) static ENTRIES: &[Entry] = &[
         .example("by = \"row\"", "timestamp", "1987-06-05 12:30:00"),
     Entry::plain("noise", &[], Maker::Noise)
         .doc("A number near the value, with as many decimals.")
+        .version(2)
         .made(Makes::Numeric, Maker::Noise)
         .keyed("noise", Exact)
         .with(&[NOISE, KEYED, BY])
@@ -145,6 +147,7 @@ pub(super) static ENTRIES: &[Entry] = &[
         .example("values = [\"red\", \"green\", \"blue\"], by = \"row\"", "text", "black"),
     Entry::plain("json", &[], Maker::Json)
         .doc("Of JSON only what is listed, each by its rule; the rest byte for byte.")
+        .version(2)
         .made(Makes::Json, Maker::Json)
         .with(&[JSON])
         .example(
@@ -153,7 +156,7 @@ pub(super) static ENTRIES: &[Entry] = &[
             "{\"id\": 7, \"ip\": \"::1\", \"name\": \"Ada\"}",
         ),
     Entry::plain("template", &["Template"], Maker::Template)
-        .doc("Text put together from the row's columns as their own rules left them.")
+        .doc("Text put together from the row's columns as their own rules left them, its own as it came.")
         .with(&[TEMPLATE])
         .unique(Unique::Field)
         .example("template = \"user-{{.id}}@example.com\"", "text", "ada@lovelace.org"),

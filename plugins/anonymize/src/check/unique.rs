@@ -24,7 +24,7 @@ pub(super) fn check(rule: &Rule, column: &Column, table: &Table<'_>) -> Result<(
 /// What to do about a rule whose results may meet; `None` if they do not.
 fn way_on(rule: &Rule, table: &Table<'_>) -> Option<&'static str> {
     match rule.entry.unique {
-        Unique::Null | Unique::Exact => None,
+        Unique::Null | Unique::Exact | Unique::Bits => None,
         Unique::Length => match &rule.make {
             // 80 bits count as unique.
             Make::Hash(length) if *length < 20 => Some("give it a `length` of 20 at least"),

@@ -1,8 +1,10 @@
 //! Numbers near a number.
 //!
 //! All is done on decimal digits, so that there are as many decimals as before and no
-//! rounding differs anywhere. `NaN` and infinities stay. A text that is no number is a row's
-//! error.
+//! rounding differs anywhere; a float, which prints no zeros at its end, has those of an
+//! `amount`, too. `NaN` and infinities stay. A text that is no number from its first to its
+//! last character, or one too long for the arithmetic, is a row's error, and so is a number
+//! whose last digit is more than the whole `amount`, which would stay what it is.
 
 use kasho_plugin_sdk::{Error, Hash, Out, Result};
 
@@ -10,8 +12,10 @@ use super::fake::shortest;
 use crate::check::{Form, Target};
 use crate::rules::Options;
 
-/// Digits that take part; those behind them become zeros.
+/// Most digits of a number, without zeros in front.
 const DIGITS: usize = 28;
+/// Digits of a float that PostgreSQL tells from the next one, whatever they are.
+const FLOAT_DIGITS: u32 = 15;
 /// Parts of the ratio.
 const PARTS: i128 = 1_000_000;
 
@@ -55,73 +59,144 @@ impl Noise {
         }
     }
 
-    /// Writes a number near `value`, within what the column holds. `None` if it is none.
+    /// Whether it moves a number of so many decimals at all.
+    pub(crate) fn moves(&self, decimals: usize) -> bool {
+        match *self {
+            Noise::Ratio(_) => true,
+            Noise::Amount(amount, scale) => {
+                in_units(amount, scale, decimals).is_some_and(|n| n > 0)
+            }
+        }
+    }
+
+    /// Writes a number near `value`, within what the column holds.
+    ///
+    /// # Errors
+    /// [`Fault`].
     pub(crate) fn write(
         &self,
         value: &str,
         hash: Hash,
         target: &Target,
         out: &mut Out<'_>,
-    ) -> Option<()> {
+    ) -> Result<(), Fault> {
         if matches!(value, "NaN" | "Infinity" | "-Infinity") {
             out.push_str(value);
-            return Some(());
+            return Ok(());
         }
-        let (mantissa, exponent) = match value.find(['e', 'E']) {
-            Some(at) => value.split_at(at),
-            None => (value, ""),
-        };
-        let (negative, unsigned) = match mantissa.strip_prefix('-') {
-            Some(unsigned) => (true, unsigned),
-            None => (false, mantissa),
-        };
-        let (digits, scale, zeros) = leading(unsigned)?;
-        let number = if negative { -digits } else { digits };
-        let moved = number + self.step(digits, scale, zeros, hash);
-        let moved = if exponent.is_empty() { clamp(moved, scale, zeros, target) } else { moved };
-        let mut text = moved.unsigned_abs().to_string();
-        text.extend(std::iter::repeat_n('0', zeros));
+        let float = target.form == Form::Float;
+        let mut number = Decimal::read(value).ok_or(Fault::NoNumber)?;
+        if let Noise::Amount(_, decimals) = *self {
+            let least = if float { decimals } else { 0 };
+            number = number.plain(least).ok_or(Fault::NoNumber)?;
+        }
+        let step = self.step(&number, hash, float).ok_or(Fault::Stays)?;
+        let moved = number.digits + step;
+        let scale = number.scale;
+        let moved = if number.exponent == 0 { clamp(moved, scale, target) } else { moved };
         let width = scale + 1;
-        let text = format!("{text:0>width$}");
+        let text = format!("{:0>width$}", moved.unsigned_abs());
         let (whole, fraction) = text.split_at(text.len() - scale);
         let sign = if moved < 0 { "-" } else { "" };
         let point = if fraction.is_empty() { "" } else { "." };
         let text = format!("{sign}{whole}{point}{fraction}");
-        out.push_str(if target.form == Form::Float { shortest(&text) } else { &text });
-        out.push_str(exponent);
-        Some(())
+        out.push_str(if float { shortest(&text) } else { &text });
+        out.push_str(number.written);
+        Ok(())
     }
 
-    /// How far the digits move.
-    fn step(&self, digits: i128, scale: usize, zeros: usize, hash: Hash) -> i128 {
+    /// How far the digits move; `None` if an amount is too small to move them.
+    fn step(&self, number: &Decimal<'_>, hash: Hash, float: bool) -> Option<i128> {
         let most = match *self {
             Noise::Ratio(parts) => i128::from(parts),
             Noise::Amount(amount, decimals) => {
-                let shift = |by: usize| 10_i128.checked_pow(u32::try_from(by).unwrap_or(99));
-                let amount = i128::from(amount);
-                // Into the unit of the last digit that takes part.
-                match (scale.checked_sub(decimals), zeros) {
-                    (Some(more), 0) => shift(more).and_then(|s| amount.checked_mul(s)),
-                    (None, 0) => shift(decimals - scale).map(|s| amount / s),
-                    // The amount is far below what so long a number shows.
-                    _ => Some(0),
+                let most = in_units(amount, decimals, number.scale).filter(|most| *most > 0)?;
+                let shown = most.saturating_mul(10_i128.pow(FLOAT_DIGITS));
+                if float && shown < number.digits.abs() {
+                    return None;
                 }
-                .unwrap_or(0)
-                .min(i128::from(i64::MAX))
+                most.min(i128::from(i64::MAX))
             }
         };
-        let Ok(choices) = u64::try_from(2 * most + 1) else { return 0 };
+        let choices = u64::try_from(2 * most + 1).unwrap_or(u64::MAX);
         // In 128 bits: a `usize` of WebAssembly has 32.
-        let pick = scaled(hash.number(), choices);
-        let step = pick - most;
-        match self {
+        let step = scaled(hash.number(), choices) - most;
+        Some(match self {
             Noise::Ratio(_) => {
-                let product = digits * step;
+                let product = number.digits.abs() * step;
                 let half = if product < 0 { -PARTS / 2 } else { PARTS / 2 };
                 (product + half) / PARTS
             }
             Noise::Amount(..) => step,
-        }
+        })
+    }
+}
+
+/// Why a value has no number near it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// It is no number, or has too many digits.
+    NoNumber,
+    /// The amount is less than its last digit.
+    Stays,
+}
+
+/// An amount in units of the last of so many decimals.
+fn in_units(amount: u64, scale: usize, decimals: usize) -> Option<i128> {
+    let shift = |by: usize| 10_i128.checked_pow(u32::try_from(by).ok()?);
+    let amount = i128::from(amount);
+    match decimals.checked_sub(scale) {
+        Some(more) => amount.checked_mul(shift(more)?),
+        None => Some(amount / shift(scale - decimals)?),
+    }
+}
+
+/// A number as it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Decimal<'v> {
+    /// All of its digits.
+    digits: i128,
+    /// How many of them are decimals.
+    scale: usize,
+    /// Power of ten.
+    exponent: i32,
+    /// The same with its letter, as it stands behind the digits.
+    written: &'v str,
+}
+
+impl<'v> Decimal<'v> {
+    /// Reads a number to its end.
+    fn read(text: &'v str) -> Option<Decimal<'v>> {
+        let (mantissa, written) = match text.find(['e', 'E']) {
+            Some(at) => text.split_at(at),
+            None => (text, ""),
+        };
+        let exponent = match written.get(1..) {
+            Some(exponent) => {
+                let digits = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
+                let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+                plain.then(|| exponent.parse().ok()).flatten()?
+            }
+            None => 0,
+        };
+        let (sign, unsigned) = match mantissa.strip_prefix('-') {
+            Some(unsigned) => (-1, unsigned),
+            None => (1, mantissa),
+        };
+        let (digits, scale) = digits(unsigned)?;
+        Some(Decimal { digits: sign * digits, scale, exponent, written })
+    }
+
+    /// The same without an exponent, and with so many decimals at least; `None` if it has too
+    /// many digits then.
+    fn plain(self, decimals: usize) -> Option<Decimal<'v>> {
+        let scale = i32::try_from(self.scale).ok()?.checked_sub(self.exponent)?;
+        let wanted = scale.max(i32::try_from(decimals).ok()?);
+        let shift = 10_i128.checked_pow(u32::try_from(wanted - scale).ok()?)?;
+        let digits = self.digits.checked_mul(shift)?;
+        let fits = digits.unsigned_abs() < 10_u128.pow(u32::try_from(DIGITS).ok()?);
+        let scale = usize::try_from(wanted).ok()?;
+        fits.then_some(Decimal { digits, scale, exponent: 0, written: "" })
     }
 }
 
@@ -134,29 +209,32 @@ fn scaled(number: u128, choices: u64) -> i128 {
 }
 
 /// What the column's type can hold.
-fn clamp(number: i128, scale: usize, zeros: usize, target: &Target) -> i128 {
-    let Some((low, high)) = target.range(scale) else { return number };
-    if zeros > 0 { number } else { number.clamp(low, high) }
+fn clamp(number: i128, scale: usize, target: &Target) -> i128 {
+    target.range(scale).map_or(number, |(low, high)| number.clamp(low, high))
 }
 
-/// The first digits as a number, the number of decimals, and how many digits behind them are
-/// left out.
-fn leading(text: &str) -> Option<(i128, usize, usize)> {
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+/// The digits of a number without a sign, and how many of them are decimals; `None` if it is
+/// none or too long.
+fn digits(text: &str) -> Option<(i128, usize)> {
+    let (whole, fraction) = match text.split_once('.') {
+        Some((_, "")) => return None,
+        Some(parts) => parts,
+        None => (text, ""),
+    };
     let all = || whole.bytes().chain(fraction.bytes());
     if whole.is_empty() || !all().all(|b| b.is_ascii_digit()) {
         return None;
     }
-    let zeros = all().take_while(|b| *b == b'0').count();
-    let taken = (zeros + DIGITS).min(whole.len() + fraction.len());
-    let digits = all().take(taken).fold(0, |n: i128, b| n * 10 + i128::from(b - b'0'));
-    Some((digits, fraction.len(), whole.len() + fraction.len() - taken))
+    if all().skip_while(|b| *b == b'0').count() > DIGITS {
+        return None;
+    }
+    Some((all().fold(0, |n: i128, b| n * 10 + i128::from(b - b'0')), fraction.len()))
 }
 
 /// An option's digits and how many of them are decimals.
 fn decimal(text: &str) -> Option<(u128, usize)> {
-    let (digits, scale, zeros) = leading(text)?;
-    (zeros == 0).then_some((u128::try_from(digits).ok()?, scale))
+    let (digits, scale) = digits(text)?;
+    Some((u128::try_from(digits).ok()?, scale))
 }
 
 #[cfg(test)]
@@ -166,9 +244,13 @@ mod tests {
     use super::*;
 
     fn near(noise: &Noise, value: &str, number: u128, target: &Target) -> Option<String> {
+        told(noise, value, number, target).ok()
+    }
+
+    fn told(noise: &Noise, value: &str, number: u128, target: &Target) -> Result<String, Fault> {
         let mut scratch = Scratch::default();
         noise.write(value, Hash(number.to_be_bytes()), target, &mut scratch.out())?;
-        Some(scratch.as_str().to_owned())
+        Ok(scratch.as_str().to_owned())
     }
 
     #[test]
@@ -193,14 +275,45 @@ mod tests {
         let float = Target { form: Form::Float, ..Target::text() };
         assert_eq!(near(&amount, "10.5", 0, &float).as_deref(), Some("8"));
         assert_eq!(near(&amount, "-1.5", u128::MAX, &float).as_deref(), Some("1"));
-        let long = format!("{}.5", "123456789".repeat(5));
-        let out = near(&tenth, &long, u128::MAX, &any).unwrap_or_default();
-        assert!(
-            out.len() == long.len() && out.starts_with("1358") && out.ends_with("00.0"),
-            "{out}"
-        );
-        for wrong in ["", "x", "1.2.3", "--1", "1 "] {
-            assert_eq!(near(&tenth, wrong, 0, &any), None, "{wrong}");
+        assert_eq!(near(&amount, "1.5e-02", 0, &float).as_deref(), Some("-2.485"));
+        assert_eq!(near(&amount, "1e+3", u128::MAX, &any).as_deref(), Some("1002"));
+    }
+
+    #[test]
+    fn what_is_no_number_to_its_end_is_told() {
+        let (any, tenth) = (Target::text(), Noise::Ratio(100_000));
+        let long = "123456789".repeat(5);
+        for wrong in [
+            "",
+            "x",
+            "1.2.3",
+            "--1",
+            "1 ",
+            "1.",
+            "4eme rue de Paris, porte 12",
+            "4e",
+            "1e+",
+            "1e5x",
+            "1e99999999999",
+            &long,
+            &format!("0.{long}"),
+        ] {
+            for noise in [&tenth, &Noise::Amount(1, 0), &Noise::Amount(1, 9)] {
+                assert_eq!(told(noise, wrong, 0, &any), Err(Fault::NoNumber), "{wrong}");
+            }
         }
+        let zeros = format!("0.{}15", "0".repeat(40));
+        assert!(near(&tenth, &zeros, 0, &any).is_some_and(|out| out.ends_with("0013")));
+    }
+
+    #[test]
+    fn an_amount_that_moves_nothing_is_told() {
+        let half = Noise::Amount(5, 1);
+        let float = Target { form: Form::Float, ..Target::text() };
+        assert!(!half.moves(0) && half.moves(1) && half.moves(2));
+        assert_eq!(told(&half, "10", 0, &Target::text()), Err(Fault::Stays));
+        assert_eq!(near(&half, "10.0", 0, &Target::text()).as_deref(), Some("9.5"));
+        assert_eq!(near(&half, "10", 0, &float).as_deref(), Some("9.5"));
+        assert_eq!(told(&half, "1.5e+20", 0, &float), Err(Fault::Stays));
     }
 }

@@ -110,6 +110,18 @@ impl Template {
         }
     }
 
+    /// Whether it holds all of a field, spelt as it is or otherwise.
+    pub(crate) fn holds(&self, field: &str) -> bool {
+        let cuts = |helper: &Helper| matches!(helper, Helper::Before(_) | Helper::After(_));
+        let is = |part: &Part| match part {
+            Part::Field(at, helpers) => {
+                !helpers.iter().any(cuts) && self.fields.get(*at).is_some_and(|name| name == field)
+            }
+            Part::Text(_) => false,
+        };
+        self.parts.iter().any(is)
+    }
+
     /// The text for these values of its fields.
     pub(crate) fn fill(&self, values: &[&str]) -> String {
         let mut text = String::new();

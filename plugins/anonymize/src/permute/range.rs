@@ -58,16 +58,18 @@ pub(crate) fn permute(numbers: &mut [Ranged], mut prf: impl FnMut(&Texts, &mut V
     }
 }
 
-/// The largest numbers of each class that whole numbers are permuted within: of as many
-/// digits, and on the same side of what `int2`, `int4` and `int8` hold. So a number stays in
-/// its type, and is the same whatever type it has.
-fn class(number: u128) -> Option<(u128, u128)> {
-    let mut low = 0;
+/// The first and last numbers of each class that whole numbers are permuted within: of as
+/// many digits, and on the same side of what `int2`, `int4` and `int8` hold, of which the
+/// lowest is one further from 0 than the highest. So a number stays in its type and in its
+/// length, and is the same whatever type it has.
+fn class(size: u128, negative: bool) -> Option<(u128, u128)> {
+    let beyond = u128::from(negative);
+    let mut low = beyond;
     for digits in 1..=37 {
         let most = 10_u128.pow(digits) - 1;
-        let inner = [32_767, 2_147_483_647, 9_223_372_036_854_775_807];
+        let inner = [32_767, 2_147_483_647, 9_223_372_036_854_775_807].map(|end| end + beyond);
         for end in inner.into_iter().filter(|end| *end < most).chain([most]) {
-            if low <= end && number <= end {
+            if low <= end && size <= end {
                 return Some((low, end));
             }
             low = low.max(end + 1);
@@ -86,14 +88,13 @@ pub(crate) fn integer(text: &str) -> Option<(Ranged, Integer)> {
     if digits.is_empty()
         || digits.len() > 37
         || !plain
+        || negative && digits == "0"
         || !digits.bytes().all(|b| b.is_ascii_digit())
     {
         return None;
     }
-    let size: u128 = digits.parse().ok()?;
-    // -1 is the first of the negative ones, and the last is one further from 0.
-    let size = if negative { size.checked_sub(1)? } else { size };
-    let (low, high) = class(size)?;
+    let size = digits.parse().ok()?;
+    let (low, high) = class(size, negative)?;
     Some((Ranged { number: size - low, bound: high - low + 1 }, Integer { negative, low }))
 }
 
@@ -108,7 +109,7 @@ impl Integer {
     /// The text of a number of the class.
     pub(crate) fn text(self, number: u128) -> String {
         match self.negative {
-            true => format!("-{}", self.low + number + 1),
+            true => format!("-{}", self.low + number),
             false => format!("{}", self.low + number),
         }
     }
@@ -187,15 +188,32 @@ mod tests {
         assert_eq!(out.len(), 65_536);
     }
 
+    /// `numeric(p)` holds so many digits of either sign and not one number more.
+    #[test]
+    fn every_number_of_so_many_digits_becomes_one_of_as_many() {
+        for digits in 1..=5_u32 {
+            let (low, high) = (10_i64.pow(digits - 1), 10_i64.pow(digits) - 1);
+            let low = if digits == 1 { 0 } else { low };
+            for (sign, low) in [(1, low), (-1, low.max(1))] {
+                let all: Vec<String> = (low..=high).map(|n| (sign * n).to_string()).collect();
+                let is: BTreeSet<String> = all.iter().cloned().collect();
+                let out: BTreeSet<String> = integers(&all).into_iter().collect();
+                assert_eq!(out, is, "{digits} {sign}");
+            }
+        }
+    }
+
     #[test]
     fn numbers_stay_in_their_type() {
         for (text, low, high) in [
             ("32767", 10_000, 32_767_i128),
-            ("-32768", -32_768, -10_001),
+            ("-32768", -32_768, -10_000),
+            ("-10000", -32_768, -10_000),
+            ("-32769", -99_999, -32_769),
             ("2147483647", 1_000_000_000, 2_147_483_647),
-            ("-2147483648", -2_147_483_648, -1_000_000_001),
+            ("-2147483648", -2_147_483_648, -1_000_000_000),
             ("9223372036854775807", 10_i128.pow(18), i64::MAX.into()),
-            ("-9223372036854775808", i64::MIN.into(), -(10_i128.pow(18)) - 1),
+            ("-9223372036854775808", i64::MIN.into(), -(10_i128.pow(18))),
             ("9223372036854775808", 9_223_372_036_854_775_808, 10_i128.pow(19) - 1),
         ] {
             let out: i128 = integers(&[text.to_owned()])[0].parse().unwrap();

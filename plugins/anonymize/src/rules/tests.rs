@@ -56,6 +56,14 @@ fn a_wrong_rule_names_itself() {
             json!({"transform": "json", "paths": {"a": {"transform": "bool", "by": "row"}}}),
             "no `by`",
         ),
+        (
+            json!({"transform": "json", "paths": {"who.*": "pass", "*.ssn": "mask"}}),
+            "paths *.ssn and who.* lead to one value",
+        ),
+        (
+            json!({"transform": "json", "paths": {"$.ssn": "mask", "ssn": "pass"}}),
+            "paths $.ssn and ssn lead to one value",
+        ),
         (json!("password_bcrypt"), "needs `cleartext"),
         (json!({"transform": "password_scrypt", "cleartext": "x", "n": 1000}), "power of two"),
         (json!({"transform": "password_pbkdf2", "cleartext": "x", "hash": "MD5"}), "SHA256"),
@@ -82,6 +90,7 @@ fn fingerprints_say_what_fakes_depend_on() {
     assert_eq!(of(json!({"transform": "mask", "keep_last": 4})), "mask/1;first=0;last=4;char='*'");
     assert_eq!(of(json!({"transform": "constant", "value": "x"})), "constant/1;value=\"x\"");
     assert_eq!(of(json!("null")), "null/1");
+    assert_eq!(of(json!("digits")), "digits/2;domain=digits");
 }
 
 #[test]

@@ -3,7 +3,9 @@
 //! Nothing is parsed into a tree and printed again: members that are not listed are cut out,
 //! scalars at listed paths are replaced, every other byte stays. What stands at the end of a
 //! listed path but has parts of its own becomes `null` unless its rule is `pass`, and so does
-//! a scalar or a list where a path goes on. JSON that is malformed, or nested beyond
+//! a scalar or a list where a path goes on. Below the end of a `pass` everything stays but
+//! what paths that go on say; where the value has not the parts that such a path names, the
+//! `pass` gives way and `null` takes its place. JSON that is malformed, or nested beyond
 //! [`DEEPEST`], is a row's error.
 
 use std::borrow::Cow;
@@ -26,7 +28,7 @@ pub(crate) fn json<'v>(value: &'v str, paths: &[&Path], passes: &[bool]) -> Opti
     let mut walk = Walk { text: value, at: 0, edits: Vec::new(), paths, passes };
     let all: Vec<Active> = (0..paths.len()).map(|path| (path, 0)).collect();
     walk.space();
-    walk.value(&all, 0)?;
+    walk.value(&all, false, 0)?;
     walk.space();
     (walk.at == value.len()).then_some(walk.edits)
 }
@@ -54,32 +56,60 @@ impl<'v> Walk<'v, '_> {
         (self.peek()? == byte).then(|| self.at += 1)
     }
 
-    /// Goes over a value and edits it as the paths that are here say.
-    fn value(&mut self, active: &[Active], depth: usize) -> Option<()> {
+    /// Goes over a value and edits it as the paths that are here say; `kept` is whether it
+    /// stays where they say nothing.
+    fn value(&mut self, active: &[Active], kept: bool, depth: usize) -> Option<()> {
         if depth > DEEPEST {
             return None;
         }
         let start = self.at;
-        let done = |(path, steps): &&Active| {
-            self.paths.get(*path).is_some_and(|path| path.steps.len() == *steps)
-        };
-        // Of several paths that end here the one that says most exactly holds.
-        let ended = active.iter().filter(done).map(|(path, _)| *path);
+        let first = self.peek()?;
+        let (ended, further): (Vec<Active>, Vec<Active>) =
+            active.iter().partition(|(path, steps)| {
+                self.paths.get(*path).is_some_and(|p| p.steps.len() == *steps)
+            });
+        // Of several paths that end here the one that says most exactly holds; no two of them
+        // are as exact (`paths::apart`).
+        let ended = ended.into_iter().map(|(path, _)| path);
         let ended = ended.max_by_key(|path| self.paths.get(*path).map(|path| path.weight()));
-        match (ended, self.peek()?) {
-            (Some(path), _) if self.passes.get(path) == Some(&true) => self.skip(depth),
-            (Some(path), first) => {
-                self.skip(depth)?;
-                self.made(path, first, start..self.at)
-            }
-            (None, b'{') => self.object(active, depth),
-            (None, b'[') => self.list(active, depth),
-            (None, _) => {
-                self.skip(depth)?;
-                self.cut(start..self.at, "null");
-                Some(())
-            }
+        if let Some(path) = ended.filter(|path| self.passes.get(*path) != Some(&true)) {
+            self.skip(depth)?;
+            return self.made(path, first, start..self.at);
         }
+        let kept = kept || ended.is_some();
+        match first {
+            _ if kept && !self.goes_on(&further, first) => self.left(&further, depth),
+            b'{' => self.object(&further, kept, depth),
+            b'[' => self.list(&further, kept, depth),
+            _ => self.null(depth),
+        }
+    }
+
+    /// Whether a path goes into what begins with this byte.
+    fn goes_on(&self, further: &[Active], first: u8) -> bool {
+        let step = |(path, steps): &Active| self.paths.get(*path)?.steps.get(*steps);
+        further.iter().filter_map(step).any(|step| match step {
+            Step::Name(_) | Step::Any => first == b'{',
+            Step::Elements => first == b'[',
+        })
+    }
+
+    /// A value below a `pass` that no path goes into. It stays, unless one was meant to: a
+    /// path that names this value and parts that it has not.
+    fn left(&mut self, further: &[Active], depth: usize) -> Option<()> {
+        let meant = |(path, steps): &Active| {
+            let last = steps.checked_sub(1).and_then(|last| self.paths.get(*path)?.steps.get(last));
+            last != Some(&Step::Any)
+        };
+        if further.iter().any(meant) { self.null(depth) } else { self.skip(depth) }
+    }
+
+    /// `null` in place of a value.
+    fn null(&mut self, depth: usize) -> Option<()> {
+        let start = self.at;
+        self.skip(depth)?;
+        self.cut(start..self.at, "null");
+        Some(())
     }
 
     /// What a rule is to make of the value in this range.
@@ -111,7 +141,7 @@ impl<'v> Walk<'v, '_> {
         active.iter().filter_map(next).collect()
     }
 
-    fn object(&mut self, active: &[Active], depth: usize) -> Option<()> {
+    fn object(&mut self, active: &[Active], all: bool, depth: usize) -> Option<()> {
         self.take(b'{')?;
         self.space();
         if self.take(b'}').is_some() {
@@ -128,7 +158,7 @@ impl<'v> Walk<'v, '_> {
             self.take(b':')?;
             self.space();
             let further = self.further(active, |step| step.names(&name));
-            if further.is_empty() {
+            if further.is_empty() && !all {
                 self.skip(depth + 1)?;
                 match kept {
                     true => self.cut(before..self.at, ""),
@@ -139,7 +169,7 @@ impl<'v> Walk<'v, '_> {
                     self.cut(from..start, "");
                 }
                 kept = true;
-                self.value(&further, depth + 1)?;
+                self.value(&further, all, depth + 1)?;
             }
             before = self.at;
             self.space();
@@ -154,13 +184,10 @@ impl<'v> Walk<'v, '_> {
         self.take(b'}')
     }
 
-    fn list(&mut self, active: &[Active], depth: usize) -> Option<()> {
-        let start = self.at;
+    fn list(&mut self, active: &[Active], all: bool, depth: usize) -> Option<()> {
         let further = self.further(active, |step| *step == Step::Elements);
         if further.is_empty() {
-            self.skip(depth)?;
-            self.cut(start..self.at, "null");
-            return Some(());
+            return self.null(depth);
         }
         self.take(b'[')?;
         self.space();
@@ -168,7 +195,7 @@ impl<'v> Walk<'v, '_> {
             return Some(());
         }
         loop {
-            self.value(&further, depth + 1)?;
+            self.value(&further, all, depth + 1)?;
             self.space();
             if self.take(b',').is_none() {
                 return self.take(b']');

@@ -80,6 +80,46 @@ fn of_json_only_what_is_listed_leaves() {
 }
 
 #[test]
+fn a_pass_keeps_all_but_what_goes_further() {
+    let pass = |path| (path, true);
+    let made = |path| (path, false);
+    for (value, paths, want) in [
+        (
+            r#"{"who": {"ssn": "q", "n": "q"}, "x": 1}"#,
+            &[pass("who"), made("who.ssn")][..],
+            r#"{"who": {"ssn": "Q", "n": "q"}}"#,
+        ),
+        (
+            r#"{"a":{"b":{"c":"q","d":"q"}}}"#,
+            &[pass("a"), made("*.*.c")],
+            r#"{"a":{"b":{"c":"Q","d":"q"}}}"#,
+        ),
+        (
+            r#"{"a":"q","b":{"s":"q","t":["q"]}}"#,
+            &[pass("$"), made("*.s")],
+            r#"{"a":"q","b":{"s":"Q","t":["q"]}}"#,
+        ),
+        (r#"[{"s":"q","t":"q"},"q"]"#, &[pass("$"), made("[*].s")], r#"[{"s":"Q","t":"q"},null]"#),
+        (r#"{"a":{"b":"q"}}"#, &[pass("a"), made("a.*"), pass("a.b")], r#"{"a":{"b":"q"}}"#),
+        (
+            r#"{"a":{"b":"q","c":"q"}}"#,
+            &[pass("a"), made("a.*"), pass("a.b")],
+            r#"{"a":{"b":"q","c":"Q"}}"#,
+        ),
+        // What the path goes on into is not there: in doubt it does not leave.
+        (r#"{"who":[{"ssn":"q"}]}"#, &[pass("who"), made("who.ssn")], r#"{"who":null}"#),
+        (r#"{"who":"ssn: q"}"#, &[pass("who"), made("who.ssn")], r#"{"who":null}"#),
+        (r#"{"who":{"s":"q"}}"#, &[pass("who"), made("who[*].s")], r#"{"who":null}"#),
+        (r#"{"who":{"s":{"t":"q"}}}"#, &[pass("who"), made("who.s")], r#"{"who":{"s":null}}"#),
+        // A rule that is no `pass` lets nothing out below it.
+        (r#"{"who":{"s":"q"}}"#, &[made("who"), pass("who.s")], r#"{"who":null}"#),
+        (r#"{"who":{}}"#, &[pass("who"), made("who.s")], r#"{"who":{}}"#),
+    ] {
+        assert_eq!(kept(value, paths).as_deref(), Some(want), "{value} {paths:?}");
+    }
+}
+
+#[test]
 fn what_is_no_json_is_refused() {
     let deep = "[".repeat(200) + &"]".repeat(200);
     for wrong in [

@@ -191,6 +191,10 @@ fn what_is_one_to_one_stays_so_and_keeps_its_shape() {
             assert_eq!(shape(out), shape(value), "{rule}");
         }
     }
+    for rule in ["fake_phone", "fake_ssn", "fake_credit_card_num"] {
+        let rule = json!({"transform": rule, "unique": true});
+        assert_eq!(texts(rule, "text", &[""]), [Some(String::new())], "nothing to hide");
+    }
     for (rule, wrong) in
         [("digits", "none"), ("uuid", "none"), ("fake_ssn", "12"), ("fake_credit_card_num", "12")]
     {
@@ -262,6 +266,28 @@ fn json_lets_out_what_is_listed() {
 }
 
 #[test]
+fn a_pass_lets_out_no_masked_member() {
+    let rule = json!({"transform": "json", "paths": {"who": "pass", "who.ssn": "mask"}});
+    let value = r#"{"who": {"name": "Ada", "ssn": "123"}, "x": 1}"#;
+    let out = texts(rule, "jsonb", &[value]);
+    assert_eq!(out[0].as_deref(), Some(r#"{"who": {"name": "Ada", "ssn": "***"}}"#));
+}
+
+#[test]
+fn what_stands_behind_a_number_or_a_date_does_not_leave() {
+    for (rule, value) in [
+        (json!("noise"), "4eme rue de Paris"),
+        (json!({"transform": "noise", "amount": 5}), "4e rue de Paris"),
+        (json!("noise"), "12345678901234567890123456789"),
+        (json!({"transform": "noise", "amount": 0.5}), "36"),
+        (json!("shift_date"), "1987-06-05 born in Paris, SSN 123-45-6789"),
+        (json!("shift_date"), "1987-06-05T12:00:00 Ada"),
+    ] {
+        assert_eq!(texts(rule.clone(), "text", &[value]), [None], "{rule} {value}");
+    }
+}
+
+#[test]
 fn what_hashing_costs_is_asked_for() {
     let needs = |rule: Json| {
         let fixture = Fixture::<Anonymize>::new(json!({"s.t.a": rule})).unwrap();
@@ -285,7 +311,8 @@ fn what_everybody_should_know_is_said() {
         Fixture::<Anonymize>::new(json!({"s.t.a": rule})).unwrap();
         logged().concat()
     };
-    assert!(said(json!("bool")).contains("fewer than 1,000 results"));
+    assert!(said(json!("bool")).starts_with("s.t.a: the rule has fewer than 1,000 results"));
+    assert!(said(json!("shift_date")).is_empty(), "a date has as many as there are dates");
     assert!(said(json!({"transform": "bool", "by": "row"})).is_empty());
     assert!(said(json!("fake_first_name")).contains("fewer than 1,000"));
     assert!(said(json!("fake_name")).is_empty());

@@ -43,8 +43,8 @@ fn what_cannot_hold_is_refused_with_the_way_on() {
             "use \"exact\"",
         ),
     ] {
-        let error = run(json!({"s.t.a": rule}), &format!("s.t({column})"), &[]).unwrap_err();
-        let error = error.to_string();
+        let ran = run(json!({"s.t.a": rule.clone()}), &format!("s.t({column})"), &[]);
+        let error = ran.expect_err(&format!("{rule} {column}")).to_string();
         assert!(error.starts_with("s.t.a: ") && error.contains(want), "{column}: {error}");
     }
 }
@@ -88,11 +88,30 @@ fn what_moves_keys_or_reads_too_much_is_refused() {
         ),
         (json!({"transform": "template", "template": "x"}), "a text[]", "makes no arrays"),
         (json!({"transform": "choice", "values": ["a", "c"]}), "a enum(a|b)", "type enum"),
+        (
+            json!({"transform": "template", "template": "x{{.a}}"}),
+            "a text",
+            "holds all of its own column",
+        ),
+        (
+            json!({"transform": "template", "template": "{{.a}}{{.a | before \"@\"}}"}),
+            "a text",
+            "holds all of its own column",
+        ),
+        (
+            json!({"transform": "template", "template": "{{.a | lower}}"}),
+            "a text",
+            "holds all of its own column",
+        ),
+        (json!({"transform": "noise", "amount": 0.5}), "a int4", "give a larger one"),
+        (json!({"transform": "noise", "amount": 0.5}), "a int4[]", "give a larger one"),
+        // numeric(4, 2)
+        (json!({"transform": "noise", "amount": 0.009}), "a numeric(262146)", "give a larger one"),
         (json!("fake_latitude"), "a numeric(524294)", "three digits before the point"),
         (json!("fake_paragraph"), "a varchar(99)", "give `max_length = 99`"),
     ] {
-        let error = run(json!({"s.t.a": rule}), &format!("s.t({column})"), &[]).unwrap_err();
-        let error = error.to_string();
+        let ran = run(json!({"s.t.a": rule.clone()}), &format!("s.t({column})"), &[]);
+        let error = ran.expect_err(&format!("{rule} {column}")).to_string();
         assert!(error.starts_with("s.t.a: ") && error.contains(want), "{column}: {error}");
     }
 }
@@ -111,7 +130,13 @@ fn what_can_hold_is_not_refused() {
         (json!("token"), "a text key"),
         (json!({"transform": "FakeCreditCardNum", "unique": true}), "a text unique"),
         (json!({"transform": "template", "template": "u{{.id}}"}), "a text unique, id int8 key"),
-        (json!({"transform": "template", "template": "{{.a}}{{.b}}"}), "a text, b text"),
+        (
+            json!({"transform": "template", "template": "{{.a | after \"@\"}}{{.b}}"}),
+            "a text, b text",
+        ),
+        (json!({"transform": "noise", "amount": 0.01}), "a numeric(262146)"),
+        (json!({"transform": "noise", "amount": 1}), "a int4"),
+        (json!({"transform": "noise", "amount": 0.5}), "a float8"),
         (json!({"transform": "choice", "values": ["a", "b"]}), "a enum(a|b)"),
         (json!({"transform": "fake_paragraph", "max_length": 99}), "a varchar(99)"),
         (json!("fake_latitude"), "a numeric(589830)"),

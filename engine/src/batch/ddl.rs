@@ -1,0 +1,94 @@
+//! A schema change: what plugins see of it as a row of `kasho.ddl`, and what stands beside
+//! that row for whoever applies it. Names and settings only; no value of any row. Nothing
+//! can go wrong here.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Batch, Cell, DDL_RELATION_ID, Detail, Image, Span, ddl_relation};
+
+/// An object that a schema change made, changed or dropped.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DdlObject {
+    /// PostgreSQL's word for its kind: `table`, `table column`, `index`, …
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its `object_identity`, quoted where SQL needs it.
+    pub identity: String,
+    /// The schema that it is in, if it is in one; not quoted.
+    pub schema: Option<String>,
+    /// Its name, where that identifies it; not quoted.
+    pub name: Option<String>,
+    /// It is gone.
+    pub dropped: bool,
+}
+
+/// What stands beside the row of `kasho.ddl`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DdlDetail {
+    /// `search_path` that the statement was run with.
+    pub search_path: String,
+    /// Who ran it: the session's user.
+    pub username: String,
+    /// The database it was run in.
+    pub database: String,
+    /// What it concerned.
+    pub objects: Vec<DdlObject>,
+    /// Tables whose values the source computed anew (a volatile default): running the
+    /// statement elsewhere makes other ones.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub recomputed: Vec<String>,
+    /// An operator has said that it is done on the target by hand: not to be run again.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub done: bool,
+}
+
+/// A schema change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DdlEvent {
+    /// The command's tag, `ALTER TABLE`.
+    pub tag: String,
+    /// Kind of the first object concerned.
+    pub object_type: String,
+    /// Identity of the first object concerned.
+    pub identity: String,
+    /// The statement's own text, if it is known.
+    pub text: Option<String>,
+    /// The rest.
+    pub detail: DdlDetail,
+}
+
+impl DdlEvent {
+    /// The columns of `kasho.ddl`, in their order.
+    pub(crate) fn values(&self) -> [Option<&str>; 4] {
+        let (tag, kind) = (self.tag.as_str(), self.object_type.as_str());
+        [Some(tag), Some(kind), Some(&self.identity), self.text.as_deref()]
+    }
+
+    /// What stands beside its row.
+    pub(crate) fn beside(&self) -> Detail {
+        Detail::Ddl(Box::new(self.detail.clone()))
+    }
+
+    /// Adds its image to a batch, in a segment of its own, and says which relation and image.
+    pub(crate) fn push(&self, batch: &mut Batch) -> (u32, Image) {
+        let known = batch.relations.iter().position(|r| r.id == DDL_RELATION_ID && r.is_virtual());
+        let relation = match known {
+            Some(known) => super::index(known),
+            None => batch.relation_index(&ddl_relation()),
+        };
+        let mut text = Vec::new();
+        let segment = super::index(batch.segments.len());
+        let cells = self.values().map(|value| match value {
+            Some(value) => {
+                let start = super::index(text.len());
+                text.extend_from_slice(value.as_bytes());
+                Cell::Text(Span { segment, start, len: super::index(value.len()) })
+            }
+            None => Cell::Null,
+        });
+        batch.push_segment(text.into());
+        (relation, batch.push_image(cells))
+    }
+}

@@ -1,0 +1,181 @@
+//! Schema changes as the source's event triggers write them into the log: one logical
+//! message a statement, JSON in UTF-8, made by `config/sql/ddl.sql`.
+//!
+//! What can go wrong: a message that is none of ours, or of a later version
+//! ([`MessageError`]); and a text that is not the statement's own. A client may send several
+//! statements at once, and PostgreSQL then knows only all of them together: the one that a
+//! message is of is cut out here, or nothing is, where that cannot be done for certain.
+
+use serde::Deserialize;
+
+use crate::batch::{DdlDetail, DdlEvent, DdlObject};
+
+mod kind;
+mod scan;
+
+pub use kind::{Kind, kind};
+pub use scan::{Scanned, scan};
+
+/// Prefix of the messages of the event triggers.
+pub const PREFIX: &str = "kasho:ddl";
+
+/// The version of the message that is understood.
+const VERSION: u32 = 1;
+
+/// Content that is no schema change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MessageError {
+    /// Not JSON, or other JSON.
+    #[error("it is no schema change")]
+    Malformed,
+    /// Written by event triggers that are newer than this.
+    #[error("it is of version {0}, which this version of Kasho does not know")]
+    Version(u32),
+}
+
+/// What the triggers write.
+#[derive(Deserialize)]
+struct Message {
+    v: u32,
+    tag: String,
+    /// Statement, or several of them; none where the triggers had no way to know it.
+    text: Option<String>,
+    /// It was run by a function or a DO block: the same text may run many times.
+    #[serde(default)]
+    inner: bool,
+    /// Which one of this tag it is of the statements that the client sent; from 1.
+    #[serde(default)]
+    nth: usize,
+    #[serde(default)]
+    path: String,
+    #[serde(default)]
+    username: String,
+    #[serde(default)]
+    database: String,
+    #[serde(default)]
+    objects: Vec<DdlObject>,
+    #[serde(default)]
+    recomputed: Vec<String>,
+}
+
+/// The schema change that a message of ours tells of.
+///
+/// # Errors
+/// It is none, or of a later version.
+pub fn decode(content: &[u8]) -> Result<DdlEvent, MessageError> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        v: u32,
+    }
+    let versioned: Versioned =
+        serde_json::from_slice(content).map_err(|_| MessageError::Malformed)?;
+    if versioned.v != VERSION {
+        return Err(MessageError::Version(versioned.v));
+    }
+    let message: Message = serde_json::from_slice(content).map_err(|_| MessageError::Malformed)?;
+    debug_assert_eq!(message.v, VERSION);
+    let text = message.text.as_deref().and_then(|text| own(text, &message));
+    let text = text.map(str::to_owned);
+    let first = message.objects.first();
+    Ok(DdlEvent {
+        object_type: first.map(|object| object.kind.clone()).unwrap_or_default(),
+        identity: first.map(|object| object.identity.clone()).unwrap_or_default(),
+        text,
+        detail: DdlDetail {
+            search_path: message.path,
+            username: message.username,
+            database: message.database,
+            objects: message.objects,
+            recomputed: message.recomputed,
+            done: false,
+        },
+        tag: message.tag,
+    })
+}
+
+/// The one statement of `text` that the message is of.
+fn own<'a>(text: &'a str, message: &Message) -> Option<&'a str> {
+    let statements = scan(text).ok()?;
+    if let [only] = statements.as_slice() {
+        return Some(&text[only.range.clone()]);
+    }
+    let tagged = || statements.iter().filter(|statement| statement.has_tag(&message.tag));
+    let count = tagged().count();
+    // Where one of them may have been rolled back, or the whole may run many times, counting
+    // says nothing.
+    let countable = !message.inner && !statements.iter().any(Scanned::ends_transactions);
+    let found = match (count, message.nth) {
+        (1, _) => tagged().next(),
+        (_, nth @ 1..) if countable => tagged().nth(nth - 1),
+        _ => None,
+    };
+    Some(&text[found?.range.clone()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn event(text: &str, tag: &str, nth: usize, inner: bool) -> Option<String> {
+        let message = json!({"v": 1, "tag": tag, "text": text, "nth": nth, "inner": inner});
+        decode(message.to_string().as_bytes()).unwrap().text
+    }
+
+    #[test]
+    fn a_message_is_read_whole() {
+        let message = json!({
+            "v": 1, "tag": "DROP TABLE", "text": "drop table t;", "path": "a, b",
+            "username": "u", "database": "d", "later": true,
+            "objects": [{"type": "table", "identity": "a.t", "schema": "a", "name": "t",
+                         "dropped": true}],
+        });
+        let event = decode(message.to_string().as_bytes()).unwrap();
+        assert_eq!((event.tag.as_str(), event.object_type.as_str()), ("DROP TABLE", "table"));
+        assert_eq!((event.identity.as_str(), event.text.as_deref()), ("a.t", Some("drop table t")));
+        assert!(event.detail.objects[0].dropped);
+        assert_eq!(event.detail.search_path, "a, b");
+    }
+
+    #[test]
+    fn what_is_no_message_is_refused() {
+        for bad in ["", "{}", "[1]", "\u{0}", r#"{"v":1}"#, r#"{"v":1,"tag":7}"#] {
+            assert_eq!(decode(bad.as_bytes()), Err(MessageError::Malformed), "{bad}");
+        }
+        assert_eq!(decode(br#"{"v":2,"new":"form"}"#), Err(MessageError::Version(2)));
+    }
+
+    #[test]
+    fn of_several_statements_the_right_one_is_cut_out() {
+        let text = "create table a (x int); insert into a values (1);\n\
+                    /* two */ alter table a add y int; create table \"b;\" (x int)";
+        let cut = |tag, nth| event(text, tag, nth, false);
+        assert_eq!(cut("CREATE TABLE", 1).as_deref(), Some("create table a (x int)"));
+        assert_eq!(cut("CREATE TABLE", 2).as_deref(), Some("create table \"b;\" (x int)"));
+        assert_eq!(cut("ALTER TABLE", 1).as_deref(), Some("alter table a add y int"));
+        assert_eq!(cut("CREATE TABLE", 3), None);
+        assert_eq!(cut("DROP TABLE", 1), None);
+        // As a query in a loop may do.
+        assert_eq!(event(text, "CREATE TABLE", 1, true), None);
+        assert_eq!(event(text, "ALTER TABLE", 7, true).as_deref(), Some("alter table a add y int"));
+    }
+
+    #[test]
+    fn where_one_may_have_been_rolled_back_counting_ends() {
+        let text = "begin; create table a (); rollback; create table b ()";
+        assert_eq!(event(text, "CREATE TABLE", 1, false), None);
+        let text = "begin; create table a (); commit; alter table a add x int";
+        let found = event(text, "ALTER TABLE", 1, false);
+        assert_eq!(found.as_deref(), Some("alter table a add x int"));
+    }
+
+    #[test]
+    fn tables_made_by_queries_are_not_counted_as_tables() {
+        let text = "create table a as select 1; select 2 as x into b; create table c (x int)";
+        let found = event(text, "CREATE TABLE", 1, false);
+        assert_eq!(found.as_deref(), Some("create table c (x int)"));
+        assert_eq!(event(text, "SELECT INTO", 1, false).as_deref(), Some("select 2 as x into b"));
+        let found = event(text, "CREATE TABLE AS", 1, false);
+        assert_eq!(found.as_deref(), Some("create table a as select 1"));
+    }
+}
