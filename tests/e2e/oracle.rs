@@ -17,6 +17,7 @@ mod values;
 mod workload;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use compare::difference;
 use kasho::Kasho;
@@ -30,6 +31,8 @@ use workload::{Run, play};
 const STEPS: u64 = 120;
 /// Sessions of a seed.
 const SESSIONS: usize = 3;
+/// Before each statement of a seed, while Kasho is at work.
+const PAUSE: Duration = Duration::from_millis(40);
 /// Seeds that share servers, and how many such groups play at a time.
 const GROUP: usize = 10;
 const AT_ONCE: usize = 2;
@@ -157,7 +160,8 @@ async fn group(seeds: Vec<u64>, steps: u64) {
     let mut stage = Stage::set(&seeds, steps).await;
     let mut random = Random::new(seeds[0]);
     let mut kasho = Kasho::start(&stage, random.fork()).await;
-    stage.gate.send_replace(false);
+    stage.gate.send_replace(1);
+    stage.pause = PAUSE;
     let playing = tokio::spawn(stage.play());
     kasho.suffer(&stage).await;
     playing.await.expect("the seeds play");
@@ -175,7 +179,8 @@ async fn group(seeds: Vec<u64>, steps: u64) {
     assert!(wrong.is_empty(), "{wrong}\n{course}\n--- the applier\n{}", kasho.applier_log());
     // Our own comparison says the same, of source and target.
     let verified = kasho.verify().await;
-    assert_eq!(verified.code, 0, "{}{}\n{course}", verified.stdout, verified.stderr);
+    let applier = kasho.applier_log();
+    assert_eq!(verified.code, 0, "{verified:?}\n{course}\n--- the applier\n{applier}");
     println!("seeds {seeds:?}: the target is as the third database after\n{course}");
 }
 

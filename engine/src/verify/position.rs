@@ -47,6 +47,8 @@ pub(super) struct Follows {
 struct Wanted {
     /// The last entry of the load.
     load: Id,
+    /// Where in the changes tables were last loaded again: what follows the load's end there.
+    mark: Lsn,
     /// The last entry of the changes.
     changes: Id,
 }
@@ -55,7 +57,7 @@ impl Wanted {
     fn is_reached(self, position: Position) -> bool {
         match position {
             Position::Wal { .. } => Id::of(position) >= self.changes,
-            Position::Bootstrap(n) => self.changes == Id::ZERO && n >= self.load.high,
+            Position::Bootstrap(n) => n >= self.load.high && self.changes.high <= self.mark.0,
         }
     }
 
@@ -129,7 +131,8 @@ impl Sides {
                 let through = Id { high: lsn.0, low: u64::MAX };
                 let last = store.before(epoch, Lane::Changes, through).await?;
                 let changes = last.map_or(Id::ZERO, |entry| entry.id).max(checkpoint.trim);
-                return Ok(Wanted { load, changes });
+                let mark = checkpoint.mark.split_once(' ').and_then(|(_, lsn)| lsn.parse().ok());
+                return Ok(Wanted { load, mark: mark.unwrap_or(Lsn::ZERO), changes });
             }
             if Instant::now() >= until {
                 return Err(self.behind(lsn, format!("{passed} (the stream in Redis)")));
@@ -194,4 +197,28 @@ async fn applied(target: &Side, consumer: &str) -> Result<Option<EpochPosition>,
         VerifyError::NotComparable("kasho.applied holds a position that is none".to_owned())
     })?;
     Ok(Some(position))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_there_when_it_has_the_last_entry_of_either_stream() {
+        let wanted = |load, mark, changes| Wanted {
+            load: Id { high: load, low: 1 },
+            mark: Lsn(mark),
+            changes: Id { high: changes, low: 2 },
+        };
+        let wal = |lsn, ordinal| Position::Wal { commit_lsn: Lsn(lsn), ordinal };
+        assert!(wanted(7, 0, 100).is_reached(wal(100, 2)));
+        assert!(wanted(7, 0, 100).is_reached(Position::after(Lsn(100))));
+        assert!(!wanted(7, 0, 100).is_reached(wal(100, 1)));
+        assert!(!wanted(7, 0, 100).is_reached(Position::Bootstrap(7)), "changes have begun");
+        assert!(wanted(7, 0, 0).is_reached(Position::Bootstrap(7)));
+        assert!(!wanted(7, 0, 0).is_reached(Position::Bootstrap(6)));
+        // Tables were loaded again at a mark, and nothing has changed since.
+        assert!(wanted(9, 100, 100).is_reached(Position::Bootstrap(9)));
+        assert!(!wanted(9, 100, 101).is_reached(Position::Bootstrap(9)));
+    }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::random::Random;
 use super::schema::{Identity, Schema};
-use super::stage::{PUBLICATIONS, Stage};
+use super::stage::{ACTS, PUBLICATIONS, Stage};
 use crate::harness::{Engine, PATIENCE, Process, Redis, eventually};
 
 /// What happens on the way.
@@ -70,7 +70,7 @@ impl Kasho {
         let home = self.engine.home();
         let text = format!(
             "accept_unmask = true\n[source]\nurl = \"{}\"\npublications = {PUBLICATIONS:?}\n[redis]\nurl = \"{}\"\n\
-             [grpc]\nlisten = \"127.0.0.1:{}\"\n[plugins]\npoll_ms = 200\n[apply]\ntarget = \"{}\"\nlisten = \"127.0.0.1:0\"\n\
+             [grpc]\nlisten = \"127.0.0.1:{}\"\n[bootstrap]\nmax_rate = \"300KiB\"\n[plugins]\npoll_ms = 200\n[apply]\ntarget = \"{}\"\nlisten = \"127.0.0.1:0\"\n\
              sequences_ms = 0\n[[transform]]\nname = \"rows\"\nplugin = \"filter.wasm\"\ntables = [{}]\n\
              deadline_ms = 5000\n[transform.rules]\n{rules}",
             stage.source.url(),
@@ -114,30 +114,34 @@ impl Kasho {
     /// Lets everything happen once while the tables are loaded and seeds play, and once more
     /// while their changes stream; ends with everything running.
     pub(super) async fn suffer(&mut self, stage: &Stage) {
-        let half = stage.steps * stage.schemas.len() as u64 / 2;
+        let all = stage.steps * stage.schemas.len() as u64;
+        let share = |acts: usize| all * ACTS.iter().take(acts).sum::<u64>() / 100;
         // Somebody asks for the bootstrap; whatever becomes of that, it is asked for again.
         let mut asking = self.engine.spawn(&["bootstrap", "--yes"]);
-        self.faults(stage, 0, half).await;
+        self.until("ACCUMULATING").await;
+        stage.gate.send_replace(2);
+        self.faults(stage, share(1), share(2)).await;
         asking.finish();
         self.bootstrap().await;
         self.course.push("STREAMING".to_owned());
-        stage.gate.send_replace(true);
-        self.faults(stage, half, half).await;
+        stage.gate.send_replace(3);
+        self.faults(stage, share(2), all).await;
         self.bootstrap().await;
     }
 
     /// Each fault once, in an order by lot, spread over statements.
-    async fn faults(&mut self, stage: &Stage, from: u64, statements: u64) {
+    async fn faults(&mut self, stage: &Stage, from: u64, to: u64) {
         let mut left = FAULTS.to_vec();
         while !left.is_empty() {
             let number = (FAULTS.len() - left.len()) as u64 + 1;
-            let at = from + statements * number / (FAULTS.len() as u64 + 2);
+            let at = from + (to - from) * number / (FAULTS.len() as u64 + 2);
             while stage.played.load(Ordering::Relaxed) < at {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             let of = usize::try_from(self.random.below(left.len() as u64)).expect("few");
             let fault = left.swap_remove(of);
-            self.course.push(format!("{fault:?} at statement {at}"));
+            let state = self.state().await.unwrap_or_else(|| "no answer".to_owned());
+            self.course.push(format!("{fault:?} at statement {at}, {state}"));
             self.fault(stage, fault).await;
         }
     }
@@ -168,8 +172,10 @@ impl Kasho {
                 let begun = Instant::now();
                 loop {
                     let output = self.engine.run(&["bootstrap", "--table", &name, "--yes"]).await;
-                    self.course.push(format!("  {name}: {}{}", output.stdout, output.stderr));
-                    if output.code == 0 || !*stage.gate.borrow() {
+                    let told = [output.stdout.trim(), output.stderr.trim()].join("\n");
+                    let last = told.trim().lines().last().unwrap_or_default();
+                    self.course.push(format!("  {name}: {last}"));
+                    if output.code == 0 || *stage.gate.borrow() < ACTS.len() {
                         break;
                     }
                     self.supervise();
@@ -212,8 +218,9 @@ impl Kasho {
     }
 
     /// `kasho verify`, which has to agree.
-    pub(super) async fn verify(&self) -> crate::harness::Output {
-        self.engine.run(&["verify", "--show-keys"]).await
+    pub(super) async fn verify(&mut self) -> crate::harness::Output {
+        self.supervise();
+        self.engine.run(&["verify", "--show-keys", "--wait", "60"]).await
     }
 
     /// What the applier said.

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_postgres::{Client, NoTls};
@@ -12,6 +13,9 @@ use super::random::Random;
 use super::schema::Schema;
 use super::workload::{Sessions, play};
 use crate::harness::{Postgres, eventually};
+
+/// Before the load, while tables are loaded, while changes stream: per cent of the statements.
+pub(super) const ACTS: [u64; 3] = [20, 30, 50];
 
 /// The third database.
 const THIRD: &str = "third";
@@ -48,8 +52,10 @@ pub(super) struct Stage {
     pub(super) steps: u64,
     /// Statements so far, of all seeds.
     pub(super) played: Arc<AtomicU64>,
-    /// The second half may be played.
-    pub(super) gate: watch::Sender<bool>,
+    /// How many acts may be played.
+    pub(super) gate: watch::Sender<usize>,
+    /// Of each seed before each statement.
+    pub(super) pause: Duration,
 }
 
 impl Stage {
@@ -57,9 +63,10 @@ impl Stage {
     pub(super) async fn set(seeds: &[u64], steps: u64) -> Stage {
         let (source, other) = tokio::join!(Postgres::start(), Postgres::start());
         let (schemas, randoms, seeds_of) = (Vec::new(), Vec::new(), seeds.to_vec());
-        let (played, gate) = (Arc::default(), watch::Sender::new(true));
+        let (played, gate) = (Arc::default(), watch::Sender::new(ACTS.len()));
+        let pause = Duration::ZERO;
         let mut stage =
-            Stage { source, other, schemas, seeds: seeds_of, randoms, steps, played, gate };
+            Stage { source, other, schemas, seeds: seeds_of, randoms, steps, played, gate, pause };
         for seed in seeds {
             let mut random = Random::new(*seed);
             let schema = Schema::new(*seed, &mut random);
@@ -112,19 +119,25 @@ impl Stage {
         connect(&self.other.socket_url().replace("@/postgres?", &format!("@/{THIRD}?"))).await
     }
 
-    /// All seeds play, at once: half of what they have to, and the rest when the gate is open;
-    /// then each leaves its mark. At the gate nobody has a transaction open.
+    /// All seeds play, at once, each act when the gate is open for it; then each leaves its mark.
+    /// Between acts nobody has a transaction open.
     pub(super) fn play(&mut self) -> impl Future<Output = ()> + use<> {
         let (steps, played, url) = (self.steps, Arc::clone(&self.played), self.source.socket_url());
         let randoms = std::mem::take(&mut self.randoms);
-        let gate = self.gate.subscribe();
+        let (gate, pause) = (self.gate.subscribe(), self.pause);
         let parts: Vec<_> =
             self.seeds.iter().copied().zip(self.schemas.clone()).zip(randoms).collect();
         async move {
             let mut playing = tokio::task::JoinSet::new();
             for ((seed, schema), random) in parts {
                 let (played, url) = (Arc::clone(&played), url.clone());
-                playing.spawn(one((seed, schema, random), steps, played, url, gate.clone()));
+                playing.spawn(one(
+                    (seed, schema, random),
+                    (steps, pause),
+                    played,
+                    url,
+                    gate.clone(),
+                ));
             }
             while let Some(played) = playing.join_next().await {
                 played.expect("a seed plays");
@@ -169,19 +182,20 @@ impl Stage {
 /// A seed plays.
 async fn one(
     (seed, schema, mut random): (u64, Schema, Random),
-    steps: u64,
+    (steps, pause): (u64, Duration),
     played: Arc<AtomicU64>,
     url: String,
-    mut gate: watch::Receiver<bool>,
+    mut gate: watch::Receiver<usize>,
 ) {
     let mut clients = Vec::new();
     for _ in 0..SESSIONS {
         clients.push(connect(&url).await);
     }
-    let mut sessions = Sessions::open(clients, &schema, played).await;
-    play(&schema, &mut random, SESSIONS, steps / 2, &mut sessions).await;
-    gate.wait_for(|open| *open).await.expect("the stage stands");
-    play(&schema, &mut random, SESSIONS, steps - steps / 2, &mut sessions).await;
+    let mut sessions = Sessions::open(clients, &schema, played, pause).await;
+    for (at, share) in ACTS.iter().enumerate() {
+        gate.wait_for(|open| *open > at).await.expect("the stage stands");
+        play(&schema, &mut random, SESSIONS, steps * share / 100, &mut sessions).await;
+    }
     let mark = format!("INSERT INTO {}.done VALUES ({seed})", schema.name);
     connect(&url).await.batch_execute(&mark).await.expect("the mark");
 }

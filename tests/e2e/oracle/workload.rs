@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio_postgres::Client;
 
@@ -24,6 +25,8 @@ pub(super) struct Sessions {
     clients: Vec<Client>,
     /// Counts the statements of all seeds.
     played: Arc<AtomicU64>,
+    /// Before each statement, so that there is something to play while Kasho suffers.
+    pause: Duration,
 }
 
 impl Sessions {
@@ -31,6 +34,7 @@ impl Sessions {
         clients: Vec<Client>,
         schema: &Schema,
         played: Arc<AtomicU64>,
+        pause: Duration,
     ) -> Sessions {
         for client in &clients {
             let set = format!(
@@ -39,13 +43,14 @@ impl Sessions {
             );
             client.batch_execute(&set).await.expect("SET");
         }
-        Sessions { clients, played }
+        Sessions { clients, played, pause }
     }
 }
 
 impl Run for Sessions {
     async fn run(&mut self, session: usize, statement: &str) -> bool {
         self.played.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(self.pause).await;
         match self.clients[session].batch_execute(statement).await {
             Ok(()) => true,
             // Unique violations, locks, values that do not fit: part of the game.
