@@ -35,7 +35,7 @@ const SESSIONS: usize = 3;
 const PAUSE: Duration = Duration::from_millis(40);
 /// Seeds that share servers, and how many such groups play at a time.
 const GROUP: usize = 10;
-const AT_ONCE: usize = 2;
+const AT_ONCE: usize = 3;
 
 /// Runs nothing, and remembers what it was given.
 #[derive(Default)]

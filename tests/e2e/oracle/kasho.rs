@@ -70,7 +70,7 @@ impl Kasho {
         let home = self.engine.home();
         let text = format!(
             "accept_unmask = true\n[source]\nurl = \"{}\"\npublications = {PUBLICATIONS:?}\n[redis]\nurl = \"{}\"\n\
-             [grpc]\nlisten = \"127.0.0.1:{}\"\n[bootstrap]\nmax_rate = \"300KiB\"\n[plugins]\npoll_ms = 200\n[apply]\ntarget = \"{}\"\nlisten = \"127.0.0.1:0\"\n\
+             [grpc]\nlisten = \"127.0.0.1:{}\"\n[bootstrap]\nmax_rate = \"500KiB\"\n[plugins]\npoll_ms = 200\n[apply]\ntarget = \"{}\"\nlisten = \"127.0.0.1:0\"\n\
              sequences_ms = 0\n[[transform]]\nname = \"rows\"\nplugin = \"filter.wasm\"\ntables = [{}]\n\
              deadline_ms = 5000\n[transform.rules]\n{rules}",
             stage.source.url(),
