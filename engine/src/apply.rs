@@ -34,6 +34,7 @@ use crate::source::error::SourceError;
 mod ack;
 mod change;
 pub mod config;
+mod ddl;
 pub mod error;
 mod feed;
 mod figures;
@@ -78,13 +79,22 @@ pub enum Until {
     Position(EpochPosition),
 }
 
-/// Applies until `stop`, or `until`.
+/// Beside the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// When it ends by itself.
+    pub until: Until,
+    /// The schema change at this position was made by hand.
+    pub ddl_done: Option<EpochPosition>,
+}
+
+/// Applies until `stop`, or as long as `options` say.
 ///
 /// # Errors
 /// What trying again does not mend.
 pub async fn run(
     config: &crate::config::Config,
-    until: Until,
+    options: Options,
     stop: CancellationToken,
 ) -> Result<(), ApplyError> {
     let target = config.apply.target.as_ref().ok_or(ApplyError::NoTarget)?;
@@ -97,7 +107,7 @@ pub async fn run(
     listener.spawn(http.serve(Arc::clone(&figures), stop.clone()));
     let mut backoff = Backoff::default();
     loop {
-        let attempt = Attempt { config, info: &info, figures: &figures, until, stop: &stop };
+        let attempt = Attempt { config, info: &info, figures: &figures, options, stop: &stop };
         match attempt.run().await {
             Ok(()) => return Ok(()),
             Err(error) if error.class() == Class::Retry && !stop.is_cancelled() => {
@@ -122,7 +132,7 @@ struct Attempt<'a> {
     config: &'a crate::config::Config,
     info: &'a Conninfo,
     figures: &'a Arc<Figures>,
-    until: Until,
+    options: Options,
     stop: &'a CancellationToken,
 }
 
@@ -163,6 +173,7 @@ impl Attempt<'_> {
         let from = From::After(applier.told(applier.position()));
         tracing::info!(from = %applier.told(applier.position()), "reading");
         let reader = StreamReader::open(redis.connect().await?, from, most / 8).await?;
+        applier.ddl_done = self.options.ddl_done;
         applier.stand(reader.is_inside());
         let feed = Feed::start(reader, most / 4);
         let sequences = sequences::Copier::start(self.config, self.info, &applier.progress);
@@ -325,7 +336,7 @@ impl Work<'_> {
         for entry in chunk.entries {
             match (entry.position, &entry.content) {
                 (Position::Bootstrap(_), _) => {
-                    if self.load(entry).await? && self.attempt.until == Until::Loaded {
+                    if self.load(entry).await? && self.attempt.options.until == Until::Loaded {
                         return Ok(true);
                     }
                 }
@@ -393,7 +404,7 @@ impl Work<'_> {
     async fn over(&mut self, empty: bool) -> Result<bool, ApplyError> {
         let whole = !self.applier.inside() && self.load.is_none();
         let position = self.applier.position();
-        Ok(match self.attempt.until {
+        Ok(match self.attempt.options.until {
             Until::Stopped => false,
             Until::Loaded => empty,
             Until::CaughtUp => whole && empty,

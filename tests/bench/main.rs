@@ -13,6 +13,7 @@ mod e2e {
     pub(crate) mod harness;
 }
 
+mod apply;
 mod drain;
 mod dump;
 mod guest;
@@ -75,6 +76,9 @@ async fn main() {
     }
     if wanted("load") {
         load::run(&mut table).await;
+    }
+    if wanted("apply") {
+        apply::run(&mut table).await;
     }
     if wanted("memory") {
         memory::run(&mut table).await;

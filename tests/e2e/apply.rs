@@ -10,6 +10,7 @@ mod conflicts;
 mod life;
 mod refusals;
 mod rows;
+mod schema;
 
 /// Source, Redis, engine, and a target with the source's tables.
 struct Site {

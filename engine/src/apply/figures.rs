@@ -30,6 +30,7 @@ pub struct Figures {
     pub(super) commits: AtomicU64,
     pub(super) parts: AtomicU64,
     pub(super) schema_changes: AtomicU64,
+    pub(super) schema_changes_passed: AtomicU64,
     pub(super) attempts: AtomicU64,
     /// Commit time of the newest change applied, µs since 1970.
     pub(super) commit_us: AtomicI64,
@@ -53,6 +54,7 @@ impl Default for Figures {
             commits: AtomicU64::new(0),
             parts: AtomicU64::new(0),
             schema_changes: AtomicU64::new(0),
+            schema_changes_passed: AtomicU64::new(0),
             attempts: AtomicU64::new(0),
             commit_us: AtomicI64::new(0),
             caught_up: AtomicBool::new(false),
@@ -160,6 +162,11 @@ impl Answers for Figures {
                 &self.parts,
             ),
             ("kasho_apply_schema_changes_total", "Schema changes made.", &self.schema_changes),
+            (
+                "kasho_apply_schema_changes_passed_total",
+                "Those that were there already, or of nothing that is there.",
+                &self.schema_changes_passed,
+            ),
             ("kasho_apply_attempts_total", "Sessions begun anew after an error.", &self.attempts),
         ] {
             text.counter(name, help, counter.load(Relaxed));

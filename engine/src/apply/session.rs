@@ -12,15 +12,18 @@ use crate::source::conninfo::{Conninfo, PATIENT, sql_connect_with};
 /// The oldest server that can be applied to.
 const OLDEST: u32 = 140_000;
 /// Names are qualified, as for logical replication's own worker. Nothing is hidden by row
-/// level security without a word. What triggers say in words is row data. A plan serves for all values. Who has gone without a word
+/// level security without a word. What triggers say in words is row data. A plan serves for all values, also when the table has grown: rows are found by an index. Who has gone without a word
 /// does not keep the lock for hours, nor rows locked.
-const SETTINGS: [(&str, &str); 10] = [
+const SETTINGS: [(&str, &str); 13] = [
     ("synchronous_commit", "off"),
     ("search_path", ""),
     ("row_security", "off"),
     ("client_min_messages", "error"),
     ("plan_cache_mode", "force_generic_plan"),
     ("jit", "off"),
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
     ("tcp_keepalives_idle", "30"),
     ("tcp_keepalives_interval", "10"),
     ("tcp_keepalives_count", "3"),

@@ -74,7 +74,7 @@ pub(super) fn many(table: &Table, shape: &Shape, count: usize) -> String {
 
 /// The start of a COPY of these columns.
 pub(super) fn copy(table: &Table, set: &[usize]) -> String {
-    format!("COPY {} ({}) FROM STDIN", table.name, columns(table, set))
+    format!("COPY {} ({}) FROM STDIN", table.sql, columns(table, set))
 }
 
 /// An update of the row by its key, and an insert if there was none: one row inserted means
@@ -94,7 +94,7 @@ fn upsert(table: &Table, shape: &Shape) -> Option<String> {
     let set: Vec<String> =
         others.map(|at| format!("{} = {}", column(table, *at), parameter(*at))).collect();
     let found = found.join(" AND ");
-    let (only, name, names) = (table.only(), &table.name, columns(table, &shape.set));
+    let (only, name, names) = (table.only(), &table.sql, columns(table, &shape.set));
     let there = match set.is_empty() {
         true => format!("SELECT 1 FROM {only} WHERE {found}"),
         false => format!("UPDATE {only} SET {} WHERE {found} RETURNING 1", set.join(", ")),
@@ -119,7 +119,7 @@ pub(super) fn update_or_insert(table: &Table, shape: &Shape) -> String {
     let values = all.iter().map(|(n, place)| format!("${}::{}", n + 1, table.columns[*place].cast));
     let values = values.collect::<Vec<_>>().join(", ");
     let places: Vec<usize> = all.iter().map(|(_, place)| *place).collect();
-    let (name, names) = (&table.name, columns(table, &places));
+    let (name, names) = (&table.sql, columns(table, &places));
     format!(
         "WITH there AS ({update} RETURNING 1) INSERT INTO {name} ({names}) OVERRIDING SYSTEM VALUE \
          SELECT {values} WHERE NOT EXISTS (SELECT FROM there)"
@@ -128,10 +128,10 @@ pub(super) fn update_or_insert(table: &Table, shape: &Shape) -> String {
 
 fn insert(table: &Table, set: &[usize], count: usize) -> String {
     match set.is_empty() {
-        true => format!("INSERT INTO {} DEFAULT VALUES", table.name),
+        true => format!("INSERT INTO {} DEFAULT VALUES", table.sql),
         false => format!(
             "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE VALUES {}",
-            table.name,
+            table.sql,
             columns(table, set),
             tuples(table, set, count)
         ),

@@ -13,7 +13,8 @@ use kasho_plugin_sdk::Op;
 use tokio::sync::watch;
 
 use super::change::{Images, Unfit, Verb, change};
-use super::config::{Config, Conflict};
+use super::config::{Config, Conflict, Ddl};
+use super::ddl::Told;
 use super::error::ApplyError;
 use super::figures::{Figures, Odd};
 use super::join::{Joiner, Run};
@@ -21,7 +22,7 @@ use super::pipe::{Check, Pipe};
 use super::progress::{At, MOVE, MOVE_TABLE, Progress, number};
 use super::session::{Traits, Triggers};
 use super::sql::{self, Otherwise};
-use super::table::{self, Table, Tables};
+use super::table::{self, Mapping, Table, Tables};
 use super::{text, truncate};
 use crate::position::{EpochPosition, Position};
 use crate::sink::entry::{Content, Entry, EntryOp};
@@ -35,7 +36,7 @@ const COMMIT_AFTER: Duration = Duration::from_millis(200);
 /// From so many inserts on they are copied.
 const COPY_ROWS: usize = 24;
 /// Rows of one statement: few sizes, so that few statements are prepared.
-const SIZES: [usize; 3] = [16, 4, 1];
+const SIZES: [usize; 4] = [64, 16, 4, 1];
 /// A statement has no more parameters than this (the protocol's limit is 65,535).
 const PARAMETERS: usize = 30_000;
 
@@ -60,6 +61,10 @@ pub(super) struct Applier {
     inside: bool,
     /// Tables that are filled for the first time.
     new: Vec<String>,
+    /// Tables made of a row, of which no schema change has told yet.
+    pub(super) provisional: Vec<String>,
+    /// The schema change at this position was made by hand.
+    pub(super) ddl_done: Option<EpochPosition>,
     commit_us: i64,
 }
 
@@ -90,6 +95,8 @@ impl Applier {
             reached,
             inside: false,
             new: Vec::new(),
+            provisional: Vec::new(),
+            ddl_done: None,
             commit_us: 0,
         }
     }
@@ -132,39 +139,38 @@ impl Applier {
         let Entry { position, last, op, table, content, weight, commit_us, .. } = entry;
         let at = self.told(position);
         match content {
-            Content::Row { columns, new, old, key, miss, .. } => match op {
+            Content::Row { columns, oids, new, old, key, miss, ddl, .. } => match op {
                 EntryOp::Row(op @ (Op::Insert | Op::Update | Op::Delete)) => {
-                    let found = self.tables.find(self.pipe.client(), &table, &columns, at).await;
-                    let (table, mapping) = found?;
+                    let (table, mapping) = self.find(&table, &columns, &oids, at).await?;
                     let images = Images { op, new, old, key: &key, miss };
                     let change = change(&table, &mapping, at, images);
                     if let Some(change) = change.map_err(|unfit| refuse(&table, at, unfit))? {
                         self.begin(at).await?;
                         (self.rows, self.bytes) = (self.rows + 1, self.bytes + weight);
-                        if let Some(run) = self.joiner.push(change) {
+                        for run in self.joiner.push(change) {
                             self.apply(run).await?;
                         }
                     }
+                }
+                EntryOp::Row(Op::Ddl) => {
+                    let detail = ddl.map(|detail| *detail).unwrap_or_default();
+                    let told = Told::new(&columns, new.as_deref().unwrap_or_default(), detail);
+                    self.schema_change(told, at).await?;
                 }
                 // Messages of applications are for other readers.
                 _ => {}
             },
             Content::Truncate { tables, restart_identity, .. } => {
-                self.begin(at).await?;
-                self.flush().await?;
-                let mut found = Vec::with_capacity(tables.len());
-                for name in &tables {
-                    let table = self.tables.find(self.pipe.client(), name, &[], at).await?.0;
-                    self.note(&table);
-                    found.push(table);
-                }
-                let (client, ours) = (self.pipe.client(), &self.progress.tables);
-                truncate::empty(client, &found, restart_identity, ours, at).await?;
+                self.truncate(&tables, restart_identity, at).await?;
             }
             _ => {}
         }
         (self.reached, self.inside, self.commit_us) = (position, !last, commit_us);
         if last {
+            // No schema change has told of it: it is a table that the target lacks.
+            if let Some(table) = self.provisional.pop() {
+                return Err(ApplyError::MissingTable { table, at });
+            }
             self.figures.transactions.fetch_add(1, Relaxed);
             let long = self.begun.is_some_and(|begun| begun.elapsed() >= COMMIT_AFTER);
             if self.rows >= COMMIT_ROWS || self.bytes >= COMMIT_BYTES || long {
@@ -174,8 +180,49 @@ impl Applier {
         Ok(())
     }
 
+    /// The table, and where the columns are in it.
+    async fn find(
+        &mut self,
+        name: &str,
+        columns: &[String],
+        oids: &[u32],
+        at: EpochPosition,
+    ) -> Result<(Arc<Table>, Arc<Mapping>), ApplyError> {
+        let error = match self.tables.find(self.pipe.client(), name, columns, at).await {
+            Ok(found) => return Ok(found),
+            Err(error) => error,
+        };
+        // If a statement before it failed, that one tells why.
+        self.pipe.drain().await?;
+        match error {
+            ApplyError::MissingTable { .. } if self.config.ddl != Ddl::None => {
+                self.make(name, columns, oids, at).await?;
+                self.tables.find(self.pipe.client(), name, columns, at).await
+            }
+            error => Err(error),
+        }
+    }
+
+    async fn truncate(
+        &mut self,
+        tables: &[String],
+        restart_identity: bool,
+        at: EpochPosition,
+    ) -> Result<(), ApplyError> {
+        self.begin(at).await?;
+        self.flush().await?;
+        self.pipe.drain().await?;
+        let mut found = Vec::with_capacity(tables.len());
+        for name in tables {
+            found.push(self.tables.find(self.pipe.client(), name, &[], at).await?.0);
+            self.note(name);
+        }
+        let (client, ours) = (self.pipe.client(), &self.progress.tables);
+        truncate::empty(client, &found, restart_identity, ours, at).await
+    }
+
     /// Opens the target's transaction.
-    async fn begin(&mut self, at: EpochPosition) -> Result<(), ApplyError> {
+    pub(super) async fn begin(&mut self, at: EpochPosition) -> Result<(), ApplyError> {
         if self.begun.is_none() {
             self.pipe.word("BEGIN", Check::Any, at).await?;
             if self.traits.triggers == Triggers::Deferred {
@@ -187,11 +234,11 @@ impl Applier {
     }
 
     /// Sends what was joined so far.
-    async fn flush(&mut self) -> Result<(), ApplyError> {
-        match self.joiner.take() {
-            Some(run) => self.apply(run).await,
-            None => Ok(()),
+    pub(super) async fn flush(&mut self) -> Result<(), ApplyError> {
+        for run in self.joiner.take() {
+            self.apply(run).await?;
         }
+        Ok(())
     }
 
     /// Commits everything taken so far, with how far that is. Inside of a transaction of the
@@ -270,9 +317,9 @@ impl Applier {
     }
 
     /// Notes that a table is one of ours.
-    fn note(&mut self, table: &Table) {
-        if !self.progress.tables.contains_key(&table.name) && !self.new.contains(&table.name) {
-            self.new.push(table.name.clone());
+    pub(super) fn note(&mut self, name: &str) {
+        if !self.progress.tables.contains_key(name) && !self.new.iter().any(|new| new == name) {
+            self.new.push(name.to_owned());
         }
     }
 
@@ -321,7 +368,8 @@ impl Applier {
 
     async fn apply(&mut self, run: Run) -> Result<(), ApplyError> {
         let (table, shape) = (Arc::clone(run.table()), Arc::clone(run.shape()));
-        self.note(&table);
+        self.note(&table.name);
+        self.figures.rows(shape.verb, run.replaced);
         let first = &run.changes[0];
         let (at, verb) = (first.at, shape.verb);
         let (otherwise, odd) = match (first.miss, self.config.conflict) {

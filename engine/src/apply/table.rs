@@ -45,6 +45,8 @@ pub(super) struct Key {
 pub(super) struct Table {
     /// As the stream calls it, quoted.
     pub(super) name: String,
+    /// The same as SQL has it, key words in quotes too.
+    pub(super) sql: String,
     pub(super) oid: u32,
     /// Its rows stand in other tables.
     pub(super) partitioned: bool,
@@ -56,6 +58,9 @@ pub(super) struct Table {
     pub(super) opaque: bool,
     /// A foreign key leads from it, or to it.
     pub(super) foreign: bool,
+    /// What is done to it acts on no other table, and nothing else acts on it: no trigger and
+    /// no rule fires, foreign keys are not looked at, its rows stand in it alone.
+    pub(super) alone: bool,
 }
 
 impl Table {
@@ -67,8 +72,8 @@ impl Table {
     /// Its name where rows of tables that inherit from it are not meant.
     pub(super) fn only(&self) -> String {
         match self.partitioned {
-            true => self.name.clone(),
-            false => format!("ONLY {}", self.name),
+            true => self.sql.clone(),
+            false => format!("ONLY {}", self.sql),
         }
     }
 }
@@ -140,9 +145,13 @@ SELECT c.oid, c.relkind::text, array_to_string(ARRAY(
     SELECT p FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE']) p
     WHERE NOT pg_catalog.has_table_privilege(c.oid, p)), ', '),
     EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')),
-    EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.contype = 'f' AND NOT k.condeferrable AND c.oid IN (k.conrelid, k.confrelid)),
-    EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.contype = 'f' AND c.oid IN (k.conrelid, k.confrelid))
-FROM pg_catalog.pg_class c WHERE c.oid = pg_catalog.to_regclass($1)";
+    EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.contype = 'f' AND c.oid IN (k.conrelid, k.confrelid)
+        AND NOT (k.condeferrable AND k.confdeltype = 'a' AND k.confupdtype = 'a')),
+    EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.contype = 'f' AND c.oid IN (k.conrelid, k.confrelid)),
+    pg_catalog.format('%I.%I', n.nspname, c.relname),
+    c.relkind = 'r' AND NOT c.relispartition AND NOT c.relhasrules AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = c.oid AND t.tgenabled IN ('A', 'R'))
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = pg_catalog.to_regclass($1)";
 
 impl Tables {
     /// None known yet.
@@ -227,6 +236,8 @@ pub(super) async fn look(
         oid,
         partitioned: kind == "p",
         foreign: row.get(5),
+        sql: row.get(6),
+        alone: traits.triggers == Triggers::Off && row.get(7),
         ..Table::default()
     };
     let mut numbers = Vec::new();

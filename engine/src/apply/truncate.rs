@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use kasho_plugin_sdk::event::quote_identifier;
 use tokio_postgres::Client;
 
 use super::error::ApplyError;
@@ -15,7 +16,7 @@ use super::table::Table;
 use crate::position::EpochPosition;
 
 const REFERRING: &str = "
-SELECT DISTINCT format('%I.%I', n.nspname, c.relname)
+SELECT DISTINCT n.nspname::text, c.relname::text
 FROM pg_catalog.pg_constraint k
 JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -37,7 +38,9 @@ pub(super) async fn empty(
     let failed = |e: tokio_postgres::Error| ApplyError::row(&doing, at, &e);
     let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
     let rows = client.query(REFERRING, &[&oids]).await.map_err(failed)?;
-    let referring: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    let quoted = |row: &tokio_postgres::Row, n: usize| quote_identifier(row.get(n));
+    let referring: Vec<String> =
+        rows.iter().map(|row| format!("{}.{}", quoted(row, 0), quoted(row, 1))).collect();
     if let Some(other) = referring.iter().find(|name| !ours.contains_key(*name)) {
         return Err(ApplyError::Refused(format!(
             "{at} empties {}, but table {other} of the target refers to it, which this applier \

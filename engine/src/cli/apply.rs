@@ -7,24 +7,26 @@ use tokio_util::sync::CancellationToken;
 
 use super::Told;
 use super::run::Signals;
-use crate::apply::{self, Until};
+use crate::apply::{self, Options, Until};
 use crate::config::Config;
 use crate::log;
 use crate::position::EpochPosition;
 
-/// When it ends by itself.
+/// How it starts, and when it ends by itself.
 #[derive(Debug, clap::Args)]
-#[group(multiple = false)]
 pub struct Arguments {
     /// End when the initial load is applied.
-    #[arg(long)]
+    #[arg(long, group = "end")]
     until_loaded: bool,
     /// End when nothing more waits in Redis and the load is applied.
-    #[arg(long)]
+    #[arg(long, group = "end")]
     until_caught_up: bool,
     /// End when the target has everything up to this position.
-    #[arg(long, value_name = "POSITION")]
+    #[arg(long, group = "end", value_name = "POSITION")]
     until: Option<EpochPosition>,
+    /// The schema change at this position was made by hand in the target.
+    #[arg(long, value_name = "POSITION")]
+    ddl_done: Option<EpochPosition>,
 }
 
 impl Arguments {
@@ -50,7 +52,8 @@ pub async fn run(arguments: &Arguments, path: &Path) -> anyhow::Result<()> {
     let _log = log::init(&config.log)?;
     let stop = CancellationToken::new();
     tokio::spawn(Signals::new()?.obey(stop.clone()));
-    match apply::run(&config, arguments.until(), stop).await {
+    let options = Options { until: arguments.until(), ddl_done: arguments.ddl_done };
+    match apply::run(&config, options, stop).await {
         Err(error) if format == log::Format::Json => {
             tracing::error!(%error, "applying ended");
             Err(Told.into())

@@ -1,0 +1,149 @@
+//! Schema changes in their transaction. The messages are those that the source's event
+//! triggers write, written by the test.
+
+use serde_json::json;
+
+use super::Site;
+
+const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, n int);";
+
+/// A statement and the message that its trigger would write, for one transaction.
+fn told(tag: &str, text: &str, identity: &str) -> String {
+    format!("{text}; {}", message(tag, Some(text), identity))
+}
+
+fn message(tag: &str, text: Option<&str>, identity: &str) -> String {
+    let (schema, name) = identity.split_once('.').unwrap_or(("public", identity));
+    let objects = json!([{"type": "table", "identity": identity, "schema": schema, "name": name}]);
+    let content = json!({
+        "v": 1, "tag": tag, "text": text, "nth": 1, "path": "\"$user\", public",
+        "username": "postgres", "database": "postgres", "objects": objects,
+    });
+    let content = content.to_string().replace('\'', "''");
+    format!("SELECT pg_logical_emit_message(true, 'kasho:ddl', '{content}')")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_change_between_the_rows_of_a_transaction() {
+    let site = Site::start(TABLE, "INSERT INTO t VALUES (1, 1)", "", "").await;
+    let applier = site.applier();
+    site.world.bootstrap().await;
+    let alter =
+        told("ALTER TABLE", "ALTER TABLE t ADD COLUMN extra text DEFAULT 'old'", "public.t");
+    let create = told("CREATE TABLE", "CREATE TABLE u (id int PRIMARY KEY, t int)", "public.u");
+    site.pg()
+        .sql(&format!(
+            "BEGIN; INSERT INTO t VALUES (2, 2); {alter}; INSERT INTO t VALUES (3, 3, 'new'); {create}; \
+             INSERT INTO u VALUES (1, 3); UPDATE t SET extra = 'changed' WHERE id = 1; COMMIT"
+        ))
+        .await;
+    site.settle().await;
+    site.same(&["t", "u"]).await;
+    for (tag, text) in [
+        ("ALTER TABLE", "ALTER TABLE t RENAME COLUMN extra TO \"Ex\"\"tra\""),
+        ("ALTER TABLE", "ALTER TABLE t ALTER COLUMN n TYPE text USING n || '!'"),
+        ("CREATE INDEX", "CREATE INDEX CONCURRENTLY t_n ON t (n)"),
+        ("ALTER TABLE", "ALTER TABLE u RENAME TO \"U\""),
+        ("CREATE TYPE", "CREATE TYPE color AS ENUM ('red')"),
+        ("CREATE SCHEMA", "CREATE SCHEMA more"),
+        ("CREATE TABLE", "CREATE TABLE more.v (id int PRIMARY KEY, c public.color)"),
+    ] {
+        match text.contains("CONCURRENTLY") {
+            true => {
+                site.pg().sql(text).await;
+                site.pg().sql(&message(tag, Some(text), "public.t_n")).await;
+            }
+            false => {
+                site.pg().sql(&format!("BEGIN; {}; COMMIT", told(tag, text, "public.t"))).await
+            }
+        }
+    }
+    site.pg()
+        .sql("UPDATE t SET \"Ex\"\"tra\" = 'x', n = 'y'; INSERT INTO \"U\" VALUES (7, 7); INSERT INTO more.v VALUES (1, 'red')")
+        .await;
+    site.settle().await;
+    site.same(&["t", "\"U\"", "more.v"]).await;
+    assert_eq!(
+        site.target.value("SELECT count(*) FROM pg_indexes WHERE indexname = 't_n'").await,
+        "1"
+    );
+    // A function is left out; a table is dropped; the source's rollback leaves nothing.
+    let function = "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'";
+    site.pg()
+        .sql(&format!("BEGIN; {}; COMMIT", told("CREATE FUNCTION", function, "public.f()")))
+        .await;
+    site.pg()
+        .sql(&format!("BEGIN; {}; COMMIT", told("DROP TABLE", "DROP TABLE \"U\"", "public.U")))
+        .await;
+    site.pg()
+        .sql(&format!("BEGIN; {}; ROLLBACK", told("DROP TABLE", "DROP TABLE t", "public.t")))
+        .await;
+    site.settle().await;
+    let left = "SELECT count(*) FROM pg_proc WHERE proname = 'f'";
+    assert_eq!(site.target.value(left).await, "0");
+    assert_eq!(site.target.value("SELECT to_regclass('\"U\"')").await, "");
+    site.same(&["t"]).await;
+    assert!(Site::end(&applier).await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_make_the_table_that_a_query_made() {
+    let site =
+        Site::start(TABLE, "INSERT INTO t SELECT n, n FROM generate_series(1, 50) n", "", "").await;
+    let applier = site.applier();
+    site.world.bootstrap().await;
+    for (name, from) in [
+        ("made", "SELECT id, n::numeric AS x, 'a'::char(3) AS c FROM t"),
+        ("empty", "SELECT id, n FROM t WHERE false"),
+    ] {
+        let text = format!("CREATE TABLE {name} AS {from}");
+        let told = told("CREATE TABLE AS", &text, &format!("public.{name}"));
+        site.pg()
+            .sql(&format!("BEGIN; {told}; INSERT INTO t SELECT count(*) + 1 FROM t; COMMIT"))
+            .await;
+    }
+    let key = "ALTER TABLE made ADD PRIMARY KEY (id)";
+    site.pg().sql(&format!("BEGIN; {}; COMMIT", told("ALTER TABLE", key, "public.made"))).await;
+    site.pg().sql("UPDATE made SET x = 0.5 WHERE id < 5; INSERT INTO empty VALUES (1, 2)").await;
+    site.settle().await;
+    site.same(&["made", "empty", "t"]).await;
+    // A table of which nobody has told stays a table that is missing.
+    site.pg().sql("CREATE TABLE untold (id int PRIMARY KEY); INSERT INTO untold VALUES (1)").await;
+    applier.wait_for("the target has no table public.untold").await;
+    assert_eq!(applier.wait_exit().await.code(), Some(1));
+    assert_eq!(site.target.value("SELECT to_regclass('untold')").await, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_run_is_made_by_hand_and_said_so() {
+    let site = Site::start(TABLE, "", "", "").await;
+    let applier = site.applier();
+    site.world.bootstrap().await;
+    site.settle().await;
+    // There already, of nothing that is there: told, and passed over.
+    site.target.sql("ALTER TABLE t ADD COLUMN early int").await;
+    let early = told("ALTER TABLE", "ALTER TABLE t ADD COLUMN early int", "public.t");
+    site.pg().sql(&format!("BEGIN; {early}; INSERT INTO t VALUES (1, 1, 1); COMMIT")).await;
+    let elsewhere =
+        message("ALTER TABLE", Some("ALTER TABLE elsewhere ADD x int"), "public.elsewhere");
+    site.pg().sql(&elsewhere).await;
+    site.settle().await;
+    site.same(&["t"]).await;
+    assert!(applier.lines().join("\n").contains("it is there already"));
+    assert!(applier.lines().join("\n").contains("it is of nothing that is there"));
+    // Without a text.
+    let change = "ALTER TABLE t ADD COLUMN late int";
+    let silent = message("ALTER TABLE", None, "public.t");
+    site.pg()
+        .sql(&format!("BEGIN; {change}; {silent}; INSERT INTO t VALUES (2, 2, 2, 2); COMMIT"))
+        .await;
+    let said = applier.wait_for("its text was not sent").await;
+    assert_eq!(applier.wait_exit().await.code(), Some(1));
+    site.target.sql(change).await;
+    let position = said.split("--ddl-done ").nth(1).unwrap();
+    site.world.engine.run(&["apply", "--until-caught-up", "--ddl-done", position]).await.success();
+    let applier = site.applier();
+    site.settle().await;
+    site.same(&["t"]).await;
+    assert!(Site::end(&applier).await.success());
+}
