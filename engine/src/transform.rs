@@ -46,11 +46,12 @@ mod rename;
 mod rows;
 mod samples;
 mod seal;
+mod seen;
 mod store;
 mod token;
 mod wasi;
 
-pub use archive::{Archive, Kept};
+pub use archive::{Archive, Kept, KeySources};
 pub use catalog::{Catalog, ForeignKey};
 pub use chain::Chain;
 pub use config::{Binding, Config, KeySource, NewColumns, OnError, OnRegression, Plugins, Unruled};

@@ -23,6 +23,7 @@ mod grpc_tls;
 mod guard;
 mod harness_works;
 mod identity;
+mod letters;
 mod life;
 mod limit;
 mod manual;

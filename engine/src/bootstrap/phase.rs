@@ -201,6 +201,19 @@ pub struct Reload {
     pub load: Load,
 }
 
+impl Reload {
+    /// The tables of which no part is loaded yet, by published name: nothing stands anywhere
+    /// that rows of theirs, mapped otherwise, would have to be found by.
+    #[must_use]
+    pub fn unloaded(&self) -> Vec<String> {
+        let loaded = |name: &&String| {
+            let mut parts = self.load.tables.iter().filter(|table| table.published_as == **name);
+            parts.any(|table| table.done && !table.gone)
+        };
+        self.tables.iter().filter(|name| !loaded(name)).cloned().collect()
+    }
+}
+
 /// The name of a state, as every client knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {

@@ -275,6 +275,8 @@ impl Config {
             }
             wrong.extend(found.into_iter().map(|(at, text)| (Some(i), at, text)));
         }
+        let twice = rename::conflicts(&self.transform).into_iter();
+        wrong.extend(twice.map(|(i, from, text)| (Some(i), format!("rename.{from}"), text)));
         wrong
     }
 

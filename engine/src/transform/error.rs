@@ -49,6 +49,8 @@ pub enum Stop {
     Halt,
     /// It was to be set aside, and nothing says which row it is.
     NoKey,
+    /// It was to be set aside, and there is no key that letters are sealed under.
+    NoDeadKey,
     /// It was to be set aside, and its key cannot be sealed.
     NoSeal,
 }
@@ -60,6 +62,10 @@ impl fmt::Display for Stop {
             Stop::NoKey => {
                 "on_error = \"dead_letter\" cannot set it aside, for nothing says which row it is: \
                  the stream stops here"
+            }
+            Stop::NoDeadKey => {
+                "on_error = \"dead_letter\" cannot set it aside, for dead_letter_key cannot be read: \
+                 put the key back, or name another; the stream stops here"
             }
             Stop::NoSeal => {
                 "on_error = \"dead_letter\" cannot set it aside, for this system has no random \

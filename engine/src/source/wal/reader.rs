@@ -206,7 +206,7 @@ impl Reader {
     /// A message in whose place a row stands that was set aside before, if it was announced.
     /// Cancel-safe.
     async fn again(&mut self, lsn: Lsn, word: &[u8], us: i64) -> Result<(), SourceError> {
-        let Some((word, again)) = self.retries.matching(word) else {
+        let Some((word, again)) = self.retries.matching(word, lsn) else {
             return self.lone(lsn, us, None, 0);
         };
         let stream = self.relations.entries.get(&again.oid).map(|e| Arc::clone(&e.relation));
