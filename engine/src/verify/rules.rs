@@ -14,7 +14,7 @@ use crate::position::Epoch;
 use crate::sink::redis::RedisConnector;
 use crate::sink::store::{Checkpoint, Connect, Registry, Store};
 use crate::source::catalog::Catalog;
-use crate::transform::{self, Archive, Coverage, Generation, Host, LoadError, Options};
+use crate::transform::{self, Archive, Coverage, Generation, Host, KeySources, LoadError, Options};
 
 /// The rules by which the target was filled.
 pub(super) struct Rules {
@@ -80,7 +80,9 @@ fn kept(
     let why = match archive.find(&checkpoint.chain) {
         Ok(kept) => {
             let number = checkpoint.generation;
-            match transform::restore(&host, &kept, &config.keys, &tables, number) {
+            let keys =
+                KeySources { keys: config.keys.clone(), dead: config.dead_letter_key.clone() };
+            match transform::restore(&host, &kept, &keys, &tables, number) {
                 Ok(generation) => return Ok(generation),
                 Err(errors) => told(&errors),
             }
