@@ -17,10 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bootstrap::{Blocking, Command, Phase, Refusal};
 use crate::config::Config;
-use crate::control::{Answer, Call, Control, ControlError, Reply, Shared};
+use crate::control::{Answer, Call, Control, Reply, Shared};
 use crate::error::Class;
-use crate::http::{Http, HttpError};
-use crate::sink::{self, redis::RedisConnector};
+use crate::http::Http;
+use crate::sink::redis::RedisConnector;
 use crate::source::snapshot::{Holder, Report};
 use crate::systemd::Systemd;
 use crate::transform::Report as ChainReport;
@@ -39,6 +39,8 @@ mod memory;
 mod observe;
 mod prepare;
 mod reload;
+mod running;
+mod schema;
 mod status;
 mod streaming;
 mod world;
@@ -50,6 +52,7 @@ use debts::Debts;
 use guard::Guard;
 use lag::LagClock;
 use observe::Observed;
+use running::Running;
 use streaming::{DRAIN, Streaming};
 use world::World;
 pub(crate) use world::tables as chain_catalog;
@@ -80,58 +83,10 @@ enum Event {
     StreamTrouble(Option<String>),
     /// The stream cannot go on without a person, or another generation than that.
     StreamHalted { error: String, slot_lost: bool, generation: u64 },
+    /// Schema changes are published.
+    SchemaChanged(schema::Seen),
     /// A new look at both servers.
     Observed(Box<Observed>),
-}
-
-/// A task of the engine's and how to end it.
-struct Running {
-    stop: CancellationToken,
-    task: JoinHandle<()>,
-    /// Where it says that it waits for room, if it ever does.
-    sink: Option<sink::status::Status>,
-}
-
-impl Running {
-    fn spawn<F: Future<Output = ()> + Send + 'static>(
-        run: impl FnOnce(CancellationToken) -> F,
-    ) -> Running {
-        let stop = CancellationToken::new();
-        let task = tokio::spawn(run(stop.clone()));
-        Running { stop, task, sink: None }
-    }
-
-    /// Of a task that publishes, and tells so here.
-    fn publishing(self, sink: &sink::status::Status) -> Running {
-        Running { sink: Some(sink.clone()), ..self }
-    }
-
-    /// Asks it to end, and ends it if it does not, or only waits for room: then nothing of
-    /// it is in flight.
-    async fn end(mut self) {
-        self.stop.cancel();
-        tokio::select! {
-            biased;
-            _ = &mut self.task => {}
-            () = waits_for_room(self.sink.as_ref()) => self.task.abort(),
-            () = tokio::time::sleep(DRAIN) => {
-                tracing::warn!(
-                    "a task did not end in {DRAIN:?} and was cut off; nothing is lost by that"
-                );
-                self.task.abort();
-            }
-        }
-        if let Some(sink) = self.sink {
-            sink.update(|figures| figures.paused = None);
-        }
-    }
-}
-
-/// Returns once a publisher waits for room in Redis.
-async fn waits_for_room(sink: Option<&sink::status::Status>) {
-    while sink.is_none_or(|sink| sink.get().paused.is_none()) {
-        tokio::time::sleep(BREATH).await;
-    }
 }
 
 /// A slot that is being made, and who asked for it.
@@ -421,6 +376,7 @@ impl Engine {
                     false => self.try_newer(generation),
                 }
             }
+            Event::SchemaChanged(seen) => self.schema_changed(seen).await,
             Event::Observed(observed) => self.look(*observed).await,
         }
     }
@@ -453,6 +409,10 @@ impl Engine {
                 let answer = self.accept(&digest);
                 let _ = reply.send(answer);
             }
+            Call::DecideDdl { position, done, reply } => {
+                let answer = self.decide(position, done);
+                let _ = reply.send(answer);
+            }
             Call::Abort { force, reply } => {
                 let answer = self.commanded(Command::Abort { force }).await;
                 let _ = reply.send(answer);
@@ -478,20 +438,5 @@ impl Engine {
     }
 }
 
-/// How often is looked whether what has to end waits for room.
-const BREATH: Duration = Duration::from_millis(100);
-
 /// How often both servers are looked at for the status.
 const LOOK: Duration = Duration::from_secs(1);
-
-impl From<HttpError> for EngineError {
-    fn from(error: HttpError) -> EngineError {
-        EngineError::Http(error)
-    }
-}
-
-impl From<ControlError> for EngineError {
-    fn from(error: ControlError) -> EngineError {
-        EngineError::Control(error)
-    }
-}

@@ -81,8 +81,8 @@ pub fn progress(stored: &HashMap<String, String>) -> Result<Progress, ProgressEr
 
 /// Makes the stream agree with the phase before anything is read: where an earlier attempt
 /// has left progress, readers are told to empty the table, and in the same step it is
-/// forgotten. Done before or not, the outcome is the same. `name` says under which name the
-/// rows of a table are published.
+/// forgotten, and so are the letters of its rows, which are read again. Done before or not,
+/// the outcome is the same. `name` says under which name the rows of a table are published.
 ///
 /// # Errors
 /// Redis's.
@@ -116,7 +116,9 @@ pub async fn begin_again<S: Backend>(
     let told: Vec<_> =
         told.map(|(r, name)| (name.as_str(), u64::from(r.attempt), r.load_lsn)).collect();
     let fields = forget.iter().map(|key| (key.to_string(), None)).collect();
-    writer.restart(&told, fields).await?;
+    let tables: Vec<_> = restarts.iter().map(|r| (r.table.as_str(), r.load_lsn)).collect();
+    let letters = writer.letters_before(&tables).await?;
+    writer.restart(&told, fields, letters).await?;
     writer.flush().await?;
     progress.retain(|key, _| !stale(key));
     Ok(())

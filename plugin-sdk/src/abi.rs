@@ -37,28 +37,6 @@ pub const DDL_RELATION: (&str, &str) = ("kasho", "ddl");
 /// The virtual relation of logical messages, as `schema.table`.
 pub const MESSAGE_RELATION: (&str, &str) = ("kasho", "message");
 
-/// What the custom section [`METADATA_SECTION`] says of a plugin, without running it. All of
-/// it is optional, and unknown keys are skipped: it is for people and tools.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Metadata {
-    /// The plugin's name.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// Its version.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub version: Option<String>,
-    /// The language it is written in.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub language: Option<String>,
-    /// The SDK it is built with, and its version.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sdk: Option<String>,
-    /// A JSON schema of its rules.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rules: Option<serde_json::Value>,
-}
-
 /// What the host says to `kasho_init`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Init {

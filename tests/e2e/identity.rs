@@ -28,12 +28,13 @@ fn rules(more: &str, persons: &str) -> String {
     )
 }
 
-/// Persons are hashed to so many digits.
+/// Persons are hashed to so many digits. Files are looked at when they change and when
+/// somebody asks for it, and hardly ever otherwise.
 fn hashed(digits: u8) -> String {
     let hash = format!("{{ transform = \"hash\", length = {digits} }}");
     let lines = ["people.id", "orders.person", "parts.person"];
     let lines = lines.map(|column| format!("\"public.{column}\" = {hash}\n"));
-    rules("", &lines.concat())
+    format!("[plugins]\npoll_ms = 3600000\n{}", rules("", &lines.concat()))
 }
 
 fn text(pg: &Postgres, redis: &Redis, port: u16, rules: &str) -> String {
@@ -251,6 +252,43 @@ async fn a_column_is_renamed_while_the_stream_lags() {
         error.contains("has the columns mail and address").then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_was_made_later_is_known_after_a_crash() {
+    let secret = logs::planted_unique("later");
+    let tables = "CREATE TABLE people (id text PRIMARY KEY, email text);
+                  CREATE PUBLICATION kasho_pub FOR ALL TABLES;";
+    let rules = |more: &str| {
+        format!(
+            "[keys]\nk1 = {{ env = \"ID_KEY\" }}\n[[transform]]\nname = \"mask\"\n\
+             plugin = \"anonymize.wasm\"\ntables = [\"public.*\"]\n[transform.rules]\n\
+             \"public.*.*\" = \"pass\"\n\"public.*.email\" = \"fake_email\"\n{more}"
+        )
+    };
+    let mut world = start(tables, &rules("")).await;
+    world.bootstrap().await;
+    world.pg.sql("CREATE TABLE later (id text PRIMARY KEY, email text)").await;
+    settle(&world, &format!("INSERT INTO later VALUES ('1', '{secret}@x')")).await;
+    world.engine.kill9().await;
+    // No rule names the column that it is then, and the table is none that the files were
+    // loaded with.
+    world.pg.sql("ALTER TABLE later RENAME email TO mail").await;
+    world.pg.sql(&format!("INSERT INTO later VALUES ('2', '{secret}@x')")).await;
+    world.engine.start_again();
+    eventually("the halt", async || {
+        let error = world.try_status().await?["last_error"].as_str()?.to_owned();
+        error.contains("public.later.mail").then_some(())
+    })
+    .await;
+    write(&world, &rules("\"public.later.mail\" = \"fake_email\"\n"));
+    settle(&world, &format!("INSERT INTO later VALUES ('3', '{secret}@x')")).await;
+    let fakes: BTreeSet<String> = (entries(&world, "changes").await.iter())
+        .map(|(_, _, data)| data["new"][1].as_str().expect("a fake").to_owned())
+        .collect();
+    assert_eq!(fakes.len(), 1, "{fakes:?}");
+    let all = world.redis.cli(&["XRANGE", "{kasho}:1:changes", "-", "+"]).await;
+    assert!(!all.contains(&secret));
 }
 
 #[tokio::test(flavor = "multi_thread")]

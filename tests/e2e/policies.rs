@@ -19,7 +19,7 @@ const TABLES: &str = "
 const KEY: &str = "c1d5034da07d8ef31db1cd4119b6a4552fdfbd19787e2848e71c8ee3b4770311";
 
 /// E-mail addresses are replaced; what is none is in error, or what `otherwise` says.
-fn rules(policy: &str, otherwise: &str) -> String {
+pub(crate) fn rules(policy: &str, otherwise: &str) -> String {
     format!(
         "[[transform]]\nname = \"mask\"\nplugin = \"anonymize.wasm\"\n\
          tables = [\"public.people\"]\n{policy}\n[transform.rules]\n\
@@ -29,18 +29,18 @@ fn rules(policy: &str, otherwise: &str) -> String {
     )
 }
 
-const ERROR: &str = "on_no_match = \"error\"";
-const CONSTANT: &str = "on_no_match = \"constant\", constant = \"none\"";
-const ASIDE: &str = "on_error = \"dead_letter\"\nallow_misses = true";
+pub(crate) const ERROR: &str = "on_no_match = \"error\"";
+pub(crate) const CONSTANT: &str = "on_no_match = \"constant\", constant = \"none\"";
+pub(crate) const ASIDE: &str = "on_error = \"dead_letter\"\nallow_misses = true";
 
-struct Policies {
-    world: World,
+pub(crate) struct Policies {
+    pub(crate) world: World,
     /// A value of a row that must not leave in any way.
-    secret: String,
+    pub(crate) secret: String,
 }
 
 impl Policies {
-    async fn start(policy: &str) -> Policies {
+    pub(crate) async fn start(policy: &str) -> Policies {
         let (pg, redis) = tokio::join!(Postgres::start(), Redis::start());
         pg.sql(TABLES).await;
         let secret = logs::planted_unique("no-address");
@@ -57,7 +57,7 @@ impl Policies {
         engine.home().write_config(&text(pg, redis, engine.home().grpc_port(), rules));
     }
 
-    async fn taken(&self, rules: &str) {
+    pub(crate) async fn taken(&self, rules: &str) {
         let before = self.world.status().await["generation"].as_u64();
         self.write(rules);
         eventually("the candidate to be taken", async || {
@@ -67,7 +67,7 @@ impl Policies {
     }
 
     /// Rows `from..=to` in one transaction, each fifth of them in error.
-    async fn insert(&self, from: u32, to: u32) {
+    pub(crate) async fn insert(&self, from: u32, to: u32) {
         let statement = format!(
             "INSERT INTO people SELECT 'row-' || n, CASE WHEN n % 5 = 0 THEN '{}' ELSE n || '@x' END, \
              'first' FROM generate_series({from}, {to}) n",
@@ -77,7 +77,7 @@ impl Policies {
     }
 
     /// Waits until a change that is made after this call is published.
-    async fn settle(&self) {
+    pub(crate) async fn settle(&self) {
         let lsn = self.world.pg.value("SELECT pg_current_wal_insert_lsn() - '0/0'").await;
         let lsn: u64 = lsn.parse().expect("LSN");
         let id = crate::harness::unique();
@@ -86,7 +86,7 @@ impl Policies {
     }
 
     /// Every entry of a stream, and how often each row's key came in it.
-    async fn entries(&self, stream: &str) -> Vec<(String, Value)> {
+    pub(crate) async fn entries(&self, stream: &str) -> Vec<(String, Value)> {
         let key = format!("{{kasho}}:1:{stream}");
         let all: Vec<(String, Vec<String>)> =
             self.world.redis.command(&["XRANGE", &key, "-", "+"]).await;
@@ -110,13 +110,13 @@ impl Policies {
         ids
     }
 
-    async fn letters(&self) -> Vec<Value> {
+    pub(crate) async fn letters(&self) -> Vec<Value> {
         let told = self.world.engine.run(&["dead", "list", "--json"]).await.success().stdout;
         told.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
     }
 
     /// The keys of all letters, unsealed.
-    async fn sealed_ids(&self) -> Vec<String> {
+    pub(crate) async fn sealed_ids(&self) -> Vec<String> {
         let mut ids = Vec::new();
         for letter in self.letters().await {
             let id = letter["id"].as_str().expect("id");
@@ -165,15 +165,16 @@ impl Policies {
         self.crash().await;
         self.world.until_state("WAITING").await;
         self.world.begin_bootstrap().await;
+        let mut before = 0;
         for slice in 1..=2 {
-            let before = self.world.entries("bootstrap").await;
             eventually("a slice", async || {
                 (self.world.entries("bootstrap").await > before).then_some(())
             })
             .await;
             self.world.engine.kill9().await;
+            before = self.world.entries("bootstrap").await;
             if slice == 2 {
-                assert!(self.world.entries("bootstrap").await < 2_400, "too fast to show anything");
+                assert!(before < 2_400, "too fast to show anything");
                 self.write(&rules(ASIDE, ERROR));
             }
             self.world.engine.start_again();
@@ -181,7 +182,7 @@ impl Policies {
     }
 }
 
-fn text(pg: &Postgres, redis: &Redis, port: u16, rules: &str) -> String {
+pub(crate) fn text(pg: &Postgres, redis: &Redis, port: u16, rules: &str) -> String {
     let text = config(&pg.url(), &redis.url(), port, rules);
     let text = text.replacen("[redis]", "[redis]\nencoding = \"json\"", 1);
     format!("dead_letter_key = {{ env = \"DEAD_KEY\" }}\n{text}")

@@ -23,7 +23,7 @@ use crate::harness::{PATIENCE, Postgres, eventually};
 const SLOT: &str = "wal_test";
 
 /// Options without heartbeat, so that nothing comes but what a test makes.
-fn options() -> Options {
+pub(crate) fn options() -> Options {
     Options {
         slot: SLOT.to_owned(),
         publications: vec!["p".to_owned()],
@@ -34,13 +34,13 @@ fn options() -> Options {
 }
 
 /// Runs `schema`, then makes a publication of all tables and the slot.
-async fn prepare(server: &Postgres, schema: &str) {
+pub(crate) async fn prepare(server: &Postgres, schema: &str) {
     server.sql(schema).await;
     server.sql("CREATE PUBLICATION p FOR ALL TABLES").await;
     make_slot(server).await;
 }
 
-async fn make_slot(server: &Postgres) {
+pub(crate) async fn make_slot(server: &Postgres) {
     let make = format!("SELECT pg_create_logical_replication_slot('{SLOT}', 'pgoutput')");
     server.value(&make).await;
 }
@@ -54,7 +54,7 @@ async fn open_with(server: &Postgres, options: &Options) -> WalSource {
     WalSource::open(options, &info(server), Lsn::ZERO, &known).await.unwrap()
 }
 
-async fn open(server: &Postgres) -> WalSource {
+pub(crate) async fn open(server: &Postgres) -> WalSource {
     open_with(server, &options()).await
 }
 
@@ -87,7 +87,7 @@ fn durable(lsn: Lsn) -> Durable {
 }
 
 /// The next `count` rows, described.
-async fn rows(source: &mut WalSource, count: usize) -> Vec<String> {
+pub(crate) async fn rows(source: &mut WalSource, count: usize) -> Vec<String> {
     let mut described = Vec::new();
     while described.len() < count {
         if let Received::Batch(batch) = next(source).await.unwrap() {

@@ -10,6 +10,7 @@ use kasho::source::Limits;
 
 use crate::driver::{End, Run};
 use crate::log::Kind;
+use crate::random::Random;
 use crate::stations::{Rule, Sabotage};
 use crate::trace::Trace;
 
@@ -262,6 +263,48 @@ async fn a_process_finishes_with_what_was_kept_what_another_began() {
     run.run(ALWAYS, 5_000).await;
     assert_eq!(run.world.trace.count("finished by an older generation"), 1);
     assert_eq!(run.world.trace.count("former rules put back"), 0);
+    ends(run, End::Quiet, "").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_comes_again_once_although_its_message_was_written_twice() {
+    for turns in [1, 3, 10, 30, ALWAYS] {
+        let (mut run, mut random) = (quiet(Durability::Reply, 0).await, Random::new(turns));
+        run.reload(Rule(1));
+        run.world.work(|log| (log.inserts(1), log.inserts(1)));
+        run.start(0);
+        run.run(ALWAYS, 3_000).await;
+        assert_eq!(run.world.letters().await.len(), 2);
+        run.reload(Rule(0));
+        while run.world.trace.count("letter asked for again") == 0 {
+            run.deliver(&mut random).await;
+        }
+        run.run(turns, 3_000).await;
+        run.write_again();
+        run.run(ALWAYS, 3_000).await;
+        let came = run.world.entries().await.len();
+        assert_eq!(run.world.letters().await.len() + came, 2, "after {turns}");
+        assert!(came > 0);
+        ends(run, End::Quiet, &format!("written again after {turns}")).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_there_is_no_room_for_letters_everything_waits_and_nothing_is_lost() {
+    let settings = Config { dead_letters: 2, ack_lag_ms: 0, ..Config::default() };
+    let limits = Limits { rows: 2, ..Limits::default() };
+    let mut run = Run::new(settings, limits, &Trace::new(false), Sabotage::None).await;
+    run.reload(Rule(1));
+    run.world.work(|log| (0..4).map(|_| log.inserts(1)).last());
+    run.start(0);
+    run.run(ALWAYS, 60_000).await;
+    assert_eq!(run.world.letters().await.len(), 2);
+    assert!(run.pauses()[0].contains("are 2 dead letters"), "{:?}", run.pauses());
+    run.crash();
+    run.start(0);
+    run.run(ALWAYS, 60_000).await;
+    assert_eq!((run.world.letters().await.len(), run.pauses().len()), (2, 1));
+    // The operator makes room.
     ends(run, End::Quiet, "").await;
 }
 

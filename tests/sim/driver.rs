@@ -11,11 +11,12 @@ use std::time::Duration;
 use kasho::position::Position;
 use kasho::sink::SinkError;
 use kasho::sink::config::Config;
+use kasho::sink::entry::RawEntry;
 use kasho::sink::store::Checkpoint;
 use kasho::source::{HEARTBEAT_PREFIX, Limits};
 
 use crate::check::check;
-use crate::letters;
+use crate::letters::{self, Desk};
 use crate::process::{Exit, Failure, Memory, process, session_of};
 use crate::stations::{Rule, Sabotage};
 use crate::trace::Trace;
@@ -64,6 +65,7 @@ pub(crate) struct Run {
     pub(crate) in_place: bool,
     /// A process finds what the generations of the one before were made of.
     pub(crate) kept: bool,
+    pub(crate) dead: Desk,
 }
 
 impl Run {
@@ -77,7 +79,8 @@ impl Run {
         let (fibers, rule) = (Vec::new(), Rule(0));
         let (pids, main, doomed, end, in_place, kept) = (0, 0, false, None, false, false);
         let seen = Seen::default();
-        Run { world, fibers, pids, main, rule, doomed, end, seen, in_place, kept }
+        let dead = Desk::default();
+        Run { world, fibers, pids, main, rule, doomed, end, seen, in_place, kept, dead }
     }
 
     fn say(&self, what: &str) {
@@ -153,6 +156,7 @@ impl Run {
         self.doomed |= kept.is_none_or(|kept| kept < told);
         self.say(&format!("fail-over, {lost} lost, kept {kept:?}, told {told}"));
         if lost > 0 {
+            self.dead.lossy = true;
             self.world.trace.met(if self.doomed {
                 "tail lost outside"
             } else {
@@ -167,6 +171,23 @@ impl Run {
 
     pub(crate) fn doomed(&self) -> bool {
         self.doomed
+    }
+
+    /// The process that an operator talks to.
+    pub(crate) fn pid(&self) -> u64 {
+        self.main
+    }
+
+    /// What that process knows.
+    pub(crate) fn memory(&self) -> Option<Arc<Memory>> {
+        let main = self.fibers.iter().find(|fiber| fiber.pid == self.main);
+        main.map(|fiber| Arc::clone(&fiber.memory))
+    }
+
+    /// Why processes say that they publish nothing.
+    pub(crate) fn pauses(&self) -> Vec<String> {
+        let paused = |fiber: &Fiber| fiber.memory.status.get().paused;
+        self.fibers.iter().filter_map(paused).collect()
     }
 
     pub(crate) fn ended(&self) -> Option<End> {
@@ -243,6 +264,13 @@ impl Run {
                     false => {}
                 }
             }
+            Exit::Halted(Failure::Sink(SinkError::TooManyLetters { .. })) => {
+                self.world.trace.met("too many letters");
+                self.reload(Rule(0));
+                if pid == self.main {
+                    self.start(500);
+                }
+            }
             Exit::Halted(failure) => {
                 self.world.complain(format!("process {pid} halted: {failure:?}"));
                 self.end = Some(End::Wrong);
@@ -269,6 +297,7 @@ impl Run {
                 // A writer with nothing to do does not look at Redis until the next heartbeat.
                 self.world.work(|log| log.message(HEARTBEAT_PREFIX));
             }
+            self.make_room().await;
             self.run(200, 1_000).await;
         }
         self.world.complain("it never became quiet".to_owned());
@@ -292,9 +321,15 @@ impl Run {
         self.world.trace.say(format_args!("{end:?}, {} entries", entries.len()));
         let (happened, letters) = (self.world.happened(), self.world.letters().await);
         wrong.extend(check(&happened, &entries, through));
-        wrong.extend(letters::check(&happened, &entries, &letters, through));
+        wrong.extend(letters::check(&happened, &entries, (&letters, &self.dead), through));
         if !letters.is_empty() {
             self.world.trace.met("dead letter");
+        }
+        if letters.iter().any(|letter| letter.again.is_some()) {
+            self.world.trace.met("row failed again");
+        }
+        if entries.iter().any(|entry: &RawEntry| self.dead.stands_again(entry.id)) {
+            self.world.trace.met("row came again");
         }
         wrong
     }

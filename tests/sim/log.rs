@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use kasho::position::Lsn;
+use kasho::position::{Lsn, Position};
 use kasho::sink::contract::sample;
-use kasho::source::HEARTBEAT_PREFIX;
 use kasho::source::memory::{MemoryServer, Transaction};
+use kasho::source::{HEARTBEAT_PREFIX, RETRY_PREFIX};
 use kasho_plugin_sdk::{Op, Relation, Value};
 
 use crate::random::Random;
@@ -40,6 +40,8 @@ pub(crate) struct Happened {
     pub(crate) events: Vec<Event>,
     /// The chains that any process passed it through.
     pub(crate) passed: BTreeSet<Rule>,
+    /// Of a message in whose place a row is to come again: where the row stood at first.
+    pub(crate) retry: Option<Position>,
 }
 
 /// Commits, and remembers what.
@@ -118,11 +120,23 @@ impl Log {
 
     /// A message outside any transaction.
     pub(crate) fn message(&mut self, prefix: &str) {
-        let lsn = self.server.emit(prefix, b"content");
+        self.lone(prefix, "content", None);
+    }
+
+    /// A message in whose place a row comes that stood at `origin` at first, if somebody
+    /// expects this word.
+    pub(crate) fn retry(&mut self, word: &str, origin: Position) -> Lsn {
+        self.lone(RETRY_PREFIX, word, Some(origin))
+    }
+
+    fn lone(&mut self, prefix: &str, content: &str, retry: Option<Position>) -> Lsn {
+        let lsn = self.server.emit(prefix, content.as_bytes());
         let (ordinal, op, table) = (0, Op::Message, "kasho.message".to_owned());
         let event = Event { ordinal, op, table, id: Some(prefix.to_owned()) };
-        let events = (prefix == LISTED).then_some(event).into_iter().collect();
-        self.happened.push(Happened { xid: 0, lsn, end: lsn, events, passed: BTreeSet::new() });
+        let listed = prefix == LISTED || retry.is_some();
+        let (events, passed) = (listed.then_some(event).into_iter().collect(), BTreeSet::new());
+        self.happened.push(Happened { xid: 0, lsn, end: lsn, events, passed, retry });
+        lsn
     }
 
     pub(crate) fn transaction(&mut self, kinds: impl Iterator<Item = Kind>, logged: bool) -> Lsn {
@@ -138,7 +152,7 @@ impl Log {
             false => self.server.commit(transaction),
         };
         let (xid, end, passed) = (self.xid, self.server.wal_end(), BTreeSet::new());
-        self.happened.push(Happened { xid, lsn, end, events, passed });
+        self.happened.push(Happened { xid, lsn, end, events, passed, retry: None });
         lsn
     }
 

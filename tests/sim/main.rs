@@ -28,7 +28,7 @@ use stations::Sabotage;
 const SEEDS: u64 = 500;
 
 /// What a run of all seeds must have met to be worth anything.
-const MET: [&str; 11] = [
+const MET: [&str; 18] = [
     "Closed",
     "LostData",
     "Quiet",
@@ -37,9 +37,16 @@ const MET: [&str; 11] = [
     "finished by an older generation",
     "former rules put back",
     "half published",
+    "letter asked for again",
+    "letter forgotten",
+    "letter written twice",
+    "no room for letters",
+    "row came again",
+    "row failed again",
     "tail lost inside",
     "tail lost outside",
     "thaw",
+    "too many letters",
 ];
 
 fn number(variable: &str) -> Option<u64> {

@@ -12,6 +12,7 @@ use kasho::sink::publisher::{Claim, Opening, Publisher, WriterToken};
 use kasho::sink::status::Status;
 use kasho::sink::store::{Checkpoint, Connect};
 use kasho::source::memory::MemoryError;
+use kasho::source::retries::Retries;
 use tokio_util::sync::CancellationToken;
 
 use crate::stations::{Generation, Rule, Sabotage, SimSource, pair};
@@ -19,8 +20,12 @@ use crate::world::{SLOT, SYSTEM, World};
 
 const BACKOFF_MS: (u64, u64) = (100, 5_000);
 
-/// What a process knows of its chains.
-pub(crate) struct Memory(Mutex<Known>);
+/// What a process knows: of its chains, of rows that are to come again, of its publisher.
+pub(crate) struct Memory {
+    known: Mutex<Known>,
+    pub(crate) retries: Retries,
+    pub(crate) status: Status,
+}
 
 struct Known {
     newest: Generation,
@@ -36,28 +41,29 @@ impl Memory {
         let number = checkpoint.map_or(1, |c| c.generation.max(1));
         let other = checkpoint.is_some_and(|c| c.chain != rule.digest());
         let newest = Generation { number: number + u64::from(other), rule };
-        Arc::new(Memory(Mutex::new(Known { newest, passed: None, kept })))
+        let known = Mutex::new(Known { newest, passed: None, kept });
+        Arc::new(Memory { known, retries: Retries::default(), status: Status::default() })
     }
 
     pub(crate) fn newest(&self) -> Generation {
-        self.0.lock().unwrap().newest
+        self.known.lock().unwrap().newest
     }
 
     /// The files changed.
     pub(crate) fn reload(&self, rule: Rule) {
-        let mut known = self.0.lock().unwrap();
+        let mut known = self.known.lock().unwrap();
         if known.newest.rule != rule {
             known.newest = Generation { number: known.newest.number + 1, rule };
         }
     }
 
     pub(crate) fn pass(&self, generation: Generation) {
-        self.0.lock().unwrap().passed = Some(generation);
+        self.known.lock().unwrap().passed = Some(generation);
     }
 
     /// The chain with which a half published transaction began.
     fn to_finish(&self, checkpoint: &Checkpoint) -> Option<Generation> {
-        let known = self.0.lock().unwrap();
+        let known = self.known.lock().unwrap();
         let all = [Some(known.newest), known.passed].into_iter().flatten();
         let began = |rule: Rule| rule.digest() == checkpoint.chain;
         all.into_iter().find(|generation| began(generation.rule)).or_else(|| {
@@ -126,7 +132,7 @@ async fn once(world: &Arc<World>, memory: &Arc<Memory>, pid: u64) -> Result<Ende
     let store = world.redis.connect().await.map_err(|error| Failure::Sink(error.into()))?;
     let claim = Claim::new(store).await.map_err(Failure::Sink)?;
     let session = world.take_slot(pid).ok_or(Failure::SlotInUse)?;
-    let source = SimSource::new(world, session);
+    let source = SimSource::new(world, memory, session);
     let confirmed_flush = world.postgres().confirmed();
     tokio::task::yield_now().await;
     let (timeline, history) = world.timeline();
@@ -139,7 +145,7 @@ async fn once(world: &Arc<World>, memory: &Arc<Memory>, pid: u64) -> Result<Ende
         token: WriterToken(session),
         accept_gap: false,
     };
-    let open = Publisher::open(claim, &world.settings, &opening, Status::default());
+    let open = Publisher::open(claim, &world.settings, &opening, memory.status.clone());
     let (publisher, opened) = open.await.map_err(Failure::Sink)?;
     world.trace.met("opened");
     let published = opened.published;

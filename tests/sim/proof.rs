@@ -36,6 +36,7 @@ fn what_is_broken_on_purpose_is_found() {
         (Sabotage::LoseRows, "are not what any of"),
         (Sabotage::MixGenerations, "more than one generation"),
         (Sabotage::ForgetWhatBegan, "more than one generation"),
+        (Sabotage::DeliverTwice, "comes 2 times"),
         (Sabotage::LieAboutDurability, "is acknowledged, what is durable says"),
     ] {
         let found = found(sabotage);

@@ -45,7 +45,7 @@ async fn whole_run(random: &mut Random, trace: &Trace, sabotage: Sabotage) -> (E
     });
     run.start(0);
     for _ in 0..random.within(20, 120) {
-        act(&mut run, random);
+        act(&mut run, random).await;
         let (turns, ms) = (random.within(1, 40), random.one(&[0, 1, 30, 300, 3_000]));
         run.run(turns, ms).await;
         if run.ended().is_some() {
@@ -62,6 +62,7 @@ fn settings(random: &mut Random) -> Config {
         durability: random.one(&kinds),
         ack_lag_ms: random.one(&[0, 200, 5_000, 5_000]),
         ack_lag_bytes: Size(random.one(&[2_000, 64 << 20])),
+        dead_letters: random.one(&[3, 30, 10_000, 10_000]),
         ..Config::default()
     }
 }
@@ -71,7 +72,8 @@ fn limits(random: &mut Random) -> Limits {
 }
 
 /// One thing that happens.
-fn act(run: &mut Run, random: &mut Random) {
+async fn act(run: &mut Run, random: &mut Random) {
+    run.look_after_letters(random).await;
     match random.below(100) {
         0..55 => {
             for _ in 0..random.within(1, 4) {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use kasho::ack::Durable;
-use kasho::batch::{Batch, Cell, Letter, Row, Span};
+use kasho::batch::{Batch, Cell, Closing, Letter, Row, Span};
 use kasho::error::Class;
 use kasho::pipeline::Chains;
 use kasho::position::{Lsn, Position};
@@ -17,7 +17,9 @@ use kasho::sink::memory::MemoryStore;
 use kasho::sink::publisher::{Description, Publisher};
 use kasho::sink::{Sink, SinkError};
 use kasho::source::memory::{MemoryError, MemorySource};
-use kasho::source::{Received, Source};
+use kasho::source::retries::{Again, Retries, Told};
+use kasho::source::{RETRY_PREFIX, Received, Source};
+use kasho_plugin_sdk::Op;
 
 use crate::process::Memory;
 use crate::random::mix;
@@ -35,6 +37,8 @@ pub(crate) enum Sabotage {
     LieAboutDurability,
     /// A half published transaction is finished by the newest chain.
     ForgetWhatBegan,
+    /// A row comes as often as its message was written.
+    DeliverTwice,
 }
 
 /// Which rows a chain keeps: 0 all, 1 none, the others two of three.
@@ -76,14 +80,56 @@ pub(crate) struct Generation {
 pub(crate) struct SimSource {
     world: Arc<World>,
     inner: MemorySource,
+    retries: Retries,
     session: u64,
     received: u64,
 }
 
 impl SimSource {
-    pub(crate) fn new(world: &Arc<World>, session: u64) -> SimSource {
+    pub(crate) fn new(world: &Arc<World>, memory: &Memory, session: u64) -> SimSource {
         let inner = world.postgres().open(Lsn::ZERO, world.limits);
-        SimSource { world: Arc::clone(world), inner, session, received: session % 4 }
+        let (world, retries) = (Arc::clone(world), memory.retries.clone());
+        SimSource { world, inner, retries, session, received: session % 4 }
+    }
+
+    /// As the engine's: in the place of a message that was announced its row comes, which
+    /// here is the message itself; one that was not is nothing.
+    fn again(&self, batch: &mut Batch) {
+        for at in 0..batch.rows.len() {
+            let row = &batch.rows[at];
+            let (position, image) = (row.position, row.new);
+            let texts: Vec<Vec<u8>> = match (row.op, image) {
+                (Op::Message, Some(image)) => {
+                    let cells = batch.cells(image).iter();
+                    cells.filter_map(|cell| batch.text(*cell).map(<[u8]>::to_vec)).collect()
+                }
+                _ => continue,
+            };
+            let Position::Wal { commit_lsn: lsn, .. } = position else { continue };
+            let [prefix, word] = texts.as_slice() else { continue };
+            if prefix != RETRY_PREFIX.as_bytes() {
+                continue;
+            }
+            match self.matching(word, lsn) {
+                Some((word, again)) => {
+                    self.world.trace.met("row read again");
+                    let letter = again.letter.clone();
+                    let closing = Closing { position, letter, row: true, closes: true };
+                    batch.aside.closings.push(closing);
+                    self.retries.tell(&word, Told::Read(lsn));
+                }
+                None => batch.rows[at].dropped = true,
+            }
+        }
+    }
+
+    fn matching(&self, word: &[u8], lsn: Lsn) -> Option<(String, Arc<Again>)> {
+        if self.world.sabotage == Sabotage::DeliverTwice
+            && let Some(Told::Read(first)) = self.retries.told(std::str::from_utf8(word).unwrap())
+        {
+            return self.retries.matching(word, first);
+        }
+        self.retries.matching(word, lsn)
     }
 
     fn holds(&self) -> bool {
@@ -98,7 +144,11 @@ impl Source for SimSource {
         if !self.holds() {
             self.received = self.received.checked_sub(1).ok_or(MemoryError(Class::Retry))?;
         }
-        self.inner.next().await
+        let mut received = self.inner.next().await?;
+        if let Received::Batch(batch) = &mut received {
+            self.again(batch);
+        }
+        Ok(received)
     }
 
     fn acknowledge(&mut self, durable: Durable) {
@@ -176,8 +226,14 @@ impl Chains for SimChains {
         let mark = Cell::Text(Span { segment, start: 0, len });
         for at in 0..batch.rows.len() {
             let row = &mut batch.rows[at];
+            if row.dropped {
+                continue;
+            }
             row.dropped = !rule.keeps(row.position);
-            let aside = row.dropped.then(|| letter(row, &rule));
+            let comes = |closing: &&Closing| closing.position == row.position;
+            let again = batch.aside.closings.iter().find(comes);
+            let again = again.map(|closing| closing.letter.clone());
+            let aside = row.dropped.then(|| letter(row, &rule, again));
             let (new, old) = (row.new, row.old);
             for image in [new, old].into_iter().flatten() {
                 batch.cells_mut(image)[1] = mark;
@@ -189,7 +245,7 @@ impl Chains for SimChains {
 }
 
 /// Every row that is dropped is set aside.
-fn letter(row: &Row, rule: &Rule) -> Letter {
+fn letter(row: &Row, rule: &Rule, again: Option<String>) -> Letter {
     Letter {
         position: row.position,
         op: row.op,
@@ -201,7 +257,7 @@ fn letter(row: &Row, rule: &Rule) -> Letter {
         index: None,
         reason: rule.digest(),
         key: Vec::new(),
-        again: None,
+        again,
     }
 }
 

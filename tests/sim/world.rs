@@ -6,10 +6,11 @@ use std::sync::{Mutex, MutexGuard};
 use kasho::position::{Lsn, Position};
 use kasho::sink::config::{Config, Durability, Encoding};
 use kasho::sink::dead::{StoredLetter, list};
+use kasho::sink::id::Id;
 use kasho::sink::publisher::{NewEpoch, Promotion, begin_epoch};
 use kasho::sink::store::{Checkpoint, Connect};
 use kasho::sink::{entry, memory, store};
-use kasho::source::{Limits, memory as source};
+use kasho::source::{Limits, RETRY_PREFIX, memory as source};
 
 use crate::log::{Happened, Log};
 use crate::stations::{Rule, Sabotage};
@@ -59,7 +60,7 @@ impl World {
         };
         begin_epoch(&mut redis.connect().await.unwrap(), &new).await.unwrap();
         redis.remember(64);
-        let log = Log::new(source::MemoryServer::new(START, &[crate::log::LISTED]));
+        let log = Log::new(source::MemoryServer::new(START, &[crate::log::LISTED, RETRY_PREFIX]));
         let (history, complaints) = (Vec::new(), Vec::new());
         let state = State { log, history, holder: None, sessions: 0, complaints };
         let (trace, state) = (trace.clone(), Mutex::new(state));
@@ -165,15 +166,28 @@ impl World {
         }
     }
 
+    /// Every row that is set aside, if Redis answers.
+    pub(crate) async fn try_letters(&self) -> Option<Vec<StoredLetter>> {
+        list(&mut self.redis.connect().await.ok()?).await.ok()
+    }
+
     /// Every row that was set aside, read when all is over.
     pub(crate) async fn letters(&self) -> Vec<StoredLetter> {
         self.redis.no_plan();
-        list(&mut self.redis.connect().await.unwrap()).await.unwrap()
+        self.try_letters().await.unwrap()
+    }
+
+    /// `kasho dead forget`; whether it comes to pass is Redis's.
+    pub(crate) async fn forget(&self, letters: &[StoredLetter]) {
+        let ids: Vec<Id> = letters.iter().map(|letter| letter.id).collect();
+        if let Ok(mut store) = self.redis.connect().await {
+            let _ = store::Registry::forget(&mut store, &ids).await;
+        }
     }
 
     /// Every entry, read when all is over.
     pub(crate) async fn entries(&self) -> Vec<entry::RawEntry> {
-        use kasho::sink::id::{Id, Lane};
+        use kasho::sink::id::Lane;
         use store::Feed;
         self.redis.no_plan();
         let mut store = self.redis.connect().await.unwrap();

@@ -63,6 +63,6 @@ pub struct Aside {
     /// Letters whose rows come again here.
     pub closings: Vec<Closing>,
     /// Relations of which the chain may have lost rows, so that a change of one may find
-    /// none.
+    /// none, in the order of their numbers.
     pub lossy: Vec<u32>,
 }

@@ -175,6 +175,10 @@ pub struct Streaming {
     /// what an older program has stored: then nobody knows.
     #[serde(default)]
     pub tables: Vec<String>,
+    /// Tables whose rows the source has changed in a way that the stream does not bring, since
+    /// they were loaded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stale: Vec<String>,
     /// Attempts at any table so far in this epoch.
     #[serde(default)]
     pub attempts: u32,
@@ -199,6 +203,19 @@ pub struct Reload {
     pub mark: Lsn,
     /// The load, as in ACCUMULATING.
     pub load: Load,
+}
+
+impl Reload {
+    /// The tables of which no part is loaded yet, by published name: nothing stands anywhere
+    /// that rows of theirs, mapped otherwise, would have to be found by.
+    #[must_use]
+    pub fn unloaded(&self) -> Vec<String> {
+        let loaded = |name: &&String| {
+            let mut parts = self.load.tables.iter().filter(|table| table.published_as == **name);
+            parts.any(|table| table.done && !table.gone)
+        };
+        self.tables.iter().filter(|name| !loaded(name)).cloned().collect()
+    }
 }
 
 /// The name of a state, as every client knows it.

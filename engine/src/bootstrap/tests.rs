@@ -53,6 +53,7 @@ fn streaming() -> Phase {
         accumulated_changes: 5,
         incomplete: false,
         tables: vec!["public.t".into(), "public.u".into()],
+        stale: vec![],
         attempts: 1,
         reload: None,
     })
@@ -267,6 +268,7 @@ fn a_finished_load_completes_with_its_load_points() {
         accumulated_changes: 5,
         incomplete: false,
         tables: vec!["public.t".into(), "public.u".into()],
+        stale: vec![],
         attempts: 1,
         reload: None,
     };
@@ -426,6 +428,14 @@ fn a_table_asked_for_while_accumulating_is_loaded_again_after_the_others() {
     assert_eq!(step(&phase, reload(&["public.t"])).1, [Effect::Rehold], "loaded already");
 }
 
+/// The tables of a reload whose keys may still move.
+fn unloaded(phase: &Phase) -> Vec<String> {
+    match phase {
+        Phase::Streaming(Streaming { reload: Some(reload), .. }) => reload.unloaded(),
+        _ => panic!("nothing is loaded again"),
+    }
+}
+
 #[test]
 fn a_table_is_loaded_again_while_changes_stream() {
     let (phase, effects) = step(&streaming(), reload(&["public.t", "public.gone"]));
@@ -449,7 +459,9 @@ fn a_table_is_loaded_again_while_changes_stream() {
     let (aborted, effects) = step(&phase, Command::Abort { force: true });
     assert_eq!(aborted.state(), State::Waiting);
     assert_eq!(effects[..2], [Effect::StopLoad, Effect::ReleaseHolder]);
+    assert_eq!(unloaded(&phase), ["public.t", "public.gone"]);
     let (phase, _) = step(&phase, Command::TableDone { oid: 1, attempt: 3, rows: 7 });
+    assert_eq!(unloaded(&phase), ["public.gone"]);
     let (phase, effects) = step(&phase, Command::LoadDone);
     let points = ["public.gone", "public.t"].map(|table| (table.to_owned(), Lsn(600)));
     let load_points: BTreeMap<_, _> =
@@ -460,4 +472,25 @@ fn a_table_is_loaded_again_while_changes_stream() {
     let Phase::Streaming(streaming) = &phase else { panic!("not streaming") };
     assert_eq!((&streaming.load_points, streaming.attempts), (&load_points, 3));
     assert_eq!(step(&phase, reload(&["public.u"])).1, [Effect::Mark], "the next one");
+}
+
+#[test]
+fn schema_changes_make_tables_and_make_them_stale() {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let command = |made: &[&str], stale: &[&str]| Command::SchemaChanged {
+        made: names(made),
+        stale: names(stale),
+    };
+    let done = on(&streaming(), command(&["public.n"], &["public.t", "x.y"]), &facts()).unwrap();
+    let Phase::Streaming(next) = done.next else { panic!("another state") };
+    assert_eq!(next.tables, ["public.t", "public.u", "public.n"]);
+    // Of what nobody has loaded nothing is stale.
+    assert_eq!(next.stale, ["public.t"]);
+    assert!(done.effects.is_empty());
+
+    let done = on(&accumulating(), command(&["public.n"], &["public.u"]), &facts()).unwrap();
+    let Phase::Accumulating(next) = done.next else { panic!("another state") };
+    assert_eq!(next.published, ["public.t", "public.u", "public.n"]);
+    assert_eq!(next.again, ["public.u"]);
+    assert!(on(&waiting(), command(&["public.n"], &[]), &facts()).is_err());
 }

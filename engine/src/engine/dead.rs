@@ -5,11 +5,14 @@
 //! What can go wrong is told letter by letter: the key does not open it, the row cannot be
 //! read, it fails once more (then there is a new letter), or the stream does not get there.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures_util::future::join_all;
 use kasho_plugin_sdk::Op;
+use tokio::sync::Mutex;
 use tokio::time::{Duration, Instant, sleep};
+use tokio_postgres::Client;
 
 use super::effects::unavailable;
 use super::{Engine, World};
@@ -19,11 +22,11 @@ use crate::control::{Reply, RetryOutcome};
 use crate::position::{Lsn, Position};
 use crate::sink::dead::{StoredLetter, list};
 use crate::sink::id::Id;
-use crate::sink::redis::RedisStore;
+use crate::sink::status::Status;
 use crate::source::RETRY_PREFIX;
-use crate::source::retries::{Again, Told};
+use crate::source::retries::{Again, Claim, Told};
 use crate::source::wal::emit_message;
-use crate::transform::DeadKey;
+use crate::transform::{DeadKey, RowKey};
 
 /// How often is looked whether the stream came by.
 const LOOK: Duration = Duration::from_millis(100);
@@ -42,6 +45,8 @@ enum Outcome {
     Gone,
     /// The letter stays, for this reason.
     Stays(String),
+    /// The stream did not get there in time, and so it would be with the next one.
+    Late(String),
 }
 
 impl Engine {
@@ -53,37 +58,180 @@ impl Engine {
             let _ = reply.send(Err(Refusal::precondition(text)));
             return;
         }
-        let world = Arc::clone(&self.world);
+        let sink = self.figures.sink.clone();
+        if let Some(why) = sink.get().paused {
+            let text = format!(
+                "nothing is published at the moment, and a row comes behind the changes that wait: \
+                 {why}"
+            );
+            let _ = reply.send(Err(Refusal::precondition(text)));
+            return;
+        }
+        let delivery = Delivery { world: Arc::clone(&self.world), sink, client: Mutex::default() };
         tokio::spawn(async move {
-            let _ = reply.send(retry(&world, &ids).await);
+            let _ = reply.send(delivery.run(&ids).await);
         });
     }
 }
 
-async fn retry(world: &World, ids: &[String]) -> Result<Vec<RetryOutcome>, Refusal> {
-    // The file may name a key since this process was started.
-    let config = Config::load(&world.path).map(|config| config.dead_letter_key);
-    let source = config.unwrap_or_else(|_| world.config.dead_letter_key.clone());
-    let key = source.as_ref().map(DeadKey::read).transpose();
-    let key = key.map_err(|e| Refusal::precondition(e.to_string()))?.ok_or_else(|| {
-        Refusal::precondition(
-            "there is no dead_letter_key in the configuration file: without it \
-                               nobody can say which rows are meant",
-        )
-    })?;
-    let mut store = world.redis_store().await.map_err(unavailable)?;
-    let all = list(&mut store).await.map_err(unavailable)?;
-    let unknown = ids.iter().filter(|id| !all.iter().any(|letter| letter.id.to_string() == **id));
-    let mut outcomes: Vec<RetryOutcome> =
-        unknown.map(|id| told(id, "unknown", "there is no letter with this id")).collect();
-    let asked: Vec<&StoredLetter> = all
-        .iter()
-        .filter(|letter| ids.is_empty() || ids.contains(&letter.id.to_string()))
-        .collect();
-    for some in asked.chunks(TOGETHER) {
-        outcomes.extend(join_all(some.iter().map(|letter| one(world, &key, letter))).await);
+/// One call of `kasho dead retry`.
+struct Delivery {
+    world: Arc<World>,
+    /// What the stream's publisher says.
+    sink: Status,
+    /// Writes the messages.
+    client: Mutex<Option<Client>>,
+}
+
+impl Delivery {
+    async fn run(&self, ids: &[String]) -> Result<Vec<RetryOutcome>, Refusal> {
+        let key = self.key()?;
+        let mut outcomes = Vec::new();
+        let claims = self.claim(&self.letters().await?, ids, &mut outcomes);
+        // What somebody has delivered before it could be claimed is not there any more.
+        let all = self.letters().await?;
+        let mine = all.iter().filter(|letter| claims.contains_key(&letter.id.to_string()));
+        let mine: Vec<&StoredLetter> = mine.collect();
+        let mut ended = Vec::new();
+        for some in mine.chunks(TOGETHER) {
+            ended.extend(join_all(some.iter().map(|letter| self.deliver(&key, letter))).await);
+            if ended.iter().any(|outcome| matches!(outcome, Outcome::Late(_))) {
+                break;
+            }
+        }
+        // One look tells of all of them, however many they are.
+        let now = self.letters().await.map(Now::of);
+        let not_tried = std::iter::repeat_with(|| Outcome::Stays(NOT_TRIED.to_owned()));
+        let ended = mine.iter().zip(ended.into_iter().chain(not_tried));
+        outcomes.extend(ended.map(|(letter, outcome)| judged(letter, outcome, &now)));
+        Ok(outcomes)
     }
-    Ok(outcomes)
+
+    async fn letters(&self) -> Result<Vec<StoredLetter>, Refusal> {
+        let mut store = self.world.redis_store().await.map_err(unavailable)?;
+        list(&mut store).await.map_err(unavailable)
+    }
+
+    fn key(&self) -> Result<DeadKey, Refusal> {
+        // The file may name a key since this process was started.
+        let config = Config::load(&self.world.path).map(|config| config.dead_letter_key);
+        let source = config.unwrap_or_else(|_| self.world.config.dead_letter_key.clone());
+        let key = source.as_ref().map(DeadKey::read).transpose();
+        key.map_err(|e| Refusal::precondition(e.to_string()))?.ok_or_else(|| {
+            Refusal::precondition(
+                "there is no dead_letter_key in the configuration file: without it nobody can say \
+                 which rows are meant",
+            )
+        })
+    }
+
+    /// Takes the letters that were asked for, by id; says of the others why not.
+    fn claim(
+        &self,
+        all: &[StoredLetter],
+        ids: &[String],
+        outcomes: &mut Vec<RetryOutcome>,
+    ) -> HashMap<String, Claim> {
+        let there: Vec<String> = all.iter().map(|letter| letter.id.to_string()).collect();
+        let unknown = ids.iter().filter(|id| !there.contains(id));
+        outcomes.extend(unknown.map(|id| told(id, "unknown", "there is no letter with this id")));
+        let published = self.sink.get().position;
+        let mut claims = HashMap::new();
+        for id in there.into_iter().filter(|id| ids.is_empty() || ids.contains(id)) {
+            match self.world.retries.claim(&id, published) {
+                Some(claim) => drop(claims.insert(id, claim)),
+                None => outcomes.push(told(&id, "failed", UNDER_WAY)),
+            }
+        }
+        claims
+    }
+
+    async fn deliver(&self, key: &DeadKey, letter: &StoredLetter) -> Outcome {
+        let opened = letter.sealed().and_then(|sealed| key.open(&letter.table, &sealed));
+        let Some(row) = opened else {
+            let text = "dead_letter_key does not open it: it was sealed under another one";
+            return Outcome::Stays(text.to_owned());
+        };
+        let mut outcome = Outcome::Stays("the letter does not say which row it is".to_owned());
+        for step in steps(&letter.id.to_string(), letter, &row) {
+            outcome = match self.place(&step).await {
+                Ok(Told::Read(lsn)) => Outcome::Published(lsn),
+                Ok(Told::Gone(_)) => Outcome::Gone,
+                Ok(Told::Failed(why)) => return Outcome::Stays(why),
+                Err(outcome) => return outcome,
+            };
+        }
+        outcome
+    }
+
+    /// Marks a place in the log, and waits until the stream came by.
+    async fn place(&self, step: &Again) -> Result<Told, Outcome> {
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).map_err(|e| Outcome::Stays(e.to_string()))?;
+        let word: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.world.retries.expect(&word, step.clone());
+        let expected = Expected(&self.world, word);
+        let (begun, mut written): (_, Option<Instant>) = (Instant::now(), None);
+        loop {
+            if let Some(told) = self.world.retries.told(&expected.1) {
+                // The word stays known until what it brought is published.
+                if let Told::Read(lsn) | Told::Gone(lsn) = told {
+                    self.passed(lsn, begun).await?;
+                }
+                return Ok(told);
+            }
+            self.in_time(begun)?;
+            if written.is_none_or(|at| at.elapsed() > LOST) {
+                self.write(&expected.1).await.map_err(Outcome::Stays)?;
+                written = Some(Instant::now());
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    async fn write(&self, word: &str) -> Result<(), String> {
+        let mut client = self.client.lock().await;
+        let open = match client.take().filter(|client| !client.is_closed()) {
+            Some(open) => open,
+            None => self.world.sql("kasho").await.map_err(|e| e.to_string())?,
+        };
+        emit_message(&open, RETRY_PREFIX, word).await.map_err(|e| e.to_string())?;
+        *client = Some(open);
+        Ok(())
+    }
+
+    /// Waits until everything up to a message is published.
+    async fn passed(&self, lsn: Lsn, begun: Instant) -> Result<(), Outcome> {
+        let goal = Position::Wal { commit_lsn: lsn, ordinal: 0 };
+        while self.sink.get().position.is_none_or(|position| position < goal) {
+            self.in_time(begun)?;
+            sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
+    fn in_time(&self, begun: Instant) -> Result<(), Outcome> {
+        if begun.elapsed() <= PATIENCE {
+            return Ok(());
+        }
+        let why = self.sink.get().paused.map_or(String::new(), |why| format!(": {why}"));
+        Err(Outcome::Late(format!("{LATE}{why}")))
+    }
+}
+
+const LATE: &str = "the stream has not come that far within a minute: the letter stays if the row \
+                    is not published yet (see `kasho status`, and try again)";
+const NOT_TRIED: &str = "not tried, for the stream did not come as far as the one before";
+const UNDER_WAY: &str = "it is being delivered already: another `kasho dead retry` goes on, also if \
+                         whoever called it has hung up";
+
+/// Expects a word until this is dropped.
+struct Expected<'a>(&'a World, String);
+
+impl Drop for Expected<'_> {
+    fn drop(&mut self) {
+        self.0.retries.forget(&self.1);
+    }
 }
 
 fn told(id: &str, outcome: &str, detail: impl Into<String>) -> RetryOutcome {
@@ -91,33 +239,50 @@ fn told(id: &str, outcome: &str, detail: impl Into<String>) -> RetryOutcome {
     RetryOutcome { id, outcome, detail }
 }
 
-async fn one(world: &World, key: &DeadKey, letter: &StoredLetter) -> RetryOutcome {
+/// The letters that are there when everything was tried.
+struct Now {
+    there: HashSet<Id>,
+    /// Id and reason of each that has taken another one's place, by that one's id.
+    again: HashMap<String, (Id, String)>,
+}
+
+impl Now {
+    fn of(letters: Vec<StoredLetter>) -> Now {
+        let there = letters.iter().map(|letter| letter.id).collect();
+        let again = |letter: StoredLetter| Some((letter.again?, (letter.id, letter.reason)));
+        Now { there, again: letters.into_iter().filter_map(again).collect() }
+    }
+}
+
+/// What to say of a letter: it is closed, and no other has taken its place, or it was not
+/// delivered.
+fn judged(letter: &StoredLetter, outcome: Outcome, now: &Result<Now, Refusal>) -> RetryOutcome {
     let id = letter.id.to_string();
-    let opened = letter.sealed().and_then(|sealed| key.open(&letter.table, &sealed));
-    let Some(row) = opened else {
-        let text = "dead_letter_key does not open it: it was sealed under another one";
-        return told(&id, "failed", text);
-    };
-    let outcome = deliver(world, &steps(&id, letter, row)).await;
-    let outcome = match outcome {
-        Outcome::Stays(why) => return told(&id, "failed", why),
-        outcome => closed(world, letter.id).await.map(|()| outcome),
-    };
-    match outcome {
-        Ok(Outcome::Published(lsn)) => {
-            let position = Position::Wal { commit_lsn: lsn, ordinal: 0 };
-            told(&id, "published", format!("at {position}"))
+    let (outcome, detail) = match outcome {
+        Outcome::Stays(why) | Outcome::Late(why) => return told(&id, "failed", why),
+        Outcome::Published(lsn) => {
+            ("published", format!("at {}", Position::Wal { commit_lsn: lsn, ordinal: 0 }))
         }
-        Ok(_) => told(&id, "gone", "the row is not in the source any more: the letter is closed"),
-        Err(Failed::Again(new, reason)) => {
-            told(&id, "again", format!("it failed once more, letter {new}: {reason}"))
+        Outcome::Gone => {
+            ("gone", "the row is not in the source any more: the letter is closed".to_owned())
         }
-        Err(Failed::Open(why)) => told(&id, "failed", why),
+    };
+    match now {
+        Err(refusal) => told(&id, "failed", format!("its row was read; {}", refusal.text)),
+        Ok(now) => match now.again.get(&id) {
+            Some((new, reason)) => {
+                told(&id, "again", format!("it failed once more, letter {new}: {reason}"))
+            }
+            None if now.there.contains(&letter.id) => {
+                told(&id, "failed", "the row was read, and its letter is still there: try again")
+            }
+            None => told(&id, outcome, detail),
+        },
     }
 }
 
 /// The rows of a letter: what it was before, if its key changed, and what it is now.
-fn steps(id: &str, letter: &StoredLetter, row: crate::transform::RowKey) -> Vec<Again> {
+fn steps(id: &str, letter: &StoredLetter, row: &RowKey) -> Vec<Again> {
     let again = |values: Vec<Option<String>>, op, delete, closes| Again {
         letter: id.to_owned(),
         oid: letter.oid,
@@ -136,99 +301,5 @@ fn steps(id: &str, letter: &StoredLetter, row: crate::transform::RowKey) -> Vec<
         (Some(new), None) => vec![again(new, op, false, true)],
         (None, Some(old)) => vec![again(old, Op::Insert, true, true)],
         (None, None) => Vec::new(),
-    }
-}
-
-async fn deliver(world: &World, steps: &[Again]) -> Outcome {
-    let mut outcome = Outcome::Stays("the letter does not say which row it is".to_owned());
-    for step in steps {
-        outcome = match place(world, step).await {
-            Ok(Told::Read(lsn)) => Outcome::Published(lsn),
-            Ok(Told::Gone(_)) => Outcome::Gone,
-            Ok(Told::Failed(why)) | Err(why) => return Outcome::Stays(why),
-        };
-    }
-    outcome
-}
-
-/// Expects a word until this is dropped.
-struct Expected<'a>(&'a World, String);
-
-impl Drop for Expected<'_> {
-    fn drop(&mut self) {
-        self.0.retries.forget(&self.1);
-    }
-}
-
-/// Marks a place in the log, and waits until the stream came by.
-async fn place(world: &World, step: &Again) -> Result<Told, String> {
-    let mut random = [0; 16];
-    getrandom::fill(&mut random).map_err(|e| e.to_string())?;
-    let word: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-    world.retries.expect(&word, step.clone());
-    let expected = Expected(world, word);
-    let (begun, mut written): (_, Option<Instant>) = (Instant::now(), None);
-    loop {
-        if let Some(told) = world.retries.told(&expected.1) {
-            // The word stays known until what it brought is published.
-            if let Told::Read(lsn) | Told::Gone(lsn) = told {
-                passed(world, lsn, begun).await?;
-            }
-            return Ok(told);
-        }
-        if begun.elapsed() > PATIENCE {
-            return Err(LATE.to_owned());
-        }
-        if written.is_none_or(|at| at.elapsed() > LOST) {
-            let client = world.sql("kasho").await.map_err(|e| e.to_string())?;
-            let sent = emit_message(&client, RETRY_PREFIX, &expected.1).await;
-            sent.map_err(|e| e.to_string())?;
-            written = Some(Instant::now());
-        }
-        sleep(LOOK).await;
-    }
-}
-
-const LATE: &str = "the stream has not come that far within a minute: the letter stays if the row \
-                    is not published yet (see `kasho status`, and try again)";
-
-/// Waits until the checkpoint says that everything up to a message is published.
-async fn passed(world: &World, lsn: Lsn, begun: Instant) -> Result<(), String> {
-    let goal = Position::Wal { commit_lsn: lsn, ordinal: 0 };
-    loop {
-        let found = world.inspect().await.map_err(|e| e.to_string())?;
-        if found.checkpoint.is_some_and(|checkpoint| checkpoint.position >= goal) {
-            return Ok(());
-        }
-        if begun.elapsed() > PATIENCE {
-            return Err(LATE.to_owned());
-        }
-        sleep(LOOK).await;
-    }
-}
-
-/// Why a letter is not what it should be by now.
-enum Failed {
-    Again(String, String),
-    Open(String),
-}
-
-/// That a letter is closed, and no other has taken its place.
-async fn closed(world: &World, id: Id) -> Result<(), Failed> {
-    let look = async {
-        let mut store: RedisStore = world.redis_store().await?;
-        list(&mut store).await
-    };
-    let all = look.await.map_err(|e| Failed::Open(e.to_string()))?;
-    let ours = id.to_string();
-    if let Some(new) = all.iter().find(|letter| letter.again.as_ref() == Some(&ours)) {
-        return Err(Failed::Again(new.id.to_string(), new.reason.clone()));
-    }
-    match all.iter().any(|letter| letter.id == id) {
-        true => {
-            let text = "the row was read, and its letter is still there: try again";
-            Err(Failed::Open(text.to_owned()))
-        }
-        false => Ok(()),
     }
 }

@@ -5,6 +5,11 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use tokio::sync::mpsc;
+
+use super::Event;
+use super::backoff::Backoff;
+use super::schema::Seen;
 use super::world::World;
 use crate::batch::Batch;
 use crate::pipeline;
@@ -28,10 +33,13 @@ pub(super) struct Chains {
 pub(super) struct Described {
     publisher: Publisher<RedisStore>,
     world: Arc<World>,
+    events: mpsc::Sender<Event>,
     adopted: Adopted,
     /// The chain itself, not its number: one that finishes what another process began goes
     /// under that one's number, which may be given here too.
     told: Option<Arc<Generation>>,
+    /// The generation of which was written down what rows showed it, and how much.
+    learned: Option<(Arc<Generation>, u64)>,
 }
 
 /// A chain and a sink that belong together. `began` is what a half published transaction
@@ -39,6 +47,7 @@ pub(super) struct Described {
 pub(super) fn pair(
     world: &Arc<World>,
     publisher: Publisher<RedisStore>,
+    events: mpsc::Sender<Event>,
     began: Option<Arc<Generation>>,
 ) -> (Chains, Described) {
     let generation = began.unwrap_or_else(|| world.handle.newest());
@@ -46,7 +55,8 @@ pub(super) fn pair(
     world.adopts(&generation);
     let adopted = Arc::new(ArcSwap::new(generation));
     let (world, own) = (Arc::clone(world), Arc::clone(world));
-    let described = Described { publisher, world, adopted: Arc::clone(&adopted), told: None };
+    let (adopts, told, learned) = (Arc::clone(&adopted), None, None);
+    let described = Described { publisher, world, events, adopted: adopts, told, learned };
     (Chains { chains, world: own, adopted }, described)
 }
 
@@ -72,6 +82,65 @@ impl pipeline::Chains for Chains {
     }
 }
 
+impl Described {
+    /// A start holds the files against what rows have shown of tables too, so that stands
+    /// somewhere before the rows do.
+    async fn write_down(&mut self, adopted: &Arc<Generation>) -> Result<(), SinkError> {
+        let learned = adopted.learned();
+        let same =
+            |(of, number): &(Arc<Generation>, u64)| Arc::ptr_eq(of, adopted) && *number == learned;
+        if learned > 0 && !self.learned.as_ref().is_some_and(same) {
+            self.world.learn(adopted).await?;
+            self.learned = Some((Arc::clone(adopted), learned));
+        }
+        Ok(())
+    }
+}
+
+/// The chain of a load: what it learns of tables is written down before it lets their rows
+/// out.
+pub(super) struct Learning {
+    chains: transform::Chains,
+    world: Arc<World>,
+    learned: u64,
+}
+
+impl Learning {
+    /// Takes generations as the stream does.
+    pub(super) fn new(world: &Arc<World>) -> Learning {
+        let chains = transform::Chains::new(&world.handle);
+        Learning { chains, world: Arc::clone(world), learned: 0 }
+    }
+}
+
+impl pipeline::Chains for Learning {
+    type Error = TransformError;
+
+    fn adopted(&self) -> u64 {
+        self.chains.adopted()
+    }
+
+    fn adopt(&mut self) -> u64 {
+        self.chains.adopt()
+    }
+
+    async fn apply(&mut self, batch: Batch) -> Result<Batch, TransformError> {
+        let batch = self.chains.apply(batch).await?;
+        let learned = self.chains.current().learned();
+        let mut backoff = Backoff::default();
+        while self.learned != learned {
+            match self.world.learn(self.chains.current()).await {
+                Ok(()) => self.learned = learned,
+                Err(error) => {
+                    tracing::warn!(%error, "what is known of tables is not written down yet");
+                    tokio::time::sleep(backoff.next()).await;
+                }
+            }
+        }
+        Ok(batch)
+    }
+}
+
 impl Sink for Described {
     type Error = SinkError;
 
@@ -82,6 +151,7 @@ impl Sink for Described {
         confirmed: Lsn,
     ) -> Result<(), SinkError> {
         let adopted = self.adopted.load_full();
+        self.write_down(&adopted).await?;
         let known = self.told.as_ref().is_some_and(|told| Arc::ptr_eq(told, &adopted));
         if !known && !batch.continues() {
             self.publisher.describe(self.world.description(&adopted));
@@ -89,7 +159,12 @@ impl Sink for Described {
             self.world.passes(&adopted, from);
             self.told = Some(adopted);
         }
-        self.publisher.publish(batch, generation, confirmed).await
+        let seen = Seen::of(&batch);
+        self.publisher.publish(batch, generation, confirmed).await?;
+        if !seen.is_empty() {
+            let _ = self.events.send(Event::SchemaChanged(seen)).await;
+        }
+        Ok(())
     }
 
     async fn confirm(&mut self, position: Lsn, confirmed: Lsn) -> Result<(), SinkError> {

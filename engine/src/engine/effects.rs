@@ -23,6 +23,9 @@ use crate::source::snapshot::{Holder, HolderSpec, Report, drop_slot, release, sl
 use crate::source::wal::ReplSession;
 use crate::sync::Stored;
 
+/// How long Redis may take to write the end of a load, beside waits for durability.
+const END: Duration = Duration::from_secs(20);
+
 /// An effect or a look at a server that failed, for the caller to read.
 pub(super) fn unavailable(error: impl std::fmt::Display) -> Refusal {
     Refusal { code: RefusalCode::Unavailable, text: error.to_string() }
@@ -126,6 +129,33 @@ impl Engine {
         if let Some(loading) = self.loading.take() {
             loading.end().await;
         }
+        // The engine does nothing else meanwhile, so this ends.
+        let durability = Duration::from_millis(self.world.config.redis.durability_timeout_ms);
+        let patience = END + 3 * durability;
+        let beating = async {
+            loop {
+                self.shared.beat();
+                tokio::time::sleep(super::LOOK).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            written = self.write_end(next, text, end) => return written,
+            () = tokio::time::sleep(patience) => {}
+            () = beating => {}
+        }
+        let why = self.load.sink.get().paused;
+        self.load.sink.pause(None);
+        let why = why.unwrap_or_else(|| "Redis does not answer".to_owned());
+        Err(unavailable(format!("the end of the load was not written within {patience:?}: {why}")))
+    }
+
+    async fn write_end(
+        &self,
+        next: &Phase,
+        text: &[u8],
+        end: (Lsn, &BTreeMap<String, Lsn>, Option<Lsn>),
+    ) -> Result<(), Refusal> {
         let epoch = next.epoch().ok_or_else(|| unavailable("no epoch to complete"))?;
         let opened = loading::writer(&self.world, epoch, &self.load).await;
         let (mut writer, resumed) = opened.map_err(unavailable)?;

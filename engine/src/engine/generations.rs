@@ -8,6 +8,7 @@
 //! are not taken when it starts: the generation before goes on.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,10 +16,11 @@ use super::Engine;
 use super::prepare::EngineError;
 use super::world::World;
 use crate::bootstrap::Refusal;
+use crate::config::Config;
 use crate::control::Accepted;
 use crate::position::Lsn;
 use crate::sink::store::Checkpoint;
-use crate::transform::{self, Generation, Kept, LoadError, OnRegression, Rejected};
+use crate::transform::{self, Generation, Kept, KeySources, LoadError, OnRegression, Rejected};
 
 /// A generation that fails later than this after it was taken over is not new: whatever it
 /// fails on now did not come of taking it.
@@ -127,15 +129,22 @@ impl World {
         let _ = tokio::task::spawn_blocking(forgetting).await;
     }
 
-    /// A generation of before, as it was.
+    /// A generation of before, as it was, and with what it was found to cover since.
     ///
     /// # Errors
     /// It is not kept, or cannot be run any more.
     async fn restored(&self, digest: &str, number: u64) -> Result<Generation, String> {
         let (archive, host, tables) = (self.archive.clone(), self.host.clone(), self.tables());
-        let (digest, keys) = (digest.to_owned(), self.config.keys.clone());
+        let covered = self.covered_by(digest).await.map_err(|error| error.to_string())?;
+        let digest = digest.to_owned();
+        let (path, start) = (self.path.clone(), self.config.chain());
         let load = move || {
+            let keys = key_sources(&path, start);
             let kept = archive.find(&digest)?;
+            let kept = match covered {
+                Some(covered) => kept.covering(covered),
+                None => kept,
+            };
             let restored = transform::restore(&host, &kept, &keys, &tables, number);
             restored.map_err(|errors| told(&errors))
         };
@@ -225,7 +234,8 @@ impl World {
         match known.into_iter().find(|generation| generation.digest() == checkpoint.chain) {
             Some(known) => Ok(known),
             None => {
-                let restored = self.restored(&checkpoint.chain, checkpoint.generation).await?;
+                let mut restored = self.restored(&checkpoint.chain, checkpoint.generation).await?;
+                self.handle.lend(&mut restored);
                 tracing::info!(
                     generation = checkpoint.generation,
                     digest = checkpoint.chain,
@@ -312,12 +322,15 @@ impl World {
             return Ok(None);
         }
         let checks = failed.key_checks();
+        let (learned, covered) = (failed.learned(), failed.covered());
+        let keys = key_sources(&self.path, self.config.chain());
         // Nothing is accepted here: nobody stands by.
         let options = transform::Options {
-            running: Some(failed.coverage()),
+            running: Some(&covered),
+            learned,
             digest: Some(failed.digest()),
             keys: Some(&checks),
-            kept: Some((kept, &self.config.keys)),
+            kept: Some((kept, &keys)),
             number: failed.number() + 1,
             ..Default::default()
         };
@@ -375,6 +388,14 @@ impl Engine {
     }
 }
 
+/// Where keys are by the file as it is now, whatever else is wrong with that; as it was at the
+/// start where it does not tell.
+fn key_sources(path: &Path, start: transform::Config) -> KeySources {
+    let now = Config::load_parts(path, &["keys", "dead_letter_key"]);
+    let now = now.map_or(start, |config| config.chain());
+    KeySources { keys: now.keys, dead: now.dead_letter_key }
+}
+
 fn told(reasons: &[LoadError]) -> String {
     reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
@@ -412,4 +433,34 @@ fn mixed(lsn: Lsn, checkpoint: &Checkpoint, newest: &Generation) -> String {
         checkpoint.generation,
         newest.number()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transform::KeySource;
+
+    #[test]
+    fn keys_are_where_the_file_says_now() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kasho.toml");
+        let file = |name: &str| KeySource::File(folder.path().join(name));
+        let start = transform::Config {
+            keys: [("k1".to_owned(), file("first"))].into(),
+            dead_letter_key: Some(file("dead")),
+            ..transform::Config::default()
+        };
+        let sources = || key_sources(&path, start.clone());
+        assert_eq!(sources().keys["k1"], file("first"), "there is no file");
+        let moved = "dead_letter_key = { file = 'other' }\n[keys]\nk2 = { file = 'second' }\n";
+        for name in ["second", "other"] {
+            std::fs::write(folder.path().join(name), "0123456789abcdef".repeat(4)).unwrap();
+        }
+        // What it says of plugins is no rule at all.
+        std::fs::write(&path, format!("{moved}[[transform]]\nname = 7\n")).unwrap();
+        assert_eq!(sources().keys, [("k2".to_owned(), file("second"))].into());
+        assert_eq!(sources().dead, Some(file("other")));
+        std::fs::write(&path, "[keys]\nk2 = 7\n").unwrap();
+        assert_eq!((&sources().keys["k1"], sources().dead), (&file("first"), Some(file("dead"))));
+    }
 }

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
+use super::described::Learning;
 use super::{Event, World};
 use crate::bootstrap::{Blocking, Load, LoadMode};
 use crate::control::LoadFigures;
@@ -25,7 +26,7 @@ use crate::source::error::SourceError;
 use crate::source::snapshot::{
     Holder, HolderSpec, Reader, ReaderConfig, Report, SnapshotError, holder_lives,
 };
-use crate::transform::{Chains, TransformError};
+use crate::transform::TransformError;
 
 /// How far the load has come, for the status.
 #[derive(Clone, Debug, Default)]
@@ -171,7 +172,7 @@ impl Loading {
         };
         let ended = Loader {
             reader,
-            chains: &mut Chains::new(&world.handle),
+            chains: &mut Learning::new(&world),
             writer: &mut writer,
             max_rate: world.config.bootstrap.max_rate.0,
             figures: self.shared.figures.clone(),
@@ -188,13 +189,22 @@ impl Loading {
 }
 
 /// Has a new holder keep a later snapshot, for as long as that takes: nobody else can go
-/// on with the load.
-pub(super) async fn rehold(spec: HolderSpec, events: mpsc::Sender<Event>, stop: CancellationToken) {
+/// on with the load. There is none as long as nobody could store whose it is.
+pub(super) async fn rehold(
+    world: &World,
+    spec: HolderSpec,
+    events: mpsc::Sender<Event>,
+    stop: CancellationToken,
+) {
     let mut backoff = Backoff::default();
     loop {
+        let made = async {
+            world.inspect().await?;
+            make(&spec, &events, 0).await
+        };
         let error = tokio::select! {
             () = stop.cancelled() => return,
-            made = make(&spec, &events, 0) => match made {
+            made = made => match made {
                 Ok((report, holder)) => {
                     let event = Event::Reheld(Box::new(report), Box::new(holder));
                     let _ = events.send(event).await;

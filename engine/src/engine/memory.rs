@@ -55,22 +55,50 @@ impl World {
 
     /// The digests that stand in Redis then.
     async fn write_down(&self, generation: &Generation) -> Result<Vec<String>, SinkError> {
-        let mut store = self.redis_store().await?;
-        for _ in 0..ATTEMPTS {
-            let chain = store.inspect().await?.checkpoint.map(|checkpoint| checkpoint.chain);
-            let stored = store.coverage().await?;
-            let before = parse(stored.as_deref()).unwrap_or_default();
-            let mut kept = before;
+        let change = |kept: &mut Vec<Remembered>, chain: Option<String>| {
             kept.retain(|other| other.digest != generation.digest());
             // A batch may still be on its way through one that the checkpoint does not name yet.
             let mut newest = 0..RECENT;
             kept.retain(|other| newest.next().is_some() || Some(&other.digest) == chain.as_ref());
-            let (digest, coverage) =
-                (generation.digest().to_owned(), generation.coverage().clone());
+            let (digest, coverage) = (generation.digest().to_owned(), generation.covered());
             kept.insert(0, Remembered { digest, coverage });
+        };
+        self.rewrite(change).await
+    }
+
+    /// Writes down what rows have shown of tables that a generation was not loaded with, to
+    /// it and to the newest, which takes its place: before any of these rows is published.
+    ///
+    /// # Errors
+    /// Redis does not answer: the rows have to wait.
+    pub(super) async fn learn(&self, generation: &Generation) -> Result<(), SinkError> {
+        let newest = self.handle.newest();
+        let change = |kept: &mut Vec<Remembered>, _: Option<String>| {
+            for known in [generation, &newest] {
+                let there = kept.iter_mut().find(|other| other.digest == known.digest());
+                if let Some(there) = there {
+                    there.coverage = known.covered();
+                }
+            }
+        };
+        self.rewrite(change).await.map(drop)
+    }
+
+    /// Changes what stands in Redis, given the digest that the checkpoint names.
+    async fn rewrite(
+        &self,
+        change: impl Fn(&mut Vec<Remembered>, Option<String>),
+    ) -> Result<Vec<String>, SinkError> {
+        let mut store = self.redis_store().await?;
+        for _ in 0..ATTEMPTS {
+            let chain = store.inspect().await?.checkpoint.map(|checkpoint| checkpoint.chain);
+            let stored = store.coverage().await?;
+            let mut kept = parse(stored.as_deref()).unwrap_or_default();
+            change(&mut kept, chain);
             let text = serde_json::to_vec(&kept).map_err(|_| SinkError::OtherState)?;
+            let nothing = kept.is_empty();
             let digests = kept.into_iter().map(|remembered| remembered.digest).collect();
-            if stored.as_deref() == Some(&text) {
+            if nothing || stored.as_deref() == Some(&text) {
                 return Ok(digests);
             }
             if store.swap_coverage(stored.as_deref(), &text).await? {
@@ -90,6 +118,14 @@ impl World {
         let Some(all) = parse(stored.as_deref()) else { return Ok(None) };
         let whole = all.iter().any(|generation| generation.digest == chain);
         Ok(all.into_iter().next().filter(|_| whole))
+    }
+
+    /// What a generation was found to cover, if it is one of those that are kept.
+    pub(super) async fn covered_by(&self, digest: &str) -> Result<Option<Coverage>, SinkError> {
+        let stored = self.redis_store().await?.coverage().await?;
+        let all = parse(stored.as_deref()).unwrap_or_default().into_iter();
+        let mut same = all.filter(|generation| generation.digest == digest);
+        Ok(same.next().map(|generation| generation.coverage))
     }
 
     /// The tables as they are now; as they were last known if PostgreSQL does not answer.

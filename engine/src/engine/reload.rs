@@ -11,15 +11,14 @@ use tokio_util::sync::CancellationToken;
 use super::effects::unavailable;
 use super::{Engine, Event, Running, World, loading};
 use crate::batch::Mark;
-use crate::bootstrap::{
-    self, Command, Load, Phase, Refusal, RefusalCode, Reload, Streaming, Transition,
-};
+use crate::bootstrap::{self, Command, Load, Phase, Refusal, Reload, Streaming, Transition};
 use crate::control::Answer;
 use crate::sink::store::Registry;
 use crate::source::RELOAD_PREFIX;
 use crate::source::catalog::Catalog;
 use crate::source::snapshot::{Holder, HolderSpec, Report};
 use crate::source::wal::emit_message;
+use crate::transform::reload::Poke;
 
 /// How often is looked whether a mark is published.
 const LOOK: Duration = Duration::from_millis(200);
@@ -74,29 +73,32 @@ impl Engine {
         let events = self.events.clone();
         // The mark is published and the snapshot is not taken: what changes in between is
         // skipped, so rules that map these tables' keys otherwise are taken here, or not at all.
+        // What an earlier snapshot has loaded stays, and so do its keys.
         let moving = match &self.phase {
-            Phase::Streaming(Streaming { reload: Some(reload), .. }) => reload.tables.clone(),
+            Phase::Streaming(Streaming { reload: Some(reload), .. }) => reload.unloaded(),
             _ => Vec::new(),
         };
-        let world = Arc::clone(&self.world);
+        let (world, poke) = (Arc::clone(&self.world), self.reload.poker());
         self.loading = Some(Running::spawn(|stop| async move {
             if !moving.is_empty() {
-                world.let_move(moving, &stop).await;
+                world.let_move(moving, &poke, &stop).await;
             }
-            loading::rehold(spec, events, stop).await;
+            loading::rehold(&world, spec, events, stop).await;
         }));
     }
 
     /// A later snapshot and its locks stand: the load goes on with it.
     pub(super) async fn reheld(&mut self, report: Report, holder: Holder) {
-        self.loading = None;
+        if let Some(loading) = self.loading.take() {
+            loading.end().await;
+        }
         if let Err(refusal) = self.go_on(report, holder).await {
             // The holder ends when it is dropped without being adopted.
             tracing::warn!(%refusal, "the later snapshot is not used");
             self.troubles.load = Some(refusal.text);
-            if refusal.code == RefusalCode::Unavailable {
-                self.begin_load();
-            }
+            // Whatever was refused, and why: the phase may have come to name a holder that
+            // has ended (its reply was lost, and it was stored), and nobody else loads.
+            self.go_on_loading();
         }
     }
 
@@ -234,10 +236,12 @@ async fn look_for(
 
 impl World {
     /// Has the files looked at once while these tables may be mapped otherwise.
-    async fn let_move(&self, tables: Vec<String>, stop: &CancellationToken) {
+    async fn let_move(&self, tables: Vec<String>, poke: &Poke, stop: &CancellationToken) {
         // Candidates are made on a thread of their own, which may be waiting for servers.
         let (moves, tables) = (Arc::clone(&self.handle), tables.into_iter().collect());
         let told = tokio::task::spawn_blocking(move || moves.may_move(tables)).await;
+        // Nothing has changed on disk, and the next look may be far.
+        poke.look();
         let begun = Instant::now();
         while told.is_ok() && !self.handle.has_looked() && begun.elapsed() < LOST {
             if stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_none() {

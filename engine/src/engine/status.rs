@@ -29,6 +29,7 @@ impl Engine {
     fn status(&self) -> Status {
         let config = &self.world.config;
         let (sink, load_sink) = (self.figures.sink.get(), self.load.sink.get());
+        let loader_paused = self.loader_paused();
         let report = self.world.handle.report();
         let report = report.borrow().clone();
         let slot = self.observed.slot.as_ref();
@@ -59,10 +60,13 @@ impl Engine {
             rows: self.figures.pipeline.rows.load(Relaxed),
             transactions: self.figures.pipeline.transactions.load(Relaxed),
             changes: lane(&sink, usage.changes, Some(usage.length)),
-            bootstrap: lane(&load_sink, usage.bootstrap, None),
+            bootstrap: LaneFigures {
+                paused: load_sink.paused.is_some() || loader_paused.is_some(),
+                ..lane(&load_sink, usage.bootstrap, None)
+            },
             redis_used: usage.used,
             redis_limit: usage.limit,
-            paused: paused([sink.paused, load_sink.paused, self.loader_paused()]),
+            paused: paused([sink.paused, load_sink.paused, loader_paused]),
             load: self.load_figures(),
             generation: report.generation,
             generation_digest: report.digest.clone(),
@@ -136,11 +140,17 @@ impl Engine {
         waiting.into_iter().chain(all.into_iter().flatten()).next().cloned().unwrap_or_default()
     }
 
-    /// Published tables whose rows of before they joined nobody has loaded.
-    fn not_loaded(&self) -> Vec<String> {
+    /// Published tables whose rows of before they joined nobody has loaded, or whose rows have
+    /// changed past the stream since.
+    pub(super) fn not_loaded(&self) -> Vec<String> {
         let Some(loaded) = self.phase.loaded_tables() else { return Vec::new() };
         let published = self.observed.published.iter();
-        published.filter(|table| !loaded.contains(table)).cloned().collect()
+        let stale = match &self.phase {
+            Phase::Streaming(streaming) => streaming.stale.as_slice(),
+            Phase::Waiting(_) | Phase::Accumulating(_) => &[],
+        };
+        let missing = |table: &&String| !loaded.contains(table) || stale.contains(table);
+        published.filter(missing).cloned().collect()
     }
 
     /// Of a load that another program writes: rows are entries, bytes those of its file.

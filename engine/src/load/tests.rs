@@ -1,8 +1,9 @@
 //! Stored progress, and how a load begins again where an earlier attempt had published.
 
 use super::*;
+use crate::batch::Letter;
 use crate::bootstrap::{LoadMode, Snapshot, TableLoad};
-use crate::position::Epoch;
+use crate::position::{Epoch, Position};
 use crate::sink::config::{Config, Encoding};
 use crate::sink::entry::{Content, Entry};
 use crate::sink::id::{Id, Lane};
@@ -11,6 +12,7 @@ use crate::sink::publisher::{Description, NewEpoch, WriterToken, begin_epoch};
 use crate::sink::status::Status;
 use crate::sink::store::{Connect, Feed};
 use crate::source::snapshot::RangeProgress;
+use kasho_plugin_sdk::Op;
 
 #[test]
 fn progress_is_ours_or_refused() {
@@ -59,6 +61,22 @@ fn a_load() -> Load {
     }
 }
 
+fn letter(table: &str) -> Letter {
+    Letter {
+        position: Position::Bootstrap(1),
+        op: Op::Read,
+        oid: 1,
+        table: format!("public.{table}"),
+        binding: String::new(),
+        plugin: String::new(),
+        sha256: String::new(),
+        index: None,
+        reason: String::new(),
+        key: Vec::new(),
+        again: None,
+    }
+}
+
 async fn open(server: &MemoryServer, token: u64) -> (LoadWriter<MemoryStore>, Progress) {
     let (store, config) = (server.connect().await.unwrap(), Config::default());
     let token = WriterToken(token);
@@ -93,7 +111,10 @@ async fn readers_are_told_once_to_empty_what_an_earlier_attempt_has_published() 
         let rows = ["5.", "5.", "5.", "2", "0.", "3."];
         let fields = before.into_iter().zip(rows);
         let fields = fields.map(|(field, rows)| (field.to_owned(), Some(rows.to_owned())));
-        writer.append(&Batch::default(), 1, fields.collect()).await.unwrap();
+        let letters = vec![letter("t1"), letter("t2")];
+        let mut batch = Batch::default();
+        batch.aside.letters = letters;
+        writer.append(&batch, 1, fields.collect()).await.unwrap();
         let mut faults = Some(fault);
         server.plan(move |step| match step {
             Step::Load(1) => faults.take().unwrap_or(Fault::None),
@@ -113,6 +134,10 @@ async fn readers_are_told_once_to_empty_what_an_earlier_attempt_has_published() 
         let entries: Vec<Entry> =
             page.entries.iter().map(|raw| Entry::decode(raw, Lane::Bootstrap).unwrap()).collect();
         assert_eq!(entries.len(), 1, "{fault:?}");
+        // Rows that come again may come to be set aside again.
+        let letters = crate::sink::dead::list(&mut store).await.unwrap();
+        let letters: Vec<_> = letters.iter().map(|letter| letter.table.as_str()).collect();
+        assert_eq!(letters, ["public.t1"], "{fault:?}");
         assert_eq!(entries[0].table, "public.t2");
         assert_eq!(entries[0].content, Content::Restart { attempt: 2, load_lsn: Lsn(200) });
     }

@@ -7,7 +7,7 @@ use crate::sink::contract::sample::{self, Part};
 use crate::sink::load::LoadWriter;
 use crate::sink::memory::{MemoryServer, MemoryStore};
 use crate::sink::publisher::{
-    Claim, Description, Opening, Publisher, WriterToken, begin_epoch, open::NewEpoch,
+    Claim, Description, NewEpoch, Opening, Publisher, WriterToken, begin_epoch,
 };
 use crate::sink::status::Status;
 use crate::sink::store::{Append, Connect, Dead, Guard, NewEntry, Registry, Store, Trim};

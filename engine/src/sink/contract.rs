@@ -147,10 +147,12 @@ async fn begins_an_epoch_once<R: Rig>(rig: &R) {
 
 async fn fences_only_what_was_read<R: Rig>(rig: &R) {
     let (_, mut store, _) = begun(rig).await;
+    let position = store.inspect().await.unwrap().checkpoint.unwrap().position.to_string();
     let fence = |epoch, writer: &str, last: &str, top| Fence {
         epoch,
         writer: writer.to_owned(),
         last: last.to_owned(),
+        position: position.clone(),
         top,
         fields: vec![("writer", "2-b".to_owned())],
     };
@@ -164,6 +166,9 @@ async fn fences_only_what_was_read<R: Rig>(rig: &R) {
         let answer = store.fence(&fence(E1, "w", last, top)).await.unwrap();
         assert_eq!(answer, Answer::Moved { top: "0-0".to_owned(), last: "0-0".to_owned() });
     }
+    // Rows were set aside meanwhile, and nothing was published.
+    let before = Fence { position: "0/7:1".to_owned(), ..fence(E1, "w", "0-0", Id::ZERO) };
+    assert!(matches!(store.fence(&before).await, Ok(Answer::Moved { .. })));
     assert_eq!(store.fence(&fence(E1, "w", "0-0", Id::ZERO)).await, Ok(Answer::Done));
     assert_eq!(store.inspect().await.unwrap().checkpoint.unwrap().writer, "2-b");
 }

@@ -5,6 +5,7 @@
 //! of them than `redis.dead_letters` allows, which holds up the writer until some are
 //! closed: a row is never set aside without being written down.
 
+use kasho_plugin_sdk::Op;
 use serde::{Deserialize, Serialize};
 use tokio::time::Duration;
 
@@ -108,6 +109,34 @@ pub async fn list<S: Registry>(store: &mut S) -> Result<Vec<StoredLetter>, SinkE
     }
 }
 
+/// Letters that a later load of these tables makes needless, each table with its load point:
+/// those of rows that were loaded before, and of changes that are part of it. One that we
+/// did not write is none of them.
+pub(super) async fn before_load<S: Registry>(
+    store: &mut S,
+    tables: &[(&str, Lsn)],
+) -> Result<Vec<String>, SinkError> {
+    let (mut found, mut after) = (Vec::new(), Id::ZERO);
+    loop {
+        let page = store.letters(after, PAGE).await?;
+        let Some((last, _)) = page.last() else { return Ok(found) };
+        after = *last;
+        let letters = page.iter().filter(|(_, data)| needless(data, tables));
+        found.extend(letters.map(|(id, _)| id.to_string()));
+    }
+}
+
+fn needless(data: &[u8], tables: &[(&str, Lsn)]) -> bool {
+    let Ok(letter) = serde_json::from_slice::<StoredLetter>(data) else { return false };
+    let table = tables.iter().find(|(table, _)| *table == letter.table);
+    let position = letter.position.parse().map(|at: EpochPosition| at.position);
+    match (table, position) {
+        (Some((_, load_lsn)), Ok(Position::Wal { commit_lsn, .. })) => commit_lsn < *load_lsn,
+        (Some(_), Ok(Position::Bootstrap(_))) => letter.op == Op::Read.name(),
+        (None, _) | (_, Err(_)) => false,
+    }
+}
+
 /// What waits to be written down with the entries around it.
 #[derive(Debug, Default)]
 pub(super) struct Aside {
@@ -160,9 +189,9 @@ impl Aside {
             Position::Wal { .. } | Position::Bootstrap(_) => None,
         };
         let ripe = |at: Position| at <= position && (open.is_none() || of(at) != open);
-        let waiting = self.letters.iter().filter(|letter| !ripe(letter.position)).count() as u64;
-        if waiting > self.limit {
-            let lsn = open.unwrap_or(Lsn::ZERO);
+        let waits = |at: Position| at <= position && !ripe(at);
+        let waiting = self.letters.iter().filter(|letter| waits(letter.position)).count() as u64;
+        if let Some(lsn) = open.filter(|_| waiting > self.limit) {
             return Err(SinkError::TooManyLetters { lsn, limit: self.limit });
         }
         let letters = self.letters.iter().filter(|letter| ripe(letter.position));
@@ -173,6 +202,11 @@ impl Aside {
             closed: closed.map(|closing| closing.letter.clone()).collect(),
             limit: self.limit,
         })
+    }
+
+    /// So many wait that no entry is to be held back any more for which they do.
+    pub(super) fn presses(&self) -> bool {
+        self.letters.len() as u64 > self.limit
     }
 
     /// Forgets what [`Aside::through`] gave, for it is written.
@@ -190,12 +224,15 @@ pub(super) fn of_load(letters: &[Letter], epoch: Epoch, last: u64, limit: u64) -
     Dead { letters: letters.collect(), closed: Vec::new(), limit }
 }
 
-/// Waits a moment, and says why.
-pub(super) async fn wait_for_room(limit: u64, status: &Status) {
+/// Waits a moment, and says why. What waits has passed its rules already, and so has
+/// whatever would come behind it: neither another rule nor `kasho dead retry` makes room.
+pub(super) async fn wait_for_room(dead: &Dead, there: u64, status: &Status) {
+    let added = dead.letters.len().saturating_sub(dead.closed.len());
+    let limit = dead.limit;
     status.pause(Some(format!(
-        "there are {limit} dead letters (redis.dead_letters) and no room for another: mend what \
-         their rows fail on and `kasho dead retry`, let go of them (`kasho dead forget`), or raise \
-         the limit"
+        "there are {there} dead letters, the next step adds {added}, and redis.dead_letters allows \
+         {limit}: let go of some (`kasho dead forget`); or mend the rule that their rows fail on, \
+         or raise the limit, and restart"
     )));
     tokio::time::sleep(FULL_PAUSE).await;
 }
@@ -203,7 +240,6 @@ pub(super) async fn wait_for_room(limit: u64, status: &Status) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kasho_plugin_sdk::Op;
 
     fn at(lsn: u64, ordinal: u64) -> Position {
         Position::Wal { commit_lsn: Lsn(lsn), ordinal }
@@ -250,8 +286,40 @@ mod tests {
         let mut aside = Aside { limit: 1, ..Aside::default() };
         aside.take(&[letter(at(20, 1)), letter(at(20, 2))], &[]);
         let error = aside.through(Epoch(1), at(20, 3), Id::ZERO).unwrap_err();
-        assert!(error.to_string().contains("redis.dead_letters"), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("redis.dead_letters") && text.contains("at 0/14 "), "{text}");
         assert!(aside.through(Epoch(1), Position::after(Lsn(20)), Id::ZERO).is_ok());
+        // What is still to come may come with an entry of its transaction.
+        for before in [at(19, 0), at(10, Position::LAST)] {
+            assert!(aside.through(Epoch(1), before, Id::ZERO).is_ok());
+        }
+        assert!(aside.presses());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_room_says_how_much_is_missing() {
+        let status = Status::default();
+        let letters = vec![Vec::new(); 5];
+        let dead = Dead { letters, closed: vec!["1-0".into()], limit: 10 };
+        wait_for_room(&dead, 7, &status).await;
+        let told = status.get().paused.unwrap();
+        assert!(
+            told.contains("are 7 dead") && told.contains("adds 4") && told.contains("allows 10")
+        );
+    }
+
+    #[test]
+    fn a_later_load_makes_letters_of_what_it_holds_needless() {
+        let is = |op, position, tables: &[(&str, Lsn)]| {
+            let letter = Letter { op, ..letter(position) };
+            needless(&StoredLetter::encode(&letter, Epoch(1), position), tables)
+        };
+        let loaded = [("public.s", Lsn(90)), ("public.t", Lsn(20))];
+        assert!(is(Op::Read, Position::Bootstrap(7), &loaded));
+        assert!(is(Op::Update, at(19, 4), &loaded), "it is in the snapshot");
+        assert!(!is(Op::Update, at(20, 1), &loaded), "it comes after it");
+        assert!(!is(Op::Read, Position::Bootstrap(7), &loaded[..1]), "of another table");
+        assert!(!needless(b"somebody else's", &loaded));
     }
 
     #[test]

@@ -202,7 +202,7 @@ impl Serialize for RowData<'_> {
         }
         let (new, old) = (self.row.new, self.row.old);
         let key = (self.row.op == Op::Update && old.is_none()).then_some(Key(self.relation));
-        let miss = self.batch.aside.lossy.contains(&self.row.relation);
+        let miss = self.batch.aside.lossy.binary_search(&self.row.relation).is_ok();
         let told = transactional.is_some() || ddl.is_some();
         let rare = [new.is_some(), old.is_some(), told, key.is_some(), miss];
         let rare = rare.into_iter().filter(|there| *there).count();

@@ -156,6 +156,9 @@ impl<S: Backend> LoadWriter<S> {
     ) -> Result<u64, SinkError> {
         self.enter()?;
         self.generation = generation;
+        if !encoded.rows.is_empty() {
+            self.room().await?;
+        }
         let last = self.guard.last.high;
         let dead = dead::of_load(&encoded.letters, self.guard.epoch, last, self.dead_letters);
         self.write(encoded.numbered(last), progress, dead).await?;
@@ -163,8 +166,24 @@ impl<S: Backend> LoadWriter<S> {
         Ok(self.guard.last.high)
     }
 
+    /// Dead letters that the load of these tables makes needless. A table goes by its name in
+    /// the source, and has a load point.
+    ///
+    /// # Errors
+    /// The server's; afterwards the writer is spent.
+    pub async fn letters_before(
+        &mut self,
+        tables: &[(&str, Lsn)],
+    ) -> Result<Vec<String>, SinkError> {
+        self.enter()?;
+        let letters = dead::before_load(&mut self.store, tables).await?;
+        self.spent = false;
+        Ok(letters)
+    }
+
     /// Tells readers to empty tables whose load begins again, each with its attempt and
-    /// load point, and resets their `progress` in the same step.
+    /// load point; resets their `progress` and closes letters in the same step. It
+    /// does not wait for room: these are few entries, and readers are freed by them.
     ///
     /// # Errors
     /// As [`LoadWriter::append`].
@@ -172,6 +191,7 @@ impl<S: Backend> LoadWriter<S> {
         &mut self,
         tables: &[(&str, u64, Lsn)],
         progress: Progress,
+        closed: Vec<String>,
     ) -> Result<u64, SinkError> {
         self.enter()?;
         let data = tables.iter().map(|(_, attempt, load_lsn)| {
@@ -184,7 +204,7 @@ impl<S: Backend> LoadWriter<S> {
         let entries = tables.iter().zip(&data).zip(next..).map(|(((table, ..), data), high)| {
             NewEntry { id: Id { high, low: 1 }, op: "restart", table, data, last: false }
         });
-        self.write(entries.collect(), progress, Dead::default()).await?;
+        self.write(entries.collect(), progress, Dead { closed, ..Dead::default() }).await?;
         self.spent = false;
         Ok(self.guard.last.high)
     }
@@ -247,9 +267,6 @@ impl<S: Backend> LoadWriter<S> {
         let last = entries.last().map_or(self.guard.last, |entry| entry.id);
         let (count, bytes) =
             (entries.len() as u64, entries.iter().map(|entry| entry.data.len() as u64).sum());
-        if count > 0 {
-            self.room().await?;
-        }
         let lease = Duration::from_millis(LEASE_MS);
         let load = Load { generation: self.generation, entries, progress, lease, dead };
         let status = &self.status;
@@ -262,8 +279,8 @@ impl<S: Backend> LoadWriter<S> {
                     let told = told(self.pauses, status);
                     renew(&mut self.store, &self.guard, told).await?;
                 }
-                Ok(Answer::Full) => {
-                    dead::wait_for_room(self.dead_letters, status).await;
+                Ok(Answer::Full { there }) => {
+                    dead::wait_for_room(&load.dead, there, status).await;
                     let told = told(self.pauses, status);
                     renew(&mut self.store, &self.guard, told).await?;
                 }

@@ -23,11 +23,11 @@ use crate::position::{Lsn, Position};
 use crate::sink::config::{Config, Durability, Encoding};
 use tokio::time::Duration;
 
+pub use epoch::{NewEpoch, begin_epoch, begin_epoch_from};
 pub(crate) use open::check_server;
-pub use open::{
-    Claim, NewEpoch, Opened, Opening, Promotion, WriterToken, begin_epoch, begin_epoch_from,
-};
+pub use open::{Claim, Opened, Opening, Promotion, WriterToken};
 
+mod epoch;
 pub(crate) mod open;
 
 /// A call carries about this many bytes of data, or one row: Redis serves nobody else
@@ -140,6 +140,7 @@ impl<S: Backend> Publisher<S> {
             }
         }
         let open = batch.pieces.last().is_some_and(|piece| piece.end_lsn.is_none());
+        let open = open && !self.aside.presses();
         let held = usize::from(open && self.pending.last().is_some_and(|entry| !entry.last));
         self.send(self.pending.len() - held, confirmed.max(self.confirmed)).await
     }
@@ -385,7 +386,7 @@ async fn append_waiting<S: Backend>(
     loop {
         match store.append(guard, append).await {
             // Refused before anything was written: exactly this may be sent again.
-            Ok(Answer::Full) => dead::wait_for_room(append.dead.limit, status).await,
+            Ok(Answer::Full { there }) => dead::wait_for_room(&append.dead, there, status).await,
             Ok(answer) => {
                 status.pause(None);
                 return settled(answer, Lane::Changes, guard.last);
@@ -426,7 +427,7 @@ impl OomPause {
 pub(crate) fn settled(answer: Answer, lane: Lane, expected: Id) -> Result<(), SinkError> {
     match answer {
         Answer::Done => Ok(()),
-        Answer::Full => Err(StoreError::Refused("FULL".to_owned()).into()),
+        Answer::Full { .. } => Err(StoreError::Refused("FULL".to_owned()).into()),
         Answer::Fenced { writer, epoch } => Err(SinkError::Fenced { lane, writer, epoch }),
         Answer::Moved { top, last } => Err(SinkError::Moved { lane, top, last, expected }),
     }

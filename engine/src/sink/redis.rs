@@ -204,7 +204,7 @@ fn answer(value: Value) -> Result<Answer, StoreError> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words[..] {
         ["DONE"] => Ok(Answer::Done),
-        ["FULL"] => Ok(Answer::Full),
+        ["FULL", there] => Ok(Answer::Full { there: there.parse().map_err(|_| unexpected())? }),
         ["FENCED", writer, epoch] => {
             Ok(Answer::Fenced { writer: writer.to_owned(), epoch: epoch.to_owned() })
         }

@@ -16,13 +16,13 @@
 //! closed in the very step that publishes its row. Of a row that is gone at T, nothing is
 //! published but where the change that failed was what took it away.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kasho_plugin_sdk::Op;
 
-use crate::position::Lsn;
+use crate::position::{Lsn, Position};
 
 /// A row that is to be read again.
 #[derive(Clone, PartialEq, Eq)]
@@ -61,43 +61,146 @@ pub enum Told {
     Failed(String),
 }
 
-type Announced = HashMap<String, (Arc<Again>, Option<Told>)>;
+#[derive(Debug, Default)]
+struct Shared {
+    /// By the word of each message.
+    announced: HashMap<String, (Arc<Again>, Option<Told>)>,
+    /// Letters that somebody is delivering.
+    under_way: HashSet<String>,
+    /// Where rows of letters stand that the stream has read, until they are published.
+    read: HashMap<String, Lsn>,
+}
 
-/// What the engine and the stream share, by the word of each message.
+/// What the engine and the stream share.
 #[derive(Clone, Debug, Default)]
-pub struct Retries(Arc<Mutex<Announced>>);
+pub struct Retries(Arc<Mutex<Shared>>);
+
+/// A letter that nobody else delivers until this is dropped.
+#[derive(Debug)]
+pub struct Claim {
+    retries: Retries,
+    letter: String,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.retries.lock().under_way.remove(&self.letter);
+    }
+}
 
 impl Retries {
-    fn lock(&self) -> MutexGuard<'_, Announced> {
+    fn lock(&self) -> MutexGuard<'_, Shared> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a letter for delivery, given how far the stream is published; none if somebody
+    /// delivers it, or has given up waiting for a row that is on its way.
+    #[must_use]
+    pub fn claim(&self, letter: &str, published: Option<Position>) -> Option<Claim> {
+        let mut shared = self.lock();
+        let there = |lsn: Lsn| Position::Wal { commit_lsn: lsn, ordinal: 0 };
+        shared.read.retain(|_, lsn| published.is_none_or(|published| published < there(*lsn)));
+        let new = !shared.read.contains_key(letter) && shared.under_way.insert(letter.to_owned());
+        new.then(|| Claim { retries: self.clone(), letter: letter.to_owned() })
     }
 
     /// Expects a message with this word from now on.
     pub fn expect(&self, word: &str, again: Again) {
-        self.lock().insert(word.to_owned(), (Arc::new(again), None));
+        self.lock().announced.insert(word.to_owned(), (Arc::new(again), None));
     }
 
     /// Expects it no longer.
     pub fn forget(&self, word: &str) {
-        self.lock().remove(word);
+        self.lock().announced.remove(word);
     }
 
     /// What the stream has found.
     #[must_use]
     pub fn told(&self, word: &str) -> Option<Told> {
-        self.lock().get(word)?.1.clone()
+        self.lock().announced.get(word)?.1.clone()
     }
 
-    /// The row that is meant, if `content` is an expected word.
-    pub(crate) fn matching(&self, content: &[u8]) -> Option<(String, Arc<Again>)> {
+    /// The row that is meant, if `content`, in a message at `lsn`, is an expected word. A
+    /// message that is written again since nobody had heard of the first one is nothing
+    /// once that has come; the first one itself, read once more, is what it was.
+    #[must_use]
+    pub fn matching(&self, content: &[u8], lsn: Lsn) -> Option<(String, Arc<Again>)> {
         let word = std::str::from_utf8(content).ok()?;
-        self.lock().get(word).map(|(again, _)| (word.to_owned(), Arc::clone(again)))
+        let shared = self.lock();
+        let (again, told) = shared.announced.get(word)?;
+        match told {
+            Some(Told::Read(at) | Told::Gone(at)) if *at != lsn => None,
+            _ => Some((word.to_owned(), Arc::clone(again))),
+        }
     }
 
     /// Says what was found.
-    pub(crate) fn tell(&self, word: &str, told: Told) {
-        if let Some((_, there)) = self.lock().get_mut(word) {
-            *there = Some(told);
+    pub fn tell(&self, word: &str, told: Told) {
+        let mut shared = self.lock();
+        let Some((again, there)) = shared.announced.get_mut(word) else { return };
+        *there = Some(told.clone());
+        let letter = again.letter.clone();
+        if let Told::Read(lsn) | Told::Gone(lsn) = told {
+            shared.read.insert(letter, lsn);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn again() -> Again {
+        Again {
+            letter: "7-0".into(),
+            oid: 1,
+            columns: vec!["id".into()],
+            values: vec![Some("1".into())],
+            op: Op::Insert,
+            delete: false,
+            closes: true,
+        }
+    }
+
+    #[test]
+    fn a_message_that_came_a_second_time_is_nothing() {
+        let retries = Retries::default();
+        assert!(retries.matching(b"word", Lsn(10)).is_none(), "nobody has announced it");
+        retries.expect("word", again());
+        for told in [Told::Read(Lsn(10)), Told::Gone(Lsn(10))] {
+            assert!(retries.matching(b"word", Lsn(10)).is_some());
+            retries.tell("word", told);
+            assert!(retries.matching(b"word", Lsn(20)).is_none(), "the first one has come");
+            assert!(retries.matching(b"word", Lsn(10)).is_some(), "a stream that begins anew");
+        }
+        retries.tell("word", Told::Failed("no".into()));
+        assert!(retries.matching(b"word", Lsn(20)).is_some(), "nothing has come of the first");
+        retries.forget("word");
+        assert!(retries.matching(b"word", Lsn(20)).is_none());
+    }
+
+    #[test]
+    fn a_letter_is_delivered_by_one_at_a_time() {
+        let retries = Retries::default();
+        let claim = retries.claim("7-0", None);
+        assert!(claim.is_some() && retries.claim("7-0", None).is_none());
+        assert!(retries.claim("8-0", None).is_some());
+        drop(claim);
+        assert!(retries.claim("7-0", None).is_some());
+    }
+
+    #[test]
+    fn a_row_that_is_on_its_way_is_waited_for_although_nobody_does() {
+        let retries = Retries::default();
+        let claim = retries.claim("7-0", None);
+        retries.expect("word", again());
+        retries.tell("word", Told::Read(Lsn(10)));
+        retries.forget("word");
+        drop(claim);
+        for published in [None, Some(Position::after(Lsn(9)))] {
+            assert!(retries.claim("7-0", published).is_none(), "{published:?}");
+        }
+        let published = Position::Wal { commit_lsn: Lsn(10), ordinal: 0 };
+        assert!(retries.claim("7-0", Some(published)).is_some());
     }
 }

@@ -110,7 +110,7 @@ impl WalSource {
         tokio::spawn(Task::new(stream, buf, Arc::clone(&shared), behaviour).run());
         let heartbeat = heartbeat::beat(info.clone(), options.heartbeat, Arc::clone(&shared));
         let heartbeat = tokio::spawn(heartbeat);
-        let rereader = Rereader { info: info.clone(), publications: options.publications.clone() };
+        let rereader = Rereader::new(info.clone(), options.publications.clone());
         let relations = Relations::new(info.clone(), APP_NAME, known.clone());
         let messages = options.messages.clone();
         let reader = Reader::new(options.limits, relations, messages, (publications, rereader));

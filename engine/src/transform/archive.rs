@@ -23,6 +23,7 @@ use super::coverage::Coverage;
 use super::error::LoadError;
 use super::host::hex;
 use super::keys::Key;
+use super::seal::DeadKey;
 use super::store::{self, Store};
 
 const ENTRY: &str = "generation";
@@ -41,8 +42,19 @@ pub struct Kept {
     pub(super) code: BTreeMap<String, Arc<[u8]>>,
     /// Check values of the keys it uses, by name.
     pub(super) keys: BTreeMap<String, String>,
+    /// Check value of the key that it seals letters under, if there is one.
+    pub(super) dead: Option<String>,
     /// What it covers.
     pub(super) coverage: Coverage,
+}
+
+/// Where keys are by the configuration in force.
+#[derive(Clone, Debug, Default)]
+pub struct KeySources {
+    /// Masking keys, by name.
+    pub keys: BTreeMap<String, KeySource>,
+    /// The key that letters are sealed under.
+    pub dead: Option<KeySource>,
 }
 
 impl fmt::Debug for Kept {
@@ -58,11 +70,14 @@ struct Entry {
     config: Config,
     code: BTreeMap<String, String>,
     keys: BTreeMap<String, String>,
+    #[serde(default)]
+    dead: Option<String>,
     coverage: Coverage,
 }
 
 impl Kept {
-    /// Nothing in it confirms anything, or says where files are.
+    /// Without what confirms something, and without what is this process's: where plugins are.
+    /// Where keys were stays: that is looked at once more where they are nowhere else.
     pub(super) fn config(config: &Config) -> Config {
         let (accept_unmask, accept) = (false, None);
         Config { accept_unmask, accept, plugins: Plugins::default(), ..config.clone() }
@@ -80,17 +95,51 @@ impl Kept {
         &self.config
     }
 
+    /// The same with what it was found to cover since.
+    #[must_use]
+    pub fn covering(self, coverage: Coverage) -> Kept {
+        Kept { coverage, ..self }
+    }
+
+    /// The key that it seals letters under, from wherever it is now; if it is nowhere, the one
+    /// of the file in force, which whoever opens them has. A letter can be sealed or not:
+    /// what it has of keys keeps no generation from going on.
+    pub(super) fn read_dead(
+        &self,
+        known: &KeySources,
+        warnings: &mut Vec<String>,
+    ) -> Option<DeadKey> {
+        let own = self.config.dead_letter_key.as_ref()?;
+        let sources = known.dead.iter().chain([own]);
+        let mut found: Vec<DeadKey> = sources.filter_map(|s| DeadKey::read(s).ok()).collect();
+        let same = |key: &DeadKey| self.dead.as_ref().is_none_or(|was| was == key.check_value());
+        if let Some(at) = found.iter().position(same) {
+            return Some(found.swap_remove(at));
+        }
+        let found = found.into_iter().next();
+        warnings.push(match &found {
+            Some(_) => "dead_letter_key is another one than this generation was loaded with: \
+                        letters are sealed under the new one"
+                .to_owned(),
+            None => "dead_letter_key is not there any more: a row that is to be set aside stops \
+                     the stream until it is put back"
+                .to_owned(),
+        });
+        found
+    }
+
     /// Its keys, from wherever they are now: `known` are those of the file in force.
     pub(super) fn read_keys(
         &self,
-        known: &BTreeMap<String, KeySource>,
+        known: &KeySources,
         errors: &mut Vec<LoadError>,
     ) -> BTreeMap<String, Arc<Key>> {
         let mut keys = BTreeMap::new();
         for name in self.config.keys.keys() {
             // Where the check value is the same, so is the key, whatever it is called there.
-            let sources = known.get(name).into_iter().chain(self.config.keys.get(name));
-            let found = sources.chain(known.values()).filter_map(|s| Key::read(name, s).ok());
+            let own = self.config.keys.get(name);
+            let sources = known.keys.get(name).into_iter().chain(own);
+            let found = sources.chain(known.keys.values()).filter_map(|s| Key::read(name, s).ok());
             let check = self.keys.get(name);
             let mut found = found.filter(|key| check.is_none_or(|c| c == key.check_value()));
             match (found.next(), check) {
@@ -155,6 +204,7 @@ impl Archive {
             config: kept.config.clone(),
             code,
             keys: kept.keys.clone(),
+            dead: kept.dead.clone(),
             coverage: kept.coverage.clone(),
         };
         let text = serde_json::to_vec(&entry).map_err(|e| self.says(&e))?;
@@ -192,8 +242,8 @@ impl Archive {
             }
             code.insert(binding.clone(), Arc::from(wasm));
         }
-        let Entry { digest, config, keys, coverage, .. } = entry;
-        Ok(Kept { digest, config, code, keys, coverage })
+        let Entry { digest, config, keys, dead, coverage, .. } = entry;
+        Ok(Kept { digest, config, code, keys, dead, coverage })
     }
 
     /// Forgets all but these and the `newest` ones; says which plugins are still used, by
@@ -264,7 +314,7 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     use super::super::testing::{Guest, Setup, catalog, host, insert, said, shown, users};
-    use super::super::{Chain, restore};
+    use super::super::{Chain, Generation, Options, load, restore};
     use super::*;
 
     fn masks(fake: &str) -> Guest {
@@ -306,7 +356,7 @@ mod tests {
         let again = open(&setup).find(generation.digest()).unwrap();
         assert!(!again.config.accept_unmask);
         assert_eq!(again.config.transform, generation.kept().config.transform);
-        let restored = restore(&host(), &again, &BTreeMap::new(), &catalog(&[&users()]), 7);
+        let restored = restore(&host(), &again, &KeySources::default(), &catalog(&[&users()]), 7);
         let restored = restored.unwrap_or_else(|e| panic!("{}", said(&e)));
         assert_eq!((restored.number(), restored.digest()), (7, generation.digest()));
         assert_eq!(restored.coverage(), generation.coverage());
@@ -317,10 +367,48 @@ mod tests {
         let elsewhere = setup.folder.path().join("moved");
         fs::rename(&key, &elsewhere).unwrap();
         fs::write(&key, "33".repeat(16) + &"44".repeat(16)).unwrap();
-        let none = restore(&host(), &again, &BTreeMap::new(), &catalog(&[&users()]), 7);
+        let none = restore(&host(), &again, &KeySources::default(), &catalog(&[&users()]), 7);
         assert!(said(&none.unwrap_err()).contains("key `k1` with the check value"));
-        let moved = BTreeMap::from([("other".to_owned(), KeySource::File(elsewhere))]);
+        let keys = BTreeMap::from([("other".to_owned(), KeySource::File(elsewhere))]);
+        let moved = KeySources { keys, dead: None };
         restore(&host(), &again, &moved, &catalog(&[&users()]), 7).unwrap();
+    }
+
+    #[test]
+    fn letters_are_sealed_under_the_key_of_then_wherever_it_is_now() {
+        let mut setup = Setup::new(&masks("kept"));
+        let file = setup.folder.path().join("dead");
+        fs::write(&file, "11".repeat(16) + &"22".repeat(16)).unwrap();
+        setup.config.dead_letter_key = Some(KeySource::File(file.clone()));
+        let generation = setup.load(&catalog(&[&users()])).unwrap();
+        let was = generation.dead.as_ref().unwrap().check_value().to_owned();
+        open(&setup).keep(generation.kept()).unwrap();
+        let kept = open(&setup).find(generation.digest()).unwrap();
+        let elsewhere = setup.folder.path().join("moved");
+        let moved =
+            KeySources { dead: Some(KeySource::File(elsewhere.clone())), ..KeySources::default() };
+        let sealing = |known: &KeySources| {
+            let tables = catalog(&[&users()]);
+            let restored = restore(&host(), &kept, known, &tables, 7).unwrap();
+            let options = Options { kept: Some((&kept, known)), ..Options::default() };
+            let again = load(&host(), kept.settings(), &tables, options).unwrap();
+            let check = |g: &Generation| g.dead.as_ref().map(|key| key.check_value().to_owned());
+            assert_eq!(check(&restored), check(&again));
+            assert_eq!(restored.warnings(), again.warnings());
+            (check(&restored), restored.warnings().join("; "))
+        };
+        assert_eq!(sealing(&KeySources::default()), (Some(was.clone()), String::new()));
+        // It has moved, and another one stands where it was.
+        fs::rename(&file, &elsewhere).unwrap();
+        fs::write(&file, "33".repeat(16) + &"44".repeat(16)).unwrap();
+        assert_eq!(sealing(&moved), (Some(was.clone()), String::new()));
+        let (other, told) = sealing(&KeySources::default());
+        assert!(other.is_some_and(|other| other != was) && told.contains("another one"), "{told}");
+        // It is nowhere: the stream goes on as long as nothing has to be set aside.
+        fs::remove_file(&file).unwrap();
+        fs::remove_file(&elsewhere).unwrap();
+        let (none, told) = sealing(&moved);
+        assert!(none.is_none() && told.contains("is not there any more"), "{told}");
     }
 
     #[test]

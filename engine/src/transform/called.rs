@@ -42,6 +42,13 @@ pub(super) fn read(setting: &BTreeMap<String, Vec<String>>) -> Result<Vec<Called
     setting.iter().map(one).collect()
 }
 
+/// What else a column may be called, by schema, table and the name that the rules have for it.
+pub(super) fn others(all: &[Called], (schema, table, column): (&str, &str, &str)) -> Vec<String> {
+    let path = [schema, table, column];
+    let this = |called: &&Called| called.path.iter().map(Part::text).eq(path);
+    all.iter().filter(this).flat_map(|called| called.others.iter().cloned()).collect()
+}
+
 /// The table as the rules know it; what is wrong with it.
 pub(super) fn as_ruled(all: &[Called], relation: &Arc<Relation>) -> (Arc<Relation>, Vec<String>) {
     let (mut known, mut wrong) = (Arc::clone(relation), Vec::new());
@@ -73,6 +80,13 @@ pub(super) fn as_ruled(all: &[Called], relation: &Arc<Relation>) -> (Arc<Relatio
         }
     }
     (known, wrong)
+}
+
+/// What a column that the rules know under this name is called in the table; `known` is the
+/// table as they know it.
+pub(super) fn as_known(known: &Relation, relation: &Relation, column: &str) -> String {
+    let there = known.column(column).and_then(|place| relation.columns.get(place));
+    there.map_or(column, |there| there.name.as_str()).to_owned()
 }
 
 #[cfg(test)]

@@ -14,15 +14,16 @@ use kasho_plugin_sdk::batch::{Decision, NO_SLOT};
 use kasho_plugin_sdk::{Op, Relation};
 
 use crate::batch::{Batch, Cell, Detail};
+use crate::position::Position;
 
 use super::config::{NewColumns, OnError};
-use super::coverage::{self, TableCoverage};
+use super::coverage;
 use super::error::TransformError;
 use super::exchange::{Fault, Link};
 use super::figures::Figures;
 use super::generation::Generation;
 use super::instance::Failure;
-use super::known::{ById, KnownPlans};
+use super::known::KnownPlans;
 use super::loosen;
 use super::outcome::Decided;
 use super::plan::{Fate, LinkPlan, Policy, RelationPlan, impostor};
@@ -32,6 +33,7 @@ use super::rows::{
 };
 
 mod failed;
+mod schema;
 
 use failed::{Reason, mark_lossy};
 
@@ -47,8 +49,8 @@ pub struct Chain {
     links: Vec<Link>,
     policy: Policy,
     known: KnownPlans,
-    /// What each table was last found to be, by its id: it may come under another name.
-    latest: ById<(String, TableCoverage)>,
+    /// Rows of some table may have been lost, whoever is bound to it now.
+    lossy: bool,
     targets: Targets,
     /// Buffers that are kept from batch to batch; the plans with the descriptions they are
     /// of, for most batches have those of the one before.
@@ -76,14 +78,15 @@ impl Chain {
             let _ = targets.claim(plan);
         }
         let (plans, buckets) = (Plans::new(), Buckets::default());
-        let (latest, policy) = (ById::default(), generation.policy);
+        let policy = generation.policy;
+        let lossy = generation.covered().tables.values().any(|table| table.lossy);
         let (planned, originals) = (Vec::new(), Vec::new());
         Chain {
             generation,
             links,
             policy,
             known,
-            latest,
+            lossy,
             targets,
             plans,
             planned,
@@ -101,8 +104,11 @@ impl Chain {
     /// Whether [`Chain::apply`] would leave this batch as it is, without calling anybody.
     #[must_use]
     pub fn passes(&self, batch: &Batch) -> bool {
+        if schema::has_ddl(batch) {
+            return false;
+        }
         let nothing = self.links.is_empty() && self.generation.renames.is_empty();
-        (nothing && !self.policy.masks && self.policy.unruled.is_none())
+        (nothing && !self.policy.masks && self.policy.unruled.is_none() && !self.lossy)
             || batch.relations.iter().all(|r| self.known.find(r).is_some_and(|plan| plan.idle))
     }
 
@@ -113,6 +119,9 @@ impl Chain {
     /// [`TransformError`]; nothing of the batch may be published then.
     pub fn apply(&mut self, batch: &mut Batch) -> Result<(), TransformError> {
         let plans = self.resolve(batch)?;
+        if schema::has_ddl(batch) {
+            self.schema_changes(batch)?;
+        }
         if plans.iter().any(Option::is_some) {
             self.carry(batch, &plans)?;
         }
@@ -178,9 +187,11 @@ impl Chain {
                     Some(plan) => Arc::clone(plan),
                     None => {
                         let masked = self.policy.masks;
-                        let plan = self.plan(relation).map_err(|reason| TransformError::Table {
+                        let position = batch.rows[*row].position;
+                        let plan = self.plan(relation, position);
+                        let plan = plan.map_err(|reason| TransformError::Table {
                             table: relation.qualified(),
-                            position: batch.rows[*row].position,
+                            position,
                             reason,
                         })?;
                         if self.policy.masks != masked {
@@ -196,10 +207,14 @@ impl Chain {
     }
 
     /// Asks every binding that names a relation about it.
-    fn plan(&mut self, relation: &Arc<Relation>) -> Result<Arc<RelationPlan>, String> {
+    fn plan(
+        &mut self,
+        relation: &Arc<Relation>,
+        position: Position,
+    ) -> Result<Arc<RelationPlan>, String> {
         let plan = match self.known.alike(relation).map(Arc::clone) {
             Some(plan) => plan,
-            None => self.ask(relation)?,
+            None => self.ask(relation, position)?,
         };
         let rewrites = |l: &LinkPlan| l.used(Use::Mask).chain(l.used(Use::Drop)).next().is_some();
         if !self.policy.masks && plan.links.iter().flatten().any(|l| rewrites(l)) {
@@ -212,7 +227,11 @@ impl Chain {
         Ok(plan)
     }
 
-    fn ask(&mut self, relation: &Arc<Relation>) -> Result<Arc<RelationPlan>, String> {
+    fn ask(
+        &mut self,
+        relation: &Arc<Relation>,
+        position: Position,
+    ) -> Result<Arc<RelationPlan>, String> {
         let mut links = Vec::new();
         for link in &mut self.links {
             if !link.bound.names(relation) {
@@ -231,19 +250,21 @@ impl Chain {
             self.links.iter().map(|l| l.bound.config.new_columns).collect();
         let losing: Vec<OnError> = self.links.iter().map(|l| l.bound.config.on_error).collect();
         let before = self.generation.coverage.find(relation.id, &relation.qualified());
-        let lost = before.is_some_and(|(_, table)| table.lossy);
+        let seen = self.generation.seen.before(relation.id, position, self.generation.viewer());
+        let lost = before.is_some_and(|(_, table)| table.lossy)
+            || seen.is_some_and(|sight| sight.covered.lossy);
         let plan = RelationPlan::new(relation, links, &policies, self.policy);
         let names: Vec<&str> = self.links.iter().map(|l| &*l.bound.name).collect();
         let plan = plan.renamed(&self.generation.renames, &names).losing(&losing, lost);
         let plan = Arc::new(plan);
-        self.guard(&plan)?;
+        self.guard(&plan, position)?;
         Ok(plan)
     }
 
     /// A table that comes under another description lets out nothing that it did not:
     /// patterns would let a renamed column pass. What the generation before covered and this
     /// one could not be held against, it keeps to.
-    fn guard(&mut self, plan: &RelationPlan) -> Result<(), String> {
+    fn guard(&mut self, plan: &RelationPlan, position: Position) -> Result<(), String> {
         if let Some(reason) = impostor(&plan.relation) {
             return Err(reason);
         }
@@ -254,12 +275,15 @@ impl Chain {
         if let Some((table, kept)) = of_load.filter(|(_, table)| table.kept) {
             loosen::breaks((table, kept), (&name, &now))?;
         }
-        let before = self.latest.get(&now.id).map(|(table, before)| (table, before));
-        if let Some((table, before)) = before.or(of_load.filter(|(_, table)| !table.kept)) {
+        let (generation, of_load) = (&self.generation, of_load.filter(|(_, table)| !table.kept));
+        let sight = generation.seen.before(now.id, position, generation.viewer());
+        let before = sight.as_ref().map(|sight| (&sight.name, &sight.covered)).or(of_load);
+        if let Some((table, before)) = before {
             loosen::renames((table, before), (&name, &now))?;
         }
-        if !now.closed {
-            self.latest.insert(now.id, (name, now));
+        let told = sight.is_none() && of_load.is_some_and(|(table, c)| *table == name && *c == now);
+        if !now.closed && !told {
+            generation.seen.note(&generation.digest, position, (name, now), sight.as_ref());
         }
         Ok(())
     }
@@ -376,13 +400,14 @@ impl Chain {
         plan: &Arc<LinkPlan>,
         decided: &[Decided],
     ) -> Result<(), TransformError> {
+        let drops = decided.iter().filter(|decided| decided.decision == Decision::Drop).count();
+        if drops > 0 {
+            Figures::add(&self.links[at].bound.figures.dropped, drops);
+        }
         for decided in decided {
             match decided.decision {
                 Decision::Keep => {}
-                Decision::Drop => {
-                    batch.rows[decided.row as usize].dropped = true;
-                    Figures::add(&self.links[at].bound.figures.dropped, 1);
-                }
+                Decision::Drop => batch.rows[decided.row as usize].dropped = true,
                 Decision::Error => {
                     let reason = self.reason(at, plan, decided);
                     self.row_error(batch, at, plan, decided.row, reason)?;

@@ -11,12 +11,11 @@ use wasmparser::{
     WasmFeatures,
 };
 
+use super::description::{self, Description};
 use super::wasi;
 
 /// Functions of one module: compiling is linear in them, and it is nobody's sandbox.
 const MAX_FUNCTIONS: u32 = 50_000;
-/// Bytes of the metadata section.
-const MAX_METADATA: usize = 64 << 10;
 
 const I32: ValType = ValType::I32;
 const I64: ValType = ValType::I64;
@@ -42,12 +41,10 @@ const IMPORTS: [(&str, &[ValType]); 4] = [
 /// What a module says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Checked {
-    /// Names it imports from the host.
-    pub(super) imports: Vec<String>,
     /// Has an `_initialize`.
     pub(super) initialize: bool,
-    /// What its metadata section says, if it has one.
-    pub(super) metadata: abi::Metadata,
+    /// What its description says; nothing if it has none.
+    pub(super) description: Description,
 }
 
 /// The features of WebAssembly that a guest may use: what compilers emit today, and
@@ -196,23 +193,9 @@ impl<'a> Outline<'a> {
             }
         }
         Ok(Checked {
-            imports: self.imports.iter().map(|(_, name, _)| (*name).to_owned()).collect(),
             initialize: self.export("_initialize").is_some(),
-            metadata: self.metadata()?,
+            description: self.metadata.map(description::read).transpose()?.unwrap_or_default(),
         })
-    }
-
-    fn metadata(&self) -> Result<abi::Metadata, String> {
-        let Some(bytes) = self.metadata else { return Ok(abi::Metadata::default()) };
-        let bad = || {
-            format!(
-                "its section `{}` is not a small JSON object of name, version, language, sdk (texts) \
-                 and rules",
-                abi::METADATA_SECTION
-            )
-        };
-        let json = (bytes.len() <= MAX_METADATA).then(|| serde_json::from_slice(bytes).ok());
-        json.flatten().ok_or_else(bad)
     }
 
     fn speaks_abi_1(&self) -> Result<(), String> {
@@ -316,7 +299,6 @@ mod tests {
     fn a_whole_plugin_is_accepted() {
         let imports = r#"(import "kasho_1" "prf" (func (param i32 i32 i32 i32 i32)))"#;
         let checked = wat(&format!("{imports} {WHOLE}")).unwrap();
-        assert_eq!(checked.imports, ["prf"]);
         assert!(!checked.initialize);
     }
 
@@ -327,9 +309,8 @@ mod tests {
             wat(&format!("{WHOLE} (@custom \"kasho.plugin\" \"{json}\")"))
         };
         let said = section(r#"{"name":"mask","version":"1.2","sdk":"c/1","later":1}"#).unwrap();
-        let text = |text: &str| Some(text.to_owned());
-        let (name, version, sdk) = (text("mask"), text("1.2"), text("c/1"));
-        assert_eq!(said.metadata, abi::Metadata { name, version, sdk, ..Default::default() });
+        let own = said.description;
+        assert_eq!([own.name, own.version, own.language, own.sdk], ["mask", "1.2", "", "c/1"]);
         for bad in
             ["", "1", r#"{"version":1}"#, &format!(r#"{{"name":"{}"}}"#, "n".repeat(65 << 10))]
         {

@@ -101,6 +101,15 @@ pub struct TableCoverage {
     pub lossy: bool,
 }
 
+impl TableCoverage {
+    /// Whether anything has to be held against it.
+    pub(super) fn tells(&self) -> bool {
+        let column = |c: &ColumnCoverage| c.action.covers() || !c.mapping.is_empty();
+        let renames = self.leaves_as.is_some() || !self.columns_as.is_empty();
+        self.lossy || renames || !self.filters.is_empty() || self.columns.values().any(column)
+    }
+}
+
 /// What a generation masks, drops and filters. Names of tables are as in
 /// [`kasho_plugin_sdk::Relation::qualified`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,6 +149,17 @@ impl Coverage {
     #[must_use]
     pub fn column(&self, table: &str, column: &str) -> Option<&ColumnCoverage> {
         self.tables.get(table)?.columns.get(column)
+    }
+
+    /// Takes what a table is now in the place of what it was. One whose name it has taken is
+    /// still known by its id, as long as that is not known under another.
+    pub(super) fn replace(&mut self, name: &str, table: &TableCoverage) {
+        self.tables.retain(|_, other| table.id == 0 || other.id != table.id);
+        let other = self.tables.insert(name.to_owned(), table.clone());
+        if let Some(other) = other.filter(|other| other.id != table.id && other.tells()) {
+            // No table's name reads so: it would be quoted.
+            self.tables.insert(format!("{name} (oid {})", other.id), other);
+        }
     }
 
     /// The table with this id or, where no id says more, with this name.

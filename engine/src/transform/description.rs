@@ -1,5 +1,6 @@
 //! What a plugin says of itself in its file, read without running it: the custom section
-//! `kasho.plugin` (ABI.md, "Metadata").
+//! `kasho.plugin` (ABI.md). Whoever takes a file, looks at one or lists them reads it here,
+//! so that what one of them takes, all do.
 //!
 //! What can go wrong: the file is no module, or its section is no such JSON. Texts are shown
 //! in printable form: nobody has checked who wrote them.
@@ -9,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use wasmparser::{Parser, Payload};
 
-/// Bytes of the section.
-const MOST: usize = 1 << 20;
+/// Bytes of the section (ABI.md).
+const MOST: usize = 64 << 10;
 
 /// A plugin's description. What it does not say is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,24 +89,33 @@ pub fn describe(wasm: &[u8]) -> Result<Option<Description>, String> {
         if section.name() != abi::METADATA_SECTION {
             continue;
         }
-        if section.data().len() > MOST {
-            return Err(format!("its description is longer than {} KiB", MOST >> 10));
-        }
-        let described = serde_json::from_slice(section.data());
-        // The parser's words quote what it read.
-        return described.map(Some).map_err(|e| {
-            format!(
-                "its description is not as it should be (line {}, column {})",
-                e.line(),
-                e.column()
-            )
-        });
+        return read(section.data()).map(Some);
     }
     Ok(None)
 }
 
+/// The description in the section's content.
+///
+/// # Errors
+/// It is too long, or not as it should be.
+pub(super) fn read(section: &[u8]) -> Result<Description, String> {
+    let name = abi::METADATA_SECTION;
+    if section.len() > MOST {
+        return Err(format!("its section `{name}` is longer than {} KiB", MOST >> 10));
+    }
+    // The parser's words quote what it read.
+    serde_json::from_slice(section).map_err(|e| {
+        format!(
+            "its section `{name}` is no JSON that describes a plugin (line {}, column {}): see ABI.md",
+            e.line(),
+            e.column()
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::inspect::inspect;
     use super::*;
 
     fn wasm(section: &str) -> Vec<u8> {
@@ -124,9 +134,29 @@ mod tests {
     }
 
     #[test]
+    fn whoever_reads_a_section_reads_the_same() {
+        let padded = |bytes: usize| {
+            let spaces = " ".repeat(bytes - "{\"name\": \"x\"}".len());
+            wasm(&format!("{{\"name\": \"x\"}}{spaces}"))
+        };
+        for (wasm, taken) in [
+            (padded(MOST), true),
+            (padded(MOST + 1), false),
+            (wasm("{\"name\": 7}"), false),
+            (wasm("{\"transforms\": [{\"name\": 7}]}"), false),
+            (wasm(""), false),
+        ] {
+            let found = inspect(&wasm, 1 << 20).unwrap();
+            assert_eq!((describe(&wasm).is_ok(), found.metadata.is_some()), (taken, taken));
+        }
+    }
+
+    #[test]
     fn what_is_none_is_told() {
         let told = describe(&wasm("{\"name\": 7}")).unwrap_err();
-        assert_eq!(told, "its description is not as it should be (line 1, column 10)");
+        let want = "its section `kasho.plugin` is no JSON that describes a plugin (line 1, column 10): \
+                    see ABI.md";
+        assert_eq!(told, want);
         assert!(describe(b"no module").unwrap_err().starts_with("not a WebAssembly module"));
     }
 }

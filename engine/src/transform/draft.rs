@@ -12,9 +12,11 @@ use kasho_plugin_sdk::pattern::TablePattern;
 
 use crate::batch::{ddl_relation, message_relation};
 
+use super::called::as_ruled;
 use super::catalog::Catalog;
 use super::config::{Config, OnError, Unruled};
 use super::coverage::{Coverage, name};
+use super::ddl::Ddl;
 use super::error::LoadError;
 use super::gate;
 use super::generation::{Bound, Unfit, has_column};
@@ -22,7 +24,7 @@ use super::host::Host;
 use super::instance::Instance;
 use super::load::{Errors, Options};
 use super::loosen::{self, Loosened};
-use super::plan::{Fate, LinkPlan, Policy, RelationPlan, impostor, is_virtual};
+use super::plan::{Fate, LinkPlan, Policy, RelationPlan, impostor};
 use super::rename::{self, Renames};
 use super::seal::key_columns;
 
@@ -134,8 +136,11 @@ impl<'a> Draft<'a> {
             ));
         }
         // A literal table's columns are checked with its answer.
+        let has = |r: &Arc<Relation>, column: &str| {
+            bound.names(r) && has_column(&as_ruled(&bound.called, r).0, column)
+        };
         for column in columns.iter().filter(|_| pattern.is_glob()) {
-            if !matched.iter().any(|r| bound.names(r) && has_column(r, column)) {
+            if !matched.iter().any(|r| has(r, column)) {
                 let column = gate::harmless(column);
                 let text = format!("no table that it matches has a column {column}");
                 self.unfit(wrong(text));
@@ -176,6 +181,7 @@ impl<'a> Draft<'a> {
         }
         self.ask_about_bytes(links);
         let policy = self.policy(links, &answers);
+        self.look_at_ddl(policy);
         let new_columns: Vec<_> = self.config.plugged().map(|b| b.new_columns).collect();
         let on_error: Vec<_> = self.config.plugged().map(|b| b.on_error).collect();
         let names: Vec<&str> = self.config.plugged().map(|b| b.name.as_str()).collect();
@@ -209,7 +215,16 @@ impl<'a> Draft<'a> {
         };
         let masks = |at: usize, bound: &Bound| answered(at).any(rewrites) || may(at, bound);
         let masks = links.iter().enumerate().any(|(at, (bound, _))| masks(at, bound));
-        Policy { masks, unruled: self.config.unruled_tables }
+        Policy { masks, unruled: self.config.unruled_tables, ddl: self.config.ddl }
+    }
+
+    /// Statements as they are written carry values.
+    fn look_at_ddl(&mut self, policy: Policy) {
+        if policy.masks && policy.ddl == Some(Ddl::Text) && !self.config.allow_unmasked {
+            let text = "\"text\" lets schema changes out as they are written, with every value in \
+                        them: say allow_unmasked = true beside it, or ddl = \"structural\"";
+            self.errors.push(LoadError::whole("ddl".to_owned(), text.to_owned()));
+        }
     }
 
     /// What a plan says that an operator has to know.
@@ -220,7 +235,7 @@ impl<'a> Draft<'a> {
             self.errors.push(LoadError::whole(table.clone(), reason));
         }
         // Messages that nobody subscribes to stop the stream when one comes, not the load.
-        if let (Fate::Halt(reason), false) = (&plan.fate, is_virtual(relation)) {
+        if let (Fate::Halt(reason), false) = (&plan.fate, relation.is_virtual()) {
             self.unfit(LoadError::whole(table.clone(), reason.clone()));
             self.halts.insert(table.clone(), reason.clone());
         }
@@ -234,7 +249,7 @@ impl<'a> Draft<'a> {
     /// A row that is set aside has to be found again.
     fn found_again(&mut self, plan: &RelationPlan) {
         let relation = &plan.relation;
-        if is_virtual(relation) || !key_columns(relation).is_empty() {
+        if relation.is_virtual() || !key_columns(relation).is_empty() {
             return;
         }
         let bindings = self.config.plugged().zip(&plan.links);
@@ -273,7 +288,7 @@ impl<'a> Draft<'a> {
                     let text = own.unwrap_or(&text);
                     let error = LoadError::binding(&bound.name, table.clone(), text);
                     // What stands for events is not the catalogue's, and no stream differs.
-                    match is_virtual(relation) {
+                    match relation.is_virtual() {
                         true => self.errors.push(error),
                         false => self.unfit(error),
                     }
@@ -313,7 +328,9 @@ impl<'a> Draft<'a> {
     /// carried over into `coverage`.
     pub(super) fn compare(&mut self, coverage: &mut Coverage, digest: &str, options: Options<'_>) {
         let Some(running) = options.running else { return };
-        loosen::carry_lossy(running, coverage);
+        if !options.fresh {
+            loosen::carry_lossy(running, coverage);
+        }
         let accepted = options.accepts(self.config, digest);
         let confirmed = accepted || self.config.accept_unmask;
         let said = (self.config.unruled_tables == Some(Unruled::Pass), self.catalog.caught_up);
@@ -335,9 +352,16 @@ impl<'a> Draft<'a> {
             );
             self.errors.push(LoadError::whole(at.clone(), text));
         }
-        for (at, text) in loosen::renamed(running, coverage, &self.unknown) {
-            if !accepted {
-                let text = format!("{text}, or confirm with accept = \"{digest}\"");
+        let renamed = loosen::renamed(running, coverage, &self.unknown);
+        for loosen::Renamed { table, at, was, is } in renamed {
+            // Where it is loaded again is told by its former name, before this would be taken:
+            // so that load does not stand for it.
+            if !accepted && !options.fresh {
+                let text = format!(
+                    "it left as {was}, and with this configuration it leaves as {is}: rows already \
+                     loaded stand under the former name. Confirm with accept = \"{digest}\", then \
+                     load the table again (`kasho bootstrap --table {table}`)"
+                );
                 self.errors.push(LoadError::whole(at, text));
             }
         }

@@ -49,6 +49,8 @@ pub enum Stop {
     Halt,
     /// It was to be set aside, and nothing says which row it is.
     NoKey,
+    /// It was to be set aside, and there is no key that letters are sealed under.
+    NoDeadKey,
     /// It was to be set aside, and its key cannot be sealed.
     NoSeal,
 }
@@ -60,6 +62,10 @@ impl fmt::Display for Stop {
             Stop::NoKey => {
                 "on_error = \"dead_letter\" cannot set it aside, for nothing says which row it is: \
                  the stream stops here"
+            }
+            Stop::NoDeadKey => {
+                "on_error = \"dead_letter\" cannot set it aside, for dead_letter_key cannot be read: \
+                 put the key back, or name another; the stream stops here"
             }
             Stop::NoSeal => {
                 "on_error = \"dead_letter\" cannot set it aside, for this system has no random \
@@ -118,6 +124,19 @@ pub enum TransformError {
         /// Its first row.
         position: Position,
         /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A schema change may not leave, by policy or for want of its text.
+    #[error(
+        "schema change {what} at {position}: {reason}. Change the targets by hand as they need it, \
+         then `kasho ddl done {position}`; or leave it out of them: `kasho ddl skip {position}`"
+    )]
+    Ddl {
+        /// Its command tag and the object concerned, never its text.
+        what: String,
+        /// Where it stands.
+        position: Position,
+        /// Why.
         reason: String,
     },
     /// A plugin that ran cannot be started again.

@@ -1,8 +1,9 @@
 //! One immutable chain: bindings, compiled and asked, with what they cover.
 //!
-//! A generation is made by [`super::load`] and by nothing else; a [`super::Chain`] runs it.
-//! What can go wrong here is a guest that does not start, or that answers otherwise than
-//! when it was loaded.
+//! A generation that is in force was made by [`super::load`], of files or of what was kept
+//! of an earlier one; [`super::probe`] makes stand-ins of two. A [`super::Chain`] runs it, and
+//! notes what rows show of tables. What can go wrong here is a guest that does not start, or
+//! that answers otherwise than when it was loaded.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +16,7 @@ use kasho_plugin_sdk::abi::{self, Answer, Needs};
 use kasho_plugin_sdk::pattern::TablePattern;
 
 use super::archive::Kept;
-use super::called::{Called, as_ruled};
+use super::called::{Called, as_known, as_ruled};
 use super::config::Binding;
 use super::coverage::Coverage;
 use super::figures::Figures;
@@ -24,9 +25,10 @@ use super::host::{Compiled, Host};
 use super::imports::LogLines;
 use super::instance::{Ceilings, Failure, Instance, complaint};
 use super::keys::Key;
-use super::plan::{LinkPlan, Named, Policy, RelationPlan, is_virtual};
+use super::plan::{LinkPlan, Named, Policy, RelationPlan};
 use super::rename::Renames;
 use super::seal::DeadKey;
+use super::seen::{Seen, Viewer};
 
 /// A plugin of a generation, for status.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -97,7 +99,7 @@ impl Bound {
     /// Whether the binding names this relation. Events that are not rows are named only
     /// word by word: `*.*` means tables.
     pub(super) fn names(&self, relation: &Relation) -> bool {
-        let word = is_virtual(relation);
+        let word = relation.is_virtual();
         self.patterns.iter().any(|p| p.matches(relation) && !(word && p.is_glob()))
     }
 
@@ -155,6 +157,13 @@ impl Bound {
                     .map_err(Unfit::Wrong)?;
                 let of = |column: &str| self.named(relation, Some(column));
                 plan.name(self.named(relation, None), of);
+                let columns = plan.rename.iter_mut().flat_map(|rename| &mut rename.columns);
+                let columns = columns.map(|(column, to)| (column.clone(), to.clone()));
+                let columns = columns.map(|(column, to)| (as_known(&known, relation, &column), to));
+                let columns = columns.collect();
+                if let Some(rename) = &mut plan.rename {
+                    rename.columns = columns;
+                }
                 plan.relation = Arc::clone(relation);
                 return Ok(Some(Arc::new(plan)));
             }
@@ -236,7 +245,8 @@ impl Bound {
             binding: config.name.clone(),
             plugin: config.plugin.clone(),
             sha256: self.compiled.sha256.clone(),
-            version: self.compiled.checked.metadata.version.clone(),
+            version: Some(self.compiled.checked.description.version.clone())
+                .filter(|version| !version.is_empty()),
             tables: config.tables.clone(),
             unmasked,
             compiled: self.compiled.took,
@@ -319,6 +329,10 @@ pub struct Generation {
     /// What the keys of rows that are set aside are sealed under.
     pub(super) dead: Option<Arc<DeadKey>>,
     pub(super) kept: Arc<Kept>,
+    /// What rows have shown of tables, to it and to those before it.
+    pub(super) seen: Arc<Seen>,
+    /// Number of the newest sight that it was held against when it was loaded.
+    pub(super) told: u64,
 }
 
 impl fmt::Debug for Generation {
@@ -359,7 +373,24 @@ impl Generation {
         &self.kept
     }
 
-    /// What it masks, drops and filters.
+    /// What it masks, drops and filters, of the tables that there are by what rows have
+    /// shown of them since it was loaded.
+    #[must_use]
+    pub fn covered(&self) -> Coverage {
+        self.seen.over(self.viewer())
+    }
+
+    /// How much rows have shown of tables: more than before if [`Generation::covered`] says more.
+    #[must_use]
+    pub fn learned(&self) -> u64 {
+        self.seen.newest()
+    }
+
+    pub(super) fn viewer(&self) -> Viewer<'_> {
+        Viewer { digest: &self.digest, told: self.told, coverage: &self.coverage }
+    }
+
+    /// What it masks, drops and filters, by the tables that it was loaded with.
     #[must_use]
     pub fn coverage(&self) -> &Coverage {
         &self.coverage
@@ -395,9 +426,10 @@ impl Generation {
         self.bound.iter().map(|b| (b.config.name.clone(), &*b.figures)).collect()
     }
 
-    /// Goes on counting where the generation before it stands. To be called before
-    /// anybody runs it.
-    pub(super) fn count_on(&mut self, before: &Generation) {
+    /// Goes on where the generation before it stands: with its figures, and with what rows
+    /// have shown of tables. To be called before anybody runs it.
+    pub(super) fn go_on(&mut self, before: &Generation) {
+        self.seen = Arc::clone(&before.seen);
         // Nobody else has them yet.
         for bound in self.bound.iter_mut().filter_map(Arc::get_mut) {
             if let Some(same) = before.bound.iter().find(|other| other.name == bound.name) {
@@ -411,12 +443,6 @@ impl Generation {
     pub fn key_checks(&self) -> BTreeMap<String, String> {
         let keys = self.bound.iter().filter_map(|b| b.key.as_ref());
         keys.map(|k| (k.name().to_owned(), k.check_value().to_owned())).collect()
-    }
-
-    /// Tables nobody names do not pass.
-    #[must_use]
-    pub fn masks(&self) -> bool {
-        self.policy.masks
     }
 
     /// The instances that were made to check it, for the first chain that runs it.

@@ -2,7 +2,7 @@
 //! beside each refusal the change that it must not hinder.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kasho_plugin_sdk::{Column, Op, Relation};
@@ -12,7 +12,8 @@ use crate::batch::{Batch, message_relation};
 use super::real::{configured, setup};
 use super::testing::{Guest, Setup, catalog, host, push, said, shown, table, transaction};
 use super::{
-    Action, Catalog, Chain, Config, Coverage, Generation, LoadError, Options, load, restore,
+    Action, Catalog, Chain, Config, Coverage, Generation, Handle, Kept, KeySources, LoadError,
+    Options, load, restore,
 };
 
 const SECRET: &str = "ada@secret.example";
@@ -115,6 +116,48 @@ fn a_mask_does_not_go_in_two_steps() {
 }
 
 #[test]
+fn what_rows_have_shown_of_a_table_outlives_the_chain_the_generation_and_the_process() {
+    let users = people(&["id!", "email"]);
+    let rules = "\"public.*.*\" = \"pass\"\n\"public.*.email\" = \"fake_email\"";
+    let text = anonymize("\"public.*\"", rules);
+    let mut world = World::new(&text, &[&users]);
+    let handle = Handle::new(world.candidate(&text).unwrap());
+    let kept = Arc::clone(handle.newest().kept());
+    // A table that was made later, and whose column has another name then.
+    let later = |column: &str| table(18_000, "later", &["id!", column]);
+    let values = ["1", SECRET];
+    assert!(!leaves(&mut Chain::new(handle.newest()), &later("email"), &values).contains(SECRET));
+    let held = |mut chain: Chain| {
+        let told = halts(&mut chain, &later("mail"), &values);
+        assert!(told.contains("public.later.mail"), "{told}");
+        assert!(!leaves(&mut chain, &later("email"), &values).contains(SECRET));
+    };
+    held(Chain::new(handle.newest()));
+    // Files that were loaded before anybody saw the table.
+    let other = format!("{rules}\n\"public.users.id\" = \"pass\"");
+    handle.publish(world.candidate(&anonymize("\"public.*\"", &other)).unwrap());
+    held(Chain::new(handle.newest()));
+    // What begins before the next one is taken, and what another process goes on with.
+    let mut lent = restore(&host(), &kept, &KeySources::default(), &world.tables, 5).unwrap();
+    handle.lend(&mut lent);
+    held(Chain::new(Arc::new(lent)));
+    let covered = handle.newest().covered();
+    let known = Kept::clone(&kept).covering(covered.clone());
+    let known = restore(&host(), &known, &KeySources::default(), &world.tables, 5).unwrap();
+    held(Chain::new(Arc::new(known)));
+    // The same files at a start, before and after the stream is there.
+    world.running = Some((covered, kept.digest().to_owned()));
+    held(world.accept(&text));
+    let renamed = later("mail");
+    world.become_of(&[&users, &renamed], true);
+    let told = world.refuse(&text);
+    assert!(told.contains("public.later.mail"), "{told}");
+    let said = format!("{rules}\n\"public.later.mail\" = \"pass\"");
+    let said = format!("accept_unmask = true\n{}", anonymize("\"public.*\"", &said));
+    assert!(leaves(&mut world.accept(&said), &renamed, &values).contains(SECRET));
+}
+
+#[test]
 fn what_is_restored_is_held_against_what_it_covered() {
     let users = people(&["id!", "email"]);
     let renamed = people(&["id!", "mail"]);
@@ -126,7 +169,7 @@ fn what_is_restored_is_held_against_what_it_covered() {
         // The tables have gone on, and the files would be refused for it.
         world.become_of(&[&renamed], caught_up);
         let restored = || {
-            let loaded = restore(&host(), &kept, &BTreeMap::new(), &world.tables, 5);
+            let loaded = restore(&host(), &kept, &KeySources::default(), &world.tables, 5);
             Chain::new(Arc::new(loaded.unwrap_or_else(|e| panic!("{}", said(&e)))))
         };
         assert!(!leaves(&mut restored(), &users, &["1", SECRET]).contains(SECRET));

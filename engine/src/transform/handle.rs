@@ -128,7 +128,7 @@ impl Handle {
 
     /// Hands over a generation; the pipeline takes it where the next transaction begins.
     pub fn publish(&self, mut generation: Generation) {
-        generation.count_on(&self.newest.load());
+        generation.go_on(&self.newest.load());
         let report = Report::of(&generation);
         self.newest.store(Arc::new(generation));
         self.report.send_modify(|before| {
@@ -136,6 +136,12 @@ impl Handle {
                 (std::mem::take(&mut before.accepted), before.accepted_by_file.take());
             *before = Report { refusals: before.refusals, accepted, accepted_by_file, ..report };
         });
+    }
+
+    /// Shares with one that is not published, and finishes what it began, what rows have
+    /// shown of tables.
+    pub fn lend(&self, generation: &mut Generation) {
+        generation.go_on(&self.newest.load());
     }
 
     /// The rows of these tables are loaded again: until [`Handle::settle_moves`], a candidate may

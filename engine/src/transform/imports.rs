@@ -52,7 +52,8 @@ pub(super) struct GuestState {
     pub(super) lines: Arc<LogLines>,
     /// Set in the tools of plugin authors.
     pub(super) meter: Option<Arc<Meter>>,
-    /// What it wrote to WASI's standard error of late, through the gate.
+    /// What it wrote to WASI's standard error, through the gate: the last
+    /// [`TEXT_BYTES`] of it, without the lines that were too many in their second.
     pub(super) said: String,
     /// What it has of WASI.
     pub(super) wasi: Wasi,
@@ -236,14 +237,21 @@ pub(super) fn say(
     len: u32,
 ) -> Result<()> {
     let text = line(caller, level, ptr, len)?;
-    let said = &mut caller.data_mut().said;
-    if level == 2 && said.len() + text.len() < TEXT_BYTES as usize {
-        if !said.is_empty() {
-            said.push(' ');
-        }
-        said.push_str(text.trim());
+    if level == 2 {
+        keep_last(&mut caller.data_mut().said, text.trim());
     }
     Ok(())
+}
+
+/// Adds words, and forgets the first ones where there are too many.
+fn keep_last(said: &mut String, text: &str) {
+    if !said.is_empty() && !text.is_empty() {
+        said.push(' ');
+    }
+    said.push_str(text);
+    let too_many = said.len().saturating_sub(TEXT_BYTES as usize);
+    let first = (too_many..=said.len()).find(|at| said.is_char_boundary(*at));
+    said.drain(..first.unwrap_or(0));
 }
 
 /// Writes a line to the log, and gives what may be shown of it.
@@ -278,4 +286,24 @@ fn count(mut caller: Caller<'_, GuestState>, text: u32, delta: i64) -> Result<()
         None => bail!("count: no such text"),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_words_are_kept_and_not_the_first() {
+        let mut said = String::new();
+        keep_last(&mut said, "first");
+        keep_last(&mut said, "");
+        keep_last(&mut said, "second");
+        assert_eq!(said, "first second");
+        for _ in 0..TEXT_BYTES {
+            keep_last(&mut said, "ääää");
+        }
+        keep_last(&mut said, "why it exits");
+        assert!(said.len() <= TEXT_BYTES as usize && said.len() > TEXT_BYTES as usize - 2);
+        assert!(said.ends_with("ääää why it exits") && !said.contains("first"));
+    }
 }

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use wasmparser::{ExternalKind, Parser, Payload, TypeRef};
 
 use super::check;
+use super::description::{self, Description};
 use super::host::hex;
 use super::wasi;
 
@@ -36,8 +37,8 @@ pub struct Inspection {
     pub memory_pages: Option<(u64, Option<u64>)>,
     /// Bytes by section, the largest first.
     pub sections: Vec<(String, usize)>,
-    /// The section `kasho.plugin`, if it is there and JSON.
-    pub metadata: Option<serde_json::Value>,
+    /// What the section `kasho.plugin` says, if it is there and can be read.
+    pub metadata: Option<Description>,
     /// Names of the fixtures it carries.
     pub fixtures: Vec<String>,
     /// Its binding has to say `wasi = true`.
@@ -125,7 +126,7 @@ impl Inspection {
                 }
             }
             Payload::CustomSection(section) if section.name() == abi::METADATA_SECTION => {
-                self.metadata = serde_json::from_slice(section.data()).ok();
+                self.metadata = description::read(section.data()).ok();
             }
             Payload::CustomSection(section) if section.name() == FIXTURES_SECTION => {
                 let names = embedded(section.data()).into_iter();
@@ -261,7 +262,7 @@ mod tests {
         assert_eq!(whole, with_sections(&bare, &sections).unwrap());
         assert!(whole.starts_with(&bare));
         let found = inspect(&whole, 1 << 20).unwrap();
-        assert_eq!(found.metadata.unwrap()["name"], "n");
+        assert_eq!(found.metadata.unwrap().name, "n");
         assert_eq!(found.fixtures, ["a.toml"]);
         assert_eq!(super::fixtures(&whole), [("a.toml".to_owned(), "x".to_owned())]);
         assert_eq!(found.abi.as_deref(), Some("1"));

@@ -13,10 +13,10 @@ use kasho_plugin_sdk::abi::{self, Needs};
 use kasho_plugin_sdk::pattern::TablePattern;
 use sha2::{Digest, Sha256};
 
-use super::archive::Kept;
+use super::archive::{Kept, KeySources};
 use super::called;
 use super::catalog::Catalog;
-use super::config::{Binding, Config, KeySource};
+use super::config::{Binding, Config};
 use super::coverage::Coverage;
 use super::draft::Draft;
 use super::error::LoadError;
@@ -35,6 +35,8 @@ pub struct Options<'a> {
     /// What the running generation covers, or the checkpoint's: a candidate may not cover
     /// less without being told so twice.
     pub running: Option<&'a Coverage>,
+    /// How much rows had shown of tables when that was asked for: [`Generation::learned`].
+    pub learned: u64,
     /// The digest of that generation.
     pub digest: Option<&'a str>,
     /// Check values of the running generation's masking keys, by name.
@@ -48,7 +50,7 @@ pub struct Options<'a> {
     pub fresh: bool,
     /// Not the files are the candidate, but what was kept of an earlier one; its keys may
     /// be where these say.
-    pub kept: Option<(&'a Kept, &'a BTreeMap<String, KeySource>)>,
+    pub kept: Option<(&'a Kept, &'a KeySources)>,
     /// Number of the new generation.
     pub number: u64,
 }
@@ -100,20 +102,18 @@ pub fn candidate(
     catalog: &Catalog,
     options: Options<'_>,
 ) -> Result<Generation, Rejected> {
-    let mut wrong = Vec::new();
-    let dead = dead_key(config, &mut wrong);
-    if !wrong.is_empty() {
-        return Err(wrong.into());
-    }
-    let mut links = match options.kept {
+    let mut warnings = Vec::new();
+    let (mut links, dead) = match options.kept {
         Some((kept, known)) => {
             let mut errors = settings(config);
             let keys = kept.read_keys(known, &mut errors);
-            bind_all(host, config, Some(kept), &keys, errors)?
+            let dead = kept.read_dead(known, &mut warnings);
+            (bind_all(host, config, Some(kept), &keys, errors)?, dead)
         }
         None => links(host, config)?,
     };
     let mut draft = Draft::new((host, config, catalog), Vec::new());
+    draft.warnings = warnings;
     draft.check_needs(&links);
     draft.check_renames();
     draft.same_keys(&links, options.keys.filter(|_| !options.fresh));
@@ -137,9 +137,10 @@ pub fn candidate(
     }
     // While the stream lags behind the catalogue, its own descriptions decide.
     let plans = if catalog.caught_up { plans } else { Vec::new() };
-    let kept = keep(config, &links, digest, coverage);
+    let kept = keep(config, (&links, dead.as_ref()), digest, coverage);
     let found = (plans, renames, warnings);
-    Ok(generation(host, (options.number, kept), (links, dead), policy, found))
+    let made = generation(host, (options.number, kept), (links, dead), policy, found);
+    Ok(Generation { told: options.learned, ..made })
 }
 
 /// Loads what was kept of a generation that was in force, to go on with it. It is what it
@@ -151,16 +152,18 @@ pub fn candidate(
 pub fn restore(
     host: &Arc<Host>,
     kept: &Kept,
-    known: &BTreeMap<String, KeySource>,
+    known: &KeySources,
     catalog: &Catalog,
     number: u64,
 ) -> Result<Generation, Vec<LoadError>> {
     let mut errors = Vec::new();
     let keys = kept.read_keys(known, &mut errors);
     let config = &kept.config;
-    let dead = dead_key(config, &mut errors);
+    let mut warnings = Vec::new();
+    let dead = kept.read_dead(known, &mut warnings);
     let mut links = bind_all(host, config, Some(kept), &keys, errors)?;
     let mut draft = Draft::new((host, config, catalog), Vec::new());
+    draft.warnings = warnings;
     draft.check_renames();
     let (plans, mut policy) = draft.plan(&mut links);
     policy.masks |= kept.coverage.closed;
@@ -199,12 +202,18 @@ fn bind_all(
     if errors.is_empty() { Ok(links) } else { Err(errors) }
 }
 
-fn keep(config: &Config, links: &Links, digest: String, coverage: Coverage) -> Kept {
+fn keep(
+    config: &Config,
+    (links, dead): (&Links, Option<&DeadKey>),
+    digest: String,
+    coverage: Coverage,
+) -> Kept {
     let code = links.iter().map(|(b, _)| (b.config.name.clone(), Arc::clone(&b.compiled.file)));
     let keys = links.iter().filter_map(|(bound, _)| bound.key.as_deref());
     let keys = keys.map(|key| (key.name().to_owned(), key.check_value().to_owned()));
     let (code, keys) = (code.collect(), keys.collect());
-    Kept { digest, config: Kept::config(config), code, keys, coverage }
+    let dead = dead.map(|key| key.check_value().to_owned());
+    Kept { digest, config: Kept::config(config), code, keys, dead, coverage }
 }
 
 fn generation(
@@ -229,20 +238,23 @@ fn generation(
         ready: Mutex::new(Some(instances)),
         kept: Arc::new(kept),
         dead: dead.map(Arc::new),
+        seen: Arc::default(),
+        told: 0,
     }
 }
 
-/// The bindings, compiled and started.
+/// The bindings, compiled and started, and the key that letters are sealed under.
 ///
 /// # Errors
 /// Everything that is wrong with them, whatever the tables are.
-pub(super) fn links(host: &Host, config: &Config) -> Result<Links, Errors> {
+pub(super) fn links(host: &Host, config: &Config) -> Result<(Links, Option<DeadKey>), Errors> {
     let mut errors = settings(config);
+    let dead = dead_key(config, &mut errors);
     let mut keys = read_keys(config, &mut errors);
     if host.meter().is_some() {
         keys.insert("fixtures".to_owned(), Arc::new(Key::of_fixtures()));
     }
-    bind_all(host, config, None, &keys, errors)
+    Ok((bind_all(host, config, None, &keys, errors)?, dead))
 }
 
 /// Settings that contradict one another.
@@ -386,17 +398,23 @@ fn digest(config: &Config, links: &[(Arc<Bound>, Instance)], dead: Option<&DeadK
     };
     add(abi::VERSION);
     add(&format!("{:?}", config.unruled_tables));
-    for (bound, _) in links {
-        add(&bound.compiled.sha256);
-        add(&serde_json::to_string(&bound.config).unwrap_or_default());
-        add(&bound.init.rules.to_string());
-        add(bound.key.as_ref().map_or("", |key| key.check_value()));
+    if let Some(ddl) = config.ddl {
+        add(&format!("{ddl:?}"));
+    }
+    let mut links = links.iter();
+    for binding in &config.transform {
+        if binding.plugin.is_empty() {
+            add("");
+            add(&serde_json::to_string(binding).unwrap_or_default());
+        } else if let Some((bound, _)) = links.next() {
+            add(&bound.compiled.sha256);
+            add(&serde_json::to_string(&bound.config).unwrap_or_default());
+            add(&bound.init.rules.to_string());
+            add(bound.key.as_ref().map_or("", |key| key.check_value()));
+        }
     }
     if let Some(dead) = dead {
         add(dead.check_value());
-    }
-    for binding in config.transform.iter().filter(|binding| binding.plugin.is_empty()) {
-        add(&serde_json::to_string(&binding.rename).unwrap_or_default());
     }
     hex(&hash.finalize())
 }

@@ -225,37 +225,42 @@ pub(super) fn differing<'a>(
     })
 }
 
-/// Tables and columns that leave under other names than before, as sentences: what was
-/// loaded stands under the former ones. A source that was renamed itself is none.
-pub(super) fn renamed(
-    old: &Coverage,
-    new: &Coverage,
-    unknown: &BTreeSet<String>,
-) -> Vec<(String, String)> {
+/// A table or column that leaves under another name than before.
+pub(super) struct Renamed {
+    /// The table, as it is called in the source.
+    pub(super) table: String,
+    /// What it is about: the table, or a column of it.
+    pub(super) at: String,
+    /// The name before.
+    pub(super) was: String,
+    /// The name now.
+    pub(super) is: String,
+}
+
+/// Tables and columns that leave under other names than before: what was loaded stands under
+/// the former ones. A source that was renamed itself is none.
+pub(super) fn renamed(old: &Coverage, new: &Coverage, unknown: &BTreeSet<String>) -> Vec<Renamed> {
     let mut all = Vec::new();
-    let sentence = |was: &str, is: &str| {
-        format!(
-            "it left as {was}, and with this configuration it leaves as {is}: rows already loaded \
-             stand under the former name. Load the table again"
-        )
-    };
     for (table, before) in &old.tables {
         let Some((name, after)) = new.find(before.id, table) else { continue };
         if unknown.contains(name) || before.closed || after.closed {
             continue;
         }
+        let mut tell = |at: String, was: String, is: String| {
+            all.push(Renamed { table: name.clone(), at, was, is });
+        };
         let renames = before.leaves_as.is_some() || after.leaves_as.is_some();
         let was = before.leaves_as.as_ref().unwrap_or(table);
         let is = after.leaves_as.as_ref().unwrap_or(name);
         if renames && was != is {
-            all.push((name.clone(), sentence(was, is)));
+            tell(name.clone(), was.clone(), is.clone());
         }
         for column in before.columns.keys().filter(|column| after.columns.contains_key(*column)) {
             let was = before.columns_as.get(column).unwrap_or(column);
             let is = after.columns_as.get(column).unwrap_or(column);
             if was != is {
                 let at = format!("{name}.{}", quote_identifier(column));
-                all.push((at, sentence(&quote_identifier(was), &quote_identifier(is))));
+                tell(at, quote_identifier(was), quote_identifier(is));
             }
         }
     }

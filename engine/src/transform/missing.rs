@@ -13,7 +13,7 @@ use super::draft::Draft;
 use super::error::LoadError;
 use super::host::Host;
 use super::load::links;
-use super::plan::{Fate, is_virtual};
+use super::plan::Fate;
 
 /// A table that lacks rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,14 +43,14 @@ pub fn missing(
     config: &Config,
     catalog: &Catalog,
 ) -> Result<(Vec<Missing>, Vec<LoadError>), Vec<LoadError>> {
-    let mut links = links(host, config)?;
+    let (mut links, _) = links(host, config)?;
     let names: Vec<String> = links.iter().map(|(bound, _)| bound.config.name.clone()).collect();
     let mut draft = Draft::new((host, config, catalog), Vec::new());
     draft.check_needs(&links);
     draft.check_renames();
     let (plans, _) = draft.plan(&mut links);
     let mut missing = Vec::new();
-    for plan in plans.iter().filter(|plan| !is_virtual(&plan.relation)) {
+    for plan in plans.iter().filter(|plan| !plan.relation.is_virtual()) {
         let bindings: Vec<String> = plan
             .links
             .iter()

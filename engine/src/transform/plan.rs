@@ -14,6 +14,7 @@ use kasho_plugin_sdk::{Column, Identity, Op, Relation, abi};
 use serde::{Deserialize, Serialize};
 
 use super::config::{NewColumns, OnError, Unruled};
+use super::ddl::Ddl;
 use super::gate;
 use super::rename::Renames;
 
@@ -207,7 +208,7 @@ fn contradictions(relation: &Relation, wanted: &Wanted, slots: &[Slot]) -> Vec<S
     let mut wrong = Vec::new();
     for slot in slots {
         let column = &relation.columns[slot.column];
-        if !column.key || is_virtual(relation) {
+        if !column.key || relation.is_virtual() {
             continue;
         }
         let name = &column.name;
@@ -240,18 +241,13 @@ fn contradictions(relation: &Relation, wanted: &Wanted, slots: &[Slot]) -> Vec<S
 
 /// Operations of a relation that carry values.
 fn carries(relation: &Relation) -> &'static [Op] {
-    if !is_virtual(relation) {
+    if !relation.is_virtual() {
         &[Op::Insert, Op::Update, Op::Delete, Op::Read]
     } else if relation.table == abi::DDL_RELATION.1 {
         &[Op::Ddl]
     } else {
         &[Op::Message]
     }
-}
-
-/// Whether it stands for events that are not rows of a table.
-pub(super) fn is_virtual(relation: &Relation) -> bool {
-    relation.is_virtual()
 }
 
 /// Why a table may not be called as it is, if so: it would be taken for what it is not.
@@ -321,6 +317,8 @@ pub(super) struct Policy {
     pub(super) masks: bool,
     /// What the file says of tables nobody names.
     pub(super) unruled: Option<Unruled>,
+    /// What the file says of schema changes.
+    pub(super) ddl: Option<Ddl>,
 }
 
 impl Policy {
@@ -450,7 +448,11 @@ impl RelationPlan {
 
 fn unnamed(relation: &Relation, policy: Policy) -> Fate {
     let table = relation.qualified();
-    if is_virtual(relation) && policy.masks && policy.unnamed() != Unruled::Drop {
+    if relation.is_virtual() && relation.table == abi::DDL_RELATION.1 {
+        // Each statement is looked at by itself.
+        return Fate::Pass;
+    }
+    if relation.is_virtual() && policy.masks && policy.unnamed() != Unruled::Drop {
         return Fate::Halt(format!(
             "no transform subscribes to {table} by name, and its text could hold what others mask: \
              name it in `tables` of one that has a rule for it, or set unruled_tables = \"drop\""

@@ -3,10 +3,12 @@
 //! Both generations, the running one and the candidate, are run in throw-away instances
 //! under the limits of production. Their imports are stand-ins: log lines and counters go
 //! nowhere, and keyed hashes are made with a key of this one probe, so that what comes out
-//! is no fake of anybody's. Only numbers come out of it. What can go wrong is the
-//! candidate's to be refused for: it fails where the running generation does not, it
-//! leaves as they are the values that it masks, or it says of a row that it is another.
-//! Rows that it does not fit at all say nothing: tables change, and the stream decides.
+//! is no fake of anybody's; and names stay the source's, whoever gives others, so that the
+//! two can be compared. Only numbers come out of it. What can go wrong is the candidate's to
+//! be refused for: it fails, or stops, where the running generation does not; it leaves as
+//! they are the values that it masks; or it says of a row that it is another. Rows that the
+//! candidate's rules do not fit say nothing: tables change, and the stream decides. Where
+//! there are no random numbers, or no rows, nothing is tried.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -77,14 +79,16 @@ fn stand_in(generation: &Generation, salt: &[u8; 32]) -> Chain {
         host: Arc::clone(&generation.host),
         bound: bound.collect(),
         policy: generation.policy,
-        // Both are looked at under the source's names.
-        renames: Renames::default(),
+        // Both are looked at under the source's names, whoever gives others.
+        renames: Renames::none(),
         coverage: generation.coverage.clone(),
         warnings: Vec::new(),
         plans: Vec::new(),
         ready: Mutex::new(None),
         kept: Arc::clone(&generation.kept),
         dead: generation.dead.clone(),
+        seen: Arc::default(),
+        told: 0,
     }))
 }
 
@@ -124,7 +128,9 @@ fn run(chain: &mut Chain, batch: &Batch) -> Outcome {
             | TransformError::Deadline { reason, binding, .. }
             | TransformError::Start { reason, binding, .. },
         ) => (None, Some(format!("`{binding}`: {reason}"))),
-        Err(error @ TransformError::Internal(_)) => (None, Some(error.to_string())),
+        Err(error @ (TransformError::Ddl { .. } | TransformError::Internal(_))) => {
+            (None, Some(error.to_string()))
+        }
     };
     let after = sums(chain);
     Outcome { left, stopped, failures: after.0 - before.0, errors: after.1 - before.1 }
@@ -308,6 +314,32 @@ mod tests {
         assert!(!text.contains("kept@"), "{text}");
         assert_eq!(refusal(&masks("a"), &same, &rows("kept@as.it.is", FEW - 1)), "", "too few");
         assert_eq!(refusal(&same, &same, &rows("kept@as.it.is", 20)), "", "nothing new");
+    }
+
+    #[test]
+    fn names_that_plugins_give_hide_nothing() {
+        let renaming = |guest: Guest, column: &str| {
+            let mut guest = guest;
+            guest.wanted["ok"]["rename"] = serde_json::json!({"columns": {column: "called"}});
+            guest
+        };
+        let same = masks("kept@as.it.is");
+        for (before, after) in [
+            (masks("a"), renaming(same.clone(), "email")),
+            (renaming(masks("a"), "email"), renaming(same.clone(), "email")),
+        ] {
+            let text = refusal(&before, &after, &rows("kept@as.it.is", 20));
+            assert!(text.contains("it masks column email and leaves 20 of 20 values"), "{text}");
+        }
+        let kept = renaming(same, "email");
+        assert_eq!(
+            refusal(&kept, &kept.clone().names("public.users", &[]), &rows("kept@as.it.is", 20)),
+            ""
+        );
+        let sides = [Side::New];
+        let key = |fake: &str| Guest::new(&[("id", "mask"), ("email", "pass")]).masks(fake, &sides);
+        let text = refusal(&key("7"), &renaming(key("8"), "id"), &rows("x", 5));
+        assert!(text.contains("column id says where rows are, and 5 of its values"), "{text}");
     }
 
     #[test]

@@ -96,11 +96,28 @@ pub fn watch(handle: &Arc<Handle>, host: &Arc<Host>, sources: Sources) -> Result
     Ok(Watch { wake, _events: events })
 }
 
+/// Has a watcher look, from any task.
+#[derive(Clone, Debug)]
+pub struct Poke(Sender<Wake>);
+
+impl Poke {
+    /// Looks at files and configuration now.
+    pub fn look(&self) {
+        // The thread is gone only if it panicked; then nothing is reloaded, and what runs runs.
+        let _ = self.0.send(Wake::Again);
+    }
+}
+
 impl Watch {
     /// Looks at files and configuration now (SIGHUP, a control call).
     pub fn poke(&self) {
-        // The thread is gone only if it panicked; then nothing is reloaded, and what runs runs.
-        let _ = self.wake.send(Wake::Again);
+        self.poker().look();
+    }
+
+    /// For those who have it look and do not own it.
+    #[must_use]
+    pub fn poker(&self) -> Poke {
+        Poke(self.wake.clone())
     }
 }
 
@@ -199,10 +216,13 @@ impl Reloader {
 
     fn candidate(&mut self, config: &Config, reloading: &BTreeSet<String>) -> Result<(), Rejected> {
         let running = self.handle.newest();
+        // What is learned between the two is held against the candidate's rows as well.
+        let (learned, covered) = (running.learned(), running.covered());
         let (keys, accepted) =
             (running.key_checks(), self.handle.report().borrow().accepted.clone());
         let options = Options {
-            running: Some(running.coverage()),
+            running: Some(&covered),
+            learned,
             digest: Some(running.digest()),
             keys: Some(&keys),
             reloading: Some(reloading),
@@ -433,6 +453,29 @@ mod tests {
         *world.config.lock().unwrap() = Ok(other);
         watch.poke();
         report.wait_for(|r: &Report| r.generation == 3).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_load_that_begins_again_need_not_wait_for_the_next_poll() {
+        let world = World::new();
+        let watch = watch(&world.handle, &host(), world.sources()).unwrap();
+        let looked = async || {
+            let look = async {
+                while !world.handle.has_looked() {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            // Far less than the poll, far more than a look takes.
+            tokio::time::timeout(Duration::from_secs(300), look).await.expect("a look");
+        };
+        looked().await;
+        for _ in 0..2 {
+            world.handle.may_move(BTreeSet::from(["public.users".to_owned()]));
+            assert!(!world.handle.has_looked());
+            watch.poker().look();
+            looked().await;
+            world.handle.settle_moves();
+        }
     }
 
     #[test]

@@ -12,9 +12,10 @@ use kasho_plugin_sdk::event::quote_identifier;
 use kasho_plugin_sdk::pattern::{Part, parts};
 use kasho_plugin_sdk::{Column, Relation};
 
-use super::config::Config;
+use super::called;
+use super::config::{Binding, Config};
 use super::gate;
-use super::plan::{Fate, RelationPlan, is_virtual};
+use super::plan::{Fate, RelationPlan};
 
 /// Schema and table.
 type TableName = (String, String);
@@ -23,7 +24,10 @@ type TableName = (String, String);
 #[derive(Clone, Debug, Default)]
 pub(super) struct Renames {
     tables: BTreeMap<TableName, Named>,
+    /// Of each table, by the names that the rules have for its columns.
     columns: BTreeMap<TableName, BTreeMap<String, Named>>,
+    /// Nothing gets another name, whoever gives one.
+    off: bool,
 }
 
 /// A new name, and who gave it.
@@ -31,6 +35,8 @@ pub(super) struct Renames {
 struct Named {
     to: TableName,
     by: String,
+    /// What else the column may be called in the source.
+    others: Vec<String>,
 }
 
 /// How a relation leaves, where that is not as it came.
@@ -47,19 +53,30 @@ impl Renames {
     pub(super) fn of(config: &Config) -> Renames {
         let mut renames = Renames::default();
         for binding in &config.transform {
+            // What is none has been told.
+            let called = called::read(&binding.also_called).unwrap_or_default();
             for (from, to) in &binding.rename {
                 let Ok(rename) = read(from, to) else { continue };
-                let named = |to| Named { to, by: format!("transform `{}`", binding.name) };
+                let by = || format!("transform `{}`", binding.name);
                 match rename {
-                    One::Table(table, to) => drop(renames.tables.insert(table, named(to))),
+                    One::Table(table, to) => {
+                        let named = Named { to, by: by(), others: Vec::new() };
+                        renames.tables.insert(table, named);
+                    }
                     One::Column(table, column, to) => {
-                        let columns = renames.columns.entry(table).or_default();
-                        columns.insert(column, named((String::new(), to)));
+                        let others = called::others(&called, (&table.0, &table.1, &column));
+                        let named = Named { to: (String::new(), to), by: by(), others };
+                        renames.columns.entry(table).or_default().insert(column, named);
                     }
                 }
             }
         }
         renames
+    }
+
+    /// Those of somebody who looks at everything under the source's names.
+    pub(super) fn none() -> Renames {
+        Renames { off: true, ..Renames::default() }
     }
 
     /// Whether there is none.
@@ -89,17 +106,21 @@ impl Renames {
         answers: impl Iterator<Item = (&'a str, &'a Rename)>,
         kept: &[usize],
     ) -> Result<Option<Leaving>, String> {
+        if self.off {
+            return Ok(None);
+        }
         let own = (relation.schema.clone(), relation.table.clone());
         let mut table: Option<Named> = self.tables.get(&own).cloned();
-        let mut columns = self.columns.get(&own).cloned().unwrap_or_default();
+        let mut columns = self.columns_of(&own, relation)?;
         for (binding, answer) in answers {
             let by = format!("transform `{binding}`");
             if let Some(to) = &answer.table {
-                let named = Named { to: table_name(to)?, by: by.clone() };
+                let named = Named { to: table_name(to)?, by: by.clone(), others: Vec::new() };
                 agree(table.replace(named.clone()), &named, &relation.qualified())?;
             }
             for (column, to) in &answer.columns {
-                let named = Named { to: (String::new(), to.clone()), by: by.clone() };
+                let to = (String::new(), to.clone());
+                let named = Named { to, by: by.clone(), others: Vec::new() };
                 let before = columns.insert(column.clone(), named.clone());
                 agree(before, &named, &gate::harmless(column))?;
             }
@@ -107,7 +128,7 @@ impl Renames {
         if table.is_none() && columns.is_empty() {
             return Ok(None);
         }
-        if is_virtual(relation) {
+        if relation.is_virtual() {
             return Err("what stands for events cannot be renamed".to_owned());
         }
         if let Some(column) = columns.keys().find(|column| relation.column(column).is_none()) {
@@ -122,6 +143,22 @@ impl Renames {
         one_each(relation, &names, kept)?;
         let (schema, table) = table.map_or(own, |named| named.to);
         Ok(Some(Leaving { schema, table, columns: names }))
+    }
+
+    /// The new names of a table's columns by what they are called in it now.
+    fn columns_of(
+        &self,
+        own: &TableName,
+        relation: &Relation,
+    ) -> Result<BTreeMap<String, Named>, String> {
+        let mut columns: BTreeMap<String, Named> = BTreeMap::new();
+        for (ruled, named) in self.columns.get(own).into_iter().flatten() {
+            let names = std::iter::once(ruled).chain(&named.others);
+            let is = names.into_iter().find(|name| relation.column(name).is_some());
+            let is = is.unwrap_or(ruled);
+            agree(columns.insert(is.clone(), named.clone()), named, &gate::harmless(is))?;
+        }
+        Ok(columns)
     }
 }
 
@@ -221,6 +258,31 @@ pub(super) fn check(rename: &BTreeMap<String, String>) -> Vec<(String, String)> 
         };
         if !seen.insert(what) {
             wrong.push((from.clone(), "is renamed twice".to_owned()));
+        }
+    }
+    wrong
+}
+
+/// What bindings would rename in two ways: the later one, its line, and why.
+pub(super) fn conflicts(bindings: &[Binding]) -> Vec<(usize, String, String)> {
+    let mut seen: BTreeMap<(TableName, Option<String>), Named> = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for (i, binding) in bindings.iter().enumerate() {
+        for (from, to) in &binding.rename {
+            let (what, to) = match read(from, to) {
+                Ok(One::Table(table, to)) => ((table, None), to),
+                Ok(One::Column(table, column, to)) => ((table, Some(column)), (String::new(), to)),
+                Err(_) => continue,
+            };
+            let by = format!("transform `{}`", binding.name);
+            let named = Named { to, by, others: Vec::new() };
+            let before = seen.entry(what).or_insert_with(|| named.clone());
+            // Twice in one binding has been told.
+            if before.by != named.by
+                && let Err(text) = agree(Some(before.clone()), &named, "it")
+            {
+                wrong.push((i, from.clone(), text));
+            }
         }
     }
     wrong

@@ -106,6 +106,36 @@ fn a_dropped_column_leaves_its_name_to_another() {
 }
 
 #[test]
+fn a_column_with_several_names_in_the_source_leaves_by_one() {
+    let also = |binding: &mut Binding| {
+        let others = vec!["mail".to_owned()];
+        binding.also_called = [("public.users.email".to_owned(), others)].into();
+    };
+    let mut by_file = only(&[("public.users.email", "address")]);
+    also(&mut by_file.config.transform[0]);
+    let mut naming = Guest::new(&[("email", "mask"), ("id", "pass")]).masks("x", &[Image::New]);
+    naming.wanted["ok"]["rename"] = json!({"columns": {"email": "address"}});
+    let mut by_plugin = Setup::new(&naming);
+    also(by_plugin.binding());
+    for setup in [by_file, by_plugin] {
+        for column in ["email", "mail"] {
+            let users = table(7, "users", &["id!", column]);
+            let mut batch = transaction();
+            push(&mut batch, &users, Op::Insert, &["1", "x"], &[]);
+            setup.chain(&[&users]).apply(&mut batch).unwrap();
+            assert_eq!(shown(&batch), ["insert public.users [1 x] []"]);
+            assert_eq!(batch.relation_of(&batch.rows[0]).columns[1].name, "address");
+        }
+    }
+    // Rules that name it in whatever tables a pattern matches know its names too.
+    let reads = Guest::new(&[("email", "read"), ("id", "read")]).names("public.*", &["email"]);
+    let mut setup = Setup::new(&reads);
+    also(setup.binding());
+    setup.chain(&[&table(7, "users", &["id!", "mail"])]);
+    assert!(setup.refusal(&[&table(7, "users", &["id!", "phone"])]).contains("column email"));
+}
+
+#[test]
 fn an_error_of_a_row_speaks_the_source_name() {
     let mut setup = Setup::new(&Guest::new(&[("email", "read")]).judges(2));
     setup.config.transform.push(names(&PEOPLE));
@@ -137,6 +167,20 @@ fn names_that_cannot_be_are_refused() {
         refusal(&[("public.users.email", "id")]),
         "public.users: columns id and email would both leave as id"
     );
+    let twice = |lines: &[(&str, &str)]| {
+        let mut setup = only(&PEOPLE);
+        setup.config.transform.push(Binding { name: "others".to_owned(), ..names(lines) });
+        setup.load(&catalog(&[&users])).map(drop).map_err(|errors| said(&errors))
+    };
+    assert_eq!(
+        twice(&[("public.\"users\"", "crm.persons"), ("public.users.email", "e")]),
+        Err("transform `others`: rename.public.\"users\": it is renamed in two ways, by transform \
+             `names` and by transform `others`: leave one\n\
+             transform `others`: rename.public.users.email: it is renamed in two ways, by transform \
+             `names` and by transform `others`: leave one"
+            .to_owned())
+    );
+    assert_eq!(twice(&[PEOPLE[1]]), Ok(()), "the same twice");
     let swapped = only(&[("public.users", "public.orders"), ("public.orders", "public.users")]);
     assert!(swapped.load(&catalog(&[&users, &orders])).is_ok(), "they change places");
     let mut naming = Guest::new(&[("id", "pass"), ("email", "pass")]);
@@ -183,12 +227,14 @@ fn other_names_than_before_have_to_be_confirmed() {
     let told = said(&load(&host(), &setup.config, &tables, options()).unwrap_err());
     for want in [
         "public.users: it left as crm.people, and with this configuration it leaves as crm.persons: \
-         rows already loaded stand under the former name. Load the table again, or confirm with \
-         accept = \"",
+         rows already loaded stand under the former name. Confirm with accept = \"",
+        "\", then load the table again (`kasho bootstrap --table public.users`)",
         "public.users.email: it left as mail, and with this configuration it leaves as email",
     ] {
         assert!(told.contains(want), "{told}");
     }
+    let fresh = Options { fresh: true, ..options() };
+    assert!(load(&host(), &setup.config, &tables, fresh).is_ok(), "nothing is loaded");
     let digest = told.split("accept = \"").nth(1).unwrap().split('"').next().unwrap();
     setup.config.accept = Some(digest.to_owned());
     assert_eq!(load(&host(), &setup.config, &tables, options()).unwrap().digest(), digest);

@@ -147,32 +147,39 @@ pub(super) fn leave(batch: &mut Batch, plans: &Plans) {
     if plans.iter().flatten().all(|plan| plan.leaves.is_none()) {
         return;
     }
-    let leaving = |plan: &Option<Arc<RelationPlan>>| plan.as_ref()?.leaves.clone();
-    let leaving: Vec<Option<Leaves>> = plans.iter().map(leaving).collect();
-    let under = |leaves: &Option<Leaves>| Some(batch.relation_index(&leaves.as_ref()?.relation));
-    let under: Vec<Option<u32>> = leaving.iter().map(under).collect();
+    let leaving = |plan: usize| plans.get(plan)?.as_ref()?.leaves.as_ref();
+    let under = |plan| leaving(plan).map(|leaves| batch.relation_index(&leaves.relation));
+    let under: Vec<Option<u32>> = (0..plans.len()).map(under).collect();
     let named = |relation: u32| under.get(relation as usize).copied().flatten();
     for at in 0..batch.rows.len() {
         let row = &mut batch.rows[at];
         if let Some(Detail::Truncate { relations, .. }) = row.detail.as_deref_mut() {
             relations.iter_mut().for_each(|one| *one = named(*one).unwrap_or(*one));
         }
-        let leaves = leaving.get(row.relation as usize).and_then(Option::as_ref);
-        let Some(leaves) = leaves.filter(|_| !row.dropped) else { continue };
+        let leaves = leaving(row.relation as usize).filter(|_| !row.dropped);
+        let Some(leaves) = leaves else { continue };
         row.relation = named(row.relation).unwrap_or(row.relation);
         if !leaves.fewer {
             continue;
         }
         let (new, old) = (row.new, row.old);
-        let mut fewer = |image: Image| {
-            let cells = batch.cells(image);
-            let kept: Vec<Cell> = leaves.kept.iter().map(|column| cells[*column]).collect();
-            batch.push_image(kept)
-        };
-        let (new, old) = (new.map(&mut fewer), old.map(&mut fewer));
+        let (new, old) =
+            (new.map(|i| fewer(batch, i, leaves)), old.map(|i| fewer(batch, i, leaves)));
         let row = &mut batch.rows[at];
         (row.new, row.old) = (new, old);
     }
+}
+
+/// The image without the columns that never leave, where it stands.
+fn fewer(batch: &mut Batch, image: Image, leaves: &Leaves) -> Image {
+    let cells = batch.cells_mut(image);
+    let mut len = 0;
+    // In the order of their places: what is overwritten has been read.
+    for (to, from) in leaves.kept.iter().enumerate() {
+        cells[to] = cells[*from];
+        len += 1;
+    }
+    Image { len, ..image }
 }
 
 /// Bytes of the values a plugin sees of a row, and of the longest.
@@ -211,16 +218,16 @@ pub(super) fn as_insert(batch: &mut Batch, plan: &LinkPlan, row: u32) -> Result<
     Ok(())
 }
 
-/// The old image says which row goes; without one, the identity in the new image does.
+/// The old image says which row goes; without one, the identity in the new image does, where
+/// it stands: a row that is set aside later on is found by the cells that came there.
 pub(super) fn as_delete(batch: &mut Batch, plan: &LinkPlan, row: u32) {
     let there = &batch.rows[row as usize];
     let old = match (there.old, there.new) {
         (Some(old), _) => Some(old),
         (None, Some(new)) => {
-            let cells = batch.cells(new).iter().zip(&plan.relation.columns);
-            let keys: Vec<Cell> =
-                cells.map(|(cell, column)| if column.key { *cell } else { Cell::Absent }).collect();
-            Some(batch.push_image(keys))
+            let cells = batch.cells_mut(new).iter_mut().zip(&plan.relation.columns);
+            cells.filter(|(_, column)| !column.key).for_each(|(cell, _)| *cell = Cell::Absent);
+            Some(new)
         }
         (None, None) => None,
     };

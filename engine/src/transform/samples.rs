@@ -1,10 +1,12 @@
 //! Recent rows, as they came from the source, for candidates to be tried on: a few of each
 //! relation, in memory alone, and nowhere else.
 //!
-//! Taking them must cost next to nothing, so a batch is looked at four times a second at
-//! most, and of it only the newest rows. Nothing can go wrong here.
+//! The pipeline takes them as it goes, and the load does, so that has to be cheap: four
+//! times a second somebody's batch is looked at, and of that the newest rows alone; a row that
+//! is too large is not copied, and nobody waits for a reader. Where there is no room the
+//! rows that were taken longest ago go. Nothing can go wrong here.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -35,6 +37,8 @@ enum Value {
 /// One row.
 #[derive(Debug)]
 struct Sample {
+    /// Which look took it, and its place among those of that look: the order of age.
+    taken: (u64, u64),
     op: Op,
     new: Option<Vec<Value>>,
     old: Option<Vec<Value>>,
@@ -61,6 +65,12 @@ struct Held {
     looked: Option<Instant>,
     rings: ById<Ring>,
     bytes: usize,
+    /// Looks so far.
+    looks: u64,
+    /// Rows taken so far.
+    count: u64,
+    /// All rows, by their age, with the relation's id.
+    ages: BTreeMap<(u64, u64), u32>,
 }
 
 impl Samples {
@@ -80,13 +90,15 @@ impl Samples {
             return;
         }
         held.looked = Some(Instant::now());
+        held.looks += 1;
         let mut taken: ById<usize> = ById::default();
         for row in batch.rows.iter().rev().take(LOOKED_AT) {
             let relation = batch.relation_of(row);
             let count = taken.entry(relation.id).or_default();
             let values = matches!(row.op, Op::Insert | Op::Update | Op::Delete | Op::Read);
             if *count < self.most && values && !relation.is_virtual() {
-                *count += usize::from(held.push(relation, sample(batch, row), self.most));
+                let sample = sample(batch, row);
+                *count += usize::from(sample.is_some_and(|s| held.push(relation, s, self.most)));
             }
         }
     }
@@ -100,45 +112,64 @@ impl Samples {
 
 impl Held {
     /// Whether it is held now.
-    fn push(&mut self, relation: &Arc<Relation>, sample: Sample, most: usize) -> bool {
+    fn push(&mut self, relation: &Arc<Relation>, mut sample: Sample, most: usize) -> bool {
         let ring = self.rings.entry(relation.id);
         let ring =
             ring.or_insert_with(|| Ring { relation: Arc::clone(relation), rows: VecDeque::new() });
         if !Arc::ptr_eq(&ring.relation, relation) {
             if ring.relation != *relation {
-                self.bytes -= ring.rows.drain(..).map(|row| row.bytes).sum::<usize>();
+                for row in ring.rows.drain(..) {
+                    self.ages.remove(&row.taken);
+                    self.bytes -= row.bytes;
+                }
             }
             ring.relation = Arc::clone(relation);
         }
-        let room = ALL_BYTES - self.bytes;
-        if sample.bytes > ROW_BYTES.min(room) {
-            return false;
-        }
         if ring.rows.len() >= most {
-            self.bytes -= ring.rows.pop_front().map_or(0, |row| row.bytes);
+            self.drop_oldest_of(relation.id);
         }
+        while self.bytes + sample.bytes > ALL_BYTES {
+            // Rows of this look are newer than the one that comes: the newest come first.
+            let Some((age, id)) = self.ages.first_key_value() else { return false };
+            if age.0 == self.looks {
+                return false;
+            }
+            self.drop_oldest_of(*id);
+        }
+        self.count += 1;
+        sample.taken = (self.looks, self.count);
+        self.ages.insert(sample.taken, relation.id);
         self.bytes += sample.bytes;
-        ring.rows.push_back(sample);
+        if let Some(ring) = self.rings.get_mut(&relation.id) {
+            ring.rows.push_back(sample);
+        }
         true
+    }
+
+    fn drop_oldest_of(&mut self, id: u32) {
+        if let Some(row) = self.rings.get_mut(&id).and_then(|ring| ring.rows.pop_front()) {
+            self.ages.remove(&row.taken);
+            self.bytes -= row.bytes;
+        }
     }
 }
 
-fn sample(batch: &Batch, row: &Row) -> Sample {
-    let mut bytes = 0;
-    let mut image = |image: Option<Image>| {
-        let cells = batch.cells(image?).iter();
-        let values = cells.map(|cell| match batch.text(*cell) {
-            Some(text) => {
-                bytes += text.len();
-                // A row that is too large is not copied to be thrown away.
-                Value::Text(text.get(..ROW_BYTES.saturating_add(1)).unwrap_or(text).into())
-            }
+/// A copy of a row, unless it is too large.
+fn sample(batch: &Batch, row: &Row) -> Option<Sample> {
+    let cells = |image: Option<Image>| image.map(|image| batch.cells(image)).unwrap_or_default();
+    let all = cells(row.new).iter().chain(cells(row.old));
+    let bytes = all.filter_map(|cell| batch.text(*cell)).map(<[u8]>::len).sum();
+    if bytes > ROW_BYTES {
+        return None;
+    }
+    let image = |image: Option<Image>| {
+        let values = batch.cells(image?).iter().map(|cell| match batch.text(*cell) {
+            Some(text) => Value::Text(text.into()),
             None => Value::Other(*cell),
         });
         Some(values.collect())
     };
-    let (new, old) = (image(row.new), image(row.old));
-    Sample { op: row.op, new, old, bytes }
+    Some(Sample { taken: (0, 0), op: row.op, new: image(row.new), old: image(row.old), bytes })
 }
 
 fn batch(ring: &Ring) -> Batch {
@@ -240,5 +271,31 @@ mod tests {
         let held = samples.held.lock().unwrap();
         assert_eq!(held.bytes, ALL_BYTES);
         assert_eq!(held.rings.values().map(|ring| ring.rows.len()).sum::<usize>(), 1_024);
+    }
+
+    #[test]
+    fn where_all_room_is_taken_the_oldest_rows_go() {
+        let samples = Samples::new(4);
+        let large = "x".repeat(ROW_BYTES);
+        let mut full = transaction();
+        for n in 0..1_100 {
+            push(&mut full, &table(100 + n, "many", &["id!"]), Op::Insert, &[&large], &[]);
+        }
+        take(&samples, &full);
+        let id = |samples: &Samples, n| samples.held.lock().unwrap().rings[&n].rows.len();
+        assert_eq!((id(&samples, 1_199), id(&samples, 1_198)), (1, 1));
+        for n in 0..8 {
+            let mut batch = transaction();
+            push(&mut batch, &table(7, "users", &["id!"]), Op::Insert, &[&large[n..]], &[]);
+            take(&samples, &batch);
+        }
+        let held = samples.held.lock().unwrap();
+        assert_eq!(held.rings[&7].rows.len(), 4, "the newest come in");
+        let newest = held.rings[&7].rows.back().unwrap().bytes;
+        assert_eq!(newest, ROW_BYTES - 7);
+        let all = held.rings.values().flat_map(|ring| &ring.rows);
+        assert_eq!(held.bytes, all.map(|row| row.bytes).sum::<usize>());
+        assert!(held.bytes <= ALL_BYTES && held.bytes > ALL_BYTES - ROW_BYTES);
+        assert_eq!(held.ages.len(), held.rings.values().map(|r| r.rows.len()).sum::<usize>());
     }
 }

@@ -133,7 +133,7 @@ pub(super) fn row_key(
     (new, old): (Option<Image>, Option<Image>),
 ) -> Option<RowKey> {
     let places = key_columns(relation);
-    if places.is_empty() || is_virtual(relation) {
+    if places.is_empty() || relation.is_virtual() {
         return None;
     }
     let cell = |image: Option<Image>, at: usize| {
@@ -156,10 +156,6 @@ pub(super) fn row_key(
     };
     let columns = places.iter().map(|at| relation.columns[*at].name.clone()).collect();
     Some(RowKey { columns, new, old })
-}
-
-fn is_virtual(relation: &Relation) -> bool {
-    relation.is_virtual()
 }
 
 #[cfg(test)]

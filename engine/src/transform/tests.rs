@@ -406,7 +406,7 @@ fn a_mask_that_comes_with_a_new_column_closes_what_was_open() {
     let mut setup = Setup::new(&Guest::new(&[("email", "read")]));
     setup.bind("all", &masker().wants_only(9), &["public.*"]);
     let mut chain = setup.chain(&[&users(), &orders]);
-    assert!(!chain.generation().masks());
+    assert!(!chain.generation().policy.masks);
     assert_eq!(pass(&mut chain, &orders, Op::Insert, &["1"], &[]).len(), 1);
     let masked = pass(&mut chain, &later, Op::Insert, &["1", "a"], &[]);
     assert_eq!(masked, ["insert public.later [1 x] []"]);
@@ -619,7 +619,7 @@ fn a_generation_knows_itself() {
     assert_ne!(one.digest(), other.digest());
     let json = serde_json::to_string(one.coverage()).unwrap();
     assert_eq!(&serde_json::from_str::<Coverage>(&json).unwrap(), one.coverage());
-    assert!(one.masks());
+    assert!(one.policy.masks);
     let error = TransformError::Internal("x");
     assert_eq!(crate::pipeline::Classified::class(&error), crate::error::Class::Halt);
 }

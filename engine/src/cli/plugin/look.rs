@@ -27,7 +27,7 @@ fn print(found: &Inspection) {
     println!("sha256    {}", found.sha256);
     println!("ABI       {}", found.abi.as_deref().unwrap_or("none: it has no marker"));
     let metadata = match &found.metadata {
-        Some(metadata) => metadata.to_string(),
+        Some(metadata) => serde_json::to_string(metadata).unwrap_or_default(),
         None => "none (`kasho plugin build` writes it)".to_owned(),
     };
     println!("metadata  {metadata}");

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::super::*;
 use crate::sink::entry::Field;
 use crate::sink::memory::{MemoryServer, MemoryStore};
-use crate::sink::publisher::{Description, begin_epoch, open::NewEpoch};
+use crate::sink::publisher::{Description, NewEpoch, begin_epoch};
 use crate::sink::store::{Append, Connect, Dead, Finish, Guard, Load, NewEntry, Store};
 
 /// Key to `(a, big)`; `big` is TOASTed: an update does not send it.

@@ -34,7 +34,7 @@ pub(super) async fn are_written_with_what_is_around_them<R: Rig>(rig: &R) {
     assert_eq!(store.append(&now, &swap).await, Ok(Answer::Done));
     assert_eq!(texts(&mut store).await, [b"two".to_vec(), b"three".to_vec(), b"four".to_vec()]);
     let full = with(vec![entry(101, 1, true)], dead(&[b"five"], &[], 3));
-    assert_eq!(store.append(&now, &full).await, Ok(Answer::Full));
+    assert_eq!(store.append(&now, &full).await, Ok(Answer::Full { there: 3 }));
     assert_eq!(store.inspect().await.unwrap().changes, id(100, 1), "nothing was published");
     let second = store.letters(Id::ZERO, 1).await.unwrap()[0].0;
     assert_eq!(store.forget(&[second, first]).await, Ok(1));
@@ -53,7 +53,7 @@ pub(super) async fn are_written_with_what_is_around_them<R: Rig>(rig: &R) {
         dead: dead(&[b"six"], &[], limit),
     };
     let writer = guard("a1", Id::ZERO);
-    assert_eq!(store.load(&writer, &load(3)).await, Ok(Answer::Full));
+    assert_eq!(store.load(&writer, &load(3)).await, Ok(Answer::Full { there: 3 }));
     assert!(!store.progress(E1).await.unwrap().contains_key("7"), "nor progress");
     assert_eq!(store.load(&writer, &load(4)).await, Ok(Answer::Done));
     assert_eq!(store.inspect().await.unwrap().letters, 4);

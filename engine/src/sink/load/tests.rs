@@ -7,7 +7,7 @@ use crate::sink::contract::sample::{self, Part};
 use crate::sink::entry::{Content, Entry};
 use crate::sink::memory::{Fault, MemoryServer, MemoryStore, Step};
 use crate::sink::publisher::Description;
-use crate::sink::publisher::open::{NewEpoch, begin_epoch};
+use crate::sink::publisher::{NewEpoch, begin_epoch};
 use crate::sink::store::{Connect, Feed, Registry};
 
 async fn server() -> MemoryServer {
@@ -110,7 +110,7 @@ async fn a_restarted_table_loses_its_progress_in_the_same_step() {
     load.append(&rows(2), 1, progress("t:0", "2")).await.unwrap();
     let mut reset = vec![("t:0".to_owned(), None)];
     reset.extend(progress("t:attempt", "2"));
-    assert_eq!(load.restart(&[("public.t", 2, Lsn(900))], reset).await, Ok(3));
+    assert_eq!(load.restart(&[("public.t", 2, Lsn(900))], reset, Vec::new()).await, Ok(3));
     let restart = &entries(&server).await[2];
     assert_eq!(restart.content, Content::Restart { attempt: 2, load_lsn: Lsn(900) });
     assert_eq!(restart.table, "public.t");
@@ -135,6 +135,21 @@ async fn the_end_and_the_phase_come_in_one_step() {
     let state = server.connect().await.unwrap().state().await.unwrap();
     assert_eq!(state, Some(b"STREAMING".to_vec()));
     assert_eq!(load.append(&rows(1), 1, Vec::new()).await, Err(SinkError::Spent));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_does_not_wait_for_room() {
+    let server = server().await;
+    let (mut load, _) = open(&server, "engine", 1).await.unwrap();
+    load.append(&rows(2), 1, progress("t:0", "2")).await.unwrap();
+    // Full as far as we are concerned, and not so full that the server refuses.
+    server.set_limit(100_000);
+    server.set_foreign(96_000);
+    let (mut load, _) = open(&server, "engine", 2).await.unwrap();
+    let reset = vec![("t:0".to_owned(), None)];
+    let told = load.restart(&[("public.t", 2, Lsn(900))], reset, Vec::new());
+    let told = tokio::time::timeout(Duration::from_secs(60), told).await;
+    assert_eq!(told.expect("it waits"), Ok(3));
 }
 
 #[tokio::test(start_paused = true)]

@@ -198,7 +198,8 @@ impl World {
             return Answer::Fenced { writer: writer.to_owned(), epoch: epoch.to_owned() };
         }
         let top = self.epochs.get(&fence.epoch.0).map_or(Id::ZERO, |e| e.changes.last);
-        if last != fence.last || top != fence.top {
+        let position = get(&self.checkpoint, "position");
+        if last != fence.last || top != fence.top || position != fence.position {
             return Answer::Moved { top: top.to_string(), last: last.to_owned() };
         }
         self.set(&fence.fields);
@@ -212,8 +213,8 @@ impl World {
         if let Some(answer) = refused(&checkpoint, &checkpoint, stream, guard) {
             return answer;
         }
-        if self.dead_full(&append.dead) {
-            return Answer::Full;
+        if let Some(full) = self.dead_full(&append.dead) {
+            return full;
         }
         self.dead_letters(&append.dead);
         if let Some(last) = append.entries.last() {
@@ -227,10 +228,12 @@ impl World {
         Answer::Done
     }
 
-    fn dead_full(&self, dead: &Dead) -> bool {
-        let there = (self.dead.0.len() as u64).saturating_sub(dead.closed.len() as u64);
+    fn dead_full(&self, dead: &Dead) -> Option<Answer> {
+        let there = self.dead.0.len() as u64;
+        let left = there.saturating_sub(dead.closed.len() as u64);
         let added = dead.letters.len() as u64;
-        added > 0 && there > 0 && there + added > dead.limit
+        let full = added > 0 && left > 0 && left + added > dead.limit;
+        full.then_some(Answer::Full { there })
     }
 
     fn dead_letters(&mut self, dead: &Dead) {
@@ -295,8 +298,8 @@ impl World {
         if data.is_none() {
             return Answer::Done;
         }
-        if self.dead_full(&load.dead) {
-            return Answer::Full;
+        if let Some(full) = self.dead_full(&load.dead) {
+            return full;
         }
         self.dead_letters(&load.dead);
         let data = self.epoch(guard.epoch);

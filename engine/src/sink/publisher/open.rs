@@ -15,14 +15,13 @@ use std::sync::Arc;
 
 use super::{Pending, Publisher};
 use crate::position::{Epoch, Lsn, Position};
-use crate::sink::config::{Config, Encoding};
+use crate::sink::config::Config;
 use crate::sink::entry::Entry;
 use crate::sink::error::SinkError;
 use crate::sink::id::{Id, Lane};
 use crate::sink::status::Status;
 use crate::sink::store::{
-    Answer, Backend, Begin, Begun, Checkpoint, Feed, Fence, Guard, Inspection, Most, Registry,
-    Server, Store, StoreError,
+    Answer, Backend, Checkpoint, Feed, Fence, Guard, Inspection, Most, Server, StoreError,
 };
 
 /// The old writer may still be emptying its queue when the new one reads; after this
@@ -30,8 +29,6 @@ use crate::sink::store::{
 const ATTEMPTS: usize = 32;
 /// Transactions are counted up to here for the message about a promotion.
 const COUNTED: u64 = 10_000;
-/// Epoch numbers tried beyond the stored one before giving up.
-const EPOCHS: u64 = 1_000;
 
 /// Tells one writer's token from every other's, also from one whose rise a fail-over
 /// took back: counting alone would give the same number twice.
@@ -244,33 +241,31 @@ async fn take_over<S: Backend>(
     claim: &mut Claim<S>,
     opening: &Opening,
 ) -> Result<Checkpoint, SinkError> {
-    let mut seen = None;
+    let mut seen = (String::new(), String::new());
     for _ in 0..ATTEMPTS {
         let found = claim.store.inspect().await?;
         found.checkpoint.as_ref().map_or(Ok(()), |stored| claim.holds(stored))?;
         let mut checkpoint = check(&mut claim.store, &found, opening).await?;
-        let (writer, last) = match &found.checkpoint {
-            Some(stored) => (stored.writer.clone(), stored.last.to_string()),
-            None => return Err(lost("there is no checkpoint".to_owned())),
+        let Some(stored) = &found.checkpoint else {
+            return Err(lost("there is no checkpoint".to_owned()));
         };
-        checkpoint.writer = opening.token.after(&writer);
+        checkpoint.writer = opening.token.after(&stored.writer);
         let fence = Fence {
             epoch: checkpoint.epoch,
-            writer,
-            last,
+            writer: stored.writer.clone(),
+            last: stored.last.to_string(),
+            position: stored.position.to_string(),
             top: found.changes,
             fields: checkpoint.fields(),
         };
         match claim.store.fence(&fence).await? {
             Answer::Done => return Ok(checkpoint),
             Answer::Fenced { writer, epoch } => return Err(overtaken(&writer, &epoch)),
-            answer @ (Answer::Moved { .. } | Answer::Full) => seen = Some(answer),
+            Answer::Moved { top, last } => seen = (top, last),
+            Answer::Full { .. } => {}
         }
     }
-    let (top, last) = match seen {
-        Some(Answer::Moved { top, last }) => (top, last),
-        _ => Default::default(),
-    };
+    let (top, last) = seen;
     Err(SinkError::Moved { lane: Lane::Changes, top, last, expected: Id::ZERO })
 }
 
@@ -392,106 +387,10 @@ fn rewound(checkpoint: &Checkpoint) -> Position {
 }
 
 /// The last position before a transaction or message at `lsn` could begin.
-fn before(lsn: Lsn) -> Position {
+pub(super) fn before(lsn: Lsn) -> Position {
     match lsn.0.checked_sub(1) {
         Some(before) => Position::after(Lsn(before)),
         None => Position::Wal { commit_lsn: Lsn::ZERO, ordinal: 0 },
-    }
-}
-
-/// What a new epoch starts with.
-#[derive(Clone, Debug)]
-pub struct NewEpoch<'a> {
-    /// The slot.
-    pub slot: &'a str,
-    /// `IDENTIFY_SYSTEM`: systemid.
-    pub system_id: &'a str,
-    /// `IDENTIFY_SYSTEM`: timeline.
-    pub timeline: u32,
-    /// The slot's consistent point.
-    pub start_lsn: Lsn,
-    /// Digests of options, chain and keys.
-    pub description: super::Description,
-    /// How rows are written.
-    pub encoding: Encoding,
-    /// The generation that is in use.
-    pub generation: u64,
-    /// The stored phase that must be found, and the one to store in the same step.
-    pub state: Option<(Option<&'a [u8]>, &'a [u8])>,
-    /// The catalogue to store in the same step.
-    pub catalog: Option<&'a [u8]>,
-}
-
-/// Starts the epoch after the stored one: its checkpoint, the phase and the catalogue in
-/// one step. The streams of the epoch before are deleted.
-///
-/// # Errors
-/// [`SinkError::OtherState`] if phase or epoch changed meanwhile; the server's errors.
-pub async fn begin_epoch<S: Store + Registry>(
-    store: &mut S,
-    new: &NewEpoch<'_>,
-) -> Result<Epoch, SinkError> {
-    begin_epoch_from(store, new, Epoch(1)).await
-}
-
-/// The same, not below `least`: a Redis that has lost its data does not know which epochs
-/// there were.
-///
-/// # Errors
-/// As [`begin_epoch`].
-pub async fn begin_epoch_from<S: Store + Registry>(
-    store: &mut S,
-    new: &NewEpoch<'_>,
-    least: Epoch,
-) -> Result<Epoch, SinkError> {
-    check_server(&store.server().await?)?;
-    let stored = store.inspect().await?.checkpoint;
-    let old = stored.as_ref().map(|checkpoint| checkpoint.epoch);
-    let first = old.map_or(1, |epoch| epoch.0 + 1).max(least.0);
-    for number in first..first + EPOCHS {
-        let begin = Begin {
-            epoch: Epoch(number),
-            before: old,
-            fields: new.checkpoint(Epoch(number)).fields(),
-            state: new.state,
-            catalog: new.catalog,
-        };
-        match store.begin(&begin).await? {
-            Begun::Taken => {}
-            Begun::Moved => return Err(SinkError::OtherState),
-            Begun::Done => {
-                if let Some(old) = old {
-                    store.discard(old).await?;
-                }
-                return Ok(Epoch(number));
-            }
-        }
-    }
-    let found = format!("the keys of epochs {first} and after exist without their checkpoint");
-    Err(SinkError::LostData { found })
-}
-
-impl NewEpoch<'_> {
-    fn checkpoint(&self, epoch: Epoch) -> Checkpoint {
-        Checkpoint {
-            epoch,
-            // Nobody's token: the first writer raises it.
-            writer: "0-0".to_owned(),
-            last: Id::ZERO,
-            position: before(self.start_lsn),
-            confirmed: self.start_lsn,
-            slot: self.slot.to_owned(),
-            system_id: self.system_id.to_owned(),
-            timeline: self.timeline,
-            options: self.description.options.clone(),
-            generation: self.generation,
-            chain: self.description.chain.clone(),
-            key_fingerprint: self.description.key_fingerprint.clone(),
-            encoding: Some(self.encoding),
-            trim: Id::ZERO,
-            trim_bootstrap: Id::ZERO,
-            mark: String::new(),
-        }
     }
 }
 

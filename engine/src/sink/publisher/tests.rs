@@ -33,7 +33,7 @@ pub(super) fn opening(token: u64) -> Opening {
 
 pub(super) async fn server() -> MemoryServer {
     let server = MemoryServer::default();
-    let new = open::NewEpoch {
+    let new = NewEpoch {
         encoding: Encoding::Msgpack,
         slot: "kasho_slot",
         system_id: "7000",
@@ -575,7 +575,7 @@ async fn a_new_epoch_ends_the_old_writer_and_keeps_its_consumers() {
     publish(&mut old, &[Part::whole(200, 1)], 100).await.unwrap();
     let mut store = server.connect().await.unwrap();
     consumers::add(&mut store, "c").await.unwrap();
-    let new = open::NewEpoch {
+    let new = NewEpoch {
         encoding: Encoding::Msgpack,
         slot: "kasho_slot",
         system_id: "7000",

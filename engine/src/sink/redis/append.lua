@@ -7,8 +7,9 @@ if no then
   return no
 end
 local words = tonumber(ARGV[5])
-if full(KEYS[3], 6 + words) then
-  return {'FULL'}
+no = full(KEYS[3], 6 + words)
+if no then
+  return no
 end
 local last = append(KEYS[2], ARGV[4], letters(KEYS[3], 6 + words))
 if last then

@@ -2,11 +2,16 @@
 -- begin at ARGV[i]: how many there may be, how many are closed, how many are new, then the
 -- ids of the closed ones and the texts of the new ones.
 
--- Whether there is no room. To be asked before anything is written. A step that has more
--- than may be at all is taken when nothing else lies there, or it would wait for ever.
+-- What to answer if there is no room, with how many there are; else nil. To be asked before
+-- anything is written. A step that has more than may be at all is taken when nothing else
+-- lies there, or it would wait for ever.
 local function full(dead, i)
-  local there, added = redis.call('XLEN', dead) - tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
-  return added > 0 and there > 0 and there + added > tonumber(ARGV[i])
+  local there, added = redis.call('XLEN', dead), tonumber(ARGV[i + 2])
+  local left = there - tonumber(ARGV[i + 1])
+  if added > 0 and left > 0 and left + added > tonumber(ARGV[i]) then
+    return {'FULL', there}
+  end
+  return nil
 end
 
 -- Closes and writes; answers where the next words begin.

@@ -9,8 +9,9 @@ if no then
 end
 local set = 8 + tonumber(ARGV[6])
 local rest = set + tonumber(ARGV[7])
-if full(KEYS[4], rest) then
-  return {'FULL'}
+no = full(KEYS[4], rest)
+if no then
+  return no
 end
 local last = append(KEYS[2], ARGV[4], letters(KEYS[4], rest))
 if last then

@@ -111,6 +111,7 @@ impl Store for RedisStore {
         let keys = [self.keys.checkpoint(), self.keys.stream(fence.epoch, Lane::Changes)];
         let mut call = script::FENCE.on(&keys);
         call.arg(fence.epoch.0).arg(&fence.writer).arg(&fence.last).arg(fence.top.to_string());
+        call.arg(&fence.position);
         for (field, value) in &fence.fields {
             call.arg(*field).arg(value);
         }

@@ -30,7 +30,10 @@ pub enum Answer {
         last: String,
     },
     /// Nothing was: there is no room for more dead letters.
-    Full,
+    Full {
+        /// How many there are.
+        there: u64,
+    },
 }
 
 /// What a writer expects to find.
@@ -163,6 +166,8 @@ pub struct Fence {
     pub writer: String,
     /// Its `last` as read.
     pub last: String,
+    /// Its `position` as read: rows that are set aside move it, and no entry.
+    pub position: String,
     /// The stream's last id as read.
     pub top: Id,
     /// Fields to set, `writer` among them.

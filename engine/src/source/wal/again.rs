@@ -3,9 +3,12 @@
 //!
 //! What can go wrong: the table is not published any more, or has another shape than the
 //! stream knows; somebody writes to it for too long; PostgreSQL does not answer. Each is
-//! told to whoever asked, without a value of the row, and the stream goes on.
+//! told to whoever asked, without a value of the row, and the stream goes on. It waits for
+//! every row, so connection and catalogue stay from one to the next, as long as a stamp of
+//! what the catalogue says of the row's table is what it was.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kasho_plugin_sdk::Relation;
@@ -18,17 +21,38 @@ use super::super::error::SourceError;
 use super::super::retries::Again;
 use super::{identifier, literal};
 
+/// As the server's lists show the session.
+const APP_NAME: &str = "kasho retry";
+
 /// The stream waits no longer than this for a row.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Whoever has written to the table has so long to end.
 const WRITERS: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(20);
+/// A connection that is not used for so long is closed.
+const IDLE: Duration = Duration::from_secs(10);
+/// The catalogue is read again after so long, whatever its stamps say.
+const FRESH: Duration = Duration::from_secs(10);
 
 /// Where rows are read.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Rereader {
-    pub(super) info: Conninfo,
-    pub(super) publications: Vec<String>,
+    info: Conninfo,
+    publications: Vec<String>,
+    /// From the row before.
+    kept: Arc<Mutex<Option<Kept>>>,
+}
+
+/// What stays from one row to the next.
+struct Kept {
+    client: Client,
+    /// Publications of whole schemas are known to this server.
+    by_schema: bool,
+    catalog: Catalog,
+    read: Instant,
+    /// By relation; each was taken before the catalogue was read.
+    stamps: HashMap<u32, String>,
+    used: Instant,
 }
 
 /// A row as it was found.
@@ -40,6 +64,10 @@ pub(super) struct Row {
 }
 
 impl Rereader {
+    pub(super) fn new(info: Conninfo, publications: Vec<String>) -> Rereader {
+        Rereader { info, publications, kept: Arc::default() }
+    }
+
     /// Looks for the row; `stream` is its table as the stream described it last.
     ///
     /// # Errors
@@ -57,25 +85,114 @@ impl Rereader {
     }
 
     async fn look(&self, again: &Again, stream: Option<&Relation>) -> Result<Row, String> {
-        let client = sql_connect(&self.info, "kasho").await.map_err(|e| e.to_string())?;
-        let catalog = Catalog::read(&client, &self.publications).await;
-        let catalog = catalog.map_err(|e| e.to_string())?;
-        let relation = catalog.relation(again.oid).ok_or(
-            "its table is not published any more: nobody waits for the row (`kasho dead forget`)",
-        )?;
-        if stream.is_some_and(|stream| !same_shape(stream, relation)) {
-            return Err(format!(
-                "{} was altered, and the stream has not come that far: try again when it has",
-                relation.qualified()
-            ));
-        }
-        let tables: Vec<&Table> =
-            catalog.tables.iter().filter(|table| table.relation == again.oid).collect();
-        writers_end(&client, &tables).await?;
-        let relation = Arc::clone(relation);
-        let values = one(&client, &tables, &relation, &key(&catalog, again)?).await?;
-        Ok(Row { relation, values })
+        let kept = self.current(again.oid).await?;
+        let row = look(&kept, again, stream).await?;
+        self.keep(kept);
+        Ok(row)
     }
+
+    /// A connection, and what the catalogue says of this relation now.
+    async fn current(&self, oid: u32) -> Result<Kept, String> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // One that has broken meanwhile is as good as none.
+        if let Some(kept) = kept
+            && let Ok(now) = stamp(&kept.client, kept.by_schema, oid).await
+        {
+            if kept.stamps.get(&oid) == Some(&now) && kept.read.elapsed() < FRESH {
+                return Ok(kept);
+            }
+            return self.anew(kept.client, kept.by_schema, (oid, now)).await;
+        }
+        let client = sql_connect(&self.info, APP_NAME).await.map_err(|e| e.to_string())?;
+        let by_schema = publishes_schemas(&client).await?;
+        let now = stamp(&client, by_schema, oid).await?;
+        self.anew(client, by_schema, (oid, now)).await
+    }
+
+    /// Reads the catalogue. Stamps of other relations were taken before an older one.
+    async fn anew(
+        &self,
+        client: Client,
+        by_schema: bool,
+        stamp: (u32, String),
+    ) -> Result<Kept, String> {
+        let catalog = self.catalog(&client).await?;
+        let (read, stamps) = (Instant::now(), HashMap::from([stamp]));
+        Ok(Kept { client, by_schema, catalog, read, stamps, used: read })
+    }
+
+    async fn catalog(&self, client: &Client) -> Result<Catalog, String> {
+        Catalog::read(client, &self.publications).await.map_err(|e| e.to_string())
+    }
+
+    /// Keeps it for the next row, if that comes soon.
+    fn keep(&self, kept: Kept) {
+        let used = Instant::now();
+        let mut place = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        *place = Some(Kept { used, ..kept });
+        let place = Arc::downgrade(&self.kept);
+        tokio::spawn(async move {
+            tokio::time::sleep(IDLE).await;
+            let Some(place) = place.upgrade() else { return };
+            let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
+            drop(place.take_if(|kept| kept.used == used));
+        });
+    }
+}
+
+async fn look(kept: &Kept, again: &Again, stream: Option<&Relation>) -> Result<Row, String> {
+    let Kept { client, catalog, .. } = kept;
+    let relation = catalog.relation(again.oid).ok_or(
+        "its table is not published any more: nobody waits for the row (`kasho dead forget`)",
+    )?;
+    if stream.is_some_and(|stream| !same_shape(stream, relation)) {
+        return Err(format!(
+            "{} was altered, and the stream has not come that far: try again when it has",
+            relation.qualified()
+        ));
+    }
+    let tables: Vec<&Table> =
+        catalog.tables.iter().filter(|table| table.relation == again.oid).collect();
+    writers_end(client, &tables).await?;
+    let relation = Arc::clone(relation);
+    let values = one(client, &tables, &relation, &key(catalog, again)?).await?;
+    Ok(Row { relation, values })
+}
+
+async fn publishes_schemas(client: &Client) -> Result<bool, String> {
+    let sql = "SELECT pg_catalog.to_regclass('pg_catalog.pg_publication_namespace') IS NOT NULL";
+    let row = client.query_one(sql, &[]).await;
+    Ok(row.map_err(|e| refused("looking at its version", &e))?.get(0))
+}
+
+/// What tells one state of a relation, its partitions, and what publishes them from another:
+/// which versions of the catalogue's rows describe them.
+async fn stamp(client: &Client, by_schema: bool, oid: u32) -> Result<String, String> {
+    const STAMP_SQL: &str = "WITH RECURSIVE tree(oid) AS ( \
+            SELECT $1::oid UNION \
+            SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN tree ON i.inhparent = tree.oid), \
+        rows(what) AS ( \
+            SELECT 'class ' || c.oid || ' ' || c.xmin || ' ' || c.relfilenode \
+              FROM pg_catalog.pg_class c JOIN tree USING (oid) UNION ALL \
+            SELECT 'column ' || a.attrelid || ' ' || a.attnum || ' ' || a.xmin \
+              FROM pg_catalog.pg_attribute a JOIN tree ON a.attrelid = tree.oid UNION ALL \
+            SELECT 'constraint ' || c.oid || ' ' || c.xmin \
+              FROM pg_catalog.pg_constraint c JOIN tree ON c.conrelid = tree.oid UNION ALL \
+            SELECT 'index ' || i.indexrelid || ' ' || i.xmin \
+              FROM pg_catalog.pg_index i JOIN tree ON i.indrelid = tree.oid UNION ALL \
+            SELECT 'schema ' || n.oid || ' ' || n.xmin FROM pg_catalog.pg_namespace n UNION ALL \
+            SELECT 'publication ' || p.oid || ' ' || p.xmin \
+              FROM pg_catalog.pg_publication p UNION ALL \
+            SELECT 'published ' || r.oid || ' ' || r.xmin \
+              FROM pg_catalog.pg_publication_rel r";
+    const SCHEMAS_SQL: &str = " UNION ALL SELECT 'schema published ' || s.oid || ' ' || s.xmin \
+              FROM pg_catalog.pg_publication_namespace s";
+    const DIGEST_SQL: &str =
+        ") SELECT pg_catalog.md5(pg_catalog.string_agg(what, ',' ORDER BY what)) FROM rows";
+    let schemas = if by_schema { SCHEMAS_SQL } else { "" };
+    let sql = [STAMP_SQL, schemas, DIGEST_SQL].concat();
+    let row = client.query_one(&sql, &[&oid]).await;
+    Ok(row.map_err(|e| refused("looking at its table", &e))?.get(0))
 }
 
 /// What names and types of columns say; the stream's own description is not held against
@@ -163,6 +280,7 @@ async fn one(
             }
         }
     }
+    client.batch_execute("COMMIT").await.map_err(|e| refused("reading it", &e))?;
     Ok(found)
 }
 

@@ -1,9 +1,10 @@
 //! What becomes of a row that a plugin failed on, or says is in error: the binding's
-//! policy. A row that was set aside before and came again is never a reason to stop: its
-//! letter is replaced by one that says how it failed this time.
+//! policy. A row that was set aside before and came again is never a reason to stop when it
+//! fails: its letter is replaced by one that says how it failed this time, or stays if there
+//! can be no such letter.
 //!
 //! What can go wrong: the policy is to halt; or a row is to be set aside, and nothing says
-//! which one it is.
+//! which one it is, or there is no key to seal that with.
 
 use std::sync::Arc;
 
@@ -107,14 +108,25 @@ impl Chain {
         let link = &self.links[at];
         let there = &batch.rows[row as usize];
         let (relation, images) = (&plan.relation, (there.new, there.old));
-        let key = row_key(batch, &self.originals, relation, images);
-        let (Some(key), Some(dead)) = (key, &self.generation.dead) else {
-            return Err(stop(link, batch, plan, row, reason.text, Stop::NoKey));
-        };
         let table = relation.qualified();
-        let sealed = dead.seal(&table, &key);
-        let key =
-            sealed.map_err(|()| stop(link, batch, plan, row, reason.text.clone(), Stop::NoSeal))?;
+        let key = row_key(batch, &self.originals, relation, images).ok_or(Stop::NoKey);
+        let key = key.and_then(|key| {
+            let dead = self.generation.dead.as_ref().ok_or(Stop::NoDeadKey)?;
+            dead.seal(&table, &key).map_err(|()| Stop::NoSeal)
+        });
+        let key = match (key, &again) {
+            (Ok(key), _) => key,
+            (Err(policy), None) => {
+                return Err(stop(link, batch, plan, row, reason.text, policy));
+            }
+            (Err(_), Some(letter)) => {
+                // No letter can take the place of the one there is, so that one stays.
+                Figures::add(&link.bound.figures.lost, 1);
+                batch.aside.closings.retain(|closing| closing.letter != *letter);
+                batch.rows[row as usize].dropped = true;
+                return Ok(());
+            }
+        };
         let (binding, plugin) = named(link);
         Figures::add(&link.bound.figures.dead, 1);
         batch.aside.letters.push(Letter {
@@ -171,6 +183,8 @@ pub(super) fn mark_lossy(batch: &mut Batch, plans: &Plans) {
         };
         batch.aside.lossy.push(at);
     }
+    // Whoever writes rows looks among them for each.
+    batch.aside.lossy.sort_unstable();
 }
 
 fn stop(
@@ -199,6 +213,7 @@ mod tests {
     use super::super::super::{DeadKey, Options, load};
     use super::*;
     use crate::batch::Closing;
+    use crate::position::Position;
 
     const SECRET: &str = "ada@lovelace.org";
 
@@ -312,6 +327,74 @@ mod tests {
         let mut batch = insert(SECRET);
         strict.chain(&[&users()]).apply(&mut batch).unwrap();
         assert!(batch.aside.lossy.is_empty(), "nothing was ever lost");
+        // Nor is anything lost of what is not loaded yet.
+        let options = Options { fresh: true, ..options };
+        let fresh = load(&host(), &strict.config, &catalog(&[&users()]), options);
+        let fresh = fresh.unwrap_or_else(|errors| panic!("{}", said(&errors)));
+        let mut batch = insert(SECRET);
+        Chain::new(Arc::new(fresh)).apply(&mut batch).unwrap();
+        assert!(batch.aside.lossy.is_empty(), "a new epoch loads it all");
+    }
+
+    #[test]
+    fn a_table_that_lost_rows_stays_marked_without_any_binding() {
+        let mut reads = Guest::new(&[("email", "read"), ("id", "read")]);
+        reads.wanted["ok"]["rows"] = serde_json::json!("");
+        let mut setup = setup(&reads, OnError::Drop);
+        let before = setup.load(&catalog(&[&users()])).unwrap();
+        setup.config.transform.clear();
+        let options = Options { running: Some(before.coverage()), number: 2, ..Options::default() };
+        let after = load(&host(), &setup.config, &catalog(&[&users()]), options);
+        let after = after.unwrap_or_else(|errors| panic!("{}", said(&errors)));
+        let mut chain = Chain::new(Arc::new(after));
+        for _ in 0..2 {
+            let mut batch = insert(SECRET);
+            assert!(!chain.passes(&batch), "readers have to be told");
+            chain.apply(&mut batch).unwrap();
+            assert_eq!((shown(&batch).len(), batch.aside.lossy), (1, vec![0]));
+        }
+    }
+
+    #[test]
+    fn a_row_that_became_a_delete_is_set_aside_by_the_key_that_it_came_with() {
+        let deletes = Guest::new(&[("id", "read"), ("email", "read")]).judges(4);
+        let mut setup = setup(&deletes, OnError::Halt);
+        let second = setup.bind("second", &fails(), &["public.users"]);
+        (second.on_error, second.allow_misses) = (OnError::DeadLetter, true);
+        let users = users();
+        let mut batch = transaction();
+        push(&mut batch, &users, Op::Update, &["1", SECRET], &[]);
+        push(&mut batch, &users, Op::Update, &["3", SECRET], &["2", "-"]);
+        setup.chain(&[&users]).apply(&mut batch).unwrap();
+        let keys = batch.aside.letters.iter().map(|letter| {
+            let key = key(&setup).open("public.users", &letter.key).unwrap();
+            (letter.op, key.new, key.old)
+        });
+        let keys: Vec<_> = keys.collect();
+        let is = |id: &str| Some(vec![Some(id.to_owned())]);
+        assert_eq!(keys, [(Op::Delete, None, is("1")), (Op::Delete, None, is("2"))]);
+    }
+
+    #[test]
+    fn a_row_that_came_again_keeps_its_letter_where_none_can_take_its_place() {
+        let (users, bare) = (users(), table(7, "users", &["id", "email"]));
+        for (relation, key) in [(&users, false), (&bare, true)] {
+            let mut setup = setup(&fails(), OnError::Halt);
+            if !key {
+                setup.config.dead_letter_key = None;
+            }
+            let mut batch = transaction();
+            push(&mut batch, relation, Op::Insert, &["1", SECRET], &[]);
+            let position = batch.rows[0].position;
+            for (letter, position) in [("7-0", position), ("8-0", Position::Bootstrap(1))] {
+                let letter = letter.to_owned();
+                batch.aside.closings.push(Closing { position, letter, row: true, closes: true });
+            }
+            setup.chain(&[relation]).apply(&mut batch).unwrap();
+            assert!(shown(&batch).is_empty() && batch.aside.letters.is_empty());
+            let closed: Vec<_> = batch.aside.closings.iter().map(|c| &*c.letter).collect();
+            assert_eq!(closed, ["8-0"], "the letter stays, and others are closed");
+        }
     }
 
     #[test]
@@ -325,5 +408,14 @@ mod tests {
         let told = setup.refusal(&[&users()]);
         assert!(told.contains("\"dead_letter\" leaves rows out"), "{told}");
         assert!(told.contains("set dead_letter_key = { file ="), "{told}");
+    }
+
+    #[test]
+    fn a_key_that_cannot_be_read_is_told_with_everything_else() {
+        let mut setup = setup(&fails(), OnError::DeadLetter);
+        setup.write("dead.key", b"no key");
+        setup.binding().plugin = "gone.wasm".to_owned();
+        let told = setup.refusal(&[&users()]);
+        assert!(told.contains("dead_letter_key: ") && told.contains("gone.wasm"), "{told}");
     }
 }
