@@ -1,4 +1,6 @@
--- What Kasho needs in the source database: a role, its rights, a publication.
+-- What Kasho needs in the source database: a role, its rights, a publication. "kasho setup"
+-- does the same with narrower rights, leaves out the tables that could not be updated any more,
+-- and installs the event triggers of ddl.sql.
 --
 --   psql "$SUPERUSER_URL" -v password="$(openssl rand -hex 24)" -f setup.sql
 --

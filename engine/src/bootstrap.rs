@@ -15,12 +15,16 @@ use crate::position::{Epoch, Lsn};
 
 pub mod config;
 mod phase;
+mod refusal;
 mod reload;
 mod resume;
+mod schema;
 mod start;
 mod stored;
 
+pub use config::MissingRows;
 pub use phase::{Load, LoadMode, Phase, Reload, Snapshot, State, Streaming, TableLoad, Waiting};
+pub use refusal::{Refusal, RefusalCode};
 pub use resume::{Restart, restarts};
 pub use start::{Reconciled, SlotFact, reconcile, slot_exists};
 pub use stored::{StoreError, load, store};
@@ -96,6 +100,13 @@ pub enum Command {
         nonce: String,
         /// Where.
         lsn: Lsn,
+    },
+    /// Schema changes are published.
+    SchemaChanged {
+        /// Tables that they made, by qualified name.
+        made: Vec<String>,
+        /// Tables that they changed in a way that the stream does not bring.
+        stale: Vec<String>,
     },
     /// Every table is published, or the external loader said it has finished.
     LoadDone,
@@ -198,43 +209,6 @@ pub struct Transition {
     pub effects: Vec<Effect>,
 }
 
-/// The kind of a refusal; `control` turns it into a gRPC code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RefusalCode {
-    /// The state does not allow it: `FAILED_PRECONDITION`.
-    FailedPrecondition,
-    /// The request contradicts itself: `INVALID_ARGUMENT`.
-    InvalidArgument,
-    /// The world does not answer: `UNAVAILABLE`.
-    Unavailable,
-    /// The effect failed for a reason of our own: `INTERNAL`.
-    Internal,
-}
-
-/// Why a command was not carried out, for the client to read.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text}")]
-pub struct Refusal {
-    /// Its kind.
-    pub code: RefusalCode,
-    /// What happened and what to do; names the state. No row value, no secret.
-    pub text: String,
-}
-
-impl Refusal {
-    /// A refusal because of the state of things.
-    #[must_use]
-    pub fn precondition(text: impl Into<String>) -> Refusal {
-        Refusal { code: RefusalCode::FailedPrecondition, text: text.into() }
-    }
-
-    /// A refusal because the request is wrong in itself.
-    #[must_use]
-    pub fn argument(text: impl Into<String>) -> Refusal {
-        Refusal { code: RefusalCode::InvalidArgument, text: text.into() }
-    }
-}
-
 /// Decides what `command` does in `phase`.
 ///
 /// # Errors
@@ -269,6 +243,7 @@ pub fn on(phase: &Phase, command: Command, facts: &Facts) -> Result<Transition, 
             phase,
             "nothing is loaded yet; StartBootstrap (`kasho bootstrap`) loads all of them",
         )),
+        (_, Command::SchemaChanged { made, stale }) => schema::on(phase, made, stale),
         (Accumulating(load), Command::LoadDone) => Ok(load_done(load.clone())),
         (Accumulating(load), Command::Complete { force }) => complete(load, force, facts),
         (Accumulating(_), Command::Abort { .. }) => Ok(abort(phase, None)),
@@ -424,6 +399,7 @@ fn complete(load: &Load, force: bool, facts: &Facts) -> Result<Transition, Refus
         incomplete: (!loaded || facts.loader_partial) && !facts.no_initial_data,
         tables: load.published.clone(),
         attempts: load.tables.iter().map(|table| table.attempt).max().unwrap_or(0),
+        stale: Vec::new(),
         reload: None,
     });
     Ok(Transition { next, effects })

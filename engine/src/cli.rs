@@ -9,12 +9,14 @@ pub mod check;
 mod client;
 pub mod config;
 pub mod consumers;
+pub mod ddl;
 pub mod dead;
 mod dump;
 mod generations;
 pub mod plugin;
 pub mod reset;
 pub mod run;
+pub mod setup;
 pub mod snapshot;
 pub mod status;
 pub mod sync;
@@ -48,6 +50,11 @@ enum Command {
     /// Look at the configuration file.
     #[command(subcommand)]
     Config(config::Command),
+    /// Print, or make with --apply, what Kasho needs in the source database: role, grants,
+    /// publication, event triggers.
+    Setup(setup::Setup),
+    /// Print, or do with --apply, what takes all of that away, with the slot.
+    Teardown(setup::Teardown),
     /// Run the service.
     Run(run::Arguments),
     /// Look at configuration, servers and plugins as a start would; change nothing.
@@ -58,6 +65,9 @@ enum Command {
     /// Rows that plugins failed on and that were set aside: look at them, deliver them.
     #[command(subcommand)]
     Dead(dead::Command),
+    /// Say what becomes of a schema change that the stream has halted at.
+    #[command(subcommand)]
+    Ddl(ddl::Command),
     /// Show what the running engine does.
     Status(status::Arguments),
     /// Load what is in the database already, then stream its changes.
@@ -108,12 +118,15 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let path = cli.config.as_path();
     let outcome = match cli.command {
         Command::Config(command) => config::run(&command, path),
+        Command::Setup(arguments) => block_on(setup::setup(&arguments, path)),
+        Command::Teardown(arguments) => block_on(setup::teardown(&arguments, path)),
         Command::Run(arguments) => block_on(run::run(&arguments, path)),
         Command::Check => block_on(check::run(path)),
         Command::Consumers(command) => Config::load(path)
             .map_err(Into::into)
             .and_then(|config| block_on(consumers::run(&command, &config))),
         Command::Dead(command) => dead::run(&command, path),
+        Command::Ddl(command) => ddl::run(&command, path),
         Command::Status(arguments) => status::run(&arguments, path),
         Command::Bootstrap(arguments) => bootstrap::run(&arguments, path),
         Command::BootstrapSync(arguments) => block_on(sync::run(&arguments, path)),

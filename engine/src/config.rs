@@ -53,6 +53,8 @@ pub struct Config {
     /// What happens to tables that no binding names; unset, `halt` once anything masks
     /// and `pass` otherwise.
     pub unruled_tables: Option<transform::Unruled>,
+    /// Which schema changes leave.
+    pub ddl: Option<transform::Ddl>,
     /// Confirms every setting by which rows leave unmasked.
     pub allow_unmasked: bool,
     /// Confirms, for unattended use, a file that masks less than the running one.
@@ -98,11 +100,12 @@ impl Changes {
 
 /// What is taken over without a restart: the chain and all it is made of, and how much
 /// is said about it.
-const LIVE: [&str; 8] = [
+const LIVE: [&str; 9] = [
     "transform",
     "keys",
     "dead_letter_key",
     "unruled_tables",
+    "ddl",
     "allow_unmasked",
     "accept_unmask",
     "accept",
@@ -226,6 +229,7 @@ impl Config {
     pub fn chain(&self) -> transform::Config {
         transform::Config {
             unruled_tables: self.unruled_tables,
+            ddl: self.ddl,
             allow_unmasked: self.allow_unmasked,
             accept_unmask: self.accept_unmask,
             accept: self.accept.clone(),
@@ -325,8 +329,8 @@ fn whole(config: Config, problems: Vec<Problem>, path: &Path) -> Result<Config, 
 }
 
 /// The settings of the chain that are no places.
-const CHAIN: [&str; 6] =
-    ["transform", "keys", "unruled_tables", "allow_unmasked", "accept_unmask", "accept"];
+const CHAIN: [&str; 7] =
+    ["transform", "keys", "unruled_tables", "ddl", "allow_unmasked", "accept_unmask", "accept"];
 
 /// Whether a key is `top` or of it.
 fn is_below(key: &str, top: &str) -> bool {

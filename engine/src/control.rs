@@ -21,7 +21,7 @@ use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use crate::bootstrap::{Refusal, StartRequest, State};
 use crate::error::Class;
-use crate::position::{Epoch, Lsn};
+use crate::position::{Epoch, Lsn, Position};
 use crate::sink::redis::RedisConnector;
 
 mod auth;
@@ -85,6 +85,15 @@ pub enum Call {
         digest: String,
         /// Answered at once.
         reply: Reply<Accepted>,
+    },
+    /// DecideDdl.
+    DecideDdl {
+        /// Where the schema change stands; the end of a transaction means any of it.
+        position: Position,
+        /// It is done on the targets; else it is left out.
+        done: bool,
+        /// Answered at once, with what follows.
+        reply: Reply<String>,
     },
     /// AbortBootstrap.
     Abort {

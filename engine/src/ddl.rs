@@ -43,6 +43,9 @@ struct Message {
     /// It was run by a function or a DO block: the same text may run many times.
     #[serde(default)]
     inner: bool,
+    /// The triggers made the text themselves.
+    #[serde(default)]
+    made: bool,
     /// Which one of this tag it is of the statements that the client sent; from 1.
     #[serde(default)]
     nth: usize,
@@ -58,11 +61,12 @@ struct Message {
     recomputed: Vec<String>,
 }
 
-/// The schema change that a message of ours tells of.
+/// The schema change that a message of ours tells of; none where an extension's own script
+/// did it, which stands for all that it does.
 ///
 /// # Errors
 /// It is none, or of a later version.
-pub fn decode(content: &[u8]) -> Result<DdlEvent, MessageError> {
+pub fn decode(content: &[u8]) -> Result<Option<DdlEvent>, MessageError> {
     #[derive(Deserialize)]
     struct Versioned {
         v: u32,
@@ -72,12 +76,40 @@ pub fn decode(content: &[u8]) -> Result<DdlEvent, MessageError> {
     if versioned.v != VERSION {
         return Err(MessageError::Version(versioned.v));
     }
-    let message: Message = serde_json::from_slice(content).map_err(|_| MessageError::Malformed)?;
+    let mut message: Message =
+        serde_json::from_slice(content).map_err(|_| MessageError::Malformed)?;
     debug_assert_eq!(message.v, VERSION);
-    let text = message.text.as_deref().and_then(|text| own(text, &message));
-    let text = text.map(str::to_owned);
-    let first = message.objects.first();
-    Ok(DdlEvent {
+    let text = match (&message.text, message.made) {
+        (Some(text), false) => match own(text, &message) {
+            Own::Text(text) => Some(text.to_owned()),
+            Own::Unknown => None,
+            Own::Extension => return Ok(None),
+        },
+        (text, _) => text.clone(),
+    };
+    let makes = ["CREATE TABLE", "CREATE TABLE AS", "SELECT INTO", "CREATE SCHEMA"]
+        .contains(&message.tag.as_str());
+    let mut seen = Vec::new();
+    message.objects.retain(|object| {
+        let new = !seen.contains(object);
+        if new {
+            seen.push(object.clone());
+        }
+        new
+    });
+    if message.tag == "ALTER TABLE" && text.as_deref().is_some_and(attaches) {
+        // The rows that it has are the parent's from now on, without being inserted there.
+        let tables = message.objects.iter().filter(|object| object.kind == "table");
+        message.recomputed.extend(tables.map(|table| table.identity.clone()));
+    }
+    // A table may come with its sequence before it.
+    let named = |object: &&DdlObject| {
+        let tag = message.tag.as_str();
+        let made = ["CREATE TABLE AS", "SELECT INTO"].contains(&tag) && object.kind == "table";
+        made || tag.ends_with(&format!(" {}", object.kind.to_uppercase()))
+    };
+    let first = message.objects.iter().find(named).or(message.objects.first());
+    Ok(Some(DdlEvent {
         object_type: first.map(|object| object.kind.clone()).unwrap_or_default(),
         identity: first.map(|object| object.identity.clone()).unwrap_or_default(),
         text,
@@ -87,18 +119,35 @@ pub fn decode(content: &[u8]) -> Result<DdlEvent, MessageError> {
             database: message.database,
             objects: message.objects,
             recomputed: message.recomputed,
+            makes,
             done: false,
         },
         tag: message.tag,
-    })
+    }))
+}
+
+/// Whether it attaches a partition.
+fn attaches(text: &str) -> bool {
+    let words = |one: &Scanned| {
+        let words: Vec<&str> = one.words().collect();
+        words.windows(2).any(|pair| pair == ["ATTACH", "PARTITION"])
+    };
+    scan(text).is_ok_and(|all| all.iter().any(words))
+}
+
+/// What a text is to a message.
+enum Own<'a> {
+    /// This part of it is its statement.
+    Text(&'a str),
+    /// Nobody can tell which.
+    Unknown,
+    /// Its statement is none of it, but was run by an extension that it makes or changes.
+    Extension,
 }
 
 /// The one statement of `text` that the message is of.
-fn own<'a>(text: &'a str, message: &Message) -> Option<&'a str> {
-    let statements = scan(text).ok()?;
-    if let [only] = statements.as_slice() {
-        return Some(&text[only.range.clone()]);
-    }
+fn own<'a>(text: &'a str, message: &Message) -> Own<'a> {
+    let Ok(statements) = scan(text) else { return Own::Unknown };
     let tagged = || statements.iter().filter(|statement| statement.has_tag(&message.tag));
     let count = tagged().count();
     // Where one of them may have been rolled back, or the whole may run many times, counting
@@ -109,7 +158,13 @@ fn own<'a>(text: &'a str, message: &Message) -> Option<&'a str> {
         (_, nth @ 1..) if countable => tagged().nth(nth - 1),
         _ => None,
     };
-    Some(&text[found?.range.clone()])
+    let extension =
+        |one: &Scanned| one.has_tag("CREATE EXTENSION") || one.has_tag("ALTER EXTENSION");
+    match found {
+        Some(found) => Own::Text(&text[found.range.clone()]),
+        None if count == 0 && statements.iter().any(extension) => Own::Extension,
+        None => Own::Unknown,
+    }
 }
 
 #[cfg(test)]
@@ -119,7 +174,7 @@ mod tests {
 
     fn event(text: &str, tag: &str, nth: usize, inner: bool) -> Option<String> {
         let message = json!({"v": 1, "tag": tag, "text": text, "nth": nth, "inner": inner});
-        decode(message.to_string().as_bytes()).unwrap().text
+        decode(message.to_string().as_bytes()).unwrap().unwrap().text
     }
 
     #[test]
@@ -130,7 +185,7 @@ mod tests {
             "objects": [{"type": "table", "identity": "a.t", "schema": "a", "name": "t",
                          "dropped": true}],
         });
-        let event = decode(message.to_string().as_bytes()).unwrap();
+        let event = decode(message.to_string().as_bytes()).unwrap().unwrap();
         assert_eq!((event.tag.as_str(), event.object_type.as_str()), ("DROP TABLE", "table"));
         assert_eq!((event.identity.as_str(), event.text.as_deref()), ("a.t", Some("drop table t")));
         assert!(event.detail.objects[0].dropped);
@@ -158,6 +213,32 @@ mod tests {
         // As a query in a loop may do.
         assert_eq!(event(text, "CREATE TABLE", 1, true), None);
         assert_eq!(event(text, "ALTER TABLE", 7, true).as_deref(), Some("alter table a add y int"));
+    }
+
+    #[test]
+    fn what_an_extension_does_itself_is_left_to_it() {
+        let of = |tag: &str, text: &str| {
+            decode(json!({"v": 1, "tag": tag, "text": text}).to_string().as_bytes()).unwrap()
+        };
+        assert_eq!(of("DROP OPERATOR", "create extension hstore"), None);
+        let own = of("CREATE EXTENSION", "create extension hstore").unwrap();
+        assert_eq!(own.text.as_deref(), Some("create extension hstore"));
+        let event = of("CREATE TABLE", "select make_tables()").unwrap();
+        assert_eq!(event.text, None, "a statement of another kind is not its text");
+    }
+
+    #[test]
+    fn a_table_comes_before_its_sequence_and_each_object_once() {
+        let object = |kind: &str| json!({"type": kind, "identity": kind});
+        let objects = ["sequence", "table", "index", "sequence"].map(object);
+        let message = json!({"v": 1, "tag": "CREATE TABLE", "text": "create table t ()",
+                             "objects": objects});
+        let event = decode(message.to_string().as_bytes()).unwrap().unwrap();
+        assert_eq!((event.object_type.as_str(), event.detail.objects.len()), ("table", 3));
+        let made = json!({"v": 1, "tag": "SELECT INTO", "made": true,
+                          "text": "CREATE TABLE IF NOT EXISTS t (x integer)"});
+        let event = decode(made.to_string().as_bytes()).unwrap().unwrap();
+        assert_eq!(event.text.as_deref(), Some("CREATE TABLE IF NOT EXISTS t (x integer)"));
     }
 
     #[test]

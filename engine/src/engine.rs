@@ -17,9 +17,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bootstrap::{Blocking, Command, Phase, Refusal};
 use crate::config::Config;
-use crate::control::{Answer, Call, Control, ControlError, Reply, Shared};
+use crate::control::{Answer, Call, Control, Reply, Shared};
 use crate::error::Class;
-use crate::http::{Http, HttpError};
+use crate::http::Http;
 use crate::sink::redis::RedisConnector;
 use crate::source::snapshot::{Holder, Report};
 use crate::systemd::Systemd;
@@ -40,6 +40,7 @@ mod observe;
 mod prepare;
 mod reload;
 mod running;
+mod schema;
 mod status;
 mod streaming;
 mod world;
@@ -83,6 +84,8 @@ enum Event {
     StreamTrouble(Option<String>),
     /// The stream cannot go on without a person, or another generation than that.
     StreamHalted { error: String, slot_lost: bool, generation: u64 },
+    /// Schema changes are published.
+    SchemaChanged(schema::Seen),
     /// A new look at both servers.
     Observed(Box<Observed>),
 }
@@ -374,6 +377,7 @@ impl Engine {
                     false => self.try_newer(generation),
                 }
             }
+            Event::SchemaChanged(seen) => self.schema_changed(seen).await,
             Event::Observed(observed) => self.look(*observed).await,
         }
     }
@@ -406,6 +410,10 @@ impl Engine {
                 let answer = self.accept(&digest);
                 let _ = reply.send(answer);
             }
+            Call::DecideDdl { position, done, reply } => {
+                let answer = self.decide(position, done);
+                let _ = reply.send(answer);
+            }
             Call::Abort { force, reply } => {
                 let answer = self.commanded(Command::Abort { force }).await;
                 let _ = reply.send(answer);
@@ -433,15 +441,3 @@ impl Engine {
 
 /// How often both servers are looked at for the status.
 const LOOK: Duration = Duration::from_secs(1);
-
-impl From<HttpError> for EngineError {
-    fn from(error: HttpError) -> EngineError {
-        EngineError::Http(error)
-    }
-}
-
-impl From<ControlError> for EngineError {
-    fn from(error: ControlError) -> EngineError {
-        EngineError::Control(error)
-    }
-}

@@ -16,6 +16,7 @@ pub mod log;
 pub mod pipeline;
 pub mod position;
 pub mod reader;
+pub mod setup;
 pub mod sink;
 pub mod source;
 pub mod sync;

@@ -65,6 +65,10 @@ async fn answer(mut calls: mpsc::Receiver<Call>) {
                 let _ = reply.send(Ok(Accepted { digest, told }));
                 continue;
             }
+            Call::DecideDdl { position, reply, .. } => {
+                let _ = reply.send(Ok(format!("decided at {position}")));
+                continue;
+            }
             Call::LoadAgain { tables, reply } => {
                 let nonce = "word".to_owned();
                 (Command::Reload { tables, nonce }, reply)

@@ -99,6 +99,7 @@ async fn each_token_allows_what_it_is_for() {
         "CompleteBootstrap",
         "AbortBootstrap",
         "AcceptPlugin",
+        "DecideDdl",
         "change_stream.ChangeStream/GetStatus",
         "change_stream.ChangeStream/Stream",
         "change_stream.ChangeStream/StartBootstrap",
@@ -108,7 +109,9 @@ async fn each_token_allows_what_it_is_for() {
         says(&site.call(method, "", &tls).await, 1, &["UNAUTHENTICATED", "Bearer"]);
     }
     says(&site.call("GetStatus", "wrong", &tls).await, 1, &["UNAUTHENTICATED", "wrong"]);
-    for method in ["StartBootstrap", "CompleteBootstrap", "AbortBootstrap", "AcceptPlugin"] {
+    for method in
+        ["StartBootstrap", "CompleteBootstrap", "AbortBootstrap", "AcceptPlugin", "DecideDdl"]
+    {
         let refused = site.call(method, &reader, &tls).await;
         says(&refused, 1, &["PERMISSION_DENIED", "grpc.admin_token"]);
     }

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Batch, Cell, DDL_RELATION_ID, Detail, Image, Span, ddl_relation};
+use super::{Batch, Cell, Detail, Image, Span};
 
 /// An object that a schema change made, changed or dropped.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +39,9 @@ pub struct DdlDetail {
     /// statement elsewhere makes other ones.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub recomputed: Vec<String>,
+    /// It makes tables, which are empty then or filled by its own transaction.
+    #[serde(skip)]
+    pub makes: bool,
     /// An operator has said that it is done on the target by hand: not to be run again.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub done: bool,
@@ -71,13 +74,8 @@ impl DdlEvent {
         Detail::Ddl(Box::new(self.detail.clone()))
     }
 
-    /// Adds its image to a batch, in a segment of its own, and says which relation and image.
-    pub(crate) fn push(&self, batch: &mut Batch) -> (u32, Image) {
-        let known = batch.relations.iter().position(|r| r.id == DDL_RELATION_ID && r.is_virtual());
-        let relation = match known {
-            Some(known) => super::index(known),
-            None => batch.relation_index(&ddl_relation()),
-        };
+    /// Adds its image to a batch, in a segment of its own.
+    pub(crate) fn push(&self, batch: &mut Batch) -> Image {
         let mut text = Vec::new();
         let segment = super::index(batch.segments.len());
         let cells = self.values().map(|value| match value {
@@ -89,6 +87,6 @@ impl DdlEvent {
             None => Cell::Null,
         });
         batch.push_segment(text.into());
-        (relation, batch.push_image(cells))
+        batch.push_image(cells)
     }
 }

@@ -19,8 +19,21 @@ pub struct Config {
     pub max_rate: Size,
     /// The target is filled by other means: stream from the consistent point, load nothing.
     pub no_initial_data: bool,
+    /// What happens to tables of which the stream alone does not bring every row.
+    pub missing_rows: MissingRows,
     /// Where the snapshot holder is found again after a restart of the engine.
     pub state_dir: PathBuf,
+}
+
+/// `bootstrap.missing_rows`: what happens to a table that joins the publication with rows, or
+/// whose rows a schema change makes anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MissingRows {
+    /// The status names it, and `kasho bootstrap --table` loads it.
+    Report,
+    /// It is loaded, at a load point of its own.
+    Load,
 }
 
 impl Default for Config {
@@ -30,6 +43,7 @@ impl Default for Config {
             range_mib: 256,
             max_rate: Size(0),
             no_initial_data: false,
+            missing_rows: MissingRows::Report,
             state_dir: PathBuf::from("/var/lib/kasho"),
         }
     }

@@ -175,6 +175,10 @@ pub struct Streaming {
     /// what an older program has stored: then nobody knows.
     #[serde(default)]
     pub tables: Vec<String>,
+    /// Tables whose rows the source has changed in a way that the stream does not bring, since
+    /// they were loaded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stale: Vec<String>,
     /// Attempts at any table so far in this epoch.
     #[serde(default)]
     pub attempts: u32,

@@ -128,6 +128,7 @@ fn end(mut next: Streaming, reload: Reload, facts: &Facts) -> Transition {
     for table in reload.tables {
         let lsn = points.get(&table).copied().unwrap_or(newest);
         next.load_points.insert(table.clone(), lsn);
+        next.stale.retain(|stale| *stale != table);
         if !next.tables.contains(&table) {
             next.tables.push(table);
         }

@@ -53,6 +53,7 @@ fn streaming() -> Phase {
         accumulated_changes: 5,
         incomplete: false,
         tables: vec!["public.t".into(), "public.u".into()],
+        stale: vec![],
         attempts: 1,
         reload: None,
     })
@@ -267,6 +268,7 @@ fn a_finished_load_completes_with_its_load_points() {
         accumulated_changes: 5,
         incomplete: false,
         tables: vec!["public.t".into(), "public.u".into()],
+        stale: vec![],
         attempts: 1,
         reload: None,
     };
@@ -470,4 +472,25 @@ fn a_table_is_loaded_again_while_changes_stream() {
     let Phase::Streaming(streaming) = &phase else { panic!("not streaming") };
     assert_eq!((&streaming.load_points, streaming.attempts), (&load_points, 3));
     assert_eq!(step(&phase, reload(&["public.u"])).1, [Effect::Mark], "the next one");
+}
+
+#[test]
+fn schema_changes_make_tables_and_make_them_stale() {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let command = |made: &[&str], stale: &[&str]| Command::SchemaChanged {
+        made: names(made),
+        stale: names(stale),
+    };
+    let done = on(&streaming(), command(&["public.n"], &["public.t", "x.y"]), &facts()).unwrap();
+    let Phase::Streaming(next) = done.next else { panic!("another state") };
+    assert_eq!(next.tables, ["public.t", "public.u", "public.n"]);
+    // Of what nobody has loaded nothing is stale.
+    assert_eq!(next.stale, ["public.t"]);
+    assert!(done.effects.is_empty());
+
+    let done = on(&accumulating(), command(&["public.n"], &["public.u"]), &facts()).unwrap();
+    let Phase::Accumulating(next) = done.next else { panic!("another state") };
+    assert_eq!(next.published, ["public.t", "public.u", "public.n"]);
+    assert_eq!(next.again, ["public.u"]);
+    assert!(on(&waiting(), command(&["public.n"], &[]), &facts()).is_err());
 }

@@ -14,12 +14,14 @@ use crate::control::proto::change_stream::change_stream_server::ChangeStream;
 use crate::control::proto::kasho::change_stream_service_server::ChangeStreamService;
 use crate::control::proto::kasho::{
     AbortBootstrapRequest, AcceptRequest, AcceptResponse, AckRequest, AckResponse,
-    BootstrapResponse, CompleteBootstrapRequest, RetryDeadLettersRequest, RetryDeadLettersResponse,
-    RetryOutcome as ProtoOutcome, StartBootstrapRequest, StatusRequest, StatusResponse,
-    StreamRequest, start_bootstrap_request::Load,
+    BootstrapResponse, CompleteBootstrapRequest, DecideDdlRequest, DecideDdlResponse,
+    RetryDeadLettersRequest, RetryDeadLettersResponse, RetryOutcome as ProtoOutcome,
+    StartBootstrapRequest, StatusRequest, StatusResponse, StreamRequest,
+    start_bootstrap_request::Load,
 };
 use crate::control::stream::Changes;
 use crate::control::{Accepted, Answer, Call, Reply, RetryOutcome, Shared};
+use crate::position::EpochPosition;
 use crate::sink::redis::RedisConnector;
 
 /// One row may be as large as PostgreSQL's largest value; the default of 4 MiB would end
@@ -85,6 +87,14 @@ impl Service {
         Ok(AcceptResponse { digest, told })
     }
 
+    async fn decide_ddl(&self, request: DecideDdlRequest) -> Result<DecideDdlResponse, Status> {
+        let asked: Result<EpochPosition, _> = request.position.parse();
+        let position = asked.map_err(|error| invalid("position", &error))?.position;
+        let done = request.done;
+        let told = self.ask(|reply| Call::DecideDdl { position, done, reply }).await?;
+        Ok(DecideDdlResponse { told })
+    }
+
     async fn abort(&self, force: bool) -> Result<BootstrapResponse, Status> {
         let answer = self.ask(|reply| Call::Abort { force, reply }).await?;
         Ok(response("aborted", answer))
@@ -139,7 +149,7 @@ fn response(status: &str, answer: Answer) -> BootstrapResponse {
     }
 }
 
-/// The same seven calls under both names.
+/// The same calls under both names.
 macro_rules! answer_as {
     ($service:ident) => {
         #[tonic::async_trait]
@@ -192,6 +202,14 @@ macro_rules! answer_as {
             ) -> Result<Response<AcceptResponse>, Status> {
                 self.policy.allow(&request, Scope::Admin)?;
                 self.accept(request.into_inner().digest).await.map(Response::new)
+            }
+
+            async fn decide_ddl(
+                &self,
+                request: Request<DecideDdlRequest>,
+            ) -> Result<Response<DecideDdlResponse>, Status> {
+                self.policy.allow(&request, Scope::Admin)?;
+                self.decide_ddl(request.into_inner()).await.map(Response::new)
             }
 
             async fn stream(

@@ -39,7 +39,7 @@ pub struct Scanned {
 }
 
 /// Words between a verb and its object.
-const BETWEEN: [&str; 12] = [
+const BETWEEN: [&str; 13] = [
     "OR",
     "REPLACE",
     "GLOBAL",
@@ -52,6 +52,7 @@ const BETWEEN: [&str; 12] = [
     "TRUSTED",
     "PROCEDURAL",
     "DEFAULT",
+    "CONSTRAINT",
 ];
 /// Ends of ranges, and numbers that everybody writes: they tell nothing of a row.
 const LIMITS: [&str; 6] =

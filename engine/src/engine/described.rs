@@ -5,7 +5,11 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use tokio::sync::mpsc;
+
+use super::Event;
 use super::backoff::Backoff;
+use super::schema::Seen;
 use super::world::World;
 use crate::batch::Batch;
 use crate::pipeline;
@@ -29,6 +33,7 @@ pub(super) struct Chains {
 pub(super) struct Described {
     publisher: Publisher<RedisStore>,
     world: Arc<World>,
+    events: mpsc::Sender<Event>,
     adopted: Adopted,
     /// The chain itself, not its number: one that finishes what another process began goes
     /// under that one's number, which may be given here too.
@@ -42,6 +47,7 @@ pub(super) struct Described {
 pub(super) fn pair(
     world: &Arc<World>,
     publisher: Publisher<RedisStore>,
+    events: mpsc::Sender<Event>,
     began: Option<Arc<Generation>>,
 ) -> (Chains, Described) {
     let generation = began.unwrap_or_else(|| world.handle.newest());
@@ -49,8 +55,8 @@ pub(super) fn pair(
     world.adopts(&generation);
     let adopted = Arc::new(ArcSwap::new(generation));
     let (world, own) = (Arc::clone(world), Arc::clone(world));
-    let described =
-        Described { publisher, world, adopted: Arc::clone(&adopted), told: None, learned: None };
+    let (adopts, told, learned) = (Arc::clone(&adopted), None, None);
+    let described = Described { publisher, world, events, adopted: adopts, told, learned };
     (Chains { chains, world: own, adopted }, described)
 }
 
@@ -153,7 +159,12 @@ impl Sink for Described {
             self.world.passes(&adopted, from);
             self.told = Some(adopted);
         }
-        self.publisher.publish(batch, generation, confirmed).await
+        let seen = Seen::of(&batch);
+        self.publisher.publish(batch, generation, confirmed).await?;
+        if !seen.is_empty() {
+            let _ = self.events.send(Event::SchemaChanged(seen)).await;
+        }
+        Ok(())
     }
 
     async fn confirm(&mut self, position: Lsn, confirmed: Lsn) -> Result<(), SinkError> {

@@ -91,6 +91,7 @@ impl Engine {
         self.guard_source().await;
         self.store_late().await;
         self.pay().await;
+        self.load_missing().await;
     }
 }
 

@@ -25,10 +25,10 @@ use crate::transform::{self, Generation, LoadError, Rejected};
 pub enum EngineError {
     /// The gRPC listener.
     #[error(transparent)]
-    Control(ControlError),
+    Control(#[from] ControlError),
     /// The listener of metrics and health.
     #[error(transparent)]
-    Http(HttpError),
+    Http(#[from] HttpError),
     /// The text of the connection.
     #[error("source.url: {0}")]
     Url(#[source] SourceError),

@@ -140,11 +140,17 @@ impl Engine {
         waiting.into_iter().chain(all.into_iter().flatten()).next().cloned().unwrap_or_default()
     }
 
-    /// Published tables whose rows of before they joined nobody has loaded.
-    fn not_loaded(&self) -> Vec<String> {
+    /// Published tables whose rows of before they joined nobody has loaded, or whose rows have
+    /// changed past the stream since.
+    pub(super) fn not_loaded(&self) -> Vec<String> {
         let Some(loaded) = self.phase.loaded_tables() else { return Vec::new() };
         let published = self.observed.published.iter();
-        published.filter(|table| !loaded.contains(table)).cloned().collect()
+        let stale = match &self.phase {
+            Phase::Streaming(streaming) => streaming.stale.as_slice(),
+            Phase::Waiting(_) | Phase::Accumulating(_) => &[],
+        };
+        let missing = |table: &&String| !loaded.contains(table) || stale.contains(table);
+        published.filter(missing).cloned().collect()
     }
 
     /// Of a load that another program writes: rows are entries, bytes those of its file.

@@ -208,7 +208,7 @@ impl Streaming {
         let unfinished = began.as_ref().map(|(lsn, _)| *lsn);
         let number = began.as_ref().map(|(_, finisher)| finisher.number);
         let chain = began.map(|(_, finisher)| finisher.chain);
-        let (chains, sink) = described::pair(world, publisher, chain);
+        let (chains, sink) = described::pair(world, publisher, self.events.clone(), chain);
         let lag = Lag { ms: redis.ack_lag_ms, bytes: redis.ack_lag_bytes.0 };
         let figures = Arc::clone(&self.shared.pipeline);
         tracing::info!(slot = %opening.slot, published = %opened.published, "the stream is open");

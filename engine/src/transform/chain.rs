@@ -33,6 +33,7 @@ use super::rows::{
 };
 
 mod failed;
+mod schema;
 
 use failed::{Reason, mark_lossy};
 
@@ -103,6 +104,9 @@ impl Chain {
     /// Whether [`Chain::apply`] would leave this batch as it is, without calling anybody.
     #[must_use]
     pub fn passes(&self, batch: &Batch) -> bool {
+        if schema::has_ddl(batch) {
+            return false;
+        }
         let nothing = self.links.is_empty() && self.generation.renames.is_empty();
         (nothing && !self.policy.masks && self.policy.unruled.is_none() && !self.lossy)
             || batch.relations.iter().all(|r| self.known.find(r).is_some_and(|plan| plan.idle))
@@ -115,6 +119,9 @@ impl Chain {
     /// [`TransformError`]; nothing of the batch may be published then.
     pub fn apply(&mut self, batch: &mut Batch) -> Result<(), TransformError> {
         let plans = self.resolve(batch)?;
+        if schema::has_ddl(batch) {
+            self.schema_changes(batch)?;
+        }
         if plans.iter().any(Option::is_some) {
             self.carry(batch, &plans)?;
         }

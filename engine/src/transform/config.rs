@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Findings, verbatim};
 
+use super::ddl::Ddl;
 use super::{called, rename};
 
 /// Top-level settings and tables of the file that belong to this station.
@@ -21,7 +22,11 @@ pub struct Config {
     /// What becomes of a table that no binding names. Unset: `halt` as soon as any binding
     /// masks or drops a column, `pass` otherwise.
     pub unruled_tables: Option<Unruled>,
-    /// Must be true for `unruled_tables = "pass"`.
+    /// Which schema changes leave. Unset: `structural` as soon as any binding masks or drops a
+    /// column, `text` otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ddl: Option<Ddl>,
+    /// Must be true for `unruled_tables = "pass"`, and for `ddl = "text"` beside masks.
     pub allow_unmasked: bool,
     /// Confirms that columns this file passes by name may leave although the generation
     /// before masked them.

@@ -16,6 +16,7 @@ use super::called::as_ruled;
 use super::catalog::Catalog;
 use super::config::{Config, OnError, Unruled};
 use super::coverage::{Coverage, name};
+use super::ddl::Ddl;
 use super::error::LoadError;
 use super::gate;
 use super::generation::{Bound, Unfit, has_column};
@@ -180,6 +181,7 @@ impl<'a> Draft<'a> {
         }
         self.ask_about_bytes(links);
         let policy = self.policy(links, &answers);
+        self.look_at_ddl(policy);
         let new_columns: Vec<_> = self.config.plugged().map(|b| b.new_columns).collect();
         let on_error: Vec<_> = self.config.plugged().map(|b| b.on_error).collect();
         let names: Vec<&str> = self.config.plugged().map(|b| b.name.as_str()).collect();
@@ -213,7 +215,16 @@ impl<'a> Draft<'a> {
         };
         let masks = |at: usize, bound: &Bound| answered(at).any(rewrites) || may(at, bound);
         let masks = links.iter().enumerate().any(|(at, (bound, _))| masks(at, bound));
-        Policy { masks, unruled: self.config.unruled_tables }
+        Policy { masks, unruled: self.config.unruled_tables, ddl: self.config.ddl }
+    }
+
+    /// Statements as they are written carry values.
+    fn look_at_ddl(&mut self, policy: Policy) {
+        if policy.masks && policy.ddl == Some(Ddl::Text) && !self.config.allow_unmasked {
+            let text = "\"text\" lets schema changes out as they are written, with every value in \
+                        them: say allow_unmasked = true beside it, or ddl = \"structural\"";
+            self.errors.push(LoadError::whole("ddl".to_owned(), text.to_owned()));
+        }
     }
 
     /// What a plan says that an operator has to know.

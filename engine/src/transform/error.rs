@@ -126,6 +126,19 @@ pub enum TransformError {
         /// What is wrong and what to do.
         reason: String,
     },
+    /// A schema change may not leave, by policy or for want of its text.
+    #[error(
+        "schema change {what} at {position}: {reason}. Change the targets by hand as they need it, \
+         then `kasho ddl done {position}`; or leave it out of them: `kasho ddl skip {position}`"
+    )]
+    Ddl {
+        /// Its command tag and the object concerned, never its text.
+        what: String,
+        /// Where it stands.
+        position: Position,
+        /// Why.
+        reason: String,
+    },
     /// A plugin that ran cannot be started again.
     #[error("transform `{binding}` ({plugin}) does not start: {reason}")]
     Start {

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use wasmtime::{Engine, InstancePre, Linker, Module};
 
 use super::check::{self, Checked};
+use super::ddl::Decisions;
 use super::imports::{self, GuestState};
 use super::inspect;
 use super::meter::Meter;
@@ -56,6 +57,7 @@ pub struct Host {
     compiled: Mutex<Vec<Arc<Compiled>>>,
     store: Option<Store>,
     meter: Option<Arc<Meter>>,
+    decisions: Decisions,
     /// The ticker ends with it.
     _alive: mpsc::Sender<()>,
 }
@@ -98,7 +100,14 @@ impl Host {
         let alive = tick(engine.clone())?;
         let store = store.map(Store::open).transpose()?;
         let compiled = Mutex::default();
-        Ok(Arc::new(Host { engine, linker, compiled, store, meter, _alive: alive }))
+        let decisions = Decisions::default();
+        Ok(Arc::new(Host { engine, linker, compiled, store, meter, decisions, _alive: alive }))
+    }
+
+    /// What was decided about schema changes that stopped the stream.
+    #[must_use]
+    pub fn decisions(&self) -> &Decisions {
+        &self.decisions
     }
 
     /// Checks and compiles a plugin, or finds it compiled; `wasi`: its binding allows it

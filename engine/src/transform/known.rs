@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     fn plan(relation: &Arc<Relation>) -> Arc<RelationPlan> {
-        let policy = Policy { masks: false, unruled: None };
+        let policy = Policy { masks: false, unruled: None, ddl: None };
         Arc::new(RelationPlan::new(relation, Vec::new(), &[], policy))
     }
 

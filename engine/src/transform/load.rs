@@ -398,6 +398,9 @@ fn digest(config: &Config, links: &[(Arc<Bound>, Instance)], dead: Option<&DeadK
     };
     add(abi::VERSION);
     add(&format!("{:?}", config.unruled_tables));
+    if let Some(ddl) = config.ddl {
+        add(&format!("{ddl:?}"));
+    }
     let mut links = links.iter();
     for binding in &config.transform {
         if binding.plugin.is_empty() {

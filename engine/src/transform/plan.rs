@@ -14,6 +14,7 @@ use kasho_plugin_sdk::{Column, Identity, Op, Relation, abi};
 use serde::{Deserialize, Serialize};
 
 use super::config::{NewColumns, OnError, Unruled};
+use super::ddl::Ddl;
 use super::gate;
 use super::rename::Renames;
 
@@ -316,6 +317,8 @@ pub(super) struct Policy {
     pub(super) masks: bool,
     /// What the file says of tables nobody names.
     pub(super) unruled: Option<Unruled>,
+    /// What the file says of schema changes.
+    pub(super) ddl: Option<Ddl>,
 }
 
 impl Policy {
@@ -445,6 +448,10 @@ impl RelationPlan {
 
 fn unnamed(relation: &Relation, policy: Policy) -> Fate {
     let table = relation.qualified();
+    if relation.is_virtual() && relation.table == abi::DDL_RELATION.1 {
+        // Each statement is looked at by itself.
+        return Fate::Pass;
+    }
     if relation.is_virtual() && policy.masks && policy.unnamed() != Unruled::Drop {
         return Fate::Halt(format!(
             "no transform subscribes to {table} by name, and its text could hold what others mask: \

@@ -128,7 +128,9 @@ fn run(chain: &mut Chain, batch: &Batch) -> Outcome {
             | TransformError::Deadline { reason, binding, .. }
             | TransformError::Start { reason, binding, .. },
         ) => (None, Some(format!("`{binding}`: {reason}"))),
-        Err(error @ TransformError::Internal(_)) => (None, Some(error.to_string())),
+        Err(error @ (TransformError::Ddl { .. } | TransformError::Internal(_))) => {
+            (None, Some(error.to_string()))
+        }
     };
     let after = sums(chain);
     Outcome { left, stopped, failures: after.0 - before.0, errors: after.1 - before.1 }

@@ -200,7 +200,8 @@ fn values_stay_out_of_debug_texts() {
 /// A schema change, alone in its transaction.
 fn schema_change(event: &DdlEvent) -> (Batch, Piece) {
     let (mut batch, piece) = one_row(Op::Ddl, None, None);
-    let (relation, new) = event.push(&mut batch);
+    let relation = batch.relation_index(&crate::batch::ddl_relation());
+    let new = event.push(&mut batch);
     let row = &mut batch.rows[0];
     (row.relation, row.new) = (relation, Some(new));
     row.detail = Some(Box::new(event.beside()));

@@ -20,7 +20,7 @@ use super::again::{Rereader, Row};
 use super::frames::{Frame, frame};
 use super::pgoutput::{self, Col, Message, Old, Tuple, decode};
 use super::relation::Relations;
-use crate::batch::{Batch, Cell, Closing, Detail, Image, Span, message_relation};
+use crate::batch::{Batch, Cell, Closing, Detail, Image, Span, ddl_relation, message_relation};
 use crate::ddl;
 use crate::position::{Lsn, Position};
 
@@ -47,6 +47,7 @@ pub(super) struct Reader {
     rereading: Option<(String, JoinHandle<Result<Row, String>>)>,
     text_messages: Arc<Relation>,
     byte_messages: Arc<Relation>,
+    schema_changes: Arc<Relation>,
     /// The server's log has been read up to here, as of a keepalive between transactions.
     pub(super) wal_end: Lsn,
     /// Header of the frame last decoded.
@@ -75,6 +76,7 @@ impl Reader {
             rereading: None,
             text_messages: message_relation(false),
             byte_messages: message_relation(true),
+            schema_changes: ddl_relation(),
             wal_end: Lsn::ZERO,
             last_lsn: Lsn::ZERO,
         }
@@ -172,34 +174,35 @@ impl Reader {
                 let (op, detail) = (Op::Truncate, Some(Box::new(detail)));
                 self.row(NewRow { op, relation, new: None, old: None, detail }, bytes)
             }
-            Message::Message { transactional: false, lsn, prefix, content }
-                if prefix.bytes == RELOAD_PREFIX.as_bytes() =>
-            {
-                let us = pgoutput::unix_us(sent);
-                match self.marks.matching(content.bytes) {
-                    Some(mark) => self.asm.mark(lsn, us, mark).map_err(order),
-                    None => self.asm.lone(lsn, us, None, bytes).map_err(order),
-                }
-            }
-            Message::Message { transactional: true, prefix, content, .. }
-                if prefix.bytes == ddl::PREFIX.as_bytes() =>
-            {
-                match self.ddl_row(content.bytes) {
-                    Some(row) => self.row(row, bytes),
-                    None => self.asm.count().map_err(order),
-                }
-            }
             Message::Message { transactional, lsn, prefix, content } => {
-                let row = self.message_row(prefix, content, at, transactional);
-                match (transactional, row) {
-                    (true, Some(row)) => self.row(row, bytes),
-                    (true, None) => self.asm.count().map_err(order),
-                    (false, row) => {
-                        let us = pgoutput::unix_us(sent);
-                        self.asm.lone(lsn, us, row, bytes).map_err(order)
-                    }
-                }
+                self.told((transactional, lsn), (prefix, content), (at, sent, bytes))
             }
+        }
+    }
+
+    /// A logical message.
+    fn told(
+        &mut self,
+        (transactional, lsn): (bool, Lsn),
+        (prefix, content): (pgoutput::Bytes<'_>, pgoutput::Bytes<'_>),
+        (at, sent, bytes): (usize, i64, usize),
+    ) -> Result<(), SourceError> {
+        let order = |e: OrderError| SourceError::protocol("streaming", e.to_string());
+        let us = pgoutput::unix_us(sent);
+        if !transactional
+            && prefix.bytes == RELOAD_PREFIX.as_bytes()
+            && let Some(mark) = self.marks.matching(content.bytes)
+        {
+            return self.asm.mark(lsn, us, mark).map_err(order);
+        }
+        let row = match transactional && prefix.bytes == ddl::PREFIX.as_bytes() {
+            true => self.ddl_row(content.bytes),
+            false => self.message_row(prefix, content, at, transactional),
+        };
+        match (transactional, row) {
+            (true, Some(row)) => self.row(row, bytes),
+            (true, None) => self.asm.count().map_err(order),
+            (false, row) => self.lone(lsn, us, row, bytes),
         }
     }
 

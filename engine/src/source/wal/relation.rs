@@ -5,9 +5,11 @@
 //! behind it. Names, types and keys are therefore the stream's; the catalog adds only
 //! what the stream cannot say, column by column, where name and type still agree.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::batch::DdlObject;
+use kasho_plugin_sdk::event::quote_identifier;
 use kasho_plugin_sdk::{Column, Relation};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Statement};
@@ -23,6 +25,10 @@ use super::pgoutput::{RelationColumn, RelationMessage};
 pub struct KnownRelations(Arc<Mutex<HashMap<u32, Arc<Relation>>>>);
 
 impl KnownRelations {
+    fn last(&self, id: u32) -> Option<Arc<Relation>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
     /// `found` as the next version of its table, or the version there is if nothing changed.
     pub(crate) fn settle(&self, mut found: Relation) -> Arc<Relation> {
         // Nothing can panic while it is held.
@@ -42,6 +48,39 @@ impl KnownRelations {
     }
 }
 
+/// What differs between two descriptions of a table, in words; nothing if no row looks
+/// different for it.
+fn changes(before: &Relation, now: &Relation) -> Option<String> {
+    let mut told = Vec::new();
+    if before.qualified() != now.qualified() {
+        told.push(format!("it was called {}", before.qualified()));
+    }
+    let name = |column: &Column| quote_identifier(&column.name);
+    let missing = |from: &Relation, of: &Relation| {
+        let gone = of.columns.iter().filter(|column| from.column(&column.name).is_none());
+        gone.map(name).collect::<Vec<_>>().join(", ")
+    };
+    let (appeared, vanished) = (missing(before, now), missing(now, before));
+    if !appeared.is_empty() {
+        told.push(format!("{appeared} appeared"));
+    }
+    if !vanished.is_empty() {
+        told.push(format!("{vanished} vanished"));
+    }
+    for column in &now.columns {
+        let old = before.column(&column.name).map(|at| &before.columns[at]);
+        let other = |old: &&Column| (old.oid, old.typmod) != (column.oid, column.typmod);
+        if let Some(old) = old.filter(other) {
+            let (was, is) = (&old.type_name, &column.type_name);
+            told.push(format!("{} changed its type from {was} to {is}", name(column)));
+        }
+    }
+    (!told.is_empty()).then(|| told.join("; "))
+}
+
+/// Tables that are remembered as announced.
+const ANNOUNCED: usize = 100_000;
+
 /// A table of this session, and its number in the batch being built.
 pub(super) struct Entry {
     pub(super) relation: Arc<Relation>,
@@ -54,17 +93,44 @@ pub(super) struct Relations {
     pub(super) entries: HashMap<u32, Entry>,
     known: KnownRelations,
     catalog: Catalog,
+    /// Tables of which a schema change has told, and no description has come since.
+    announced: HashSet<(String, String)>,
 }
 
 impl Relations {
     pub(super) fn new(info: Conninfo, app_name: &str, known: KnownRelations) -> Relations {
         let catalog = Catalog { info, app_name: app_name.to_owned(), session: None };
-        Relations { entries: HashMap::new(), known, catalog }
+        Relations { entries: HashMap::new(), known, catalog, announced: HashSet::new() }
     }
 
     /// A description of the catalogue's, of a table that the stream has not spoken of yet.
     pub(super) fn settle(&self, found: &Relation) -> Arc<Relation> {
         self.known.settle(found.clone())
+    }
+
+    /// A schema change tells of these.
+    pub(super) fn announce(&mut self, objects: &[DdlObject]) {
+        if self.announced.len() > ANNOUNCED {
+            self.announced.clear();
+        }
+        let named = objects.iter().filter_map(|o| Some((o.schema.clone()?, o.name.clone()?)));
+        self.announced.extend(named);
+    }
+
+    /// Says what has become of a table. Without event triggers nothing else does, and whoever
+    /// applies its rows has to change its table by hand.
+    fn tell(&mut self, before: &Relation, now: &Relation) {
+        let Some(changes) = changes(before, now) else { return };
+        let table = now.qualified();
+        if self.announced.remove(&(now.schema.clone(), now.table.clone())) {
+            tracing::info!(%table, "its columns have changed: {changes}");
+        } else {
+            tracing::warn!(
+                %table,
+                "its columns have changed, and no event trigger has told of it (`kasho setup` \
+                 installs them): {changes}. Its targets have to be changed by hand"
+            );
+        }
     }
 
     /// Takes a description from the stream. Cancel-safe: it may be given again.
@@ -86,7 +152,11 @@ impl Relations {
             identity: message.identity,
             columns: columns.collect(),
         };
+        let before = self.known.last(found.id);
         let relation = self.known.settle(found);
+        if let Some(before) = before {
+            self.tell(&before, &relation);
+        }
         self.entries.insert(message.id, Entry { relation, batch: u64::MAX, index: 0 });
         Ok(())
     }
@@ -229,5 +299,26 @@ mod tests {
         assert_eq!(second.version, 2);
         assert!(Arc::ptr_eq(&second, &known.settle(relation("b"))));
         assert_eq!(known.settle(relation("a")).version, 3);
+    }
+
+    #[test]
+    fn what_has_become_of_a_table_is_said_in_words() {
+        let column = |name: &str, oid| Column {
+            name: name.into(),
+            oid,
+            type_name: format!("type{oid}"),
+            ..crate::batch::ddl_relation().columns[0].clone()
+        };
+        let before =
+            Relation { columns: vec![column("id", 23), column("Old", 25)], ..relation("a") };
+        let now = Relation { columns: vec![column("id", 20), column("new", 25)], ..relation("b") };
+        assert_eq!(
+            changes(&before, &now).unwrap(),
+            "it was called public.a; new appeared; \"Old\" vanished; id changed its type from \
+             type23 to type20"
+        );
+        let mut same = before.clone();
+        same.columns[1].not_null = !same.columns[1].not_null;
+        assert_eq!(changes(&before, &same), None);
     }
 }

@@ -15,16 +15,19 @@ impl Reader {
     /// The row of a schema change.
     pub(super) fn ddl_row(&mut self, content: &[u8]) -> Option<NewRow> {
         let event = match ddl::decode(content) {
-            Ok(event) => event,
+            Ok(Some(event)) => event,
+            Ok(None) => return None,
             Err(why) => {
                 let lsn = self.last_lsn;
                 tracing::warn!(%lsn, "a message of the prefix {} is left out: {why}", ddl::PREFIX);
                 return None;
             }
         };
+        self.relations.announce(&event.detail.objects);
         // Its own segment, which must not come between the parts of the chunk's.
         self.close_segment();
-        let (relation, image) = event.push(&mut self.asm.batch);
+        let relation = self.asm.batch.relation_index(&self.schema_changes);
+        let image = event.push(&mut self.asm.batch);
         self.segments += 1;
         let detail = Some(Box::new(event.beside()));
         Some(NewRow { op: Op::Ddl, relation, new: Some(image), old: None, detail })

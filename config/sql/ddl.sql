@@ -1,0 +1,210 @@
+-- How schema changes come onto the stream: event triggers that write each statement into the
+-- log, in its own transaction. "kasho setup --apply" runs this; so may a superuser by hand:
+--
+--   psql "$SUPERUSER_URL" -f ddl.sql
+--
+-- May be run again. The triggers fire for sessions in replica role too, say nothing of
+-- temporary objects and of Kasho's own, and never make a statement fail: what they cannot do
+-- is a warning to whoever ran it. DROP SCHEMA kasho CASCADE takes all of it away.
+
+CREATE SCHEMA IF NOT EXISTS kasho;
+COMMENT ON SCHEMA kasho IS 'Kasho: event triggers for schema changes';
+
+-- Runs with the rights and the search_path of whoever changes the schema, so that it can say
+-- which search_path that is; the triggers below have one of their own. All names are
+-- qualified and it has no operator, so nothing in that path can be meant instead.
+CREATE OR REPLACE FUNCTION kasho.ddl_path() RETURNS event_trigger
+LANGUAGE plpgsql AS $kasho$
+BEGIN
+  PERFORM pg_catalog.set_config('kasho.path', pg_catalog.current_setting('search_path'), true);
+EXCEPTION WHEN OTHERS THEN
+  NULL;
+END
+$kasho$;
+
+-- What is dropped can be asked for only here, before the statement's end. A list, for a
+-- statement may drop within a statement.
+CREATE OR REPLACE FUNCTION kasho.ddl_drop() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $kasho$
+DECLARE
+  gone jsonb;
+BEGIN
+  SELECT jsonb_agg(jsonb_build_object('type', object_type, 'identity', object_identity,
+                     'schema', schema_name, 'name', object_name, 'dropped', true)
+                   ORDER BY original DESC, n)
+    INTO gone
+    FROM pg_event_trigger_dropped_objects() WITH ORDINALITY AS d (classid, objid, objsubid,
+         original, normal, is_temporary, object_type, schema_name, object_name, object_identity,
+         address_names, address_args, n)
+   WHERE NOT is_temporary
+     AND schema_name IS DISTINCT FROM 'pg_toast'
+     AND (original OR object_type IN ('table', 'table column', 'index', 'view',
+          'materialized view', 'sequence', 'schema', 'foreign table'))
+     AND (original OR n <= 10000);
+  PERFORM set_config('kasho.dropped', coalesce(gone::text, ''), true);
+EXCEPTION WHEN OTHERS THEN
+  RAISE WARNING 'kasho: dropped objects were not noted: %', SQLERRM;
+END
+$kasho$;
+
+-- A rewrite that makes values anew (a volatile default) leaves no trace in the log: the
+-- values are other ones elsewhere.
+CREATE OR REPLACE FUNCTION kasho.ddl_rewrite() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $kasho$
+BEGIN
+  -- 2: AT_REWRITE_DEFAULT_VAL.
+  IF pg_event_trigger_table_rewrite_reason() & 2 <> 0 THEN
+    PERFORM set_config('kasho.recomputed',
+      (coalesce(nullif(current_setting('kasho.recomputed', true), ''), '[]')::jsonb
+       || (SELECT to_jsonb(format('%I.%I', n.nspname, c.relname))
+             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE c.oid = pg_event_trigger_table_rewrite_oid() AND c.relpersistence <> 't'))::text,
+      true);
+  END IF;
+EXCEPTION WHEN OTHERS THEN
+  RAISE WARNING 'kasho: a rewrite was not noted: %', SQLERRM;
+END
+$kasho$;
+
+-- Writes the message.
+CREATE OR REPLACE FUNCTION kasho.ddl_end() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET lc_messages = 'C' AS $kasho$
+DECLARE
+  query text := current_query();
+  gone text := current_setting('kasho.dropped', true);
+  anew text := current_setting('kasho.recomputed', true);
+  objects jsonb;
+  stack text;
+  ran text;
+  counted jsonb;
+  counting text;
+  nth int := 0;
+  made boolean := false;
+BEGIN
+  -- For this statement alone.
+  PERFORM set_config('kasho.dropped', '', true), set_config('kasho.recomputed', '', true);
+
+  -- What a function runs is in the stack of contexts, under ours; what a client sends is not.
+  GET DIAGNOSTICS stack = PG_CONTEXT;
+  stack := substr(stack, strpos(stack, E'\n'));
+  ran := CASE WHEN stack LIKE E'\nSQL statement "%'
+              THEN substring(stack from E'^\nSQL statement "(.*?)"(?:\n(?:PL/|SQL |compilation |[A-Za-z]* ?function )|$)') END;
+
+  IF stack !~ E'^\n' THEN
+    -- A client may have sent several at once: which one of this tag is it? Counted with those
+    -- that tell nothing.
+    counting := extract(epoch FROM statement_timestamp())::text || md5(query);
+    counted := coalesce(nullif(current_setting('kasho.counted', true), ''), '{}')::jsonb;
+    IF counted ->> 'of' IS DISTINCT FROM counting THEN
+      counted := jsonb_build_object('of', counting);
+    END IF;
+    nth := coalesce((counted ->> tg_tag)::int, 0) + 1;
+    PERFORM set_config('kasho.counted', (counted || jsonb_build_object(tg_tag, nth))::text, true);
+    ran := query;
+  END IF;
+
+  SELECT jsonb_agg(object ORDER BY n) INTO objects FROM (
+    SELECT n, jsonb_build_object('type', coalesce(c.object_type, ''),
+             'identity', coalesce(c.object_identity, ''), 'schema', c.schema_name,
+             'name', coalesce(rel.relname, typ.typname, nsp.nspname), 'dropped', false)
+      FROM pg_event_trigger_ddl_commands() WITH ORDINALITY AS c (classid, objid, objsubid,
+           command_tag, object_type, schema_name, object_identity, in_extension, command, n)
+      LEFT JOIN pg_class rel ON c.classid = 'pg_class'::regclass AND rel.oid = c.objid
+      LEFT JOIN pg_type typ ON c.classid = 'pg_type'::regclass AND typ.oid = c.objid
+      LEFT JOIN pg_namespace nsp ON c.classid = 'pg_namespace'::regclass AND nsp.oid = c.objid
+     WHERE NOT c.in_extension
+       AND coalesce(c.schema_name, '') NOT IN ('pg_temp', 'kasho')
+       AND NOT (c.classid = 'pg_namespace'::regclass AND nsp.nspname = 'kasho')
+       AND coalesce(rel.relpersistence, 'p') <> 't'
+    UNION ALL
+    SELECT 1000000 + n, object FROM jsonb_array_elements(nullif(gone, '')::jsonb)
+                            WITH ORDINALITY AS d (object, n)
+     WHERE coalesce(object ->> 'schema', '') <> 'kasho'
+       AND NOT (object ->> 'type' = 'schema' AND object ->> 'name' = 'kasho')
+  ) AS concerned (n, object);
+
+  -- Rights on Kasho's own are its own business; they come without a schema.
+  IF objects IS NULL OR (tg_tag IN ('GRANT', 'REVOKE') AND query ~ '\mkasho\.') THEN
+    RETURN;
+  END IF;
+
+  IF tg_tag IN ('CREATE TABLE AS', 'SELECT INTO') THEN
+    -- Its query must not run again: structure only.
+    ran := (SELECT format('CREATE TABLE IF NOT EXISTS %s (%s)', c.oid::regclass,
+                     (SELECT string_agg(format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod))
+                               || CASE WHEN a.attcollation <> t.typcollation
+                                       THEN ' COLLATE ' || a.attcollation::regcollation ELSE '' END,
+                               ', ' ORDER BY a.attnum)
+                        FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+                       WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped))
+              FROM pg_event_trigger_ddl_commands() e
+              JOIN pg_class c ON e.classid = 'pg_class'::regclass AND c.oid = e.objid
+             WHERE c.relkind = 'r' LIMIT 1);
+    made := ran IS NOT NULL;
+  ELSIF tg_tag = 'ALTER TABLE' THEN
+    -- A default that is no constant, of a column that is new in this transaction: existing rows
+    -- have what it was here and now, without having been rewritten.
+    anew := (coalesce(nullif(anew, ''), '[]')::jsonb || coalesce((
+      SELECT jsonb_agg(DISTINCT format('%I.%I', n.nspname, c.relname))
+        FROM pg_event_trigger_ddl_commands() e
+        JOIN pg_class c ON e.classid = 'pg_class'::regclass AND c.oid = e.objid
+        JOIN pg_namespace n ON n.oid = c.relnamespace
+        JOIN pg_attribute a ON a.attrelid = c.oid AND a.atthasmissing AND NOT a.attisdropped
+        JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+       WHERE c.relpersistence <> 't' AND age(a.xmin) <= 0
+         AND pg_get_expr(d.adbin, d.adrelid) ~ '[(]|CURRENT_|LOCALTIME|_USER'), '[]'))::text;
+  END IF;
+
+  PERFORM pg_logical_emit_message(true, 'kasho:ddl', convert_to(jsonb_build_object(
+    'v', 1, 'tag', tg_tag,
+    'text', CASE WHEN octet_length(ran) <= 1000000 THEN ran END,
+    'made', made, 'inner', nth = 0, 'nth', nth,
+    'path', coalesce(current_setting('kasho.path', true), ''),
+    'username', session_user, 'database', current_database(),
+    'objects', objects,
+    'recomputed', coalesce(nullif(anew, '')::jsonb, '[]'))::text, 'UTF8'));
+  -- A message counts as standing where its record ends, a row as standing where its begins, and
+  -- one of a subtransaction (this is one) may come behind a row that begins just there. So
+  -- that none does, something else stands there: a message that is nothing.
+  PERFORM pg_logical_emit_message(false, 'kasho.heartbeat', '');
+EXCEPTION WHEN OTHERS THEN
+  RAISE WARNING 'kasho: this schema change was not recorded: %', SQLERRM;
+  BEGIN
+    PERFORM pg_logical_emit_message(true, 'kasho:ddl',
+      convert_to(jsonb_build_object('v', 1, 'tag', tg_tag, 'username', session_user,
+        'database', current_database())::text, 'UTF8'));
+    PERFORM pg_logical_emit_message(false, 'kasho.heartbeat', '');
+  EXCEPTION WHEN OTHERS THEN
+    RAISE WARNING 'kasho: nor could that be: %', SQLERRM;
+  END;
+END
+$kasho$;
+
+-- Only the triggers call them.
+REVOKE ALL ON FUNCTION kasho.ddl_drop(), kasho.ddl_rewrite(), kasho.ddl_end(), kasho.ddl_path()
+  FROM PUBLIC;
+
+DO $kasho$
+DECLARE
+  wanted record;
+BEGIN
+  -- Of the same event they fire in the order of their names.
+  FOR wanted IN
+    SELECT * FROM (VALUES ('kasho_ddl_1_path', 'ddl_command_end', 'ddl_path'),
+                          ('kasho_ddl_2_end', 'ddl_command_end', 'ddl_end'),
+                          ('kasho_ddl_drop', 'sql_drop', 'ddl_drop'),
+                          ('kasho_ddl_rewrite', 'table_rewrite', 'ddl_rewrite'))
+      AS w (name, event, function)
+  LOOP
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_event_trigger WHERE evtname = wanted.name) THEN
+      EXECUTE format('CREATE EVENT TRIGGER %I ON %s EXECUTE FUNCTION kasho.%I()',
+                     wanted.name, wanted.event, wanted.function);
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_event_trigger
+                    WHERE evtname = wanted.name AND evtenabled = 'A') THEN
+      EXECUTE format('ALTER EVENT TRIGGER %I ENABLE ALWAYS', wanted.name);
+    END IF;
+  END LOOP;
+END
+$kasho$;

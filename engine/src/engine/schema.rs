@@ -1,0 +1,137 @@
+//! Schema changes as the engine sees them: which tables they made, whose rows the stream
+//! alone does not bring, and what an operator decides about one that stopped the stream.
+//!
+//! What can go wrong: the process ends between a schema change and what is noted of it.
+//! Then a table that it made counts as one that nobody has loaded, and is loaded or named:
+//! too much, never too little. Of values that the source computed anew the entry in the
+//! stream itself tells, too.
+
+use kasho_plugin_sdk::Op;
+use kasho_plugin_sdk::event::quote_identifier;
+
+use super::Engine;
+use crate::batch::{Batch, DdlDetail, Detail};
+use crate::bootstrap::{Command, MissingRows, Phase, Refusal, Streaming};
+use crate::position::Position;
+use crate::transform::Decision;
+
+/// What schema changes of a batch mean for the tables.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// Made, and empty then: the stream brings all of their rows.
+    made: Vec<String>,
+    /// Changed in a way that the stream does not bring.
+    stale: Vec<String>,
+}
+
+impl Seen {
+    /// Of the schema changes that leave.
+    pub(super) fn of(batch: &Batch) -> Seen {
+        let mut seen = Seen::default();
+        let changes = batch.rows.iter().filter(|row| row.op == Op::Ddl && !row.dropped);
+        for detail in changes.filter_map(|row| row.detail.as_deref()) {
+            if let Detail::Ddl(detail) = detail {
+                seen.add(detail);
+            }
+        }
+        seen
+    }
+
+    fn add(&mut self, detail: &DdlDetail) {
+        self.stale.extend(detail.recomputed.iter().cloned());
+        let made = detail.objects.iter().filter(|o| detail.makes && o.kind == "table");
+        let name = |schema: &str, table: &str| {
+            format!("{}.{}", quote_identifier(schema), quote_identifier(table))
+        };
+        self.made.extend(made.filter_map(|o| Some(name(o.schema.as_ref()?, o.name.as_ref()?))));
+    }
+
+    /// Nothing that the engine has to know.
+    pub(super) fn is_empty(&self) -> bool {
+        self.made.is_empty() && self.stale.is_empty()
+    }
+}
+
+impl Engine {
+    /// A schema change is published.
+    pub(super) async fn schema_changed(&mut self, Seen { made, stale }: Seen) {
+        for table in &stale {
+            tracing::warn!(
+                %table,
+                "the source has computed values of it anew, or taken in a partition with rows: \
+                 the stream does not bring that"
+            );
+        }
+        self.apply(Command::SchemaChanged { made, stale }, "tables were made or rewritten").await;
+    }
+
+    /// Loads what nobody has loaded, if that is asked for.
+    pub(super) async fn load_missing(&mut self) {
+        let wanted = self.world.config.bootstrap.missing_rows == MissingRows::Load;
+        let free = matches!(&self.phase, Phase::Streaming(Streaming { reload: None, .. }));
+        if !(wanted && free && self.stream_open) {
+            return;
+        }
+        let tables = self.not_loaded();
+        if tables.is_empty() {
+            return;
+        }
+        match self.load_again(&tables).await {
+            Ok(_) => tracing::info!(tables = tables.join(", "), "loading rows that are missing"),
+            Err(refusal) => tracing::warn!(%refusal, "rows that are missing are not loaded yet"),
+        }
+    }
+
+    /// An operator decides about the schema change that the stream stands before.
+    pub(super) fn decide(&mut self, position: Position, done: bool) -> Result<String, Refusal> {
+        let Position::Wal { commit_lsn, ordinal } = position else {
+            return Err(Refusal::argument("there are no schema changes in the initial load"));
+        };
+        let decision = if done { Decision::Done } else { Decision::Skip };
+        let asked = (ordinal != Position::LAST).then_some(ordinal);
+        match self.world.host.decisions().make(commit_lsn, asked, decision) {
+            Ok(what) => {
+                tracing::info!(%position, done, "schema change {what}: an operator has decided");
+                self.try_again();
+                let told = if done { "done on the targets, as was said" } else { "left out" };
+                Ok(format!("{what} is {told}; the stream goes on"))
+            }
+            Err(Some((at, what))) => Err(Refusal::precondition(format!(
+                "the stream does not wait at {position}, but before {what} at {at}"
+            ))),
+            Err(None) => Err(Refusal::precondition(format!(
+                "the stream does not wait for a schema change, at {position} or anywhere"
+            ))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::DdlObject;
+
+    #[test]
+    fn tables_that_are_made_and_tables_that_are_stale() {
+        let object = |kind: &str, name: &str| DdlObject {
+            kind: kind.into(),
+            schema: Some("public".into()),
+            name: Some(name.into()),
+            ..DdlObject::default()
+        };
+        let mut detail = DdlDetail {
+            objects: vec![object("sequence", "s"), object("table", "Odd")],
+            recomputed: vec!["public.t".into()],
+            makes: true,
+            ..DdlDetail::default()
+        };
+        let mut seen = Seen::default();
+        seen.add(&detail);
+        assert_eq!(seen.made, ["public.\"Odd\""]);
+        assert_eq!(seen.stale, ["public.t"]);
+        (detail.makes, detail.recomputed) = (false, Vec::new());
+        let mut seen = Seen::default();
+        seen.add(&detail);
+        assert!(seen.is_empty());
+    }
+}
