@@ -4,7 +4,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := test
-.PHONY: setup test lint guests fmt demo bench matrix
+.PHONY: setup test lint guests fmt demo bench matrix soak
 
 setup:
 	@.ci/setup
@@ -40,6 +40,12 @@ bench: setup guests
 # VERSIONS="17 valkey" for some of them, TESTS="types states" for some of the tests.
 matrix: setup guests
 	@tests/matrix
+
+# Random workloads whose target is held against PostgreSQL's own subscription: SEEDS=500 for
+# the first 500, SEEDS=51-80 or SEEDS=7,9 for these, STEPS=1000 for longer ones.
+soak: setup guests
+	ORACLE_SEEDS="$(or $(SEEDS),200)" ORACLE_STEPS="$(or $(STEPS),120)" \
+	  $(CARGO) test --locked -p kasho-tests --test e2e oracle::workloads -- --nocapture
 
 fmt:
 	$(CARGO) fmt --all

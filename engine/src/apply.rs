@@ -292,7 +292,7 @@ impl Work<'_> {
         let mut asked = None;
         loop {
             // A transaction of the source that will not end soon is not waited for.
-            let ends = asked.map_or(false, |at: tokio::time::Instant| at.elapsed() >= PATIENCE);
+            let ends = asked.is_some_and(|at: tokio::time::Instant| at.elapsed() >= PATIENCE);
             if ends || asked.is_some() && !self.applier.inside() {
                 return self.end().await;
             }

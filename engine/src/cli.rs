@@ -21,6 +21,7 @@ pub mod snapshot;
 pub mod status;
 pub mod sync;
 pub mod transforms;
+pub mod verify;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -86,6 +87,8 @@ enum Command {
     Transforms(transforms::Command),
     /// Hold an exported snapshot, for a bootstrap by hand.
     Snapshot(snapshot::Arguments),
+    /// Compare the target with the source, and look for private values in it.
+    Verify(verify::Arguments),
 }
 
 /// The program under the document's names is one of its commands.
@@ -132,6 +135,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Plugin(command) => plugin::run(&command, path),
         Command::Transforms(command) => transforms::run(&command, path),
         Command::Snapshot(arguments) => snapshot::run(&arguments, path),
+        Command::Verify(arguments) => block_on(verify::run(&arguments, path)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -51,6 +51,7 @@ use backoff::Backoff;
 use debts::Debts;
 use guard::Guard;
 use lag::LagClock;
+pub(crate) use memory::Remembered;
 use observe::Observed;
 use running::Running;
 use streaming::{DRAIN, Streaming};

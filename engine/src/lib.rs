@@ -23,3 +23,4 @@ pub mod sync;
 pub mod systemd;
 pub mod transform;
 mod trust;
+pub mod verify;

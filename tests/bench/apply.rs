@@ -79,7 +79,8 @@ async fn loads(table: &mut Table) {
         );
         eventually("the load", async || (ours.value(&end).await == "1").then_some(())).await;
         let took = begun.elapsed().as_secs_f64();
-        assert_eq!(ours.value("SELECT count(*) FROM rows").await, rows.to_string());
+        let count = ours.value("SELECT count(*) FROM rows").await;
+        assert_eq!(count, rows.to_string(), "{:#?}", applier.lines());
         engine.run(&["reset", "--yes"]).await.success();
         // The first round warms the caches of the file system.
         if round > 0 {

@@ -10,8 +10,9 @@ use tokio_postgres::Client;
 
 use super::error::ApplyError;
 use crate::position::{Epoch, Position};
-use crate::sink::consumers;
-use crate::sink::store::Backend;
+use crate::reader::ReaderError;
+use crate::sink::id::{Id, Lane};
+use crate::sink::store::{Acked, Backend};
 
 /// Between two acknowledgements.
 const PAUSE: Duration = Duration::from_millis(300);
@@ -43,7 +44,7 @@ pub(super) async fn run<S: Backend>(
         match (changed, newest) {
             (Ok(_), Some(position)) => {
                 session.batch_execute(DURABLE).await.map_err(alive)?;
-                consumers::acknowledge(&mut store, &consumer, epoch, position).await?;
+                acknowledge(&mut store, &consumer, epoch, position).await?;
             }
             _ => session.batch_execute("SELECT 1").await.map_err(alive)?,
         }
@@ -51,5 +52,29 @@ pub(super) async fn run<S: Backend>(
             return Ok(());
         }
         tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn acknowledge<S: Backend>(
+    store: &mut S,
+    consumer: &str,
+    epoch: Epoch,
+    position: Position,
+) -> Result<(), ApplyError> {
+    let lane = match position {
+        Position::Bootstrap(_) => Lane::Bootstrap,
+        Position::Wal { .. } => Lane::Changes,
+    };
+    match store.acknowledge(consumer, epoch, lane, Id::of(position)).await? {
+        Acked::Done => Ok(()),
+        Acked::Unregistered => Err(ApplyError::Refused(format!(
+            "consumer {consumer:?} was removed while it was at work: start again, which registers \
+             it, or leave it at that"
+        ))),
+        // A new bootstrap has begun: everything begins anew.
+        Acked::OtherEpoch => {
+            let found = store.inspect().await?.checkpoint.ok_or(ReaderError::NoEpoch)?;
+            Err(ReaderError::OtherEpoch { asked: epoch, current: found.epoch }.into())
+        }
     }
 }

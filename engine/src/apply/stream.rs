@@ -299,7 +299,7 @@ impl Applier {
         ];
         let params = params.into_iter().map(Some).collect();
         self.pipe.send(MOVE, params, Check::Fence, to.told()).await?;
-        self.progress.main = to;
+        (self.progress.main, self.reached) = (to, to.position);
         Ok(())
     }
 

@@ -33,11 +33,11 @@ const ATTEMPTS: usize = 8;
 
 /// What one generation covered.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Remembered {
+pub(crate) struct Remembered {
     /// Its digest.
-    pub(super) digest: String,
+    pub(crate) digest: String,
     /// What it covered.
-    pub(super) coverage: Coverage,
+    pub(crate) coverage: Coverage,
 }
 
 impl World {

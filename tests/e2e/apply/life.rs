@@ -117,6 +117,21 @@ async fn a_new_bootstrap_empties_what_the_one_before_has_left() {
     assert!(Site::end(&applier).await.success());
 }
 
+/// What was reached in the epoch before is nothing in this one, of which nothing is there yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_bootstrap_is_read_from_its_beginning() {
+    let site = Site::start(LEDGER, ROWS, "", "").await;
+    site.world.bootstrap().await;
+    site.world.engine.run(&["apply", "--until-loaded"]).await.success();
+    assert_eq!(site.position().await, "bootstrap:33001");
+    site.world.engine.terminate().await;
+    let _: u64 = site.world.redis.command(&["HSET", "{kasho}:checkpoint", "epoch", "2"]).await;
+    let applier = site.applier();
+    applier.wait_for("reading from=e2:bootstrap:0").await;
+    assert!(Site::end(&applier).await.success());
+    assert_eq!(site.position().await, "bootstrap:0");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_waits_and_takes_over_and_who_was_taken_over_changes_nothing() {
     let site = Site::start(LEDGER, "", "", "").await;

@@ -54,7 +54,7 @@ async fn tables_change_between_the_rows_of_a_transaction() {
                 site.pg().sql(&message(tag, Some(text), "public.t_n")).await;
             }
             false => {
-                site.pg().sql(&format!("BEGIN; {}; COMMIT", told(tag, text, "public.t"))).await
+                site.pg().sql(&format!("BEGIN; {}; COMMIT", told(tag, text, "public.t"))).await;
             }
         }
     }

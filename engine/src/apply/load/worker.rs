@@ -54,6 +54,9 @@ struct Progressed {
     now: Option<u64>,
 }
 
+/// A COPY under way, by its text.
+type Copying = (Arc<str>, Pin<Box<CopyInSink<Bytes>>>);
+
 pub(super) struct Worker {
     client: Client,
     triggers: Triggers,
@@ -63,7 +66,7 @@ pub(super) struct Worker {
     done: mpsc::UnboundedSender<Done>,
     figures: Arc<Figures>,
     tables: HashMap<String, Progressed>,
-    copy: Option<(Arc<str>, Pin<Box<CopyInSink<Bytes>>>)>,
+    copy: Option<Copying>,
     fence: Option<Statement>,
     /// The table and entry last worked on, for errors.
     at: (String, u64),

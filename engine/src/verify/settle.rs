@@ -1,0 +1,292 @@
+//! Telling a row that differs from one that was changing: every suspect is read again, in the
+//! source, then in the target once it has caught up with that, then in the source once more.
+//!
+//! If the source holds the very same version of the row before and after (its `xmin` and
+//! `ctid`), it held it at the target's position, too, and then the target has to hold it.
+//! Twice, because a commit that waits for a synchronous standby is applied before it is
+//! visible. What keeps changing is counted as unsettled, and is not called different.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::compare::{Compared, Half, Subject, halves, kind};
+use super::error::VerifyError;
+use super::plan::Pair;
+use super::position::Sides;
+use super::report::{Difference, Kind};
+use super::session::key;
+use super::{Progress, sql};
+
+const ROUNDS: usize = 20;
+/// So often a row has to be found different while it stands still.
+const STRIKES: u8 = 2;
+const PAUSE: Duration = Duration::from_millis(200);
+/// Suspects that one statement asks for.
+const AT_ONCE: usize = 100;
+/// Rows of a table whose differing columns are named.
+const NAMED: usize = 20;
+
+/// What a suspect is on one side: its digest or count, and which version of it that is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct State {
+    value: String,
+    version: String,
+}
+
+type States = HashMap<Subject, State>;
+
+/// Judges every suspect.
+pub(super) async fn settle(
+    sides: &mut Sides,
+    tables: &mut [Compared],
+    progress: &dyn Progress,
+) -> Result<(), VerifyError> {
+    let mut strikes: HashMap<(usize, Subject), u8> = HashMap::new();
+    for round in 0..ROUNDS {
+        let left: usize = tables.iter().map(|table| table.candidates.len()).sum();
+        if left == 0 {
+            break;
+        }
+        progress.settles(left);
+        if round > 0 && sides.follows.is_some() {
+            tokio::time::sleep(PAUSE).await;
+        }
+        sides.meet(progress).await?;
+        let before = all(sides, tables, true).await?;
+        let target = all(sides, tables, false).await?;
+        sides.read_source().await?;
+        let after = all(sides, tables, true).await?;
+        for (at, table) in tables.iter_mut().enumerate() {
+            let states = (&before[at], &target[at], &after[at]);
+            judge(table, at, states, &mut strikes);
+        }
+        blame(sides, tables).await?;
+    }
+    for Compared { table, candidates, .. } in tables {
+        table.unsettled = candidates.len() as u64;
+        table.unfinished = table.more && table.differences.is_empty();
+    }
+    Ok(())
+}
+
+fn judge(
+    table: &mut Compared,
+    at: usize,
+    (before, target, after): (&States, &States, &States),
+    strikes: &mut HashMap<(usize, Subject), u8>,
+) {
+    let fewer = table.pair.fewer;
+    let mut left = Vec::new();
+    for subject in std::mem::take(&mut table.candidates) {
+        let (first, there, second) =
+            (before.get(&subject), target.get(&subject), after.get(&subject));
+        if agree(&subject, first, there, second, fewer) {
+            table.table.settled += 1;
+            continue;
+        }
+        let stands = first.map(|state| &state.version) == second.map(|state| &state.version);
+        let count = strikes.entry((at, subject.clone())).or_default();
+        *count = if stands { *count + 1 } else { 0 };
+        match *count >= STRIKES {
+            true => convict(table, &subject, first, there),
+            false => left.push(subject),
+        }
+    }
+    table.candidates = left;
+}
+
+/// Whether the target is as the source was at some time between.
+fn agree(
+    subject: &Subject,
+    first: Option<&State>,
+    there: Option<&State>,
+    second: Option<&State>,
+    fewer: bool,
+) -> bool {
+    let number =
+        |state: Option<&State>| state.and_then(|s| s.value.parse::<u64>().ok()).unwrap_or(0);
+    let value = |state: Option<&State>| state.map(|state| state.value.clone());
+    match subject {
+        Subject::Key(_) => {
+            (fewer && there.is_none())
+                || [first, second].iter().any(|state| value(*state) == value(there))
+        }
+        Subject::Copies(_) | Subject::Count => {
+            let (a, b, there) = (number(first), number(second), number(there));
+            there <= a.max(b) && (fewer || there >= a.min(b))
+        }
+    }
+}
+
+fn convict(
+    table: &mut Compared,
+    subject: &Subject,
+    source: Option<&State>,
+    target: Option<&State>,
+) {
+    let number =
+        |state: Option<&State>| state.and_then(|s| s.value.parse::<u64>().ok()).unwrap_or(0);
+    let difference = match subject {
+        Subject::Count => {
+            table.table.counts_differ = true;
+            return;
+        }
+        Subject::Key(values) => {
+            let names = table.pair.key.iter().map(|column| column.source.clone());
+            let key = names.zip(values.iter().cloned()).collect();
+            let kind = kind(source.is_some(), target.is_some());
+            Difference { kind, key, copies: None, columns: Vec::new() }
+        }
+        Subject::Copies(_) => {
+            let (here, there) = (number(source), number(target));
+            let kind = if here > there { Kind::Missing } else { Kind::Extra };
+            Difference { kind, key: Vec::new(), copies: Some((here, there)), columns: Vec::new() }
+        }
+    };
+    table.table.differences.push(difference);
+}
+
+async fn all(sides: &Sides, tables: &[Compared], source: bool) -> Result<Vec<States>, VerifyError> {
+    let mut states = Vec::with_capacity(tables.len());
+    for table in tables {
+        states.push(of(sides, &table.pair, &table.candidates, source).await?);
+    }
+    Ok(states)
+}
+
+/// The states of suspects of one table.
+async fn of(
+    sides: &Sides,
+    pair: &Pair,
+    suspects: &[Subject],
+    source: bool,
+) -> Result<States, VerifyError> {
+    let (here, there) = halves(pair, &sides.source, &sides.target);
+    let half = if source { here } else { there };
+    let mut states = States::new();
+    let (mut keys, mut digests) = (Vec::new(), Vec::new());
+    for suspect in suspects {
+        match suspect {
+            Subject::Key(key) => keys.push(key.as_slice()),
+            Subject::Copies(digest) => digests.push(digest),
+            Subject::Count => {
+                let value = half.count().await?.to_string();
+                states.insert(Subject::Count, State { version: value.clone(), value });
+            }
+        }
+    }
+    for keys in keys.chunks(AT_ONCE) {
+        by_key(&half, keys, source, &mut states).await?;
+    }
+    for digests in digests.chunks(AT_ONCE) {
+        let digest = sql::fingerprint(&half.columns);
+        let any: Vec<String> = digests.iter().map(|digest| sql::literal(digest)).collect();
+        let condition = format!("{digest} IN ({})", any.join(", "));
+        let statement =
+            format!("SELECT {digest}, count(*){} GROUP BY 1", half.rows(Some(&condition)));
+        half.side
+            .each(&half.doing, &statement, |row| {
+                let value = row.get(1).unwrap_or_default().to_owned();
+                let digest = row.get(0).unwrap_or_default().to_owned();
+                states.insert(Subject::Copies(digest), State { version: value.clone(), value });
+                Ok(())
+            })
+            .await?;
+    }
+    Ok(states)
+}
+
+async fn by_key(
+    half: &Half<'_>,
+    keys: &[&[String]],
+    source: bool,
+    states: &mut States,
+) -> Result<(), VerifyError> {
+    let columns = half.key.len();
+    // Of the source, whose versions of a row tell whether it has changed.
+    let version = if source { "tableoid || '/' || ctid::text || '/' || xmin::text" } else { "''" };
+    let statement = format!(
+        "SELECT {}, {}, {version}{}",
+        sql::list(&half.key),
+        sql::fingerprint(&half.columns),
+        half.rows(Some(&sql::any_of(&half.key, keys)))
+    );
+    let read = |row: &tokio_postgres::SimpleQueryRow| {
+        let text = |at| row.get(at).unwrap_or_default().to_owned();
+        let state = State { value: text(columns), version: text(columns + 1) };
+        states.insert(Subject::Key(key(row, columns)), state);
+        Ok(())
+    };
+    half.side.each(&half.doing, &statement, read).await
+}
+
+/// Names the columns that differ, of changed rows that were found just now.
+async fn blame(sides: &Sides, tables: &mut [Compared]) -> Result<(), VerifyError> {
+    for table in tables {
+        let unnamed = |d: &Difference| d.kind == Kind::Changed && d.columns.is_empty();
+        let places: Vec<usize> = (0..table.table.differences.len().min(NAMED))
+            .filter(|at| unnamed(&table.table.differences[*at]))
+            .collect();
+        for at in places {
+            let key: Vec<String> =
+                table.table.differences[at].key.iter().map(|(_, value)| value.clone()).collect();
+            let (here, there) = halves(&table.pair, &sides.source, &sides.target);
+            let (source, target) =
+                tokio::try_join!(each_column(&here, &key), each_column(&there, &key))?;
+            let names = table.pair.columns.iter().zip(source.iter().zip(&target));
+            let differing =
+                names.filter(|(_, (a, b))| a != b).map(|(column, _)| column.source.clone());
+            table.table.differences[at].columns = differing.collect();
+        }
+    }
+    Ok(())
+}
+
+/// The digest of each column of a row.
+async fn each_column(half: &Half<'_>, key: &[String]) -> Result<Vec<String>, VerifyError> {
+    let digests: Vec<String> =
+        half.columns.iter().map(|column| sql::fingerprint(&[column])).collect();
+    let condition = sql::any_of(&half.key, &[key]);
+    let statement = format!("SELECT {}{}", digests.join(", "), half.rows(Some(&condition)));
+    let rows = half.side.all(&half.doing, &statement).await?;
+    let row = rows.into_iter().next().unwrap_or_default();
+    Ok(row.into_iter().map(Option::unwrap_or_default).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(value: &str) -> Option<State> {
+        Some(State { value: value.to_owned(), version: value.to_owned() })
+    }
+
+    fn agrees(subject: &Subject, states: [Option<State>; 3], fewer: bool) -> bool {
+        let [first, there, second] = &states;
+        agree(subject, first.as_ref(), there.as_ref(), second.as_ref(), fewer)
+    }
+
+    #[test]
+    fn a_row_is_what_it_was_before_or_after() {
+        let key = Subject::Key(vec!["1".to_owned()]);
+        let agrees = |states, fewer| agrees(&key, states, fewer);
+        assert!(agrees([state("a"), state("a"), state("b")], false));
+        assert!(agrees([state("a"), state("b"), state("b")], false));
+        assert!(agrees([None, None, state("b")], false));
+        assert!(!agrees([state("a"), state("c"), state("a")], false));
+        assert!(!agrees([state("a"), None, state("a")], false));
+        assert!(agrees([state("a"), None, state("a")], true), "a rule may have removed it");
+        assert!(!agrees([None, state("a"), None], true));
+    }
+
+    #[test]
+    fn a_count_lies_between_the_counts_before_and_after() {
+        let copies = Subject::Copies("d".to_owned());
+        let agrees = |states, fewer| agrees(&copies, states, fewer);
+        assert!(agrees([state("3"), state("4"), state("5")], false));
+        assert!(!agrees([state("3"), state("4"), state("3")], false));
+        assert!(!agrees([state("3"), None, state("3")], false));
+        assert!(agrees([state("3"), state("1"), state("3")], true));
+        assert!(!agrees([None, state("1"), None], true));
+    }
+}

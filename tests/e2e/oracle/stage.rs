@@ -1,0 +1,207 @@
+//! Where seeds play: a source, and a second server with the third database, which PostgreSQL's
+//! own subscription feeds. Several seeds share them, each with a schema of its own.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_postgres::{Client, NoTls};
+
+use super::SESSIONS;
+use super::random::Random;
+use super::schema::Schema;
+use super::workload::{Sessions, play};
+use crate::harness::{Postgres, eventually};
+
+/// Before the load, while tables are loaded, while changes stream: per cent of the statements.
+pub(super) const ACTS: [u64; 3] = [20, 30, 50];
+
+/// The third database.
+const THIRD: &str = "third";
+
+/// Rows of a table without identity only come, so it has a publication of its own.
+pub(super) const PUBLICATIONS: [&str; 2] = ["kasho_pub", "kasho_inserts"];
+
+fn publications(schemas: &[Schema]) -> String {
+    let tables = |inserts: bool| {
+        let tables = schemas.iter().flat_map(|schema| &schema.tables);
+        let own = tables.filter(move |table| table.changes() != inserts);
+        own.map(|table| table.name.clone()).collect::<Vec<String>>()
+    };
+    let (mut all, only) = (tables(false), tables(true));
+    all.extend(schemas.iter().map(|schema| format!("{}.done", schema.name)));
+    let only = match only.is_empty() {
+        true => String::new(),
+        false => format!(" FOR TABLE {}", only.join(", ")),
+    };
+    format!(
+        "CREATE PUBLICATION kasho_pub FOR TABLE {};
+         CREATE PUBLICATION kasho_inserts{only} WITH (publish = 'insert, truncate')",
+        all.join(", ")
+    )
+}
+
+/// Source, second server, and the seeds' schemas.
+pub(super) struct Stage {
+    pub(super) source: Postgres,
+    pub(super) other: Postgres,
+    pub(super) schemas: Vec<Schema>,
+    seeds: Vec<u64>,
+    randoms: Vec<Random>,
+    pub(super) steps: u64,
+    /// Statements so far, of all seeds.
+    pub(super) played: Arc<AtomicU64>,
+    /// How many acts may be played.
+    pub(super) gate: watch::Sender<usize>,
+    /// Of each seed before each statement.
+    pub(super) pause: Duration,
+}
+
+impl Stage {
+    /// Servers, schemas with their first rows, and the subscription, which copies these.
+    pub(super) async fn set(seeds: &[u64], steps: u64) -> Stage {
+        let (source, other) = tokio::join!(Postgres::start(), Postgres::start());
+        let (schemas, randoms, seeds_of) = (Vec::new(), Vec::new(), seeds.to_vec());
+        let (played, gate) = (Arc::default(), watch::Sender::new(ACTS.len()));
+        let pause = Duration::ZERO;
+        let mut stage =
+            Stage { source, other, schemas, seeds: seeds_of, randoms, steps, played, gate, pause };
+        for seed in seeds {
+            let mut random = Random::new(*seed);
+            let schema = Schema::new(*seed, &mut random);
+            stage.source.sql(&schema.ddl).await;
+            stage.schemas.push(schema);
+            stage.randoms.push(random);
+        }
+        stage.source.sql(&publications(&stage.schemas)).await;
+        let structure = stage.structure().await;
+        stage.other.client().await.batch_execute("CREATE DATABASE third").await.expect("database");
+        for client in [stage.target().await, stage.third().await] {
+            client.batch_execute(&structure).await.expect("structure");
+        }
+        let (folder, port) = (stage.source.folder().display(), stage.source.port());
+        let subscribe = format!(
+            "CREATE SUBSCRIPTION third CONNECTION 'host={folder} port={port} user=postgres \
+             dbname=postgres' PUBLICATION {}",
+            PUBLICATIONS.join(", ")
+        );
+        stage.third().await.batch_execute(&subscribe).await.expect("subscription");
+        stage
+    }
+
+    /// `pg_dump --schema-only`, without what only psql understands.
+    async fn structure(&self) -> String {
+        let mut dump = self.source.tool("pg_dump");
+        dump.args(["-s", "-O", "--no-publications", &self.source.socket_url()]);
+        let dump = tokio::task::spawn_blocking(move || dump.output()).await;
+        let dump = dump.expect("pg_dump").expect("pg_dump");
+        assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+        let text = String::from_utf8(dump.stdout).expect("UTF-8");
+        text.lines()
+            .filter(|line| !line.starts_with('\\'))
+            .map(|line| format!("{line}\n"))
+            .collect()
+    }
+
+    /// A session on the source.
+    pub(super) async fn source(&self) -> Client {
+        self.source.client().await
+    }
+
+    /// A session on the database that Kasho fills.
+    pub(super) async fn target(&self) -> Client {
+        self.other.client().await
+    }
+
+    /// A session on the database that the subscription fills.
+    pub(super) async fn third(&self) -> Client {
+        connect(&self.other.socket_url().replace("@/postgres?", &format!("@/{THIRD}?"))).await
+    }
+
+    /// All seeds play, at once, each act when the gate is open for it; then each leaves its mark.
+    /// Between acts nobody has a transaction open.
+    pub(super) fn play(&mut self) -> impl Future<Output = ()> + use<> {
+        let (steps, played, url) = (self.steps, Arc::clone(&self.played), self.source.socket_url());
+        let randoms = std::mem::take(&mut self.randoms);
+        let (gate, pause) = (self.gate.subscribe(), self.pause);
+        let parts: Vec<_> =
+            self.seeds.iter().copied().zip(self.schemas.clone()).zip(randoms).collect();
+        async move {
+            let mut playing = tokio::task::JoinSet::new();
+            for ((seed, schema), random) in parts {
+                let (played, url) = (Arc::clone(&played), url.clone());
+                playing.spawn(one(
+                    (seed, schema, random),
+                    (steps, pause),
+                    played,
+                    url,
+                    gate.clone(),
+                ));
+            }
+            while let Some(played) = playing.join_next().await {
+                played.expect("a seed plays");
+            }
+        }
+    }
+
+    /// How many seeds a database has seen the end of.
+    pub(super) async fn done(&self, client: &Client) -> usize {
+        let mut done = 0;
+        for schema in &self.schemas {
+            let query = format!("SELECT 1 FROM {}.done", schema.name);
+            done += client.query(&query, &[]).await.map_or(0, |rows| rows.len());
+        }
+        done
+    }
+
+    /// Waits until the subscription has everything.
+    pub(super) async fn settle(&self) {
+        let third = self.third().await;
+        eventually("the subscription (its server's log says why it does not come)", async || {
+            let copying = "SELECT FROM pg_subscription_rel WHERE srsubstate <> 'r'";
+            let copying = third.query(copying, &[]).await.expect("pg_subscription_rel");
+            (copying.is_empty() && self.done(&third).await == self.schemas.len()).then_some(())
+        })
+        .await;
+    }
+
+    /// The command that runs a seed again.
+    pub(super) fn again(&self, schema: &Schema) -> String {
+        let seed = schema.name.trim_start_matches("seed_");
+        let all = self.seeds.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        format!(
+            "{} differs. Again: make soak SEEDS={seed}-{seed} STEPS={steps} (or, as it was, with those \
+             beside it: make soak SEEDS={all} STEPS={steps})",
+            schema.name,
+            steps = self.steps,
+        )
+    }
+}
+
+/// A seed plays.
+async fn one(
+    (seed, schema, mut random): (u64, Schema, Random),
+    (steps, pause): (u64, Duration),
+    played: Arc<AtomicU64>,
+    url: String,
+    mut gate: watch::Receiver<usize>,
+) {
+    let mut clients = Vec::new();
+    for _ in 0..SESSIONS {
+        clients.push(connect(&url).await);
+    }
+    let mut sessions = Sessions::open(clients, &schema, played, pause).await;
+    for (at, share) in ACTS.iter().enumerate() {
+        gate.wait_for(|open| *open > at).await.expect("the stage stands");
+        play(&schema, &mut random, SESSIONS, steps * share / 100, &mut sessions).await;
+    }
+    let mark = format!("INSERT INTO {}.done VALUES ({seed})", schema.name);
+    connect(&url).await.batch_execute(&mark).await.expect("the mark");
+}
+
+async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("connect");
+    tokio::spawn(connection);
+    client
+}

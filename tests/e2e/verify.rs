@@ -1,0 +1,522 @@
+//! `kasho verify` on real servers: a copy is equal whatever the servers' settings are, a single
+//! row that is changed, missing or extra is named, and a single private value that stands in
+//! the target is found, while a masked copy has none.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::harness::{Engine, Output, Postgres, Redis, logs, python};
+use crate::world::{World, config};
+
+/// Every way in which text depends on settings, keys of every kind, and what has no equality.
+const TABLES: &str = "
+    CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy');
+    CREATE TABLE numbered (id bigint PRIMARY KEY, t text, d date, ts timestamptz, iv interval,
+        f float8, r float4, n numeric, b bytea, j json, k jsonb, m mood, a text[], g money,
+        made bigint GENERATED ALWAYS AS (id * 2) STORED);
+    CREATE TABLE worded (name text, part int4, note text, PRIMARY KEY (name, part));
+    CREATE TABLE keyless (a int4, j json);
+    ALTER TABLE keyless REPLICA IDENTITY FULL;
+    CREATE TABLE parted (id int4, at date, v text, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
+    CREATE TABLE parted_old PARTITION OF parted FOR VALUES FROM ('2000-01-01') TO ('2020-01-01');
+    CREATE TABLE parted_new PARTITION OF parted FOR VALUES FROM ('2020-01-01') TO ('2040-01-01');
+    CREATE PUBLICATION kasho_pub FOR ALL TABLES WITH (publish_via_partition_root = true);";
+
+const ROWS: &str = r#"
+    INSERT INTO numbered SELECT n, 'text ' || n, date '2001-02-03' + n % 3000,
+        timestamptz '2001-02-03 04:05:06.789+00' + n * interval '1 hour', n * interval '36 hours',
+        n / 3.0::float8, n / 7.0::float4, n / 100.0, decode(md5(n::text), 'hex'),
+        json_build_object('n', n), jsonb_build_object('n', n, 'a', 1),
+        (ARRAY['sad', 'ok', 'happy'])[1 + n % 3]::mood, ARRAY['x', NULL, n::text], n::money
+    FROM generate_series(1, 40000) n;
+    INSERT INTO worded SELECT (ARRAY['é', 'z', 'A', 'a', 'ß', 'Z'])[1 + n % 6], n, 'note ' || n
+    FROM generate_series(1, 9000) n;
+    INSERT INTO keyless SELECT n % 400, '{"n": 1}' FROM generate_series(1, 2000) n;
+    INSERT INTO parted SELECT n, date '2000-01-01' + n * 7, 'v' || n FROM generate_series(1, 1900) n;"#;
+
+/// Source, target and what `kasho verify` runs with; no engine.
+struct Pair {
+    source: Postgres,
+    target: Postgres,
+    #[expect(dead_code, reason = "it is asked for as long as the pair lives")]
+    redis: Redis,
+    engine: Engine,
+}
+
+impl Pair {
+    async fn new(schema: &str, rows: &str, more: &str) -> Pair {
+        let other = Postgres::builder()
+            .setting("datestyle", "German, DMY")
+            .setting("intervalstyle", "sql_standard")
+            .setting("extra_float_digits", "-5")
+            .setting("bytea_output", "escape")
+            .setting("timezone", "Asia/Kathmandu")
+            .setting("lc_monetary", "C.UTF-8");
+        let (source, target, redis) =
+            tokio::join!(Postgres::start(), other.start(), Redis::start());
+        source.sql(schema).await;
+        source.sql(rows).await;
+        let builder = Engine::builder().plugin("anonymize").plugin("filter");
+        let text = config(&source.url(), &redis.url(), builder.home().grpc_port(), more);
+        let engine = builder.config(&text).build();
+        let pair = Pair { source, target, redis, engine };
+        pair.copy().await;
+        pair
+    }
+
+    /// `pg_dump | psql`.
+    async fn copy(&self) {
+        let mut dump = self.source.tool("pg_dump");
+        dump.args(["-O", "--no-publications", &self.source.socket_url()]);
+        let dump = tokio::task::spawn_blocking(move || dump.output()).await;
+        let dump = dump.expect("pg_dump").expect("pg_dump");
+        assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+        let script = self.engine.home().path().join("dump.sql");
+        std::fs::write(&script, dump.stdout).expect("write");
+        let mut psql = self.target.tool("psql");
+        psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-f"]).arg(&script);
+        psql.arg(self.target.socket_url());
+        let psql = tokio::task::spawn_blocking(move || psql.output()).await;
+        let psql = psql.expect("psql").expect("psql");
+        assert!(psql.status.success(), "{}", String::from_utf8_lossy(&psql.stderr));
+    }
+
+    async fn verify(&self, more: &[&str]) -> Output {
+        let url = self.target.url();
+        let mut arguments = vec!["verify", "--target", &url];
+        arguments.extend(more);
+        self.engine.run(&arguments).await
+    }
+
+    async fn equal(&self, more: &[&str]) -> String {
+        self.verify(more).await.success().stdout
+    }
+
+    /// The report and the verdict of a comparison that found something.
+    async fn differing(&self, more: &[&str]) -> (Value, String) {
+        let output = self.verify(&[&["--json"], more].concat()).await;
+        assert_eq!(output.code, 1, "{}{}", output.stdout, output.stderr);
+        (serde_json::from_str(&output.stdout).expect("JSON"), output.stderr)
+    }
+}
+
+/// The report of one table.
+fn table<'a>(report: &'a Value, name: &str) -> &'a Value {
+    let all = report["tables"].as_array().expect("tables");
+    all.iter().find(|table| table["table"] == name).unwrap_or_else(|| panic!("{name}: {report}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_is_equal_whatever_the_settings_of_its_server() {
+    let pair = Pair::new(TABLES, ROWS, "").await;
+    let told = pair.equal(&[]).await;
+    for part in [
+        "public.numbered: equal, 40000 rows\n",
+        "public.worded: equal, 9000 rows\n",
+        "public.keyless: equal, 2000 rows\n",
+        "public.parted: equal, 1900 rows\n",
+        "no applier keeps its progress there",
+    ] {
+        assert!(told.contains(part), "{told}");
+    }
+    let told = pair.equal(&["--sample", "1000", "--leaks"]).await;
+    assert!(told.contains("public.numbered: equal, 40000 rows, "), "{told}");
+    assert!(told.contains("of them compared") && told.contains("no column is masked"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_single_row_that_differs_is_named() {
+    let pair = Pair::new(TABLES, ROWS, "").await;
+    pair.target.sql("UPDATE numbered SET j = '{\"n\":31337}', t = t WHERE id = 31337").await;
+    pair.target.sql("DELETE FROM worded WHERE part = 17").await;
+    pair.target.sql("INSERT INTO parted VALUES (-5, '2039-01-01', 'extra')").await;
+    // One of five equal rows goes, and with it one that was not there comes.
+    pair.target
+        .sql(
+            "DELETE FROM keyless WHERE ctid = (SELECT ctid FROM keyless WHERE a = 7 LIMIT 1);
+             INSERT INTO keyless VALUES (7, '{\"n\":1}')",
+        )
+        .await;
+    let (report, verdict) = pair.differing(&["--show-keys"]).await;
+    assert!(verdict.contains("4 of 4 tables differ"), "{verdict}");
+    let changed = &table(&report, "public.numbered")["differences"];
+    let expected =
+        serde_json::json!([{"kind": "changed", "key": [["id", "31337"]], "columns": ["j"]}]);
+    assert_eq!(changed, &expected);
+    let missing = &table(&report, "public.worded")["differences"];
+    let expected = serde_json::json!([{"kind": "missing", "key": [["name", "Z"], ["part", "17"]]}]);
+    assert_eq!(missing, &expected);
+    let extra = &table(&report, "public.parted")["differences"];
+    let expected =
+        serde_json::json!([{"kind": "extra", "key": [["id", "-5"], ["at", "2039-01-01"]]}]);
+    assert_eq!(extra, &expected);
+    let copies = &table(&report, "public.keyless")["differences"];
+    let expected = serde_json::json!([
+        {"kind": "missing", "key": [], "copies": [5, 4]},
+        {"kind": "extra", "key": [], "copies": [0, 1]},
+    ]);
+    assert_eq!(copies, &expected);
+    let told = pair.verify(&["--show-keys"]).await;
+    for part in
+        ["changed: id = \"31337\" in j", "missing in the target: name = \"Z\", part = \"17\""]
+    {
+        assert!(told.stdout.contains(part), "{}", told.stdout);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_or_column_that_the_target_lacks_is_a_difference() {
+    let pair = Pair::new(TABLES, ROWS, "").await;
+    pair.target.sql("DROP TABLE worded; ALTER TABLE numbered DROP COLUMN f").await;
+    pair.target.sql("TRUNCATE keyless; DELETE FROM parted").await;
+    let (report, _) = pair.differing(&[]).await;
+    assert_eq!(table(&report, "public.worded")["lacks"], "the table");
+    assert_eq!(table(&report, "public.numbered")["lacks"], "the columns f");
+    assert_eq!(table(&report, "public.keyless")["target_rows"], 0);
+    let parted = table(&report, "public.parted");
+    assert_eq!((&parted["source_rows"], &parted["target_rows"]), (&1900.into(), &0.into()));
+    assert_eq!(
+        (parted["differences"].as_array().expect("list").len(), &parted["more"]),
+        (1000, &true.into())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_row_values_and_stay_out_of_logs() {
+    let secret = logs::planted_unique("key");
+    let schema = "CREATE TABLE people (id text PRIMARY KEY, v int4);
+                  CREATE PUBLICATION kasho_pub FOR ALL TABLES;";
+    let rows = format!("INSERT INTO people VALUES ('{secret}', 1), ('b', 2)");
+    let pair = Pair::new(schema, &rows, "").await;
+    pair.target.sql("UPDATE people SET v = 3 WHERE v = 1").await;
+    // The register is searched for it when the engine is dropped.
+    let (report, _) = pair.differing(&[]).await;
+    assert_eq!(table(&report, "public.people")["differences"][0]["key"][0][1], "withheld");
+    let told = pair.verify(&[]).await;
+    assert!(told.stdout.contains("changed: id = «withheld» in v"), "{}", told.stdout);
+    assert!(told.stdout.contains("--show-keys"), "{}", told.stdout);
+}
+
+const FILTERED: &str = r#"
+    [[transform]]
+    name = "rows"
+    plugin = "filter.wasm"
+    tables = ["public.orders", "public.secret"]
+    [transform.rules]
+    "public.orders" = { keep = 'id > 1000' }
+    "public.secret" = "drop"
+    [[transform]]
+    name = "names"
+    [transform.rename]
+    "public.notes" = "crm.notes"
+    "public.notes.body" = "text"
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_rules_remove_or_rename_is_compared_by_what_goes_through() {
+    let schema = "CREATE TABLE orders (id int4 PRIMARY KEY, status text, v text);
+                  CREATE TABLE notes (id int4 PRIMARY KEY, body text);
+                  CREATE TABLE secret (id int4 PRIMARY KEY);
+                  CREATE PUBLICATION kasho_pub FOR ALL TABLES;";
+    let rows = "INSERT INTO orders SELECT n, 'open', 'v' || n FROM generate_series(1, 3000) n;
+                INSERT INTO notes SELECT n, 'body ' || n FROM generate_series(1, 100) n;
+                INSERT INTO secret SELECT generate_series(1, 10);";
+    let pair = Pair::new(schema, rows, FILTERED).await;
+    pair.target
+        .sql(
+            "DELETE FROM orders WHERE id <= 1000; DROP TABLE secret; CREATE SCHEMA crm;
+             ALTER TABLE notes SET SCHEMA crm; ALTER TABLE crm.notes RENAME body TO text",
+        )
+        .await;
+    let told = pair.equal(&[]).await;
+    for part in [
+        "public.orders: equal, 3000 rows, 2000 in the target\n  rules remove rows of it",
+        "public.notes as crm.notes: equal, 100 rows\n",
+        "public.secret: not compared, a rule drops its rows\n",
+    ] {
+        assert!(told.contains(part), "{told}");
+    }
+    pair.target.sql("UPDATE orders SET v = 'x' WHERE id = 1001").await;
+    pair.target.sql("INSERT INTO orders VALUES (9999, 'open', 'x')").await;
+    pair.target.sql("UPDATE crm.notes SET text = '' WHERE id = 50").await;
+    let (report, _) = pair.differing(&["--show-keys"]).await;
+    let found: Vec<_> = table(&report, "public.orders")["differences"]
+        .as_array()
+        .expect("list")
+        .iter()
+        .map(|d| (d["kind"].as_str().expect("kind"), d["key"][0][1].as_str().expect("key")))
+        .collect();
+    assert_eq!(found, [("extra", "9999"), ("changed", "1001")]);
+    assert_eq!(table(&report, "public.notes")["differences"][0]["key"][0][1], "50");
+}
+
+/// People with names and addresses of their own; `pin` is a small world in which fakes equal
+/// originals by chance, and `memo` passes.
+const PEOPLE: &str = "
+    CREATE TABLE people (id bigint PRIMARY KEY, email text, name text, pin int4, plan text,
+        memo text, doc jsonb);
+    CREATE TABLE visits (email text, page text, note json);
+    ALTER TABLE visits REPLICA IDENTITY FULL;
+    CREATE PUBLICATION kasho_pub FOR ALL TABLES;";
+
+const PEOPLE_ROWS: &str = r#"
+    INSERT INTO people SELECT n, 'person' || n || '@mail.example', 'Firstname' || n || ' Lastname',
+        n, (ARRAY['free', 'gold'])[1 + n % 2], 'memo ' || n, jsonb_build_object('n', n)
+    FROM generate_series(1, 9000) n;
+    INSERT INTO visits SELECT 'person' || n || '@mail.example', '/page/' || n, '{"ok": true}'
+    FROM generate_series(1, 2000) n;"#;
+
+const MASKED: &str = r#"
+    [keys]
+    k1 = { env = "VERIFY_KEY" }
+    [[transform]]
+    name = "mask"
+    plugin = "anonymize.wasm"
+    tables = ["public.people", "public.visits"]
+    deadline_ms = 5000
+    [transform.rules]
+    "public.people.id" = "pass"
+    "public.people.email" = "fake_email"
+    "public.people.name" = "fake_name"
+    "public.people.pin" = "digits"
+    "public.people.plan" = { transform = "choice", values = ["free", "gold"], by = "row" }
+    "public.people.memo" = "pass"
+    "public.people.doc" = "pass"
+    "public.visits.email" = "fake_email"
+    "public.visits.page" = "pass"
+    "public.visits.note" = "pass"
+"#;
+
+/// Bytes that look random.
+const KEY: &str = "3b9ac2f05d7e184660c1a98f2e5d7b3490f1c8a26e4d5b7719ac30fe82d46b05";
+
+/// A masked copy: made of what left the engine, by a reader that shares no code with it.
+async fn masked() -> Pair {
+    let (source, target, redis) =
+        tokio::join!(Postgres::start(), Postgres::start(), Redis::start());
+    source.sql(PEOPLE).await;
+    source.sql(PEOPLE_ROWS).await;
+    target.sql(PEOPLE).await;
+    let strangers = "DROP PUBLICATION kasho_pub; CREATE TABLE strangers (at int4, words text[]);
+                     INSERT INTO strangers VALUES (1, '{}')";
+    target.sql(strangers).await;
+    let builder = Engine::builder().plugin("anonymize").env("VERIFY_KEY", KEY);
+    let text = config(&source.url(), &redis.url(), builder.home().grpc_port(), MASKED);
+    let engine = builder.config(&text).start();
+    let world = World { pg: source, redis, engine };
+    world.until_state("WAITING").await;
+    world.bootstrap().await;
+    let url = world.redis.url();
+    let arguments = [url.as_str(), "1", "public.people=id", "public.visits=page"];
+    let landed = python(include_str!("catalogue.py"), &arguments).await.success().stdout;
+    let rows = landed.replace("landed_", "");
+    target.client().await.batch_execute(&rows).await.expect("what arrived fits");
+    let World { pg: source, redis, engine } = world;
+    Pair { source, target, redis, engine }
+}
+
+/// What was found: column, place, row, how.
+fn leaks(report: &Value) -> Vec<[String; 4]> {
+    let found = report["leaks"]["found"].as_array().expect("found");
+    let text = |value: &Value| value.as_str().expect("text").to_owned();
+    found
+        .iter()
+        .map(|l| [text(&l["column"]), text(&l["found"]), text(&l["row"][0][1]), text(&l["how"])])
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_masked_copy_has_no_leak_and_a_single_planted_value_is_found() {
+    let pair = masked().await;
+    let told = pair.equal(&["--leaks"]).await;
+    for part in [
+        "public.people: equal, 9000 rows\n  email is not compared: it is masked\n",
+        "public.people.plan: 0 rows held against their own, 0 values looked for\n    not decidable: \
+         it has 2 different values",
+        "public.people.email: 9000 rows held against their own, 9000 values looked for\n",
+        "public.visits.email: 0 rows held against their own, 2000 values looked for\n    rows cannot \
+         be paired",
+        "values of type int4 are not looked for",
+    ] {
+        assert!(told.contains(part), "{told}");
+    }
+    let target = &pair.target;
+    let value = "person4711@mail.example";
+    let planted = [
+        (
+            format!("UPDATE people SET memo = 'ask {value}, please' WHERE id = 3"),
+            ["public.people.memo", "3", "stray"],
+        ),
+        (
+            format!(
+                "UPDATE people SET doc = '{{\"a\": [{{\"b\": \"{value}\"}}]}}' WHERE id = 8999"
+            ),
+            ["public.people.doc", "8999", "stray"],
+        ),
+        (
+            format!("UPDATE strangers SET words = ARRAY['x', '{value}']"),
+            ["public.strangers.words", "public.strangers (0,2)", "stray"],
+        ),
+        (
+            format!("UPDATE people SET email = '{value}' WHERE id = 12"),
+            ["public.people.email", "12", "stray"],
+        ),
+        (
+            format!("UPDATE visits SET email = '{value}' WHERE page = '/page/77'"),
+            ["public.visits.email", "", "stray"],
+        ),
+    ];
+    for (statement, _) in &planted {
+        target.sql(statement).await;
+    }
+    let (report, verdict) = pair.differing(&["--leaks", "--show-keys"]).await;
+    let found = leaks(&report);
+    for (statement, [place, row, how]) in &planted {
+        let fits = |leak: &&[String; 4]| {
+            leak[0] == "public.people.email"
+                && leak[1] == *place
+                && (row.is_empty() || leak[2] == *row)
+                && leak[3] == *how
+        };
+        assert_eq!(found.iter().filter(fits).count(), 1, "{statement}: {found:?}");
+    }
+    assert_eq!(found.len(), planted.len(), "{found:?}");
+    assert!(verdict.contains("5 private values stand in the target"), "{verdict}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_original_in_its_own_place_is_a_leak_and_so_is_one_that_passes_elsewhere() {
+    let pair = masked().await;
+    // By chance some fakes of `pin` equal their originals; those are none.
+    let same = "SELECT count(*) FROM people WHERE pin = id";
+    pair.target.sql("UPDATE people SET pin = id WHERE id = 5000").await;
+    assert_ne!(pair.target.value(same).await, "0");
+    pair.target.sql("UPDATE people SET email = 'person81@mail.example' WHERE id = 81").await;
+    let passing = "UPDATE people SET memo = 'I am Firstname6 Lastname' WHERE id = 7";
+    pair.source.sql(passing).await;
+    pair.target.sql(passing).await;
+    let (report, _) = pair.differing(&["--leaks", "--show-keys"]).await;
+    let expected = [
+        ["public.people.email", "public.people.email", "81", "own"],
+        ["public.people.email", "public.people.email", "81", "stray"],
+        ["public.people.name", "public.people.memo", "7", "passes"],
+        ["public.people.pin", "public.people.pin", "5000", "own"],
+    ];
+    assert_eq!(leaks(&report), expected.map(|leak| leak.map(str::to_owned)));
+    // Neither the value nor the row's key is told to a log.
+    let output = pair.verify(&["--leaks"]).await;
+    assert!(!output.stdout.contains("person81") && output.stdout.contains("row id = «withheld»"));
+}
+
+/// A writer that never rests: new rows, old rows changed, rows that come and go, and one that
+/// is always changing.
+async fn restless(source: &Postgres, stop: Arc<AtomicBool>) -> u64 {
+    let client = source.client().await;
+    let mut n = 0;
+    while !stop.load(Ordering::Relaxed) {
+        n += 1;
+        let statement = format!(
+            "INSERT INTO numbers SELECT {n} * 1000 + g, 'new' FROM generate_series(1, 5) g;
+             UPDATE numbers SET v = v || '.' WHERE id = {n} % 200;
+             INSERT INTO words VALUES ('come and go', {n}), ('stay ' || {n}, 1);
+             DELETE FROM words WHERE w = 'come and go';
+             UPDATE words SET n = n + 1 WHERE w = 'hot'"
+        );
+        client.batch_execute(&statement).await.expect("a transaction");
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+    n
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_is_followed_under_writes_is_equal_at_its_position() {
+    let schema = "CREATE TABLE numbers (id bigint PRIMARY KEY, v text);
+                  CREATE TABLE words (w text PRIMARY KEY, n int4);
+                  CREATE TABLE heap (v text);
+                  ALTER TABLE heap REPLICA IDENTITY FULL;";
+    let (source, target, redis) =
+        tokio::join!(Postgres::start(), Postgres::start(), Redis::start());
+    source.sql(schema).await;
+    target.sql(schema).await;
+    source
+        .sql(
+            "CREATE PUBLICATION kasho_pub FOR ALL TABLES;
+             INSERT INTO numbers SELECT g, 'old ' || g FROM generate_series(0, 999) g;
+             INSERT INTO words SELECT 'word ' || g, g FROM generate_series(1, 500) g;
+             INSERT INTO words VALUES ('hot', 0);
+             INSERT INTO heap SELECT 'row ' || g % 3 FROM generate_series(1, 30) g",
+        )
+        .await;
+    let builder = Engine::builder();
+    let apply = format!("[apply]\ntarget = \"{}\"\nlisten = \"127.0.0.1:0\"\n", target.url());
+    let text = config(&source.url(), &redis.url(), builder.home().grpc_port(), &apply);
+    let engine = builder.config(&text).start();
+    let world = World { pg: source, redis, engine };
+    world.until_state("WAITING").await;
+    let applier = world.engine.spawn(&["apply"]);
+    world.bootstrap().await;
+    let told = world.engine.run(&["verify"]).await.success().stdout;
+    assert!(
+        told.contains(", target at ") && told.contains("public.heap: equal, 30 rows"),
+        "{told}"
+    );
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let writing = restless(&world.pg, Arc::clone(&stop));
+    let looking = async {
+        for _ in 0..3 {
+            let told = world.engine.run(&["verify", "--leaks"]).await.success().stdout;
+            assert!(told.contains("public.words: equal"), "{told}");
+        }
+        let wrong = "BEGIN; SET LOCAL session_replication_role = replica;
+                     UPDATE numbers SET v = 'wrong' WHERE id = 777;
+                     DELETE FROM words WHERE w = 'word 77';
+                     INSERT INTO heap VALUES ('row 1'); COMMIT";
+        target.sql(wrong).await;
+        let output = world.engine.run(&["verify", "--json", "--show-keys"]).await;
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(output.code, 1, "{}{}", output.stdout, output.stderr);
+        let report: Value = serde_json::from_str(&output.stdout).expect("JSON");
+        let found = |name| table(&report, name)["differences"].clone();
+        let changed =
+            serde_json::json!([{"kind": "changed", "key": [["id", "777"]], "columns": ["v"]}]);
+        assert_eq!(found("public.numbers"), changed);
+        let missing = serde_json::json!([{"kind": "missing", "key": [["w", "word 77"]]}]);
+        assert_eq!(found("public.words"), missing);
+        let copies = serde_json::json!([{"kind": "extra", "key": [], "copies": [10, 11]}]);
+        assert_eq!(found("public.heap"), copies);
+    };
+    let (written, ()) = tokio::join!(writing, looking);
+    assert!(written > 20, "{written}");
+    drop(applier);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_nobody_follows_is_told_to_be_behind() {
+    let schema = "CREATE TABLE numbers (id bigint PRIMARY KEY);";
+    let (source, target, redis) =
+        tokio::join!(Postgres::start(), Postgres::start(), Redis::start());
+    source.sql(schema).await;
+    target.sql(schema).await;
+    source.sql("CREATE PUBLICATION kasho_pub FOR ALL TABLES").await;
+    let builder = Engine::builder();
+    let apply = format!("[apply]\ntarget = \"{}\"\nlisten = \"127.0.0.1:0\"\n", target.url());
+    let text = config(&source.url(), &redis.url(), builder.home().grpc_port(), &apply);
+    let engine = builder.config(&text).start();
+    let world = World { pg: source, redis, engine };
+    world.until_state("WAITING").await;
+    world.bootstrap().await;
+    world.engine.run(&["apply", "--until-caught-up"]).await.success();
+    world.engine.run(&["verify"]).await.success();
+    world.pg.sql("INSERT INTO numbers VALUES (1)").await;
+    let output = world.engine.run(&["verify", "--wait", "2"]).await;
+    assert_eq!(output.code, 1);
+    assert!(
+        output.stderr.contains("has not reached") && output.stderr.contains("`kasho apply`"),
+        "{}",
+        output.stderr
+    );
+}
