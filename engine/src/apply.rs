@@ -375,7 +375,6 @@ impl Work<'_> {
         }
         let caught_up = chunk.changes && !self.applier.inside();
         self.attempt.figures.caught_up.store(caught_up, Relaxed);
-        self.sequences.tick().await;
         if self.applier.inside() {
             self.make_room().await?;
         }
