@@ -260,6 +260,14 @@ impl Attempt<'_> {
     }
 }
 
+/// Where this comes while reading, and not with the start, the next start tells more.
+fn overtaken(error: ReaderError) -> ApplyError {
+    match error {
+        ReaderError::OutOfRange { .. } => ApplyError::Overtaken(error),
+        error => error.into(),
+    }
+}
+
 /// A token that nobody else has.
 fn token() -> String {
     let mut bytes = [0; 12];
@@ -304,7 +312,7 @@ impl Work<'_> {
                 }
             }
             let chunk = tokio::select! {
-                chunk = self.feed.next() => Some(chunk?),
+                chunk = self.feed.next() => Some(chunk.map_err(overtaken)?),
                 () = stop.cancelled(), if asked.is_none() => None,
             };
             match chunk {
