@@ -31,7 +31,7 @@ use crate::sink::store::{Connect, Store};
 use crate::source::conninfo::Conninfo;
 use crate::source::error::SourceError;
 
-mod ack;
+mod acknowledge;
 mod change;
 pub mod config;
 mod ddl;
@@ -177,7 +177,8 @@ impl Attempt<'_> {
         applier.stand(reader.is_inside());
         let feed = Feed::start(reader, most / 4);
         let sequences = sequences::Copier::start(self.config, self.info, &applier.progress);
-        let acknowledging = ack::run(redis.connect().await?, session, consumer, epoch, watched);
+        let acknowledging =
+            acknowledge::run(redis.connect().await?, session, consumer, epoch, watched);
         let work = Work { attempt: self, applier, feed, store, load: None, sequences, most };
         // Both end together: whoever fails first says why, and with no error the last
         // acknowledgement is waited for.
