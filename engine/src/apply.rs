@@ -31,7 +31,7 @@ use crate::sink::store::{Connect, Store};
 use crate::source::conninfo::Conninfo;
 use crate::source::error::SourceError;
 
-mod ack;
+mod acknowledge;
 mod change;
 pub mod config;
 mod ddl;
@@ -177,7 +177,8 @@ impl Attempt<'_> {
         applier.stand(reader.is_inside());
         let feed = Feed::start(reader, most / 4);
         let sequences = sequences::Copier::start(self.config, self.info, &applier.progress);
-        let acknowledging = ack::run(redis.connect().await?, session, consumer, epoch, watched);
+        let acknowledging =
+            acknowledge::run(redis.connect().await?, session, consumer, epoch, watched);
         let work = Work { attempt: self, applier, feed, store, load: None, sequences, most };
         // Both end together: whoever fails first says why, and with no error the last
         // acknowledgement is waited for.
@@ -260,6 +261,14 @@ impl Attempt<'_> {
     }
 }
 
+/// Where this comes while reading, and not with the start, the next start tells more.
+fn overtaken(error: ReaderError) -> ApplyError {
+    match error {
+        ReaderError::OutOfRange { .. } => ApplyError::Overtaken(error),
+        error => error.into(),
+    }
+}
+
 /// A token that nobody else has.
 fn token() -> String {
     let mut bytes = [0; 12];
@@ -304,7 +313,7 @@ impl Work<'_> {
                 }
             }
             let chunk = tokio::select! {
-                chunk = self.feed.next() => Some(chunk?),
+                chunk = self.feed.next() => Some(chunk.map_err(overtaken)?),
                 () = stop.cancelled(), if asked.is_none() => None,
             };
             match chunk {
@@ -375,7 +384,6 @@ impl Work<'_> {
         }
         let caught_up = chunk.changes && !self.applier.inside();
         self.attempt.figures.caught_up.store(caught_up, Relaxed);
-        self.sequences.tick().await;
         if self.applier.inside() {
             self.make_room().await?;
         }

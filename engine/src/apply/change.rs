@@ -167,9 +167,8 @@ pub(super) fn change(
             if let Some(column) = always {
                 return Err(Unfit::Always(column));
             }
-            let mut kept = keep.iter();
+            let mut kept = keep.iter().chain(&keep);
             set.retain(|_| *kept.next().unwrap_or(&true));
-            let mut kept = keep.iter();
             values.retain(|_| *kept.next().unwrap_or(&true));
             match set.is_empty() {
                 true => Ok(None),

@@ -20,6 +20,9 @@ pub enum ApplyError {
     /// Reading the streams.
     #[error(transparent)]
     Reader(#[from] ReaderError),
+    /// What comes next was trimmed while it was read: somebody else has acknowledged it.
+    #[error("{0}; another applier of this consumer may have taken over")]
+    Overtaken(ReaderError),
     /// Registering, acknowledging.
     #[error(transparent)]
     Sink(#[from] SinkError),
@@ -168,9 +171,9 @@ impl ApplyError {
                 error.class()
             }
             // A new bootstrap: it begins anew.
-            ApplyError::Reader(ReaderError::OtherEpoch { .. }) | ApplyError::Lost { .. } => {
-                Class::Retry
-            }
+            ApplyError::Reader(ReaderError::OtherEpoch { .. })
+            | ApplyError::Overtaken(_)
+            | ApplyError::Lost { .. } => Class::Retry,
             ApplyError::Sink(error) => error.class(),
             ApplyError::Session(error) => error.class(),
             ApplyError::Row { server, .. } => server.class(),

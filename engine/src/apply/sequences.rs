@@ -3,10 +3,12 @@
 //!
 //! What can go wrong is told and tried again at the next time: rows do not wait for it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
-use tokio::time::Instant;
+use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 use super::error::ApplyError;
@@ -16,6 +18,8 @@ use crate::config::Config;
 use crate::source::conninfo::{Conninfo, sql_connect};
 use crate::source::error::SourceError;
 
+/// A look at both databases takes no longer.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Sequences of one statement.
 const AT_ONCE: usize = 500;
 
@@ -38,53 +42,68 @@ wanted AS MATERIALIZED (
 SELECT count(CASE WHEN may THEN pg_catalog.setval(oid, last) END), count(*) FILTER (WHERE NOT may)
 FROM wanted";
 
-/// Copies values now and then.
+/// Copies values now and then, by a task of its own: rows do not wait for the source.
 #[derive(Debug)]
 pub(super) struct Copier {
-    from: Option<Conninfo>,
+    both: Option<Arc<Both>>,
+    /// Ends with this.
+    _task: JoinSet<()>,
+}
+
+/// The two databases.
+#[derive(Debug)]
+struct Both {
+    from: Conninfo,
     to: Conninfo,
-    every: Duration,
-    next: Instant,
     consumer: String,
     writer: String,
-    told: bool,
+    told: AtomicBool,
 }
 
 impl Copier {
     /// The first time is now.
     pub(super) fn start(config: &Config, target: &Conninfo, progress: &Progress) -> Copier {
-        let off = config.apply.sequences_ms == 0;
-        let url = config.source.url.as_ref().filter(|_| !off);
+        let mut task = JoinSet::new();
+        let every = config.apply.sequences_ms;
+        let url = config.source.url.as_ref().filter(|_| every > 0);
         let from = url.and_then(|url| Conninfo::parse(url.expose_secret()).ok());
-        if from.is_none() && !off {
+        if from.is_none() && every > 0 {
             tracing::info!("sequences are left alone: source.url is not set");
         }
-        Copier {
-            from,
-            to: target.clone(),
-            every: Duration::from_millis(config.apply.sequences_ms),
-            next: Instant::now(),
-            consumer: progress.consumer.clone(),
-            writer: progress.writer.clone(),
-            told: false,
+        let both = from.map(|from| {
+            Arc::new(Both {
+                from,
+                to: target.clone(),
+                consumer: progress.consumer.clone(),
+                writer: progress.writer.clone(),
+                told: AtomicBool::new(false),
+            })
+        });
+        if let Some(both) = both.clone() {
+            task.spawn(async move {
+                loop {
+                    both.now().await;
+                    tokio::time::sleep(Duration::from_millis(every)).await;
+                }
+            });
         }
+        Copier { both, _task: task }
     }
 
-    /// Copies, if it is time.
-    pub(super) async fn tick(&mut self) {
-        if Instant::now() >= self.next {
-            self.now().await;
+    /// Copies, and waits for that.
+    pub(super) async fn now(&self) {
+        if let Some(both) = &self.both {
+            both.now().await;
         }
     }
+}
 
-    /// Copies.
-    pub(super) async fn now(&mut self) {
-        let Some(from) = &self.from else { return };
-        match self.copy(from).await {
-            Ok((set, refused)) => {
+impl Both {
+    async fn now(&self) {
+        match tokio::time::timeout(PATIENCE, self.copy(&self.from)).await {
+            Ok(Ok((set, refused))) => {
                 tracing::debug!(set, refused, "sequences");
-                if refused > 0 && !self.told {
-                    self.told = true;
+                if refused > 0 && !self.told.swap(true, Relaxed) {
                     tracing::warn!(
                         sequences = refused,
                         "the target's role may not set some sequences: GRANT UPDATE ON ALL \
@@ -92,9 +111,9 @@ impl Copier {
                     );
                 }
             }
-            Err(error) => tracing::warn!(%error, "sequences are not copied this time"),
+            Ok(Err(error)) => tracing::warn!(%error, "sequences are not copied this time"),
+            Err(_) => tracing::warn!("sequences are not copied this time: no answer for too long"),
         }
-        self.next = Instant::now() + self.every;
     }
 
     async fn copy(&self, from: &Conninfo) -> Result<(i64, i64), ApplyError> {

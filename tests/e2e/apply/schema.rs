@@ -131,15 +131,14 @@ async fn what_cannot_be_run_is_made_by_hand_and_said_so() {
     site.same(&["t"]).await;
     assert!(applier.lines().join("\n").contains("it is there already"));
     assert!(applier.lines().join("\n").contains("it is of nothing that is there"));
-    // Without a text.
-    let change = "ALTER TABLE t ADD COLUMN late int";
-    let silent = message("ALTER TABLE", None, "public.t");
-    site.pg()
-        .sql(&format!("BEGIN; {change}; {silent}; INSERT INTO t VALUES (2, 2, 2, 2); COMMIT"))
-        .await;
-    let said = applier.wait_for("its text was not sent").await;
+    // Refused by what is in the target.
+    site.target.sql("INSERT INTO t VALUES (99, NULL, NULL)").await;
+    let change = "ALTER TABLE t ALTER COLUMN n SET NOT NULL";
+    let refused = told("ALTER TABLE", change, "public.t");
+    site.pg().sql(&format!("BEGIN; {refused}; INSERT INTO t VALUES (2, 2, 2); COMMIT")).await;
+    let said = applier.wait_for("the target refuses it (SQLSTATE 23502)").await;
     assert_eq!(applier.wait_exit().await.code(), Some(1));
-    site.target.sql(change).await;
+    site.target.sql(&format!("DELETE FROM t WHERE id = 99; {change}")).await;
     let position = said.split("--ddl-done ").nth(1).unwrap();
     site.world.engine.run(&["apply", "--until-caught-up", "--ddl-done", position]).await.success();
     let applier = site.applier();
