@@ -14,8 +14,8 @@
 mod compare;
 mod error;
 mod leaks;
+mod meeting;
 mod plan;
-mod position;
 mod report;
 mod rules;
 mod session;
@@ -29,8 +29,8 @@ pub use plan::Skipped;
 pub use report::{Difference, How, Kind, Leak, Leaks, Looked, Report, Table};
 
 use compare::Compared;
+use meeting::{Follows, Sides};
 use plan::{Planned, Target, TargetTable};
-use position::{Follows, Sides};
 use rules::Rules;
 use session::Side;
 
@@ -89,7 +89,7 @@ pub async fn verify(
         follows: None,
         wait: options.wait,
     };
-    if position::is_applied_to(&sides.target).await? {
+    if meeting::is_applied_to(&sides.target).await? {
         let epoch = rules.epoch.ok_or_else(|| {
             VerifyError::NotComparable(
                 "the target has an applier's progress, and Redis has no stream: is this its Redis \

@@ -19,8 +19,8 @@ use std::sync::Arc;
 use kasho_plugin_sdk::Relation;
 
 use super::error::VerifyError;
+use super::meeting::Sides;
 use super::plan::{Pair, Private};
-use super::position::Sides;
 use super::report::{Leaks, Looked};
 use super::session::{key, texts};
 use super::{Progress, sql};

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use super::compare::{Compared, Half, Subject, halves, kind};
 use super::error::VerifyError;
+use super::meeting::Sides;
 use super::plan::Pair;
-use super::position::Sides;
 use super::report::{Difference, Kind};
 use super::session::key;
 use super::{Progress, sql};

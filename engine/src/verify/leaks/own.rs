@@ -7,8 +7,8 @@ use super::judge::{Place, Suspect};
 use super::{MOST, Watched, column};
 use crate::verify::compare::{Half, halves};
 use crate::verify::error::VerifyError;
+use crate::verify::meeting::Sides;
 use crate::verify::plan::Pair;
-use crate::verify::position::Sides;
 use crate::verify::session::{key, texts};
 use crate::verify::{Progress, sql};
 
