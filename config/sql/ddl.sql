@@ -88,6 +88,10 @@ BEGIN
   -- What a function runs is in the stack of contexts, under ours; what a client sends is not.
   GET DIAGNOSTICS stack = PG_CONTEXT;
   stack := substr(stack, strpos(stack, E'\n'));
+  -- From 18 on an extension's own script is there, too; it stands for all that it does.
+  IF stack ~ (E'\n' || 'extension script file "[^"]*", near line \d+') THEN
+    RETURN;
+  END IF;
   ran := CASE WHEN stack LIKE E'\nSQL statement "%'
               THEN substring(stack from E'^\nSQL statement "(.*?)"(?:\n(?:PL/|SQL |compilation |[A-Za-z]* ?function )|$)') END;
 

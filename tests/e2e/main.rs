@@ -48,3 +48,4 @@ mod verify;
 mod versions;
 mod wal;
 mod world;
+mod zero;

@@ -1,0 +1,83 @@
+//! The README's way from nothing to a masked copy, typed as it stands there: set-up, rules,
+//! load, target, proof; then rows and the schema change.
+
+use crate::harness::{Engine, Postgres, Redis, eventually, logs};
+use crate::readme::block;
+
+const TABLES: &str = "
+    CREATE TABLE users (id bigint PRIMARY KEY, name text NOT NULL, email text NOT NULL UNIQUE);
+    CREATE TABLE orders (id bigint PRIMARY KEY, buyer bigint NOT NULL REFERENCES users,
+        total numeric(10, 2) NOT NULL);
+    CREATE INDEX ON orders (buyer);";
+
+/// Functions and names that the README's reader has.
+fn prelude(engine: &Engine, source: &Postgres, target: &Postgres, redis: &Redis) -> String {
+    let tools = source.tool("psql").get_program().to_owned();
+    let tools = std::path::Path::new(&tools).parent().expect("a folder").display().to_string();
+    let role = source.url_as("kasho", "secret");
+    let names = block("sh zero-names")
+        .replace("postgres://postgres@db:5432/app", &source.url())
+        .replace("postgres://kasho:secret@db:5432/app", &role)
+        .replace("postgres://postgres@staging:5432/app", &target.url())
+        .replace("redis://redis:6379", &redis.url());
+    assert!(!names.contains("5432") && !names.contains("6379"), "a name was not put in: {names}");
+    format!(
+        "set -euo pipefail\nexport PATH=\"{tools}:$PATH\" KASHO_CONFIG={}\n\
+         kasho() {{ \"$KASHO\" \"$@\"; }}\n{names}\n",
+        engine.home().config_path().display()
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_zero_to_a_masked_staging_copy() {
+    let (source, target, redis) =
+        tokio::join!(Postgres::start(), Postgres::start(), Redis::start());
+    let secret = logs::planted_unique("staged-mail");
+    source.sql(TABLES).await;
+    source
+        .sql(&format!(
+            "INSERT INTO users SELECT n, 'Person ' || n, '{secret}' || n || '@x' FROM generate_series(1, 3000) n;
+             INSERT INTO orders SELECT n, 1 + n % 3000, n / 100.0 FROM generate_series(1, 9000) n"
+        ))
+        .await;
+    let engine = Engine::builder().plugin("anonymize").build();
+    let (grpc, http) = (engine.home().grpc_port(), engine.home().http_port());
+    let ports = format!(
+        "[apply]\nlisten = \"127.0.0.1:0\"\n[grpc]\nlisten = \"127.0.0.1:{grpc}\"\n\
+         [http]\nlisten = \"127.0.0.1:{http}\"\n[plugins]\nfolder = \"plugins\"\nstore = \"store\"\n"
+    );
+    engine.home().write_config(&format!("{ports}{}", block("toml zero-rules")));
+    let mut script = prelude(&engine, &source, &target, &redis);
+    for step in ["setup", "check", "load", "target", "verify"] {
+        script += &format!("echo '--- {step}'\n{}", block(&format!("sh zero-{step}")));
+    }
+    // What the reader's shell keeps running goes on until this file is gone.
+    script += "echo '--- all typed'\nwhile [ -e running ]; do sleep 0.1; done\n\
+               kill $(jobs -p)\nwait\n";
+    engine.home().write("running", "");
+    let shell = engine.spawn_shell(&script);
+    shell.wait_for("--- all typed").await;
+
+    // Rows and the schema go on, in their order.
+    source.sql(&format!("INSERT INTO users VALUES (3001, 'New', '{secret}3001@x')")).await;
+    source.sql("ALTER TABLE orders ADD COLUMN note text").await;
+    source.sql("INSERT INTO orders VALUES (9001, 3001, 1.00, 'by hand')").await;
+    let note = "SELECT coalesce(max(note), '') FROM orders WHERE id = 9001";
+    eventually("the row with its column", async || {
+        let row = target.client().await.query_one(note, &[]).await.ok()?;
+        (row.get::<_, String>(0) == "by hand").then_some(())
+    })
+    .await;
+    let users = "SELECT count(*) || ' ' || count(DISTINCT email) || ' ' || \
+                 count(*) FILTER (WHERE email LIKE '%{}%') FROM users";
+    assert_eq!(target.value(&users.replace("{}", &secret)).await, "3001 3001 0");
+    let again = prelude(&engine, &source, &target, &redis) + &block("sh zero-verify");
+    engine.shell(&again).await.success();
+    assert_eq!(
+        target.value("SELECT count(*) FROM pg_constraint WHERE contype = 'f'").await,
+        "1",
+        "the foreign key is there"
+    );
+    std::fs::remove_file(engine.home().path().join("running")).expect("remove");
+    shell.wait_exit().await;
+}
