@@ -78,7 +78,7 @@ fn headers(table: &mut Refusals) {
     table.section("The header of the reply");
     let good = masker().masks("x", &[Side::New]);
     let stale = good.batch.replace("(i32.load offset=36 (local.get $p))", "(i32.const 77)");
-    table.case("the number of another call", one(&good.clone().body(&stale)));
+    table.case("the number of another call", one(&good.body(&stale)));
     let poke = |at: usize, value: u32| {
         let mut block = reply(&[(0, Side::New, &patch("x"))]);
         set(&mut block, at, value);
