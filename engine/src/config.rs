@@ -204,6 +204,7 @@ impl Config {
         let context = Context::new(env, folder);
         let mut config: Config = context.read(&root);
         config.said = context.values.take();
+        config.place_rules(path);
         let mut problems = syntax;
         problems.extend(context.problems.take());
         config.rebase(folder);
@@ -216,11 +217,26 @@ impl Config {
         let told = |key: &str| broken.contains(key) || partial && key.starts_with("transform[");
         let invalid = config.invalid().into_iter().filter(|(key, _)| !told(key));
         problems.extend(invalid.map(|(key, message)| {
-            let place = config.said.get(&key).map_or(Place::Nowhere, |(place, _)| place.clone());
+            let place = nearest(&config.said, &key);
             Problem { place, key, message }
         }));
         problems.sort_by(|a, b| a.place.cmp(&b.place));
         (config, problems)
+    }
+
+    /// Says of each rule of a plugin where it stands.
+    fn place_rules(&mut self, path: &Path) {
+        for (i, binding) in self.transform.iter_mut().enumerate() {
+            let rules = format!("transform[{i}].rules.");
+            let told = |(key, (place, _)): (&String, &(Place, u64))| match place {
+                Place::File { line, column } => {
+                    let place = format!("{}:{line}:{column}", path.display());
+                    Some((key.strip_prefix(&rules)?.to_owned(), place))
+                }
+                Place::Nowhere | Place::Env(_) => None,
+            };
+            binding.places = self.said.iter().filter_map(told).collect();
+        }
     }
 
     /// The settings of the chain: all that stands at the top of the file and in `[keys]`,
@@ -332,6 +348,18 @@ fn whole(config: Config, problems: Vec<Problem>, path: &Path) -> Result<Config, 
 const CHAIN: [&str; 7] =
     ["transform", "keys", "unruled_tables", "ddl", "allow_unmasked", "accept_unmask", "accept"];
 
+/// Where a key stands or, if nobody wrote it, what it would stand in.
+fn nearest(said: &BTreeMap<String, (Place, u64)>, key: &str) -> Place {
+    let mut key = key;
+    loop {
+        match (said.get(key), key.rfind(['.', '['])) {
+            (Some((place, _)), _) => return place.clone(),
+            (None, Some(end)) => key = &key[..end],
+            (None, None) => return Place::Nowhere,
+        }
+    }
+}
+
 /// Whether a key is `top` or of it.
 fn is_below(key: &str, top: &str) -> bool {
     key.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
@@ -376,5 +404,7 @@ fn add_stand_ins(root: &mut Node, env: Env<'_>) {
     }
 }
 
+#[cfg(test)]
+mod refusals;
 #[cfg(test)]
 mod tests;

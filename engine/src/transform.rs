@@ -40,6 +40,7 @@ mod loosen;
 mod meter;
 mod missing;
 mod outcome;
+mod places;
 mod plan;
 mod probe;
 pub mod reload;
@@ -68,6 +69,7 @@ pub use keys::{Key, KeyError};
 pub use load::{Options, Rejected, candidate, load, restore};
 pub use meter::{Measured, Meter};
 pub use missing::{Missing, missing};
+pub use places::Places;
 pub use seal::{DeadKey, RowKey};
 pub use token::{Encoding, Opener, TokenError};
 
@@ -83,6 +85,8 @@ mod guarded;
 mod puppet;
 #[cfg(test)]
 mod real;
+#[cfg(test)]
+mod refusals;
 #[cfg(test)]
 mod renamed;
 #[cfg(test)]

@@ -113,8 +113,56 @@ impl Decision {
 pub struct Malformed {
     /// Byte of the block where the flaw was noticed.
     pub at: usize,
+    /// The same, for everybody to read.
+    pub place: Place,
     /// What is wrong there.
     pub flaw: Flaw,
+}
+
+/// Where a flaw is, without a number that whoever wrote the block could have chosen freely:
+/// a header stands where it stands, and the patches before a flaw are of columns that
+/// there are, each once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Place {
+    /// This byte of the block's header.
+    Header(usize),
+    /// A patch of a reply.
+    Patch {
+        /// Its number, from 0.
+        number: usize,
+        /// Byte of its descriptor.
+        byte: usize,
+    },
+    /// Behind the header.
+    Behind,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Place::Header(byte) => write!(f, "byte {byte} of its header"),
+            Place::Patch { number, byte } => {
+                write!(f, "byte {byte} of the descriptor of its patch {number}")
+            }
+            Place::Behind => f.write_str("behind its header"),
+        }
+    }
+}
+
+impl Malformed {
+    pub(crate) fn new(at: usize, flaw: Flaw) -> Malformed {
+        let place = if at < REPLY_HEADER { Place::Header(at) } else { Place::Behind };
+        Malformed { at, place, flaw }
+    }
+
+    /// The same, of a patch whose descriptor begins at `start`.
+    fn of_patch(self, number: usize, start: usize) -> Malformed {
+        match self.at.checked_sub(start) {
+            Some(byte) => Malformed { place: Place::Patch { number, byte }, ..self },
+            None => self,
+        }
+    }
 }
 
 /// What can be wrong with a block. Numbers are structure, never a row's value.
@@ -274,7 +322,7 @@ impl fmt::Display for TooLarge {
 impl std::error::Error for TooLarge {}
 
 fn flaw<T>(at: usize, flaw: Flaw) -> Result<T, Malformed> {
-    Err(Malformed { at, flaw })
+    Err(Malformed::new(at, flaw))
 }
 
 /// Checked little-endian access to a block.
@@ -285,7 +333,7 @@ impl<'a> Block<'a> {
     #[inline]
     fn array<const N: usize>(self, at: usize) -> Result<[u8; N], Malformed> {
         let bytes = self.0.get(at..).and_then(<[u8]>::first_chunk::<N>);
-        bytes.copied().ok_or(Malformed { at, flaw: Flaw::TooShort })
+        bytes.copied().ok_or(Malformed::new(at, Flaw::TooShort))
     }
 
     #[inline]
@@ -330,7 +378,7 @@ impl<'a> Block<'a> {
         if !start.is_multiple_of(8) {
             return flaw(at, Flaw::Misaligned(what));
         }
-        let end = start.checked_add(len).ok_or(Malformed { at, flaw: Flaw::OutOfRange(what) })?;
+        let end = start.checked_add(len).ok_or(Malformed::new(at, Flaw::OutOfRange(what)))?;
         match self.0.get(start..end) {
             Some(bytes) => Ok(Some(bytes)),
             None => flaw(at, Flaw::OutOfRange(what)),

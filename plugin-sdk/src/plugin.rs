@@ -334,7 +334,10 @@ impl<'a> Setup<'a> {
     /// Declares a domain of keyed hashes.
     pub fn domain(&mut self, name: &str) -> Domain {
         if !self.init.features.iter().any(|f| f == abi::FEATURE_PRF) {
-            self.complain("this host offers no keyed hashes (feature `prf`)");
+            self.complain(
+                "the rules need a masking key, and there is none (feature `prf`): add `k1 = { file \
+                 = \"…\" }` under [keys] (`openssl rand -hex 32` makes one)",
+            );
         }
         self.uses(abi::FEATURE_PRF);
         let (index, fault) = intern(&mut self.declared.needs.domains, name);
@@ -372,7 +375,9 @@ impl<'a> Setup<'a> {
     /// Asks for commit times ([`Row::commit_time`]).
     pub fn commit_time(&mut self) {
         if !self.init.features.iter().any(|f| f == abi::FEATURE_COMMIT_TIME) {
-            self.complain("this host offers no commit times (feature `commit_time`)");
+            self.complain(
+                "this host offers no commit times (feature `commit_time`): take a newer host",
+            );
         }
         self.uses(abi::FEATURE_COMMIT_TIME);
         self.declared.commit_time = true;
@@ -402,7 +407,10 @@ impl<'a> Setup<'a> {
         let reads = from.iter().map(|col| col.index).collect();
         let index = u16::try_from(self.declared.columns.len()).unwrap_or(NO_SLOT);
         if index == NO_SLOT {
-            return Err(Error::new("more than 65,534 columns are declared").at(name));
+            return Err(Error::new(
+                "more than 65,534 columns are declared: one pattern may name many",
+            )
+            .at(name));
         }
         self.declared.columns.push(Declaration::new(pattern, usage, reads));
         Ok(index)
@@ -433,9 +441,9 @@ fn intern(texts: &mut Vec<String>, text: &str) -> (u16, Option<&'static str>) {
         texts.len() - 1
     });
     let fault = if texts.len() > abi::MAX_TEXTS {
-        Some("more than 256 texts or domains are declared")
+        Some("more than 256 texts or domains are declared: several columns may share one")
     } else if text.len() > abi::MAX_TEXT_BYTES {
-        Some("a declared text or domain is longer than 200 bytes")
+        Some("a declared text or domain is longer than 200 bytes: shorten it")
     } else {
         None
     };

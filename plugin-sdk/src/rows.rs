@@ -363,7 +363,7 @@ impl<'a> Batch<'a> {
         let patches = patches().map(|(column, patch)| (column.slot, column.image, patch));
         match reply.write(self.input.call, rows, verdicts, errors, patches) {
             Ok(block) => Ok(Some(block)),
-            Err(_) => Err(Malformed { at: 0, flaw: Flaw::OutOfRange("patches") }),
+            Err(_) => Err(Malformed::new(0, Flaw::OutOfRange("patches"))),
         }
     }
 }

@@ -127,7 +127,7 @@ impl<P: Plugin> Session<P> {
         let bound = self.relations.get(&input.relation);
         let bound = bound.filter(|bound| bound.relation.version == input.version);
         let (Some(bound), Some(plugin)) = (bound, &mut self.plugin) else {
-            return Err(Malformed { at: 12, flaw: Flaw::Missing("announcement of the relation") });
+            return Err(Malformed::new(12, Flaw::Missing("announcement of the relation")));
         };
         let mut batch = Batch::new(input, bound, &mut self.work)?;
         plugin.batch(&mut batch);
@@ -223,7 +223,10 @@ fn choose(
     let is_read = |i: &usize| all[*i].usage == Use::Read;
     let reads = matching.iter().any(is_read);
     if usage == Use::Drop && reads {
-        return Err(Error::new(format!("column {name} is dropped, so nothing may read it")));
+        return Err(Error::new(format!(
+            "column {name} is dropped, so nothing may read it: pass it, \
+             or take the rule out that reads it"
+        )));
     }
     let usage = if usage == Use::Pass && reads { Use::Read } else { usage };
     let chosen = matching.iter().copied().filter(|i| *i == heaviest || is_read(i)).collect();

@@ -25,6 +25,7 @@
 mod files;
 pub(crate) mod imports;
 mod outcome;
+mod refusals;
 
 use std::collections::BTreeMap;
 
@@ -42,6 +43,7 @@ pub use crate::keys::TEST_MASTER as MASTER;
 pub use files::run_fixtures;
 pub use imports::{counted, logged};
 pub use outcome::Outcome;
+pub use refusals::Refusals;
 
 /// The relation of [`parse_table`], for a line that stands in a test.
 ///

@@ -411,6 +411,13 @@ impl serde::de::Error for Failed {
             Unexpected::Map => "a table".to_owned(),
             other => other.to_string(),
         };
+        // A number's type says nothing to whoever writes one.
+        let expected = match expected.to_string() {
+            int if ["u8", "u16", "u32", "u64", "usize"].contains(&int.as_str()) => {
+                "a whole number".to_owned()
+            }
+            other => other,
+        };
         Failed::because(format!("expected {expected}, found {found}"))
     }
 

@@ -24,18 +24,22 @@ pub(super) struct Called {
 /// Reads the setting.
 ///
 /// # Errors
-/// The path that is none, and why.
-pub(super) fn read(setting: &BTreeMap<String, Vec<String>>) -> Result<Vec<Called>, String> {
+/// The path that is none or has no names, and why.
+pub(super) fn read(
+    setting: &BTreeMap<String, Vec<String>>,
+) -> Result<Vec<Called>, (String, String)> {
     let one = |(text, others): (&String, &Vec<String>)| {
         let path: Option<[Part; 3]> = parts(text).ok().and_then(|parts| parts.try_into().ok());
         let path = path.filter(|path| !path.iter().any(Part::is_glob));
         let path = path.ok_or_else(|| {
-            format!("`{text}` is no column: write schema.table.column, without *")
+            let why = "is no column: write schema.table.column, without *";
+            (text.clone(), why.to_owned())
         })?;
         if others.is_empty()
             || others.iter().any(|other| other.is_empty() || other == path[2].text())
         {
-            return Err(format!("`{text}` needs the other names that it may have: [\"new_name\"]"));
+            let why = "needs the other names that it may have: [\"new_name\"]";
+            return Err((text.clone(), why.to_owned()));
         }
         Ok(Called { path, others: others.clone() })
     };
@@ -67,7 +71,7 @@ pub(super) fn as_ruled(all: &[Called], relation: &Arc<Relation>) -> (Arc<Relatio
                 }
             }
             [] => wrong.push(format!(
-                "{} has no column called {}: one of these has to be there ([transform.also_called])",
+                "{} has no column called {}: one of these has to be there: mend [transform.also_called]",
                 relation.qualified(),
                 names().collect::<Vec<_>>().join(" or ")
             )),
@@ -119,11 +123,12 @@ mod tests {
 
     #[test]
     fn settings_that_make_no_sense_are_told() {
-        assert!(read(&setting(&[])).unwrap_err().contains("needs the other names"));
-        assert!(read(&setting(&["email"])).unwrap_err().contains("needs the other names"));
+        assert!(read(&setting(&[])).unwrap_err().1.contains("needs the other names"));
+        assert!(read(&setting(&["email"])).unwrap_err().1.contains("needs the other names"));
         for path in ["public.users", "public.*.email", "a.b.c.d"] {
             let all = BTreeMap::from([(path.to_owned(), vec!["x".to_owned()])]);
-            assert!(read(&all).unwrap_err().contains("is no column"), "{path}");
+            let (at, text) = read(&all).unwrap_err();
+            assert!(at == path && text.contains("is no column"), "{path}");
         }
     }
 }

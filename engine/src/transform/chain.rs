@@ -305,7 +305,8 @@ impl Chain {
             if max > largest {
                 self.run(batch, at, plan, &rows[from..i], true)?;
                 let reason = Reason::told(format!(
-                    "too large: a value of {max} bytes, the limit is a quarter of memory_mib"
+                    "too large: a value of {max} bytes, the limit is a quarter of memory_mib, \
+                     which can be raised"
                 ));
                 self.row_error(batch, at, plan, *row, reason)?;
                 (from, bytes) = (i + 1, 0);

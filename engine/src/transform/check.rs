@@ -76,7 +76,8 @@ pub(super) fn check(wasm: &[u8], max_bytes: usize, wasi: bool) -> Result<Checked
     let invalid = |e: wasmparser::BinaryReaderError| {
         let (what, at) = (e.message(), e.offset());
         format!(
-            "not a valid module: {what} (byte {at}); truncated, or built for features that are off"
+            "not a valid module: {what} (byte {at}); it is truncated, or built for features that \
+             are off: copy it anew, or build it with `kasho plugin build`"
         )
     };
     let outline = Outline::read(wasm).map_err(invalid)?;
@@ -99,7 +100,10 @@ fn magic(wasm: &[u8]) -> Result<(), String> {
         );
     }
     if !wasm.starts_with(b"\0asm") {
-        return Err("not a WebAssembly module (it does not begin with \\0asm)".to_owned());
+        return Err(
+            "not a WebAssembly module (it does not begin with \\0asm): only .wasm is taken"
+                .to_owned(),
+        );
     }
     match wasm.get(4..8) {
         Some([1, 0, 0, 0]) => Ok(()),
@@ -107,7 +111,9 @@ fn magic(wasm: &[u8]) -> Result<(), String> {
             Err("a WebAssembly component: build a core module, target wasm32-unknown-unknown"
                 .to_owned())
         }
-        _ => Err("WebAssembly of an unknown version, or truncated".to_owned()),
+        _ => {
+            Err("WebAssembly of an unknown version, or truncated: copy or build it anew".to_owned())
+        }
     }
 }
 
@@ -169,10 +175,13 @@ impl<'a> Outline<'a> {
 
     fn judge(&self) -> Result<Checked, String> {
         if self.functions.len() > MAX_FUNCTIONS as usize {
-            return Err(format!("{} functions, above {MAX_FUNCTIONS}", self.functions.len()));
+            let has = self.functions.len();
+            return Err(format!(
+                "it has {has} functions, above {MAX_FUNCTIONS}: leave out what it does not need"
+            ));
         }
         if self.memories != 1 || self.export("memory").map(|e| e.1) != Some(ExternalKind::Memory) {
-            return Err("it must define one memory and export it as `memory`".to_owned());
+            return Err("the export `memory` is missing: it must define one memory and export it under this name".to_owned());
         }
         self.speaks_abi_1()?;
         for (name, params, results, required) in EXPORTS {
@@ -187,7 +196,9 @@ impl<'a> Outline<'a> {
                     if self.is(self.function(*index), params, results) => {}
                 Some(_) => {
                     return Err(format!(
-                        "the export `{name}` has not the type that ABI 1 gives it"
+                        "the export `{name}` has not the type that ABI 1 gives it, {}: use \
+                         `export_plugin!`, or see ABI.md",
+                        signature(params, results)
                     ));
                 }
             }
@@ -204,8 +215,15 @@ impl<'a> Outline<'a> {
         }
         let other = self.exports.iter().find(|e| e.0.starts_with("kasho_abi_"));
         Err(match other {
-            Some((name, ..)) => format!("it speaks `{name}`, this host speaks `{}`", abi::MARKER),
-            None => format!("no Kasho plugin: the export `{}` is missing", abi::MARKER),
+            Some((name, ..)) => format!(
+                "it exports `{name}`, this host speaks `{}`: build it with an SDK of this host's \
+                 major version",
+                abi::MARKER
+            ),
+            None => format!(
+                "no Kasho plugin: the export `{}` is missing: use `export_plugin!`, or see ABI.md",
+                abi::MARKER
+            ),
         })
     }
 
@@ -223,7 +241,11 @@ impl<'a> Outline<'a> {
             TypeRef::Func(index) if self.is(self.types.get(index as usize), params, results) => {
                 Ok(())
             }
-            _ => Err(format!("it imports `{module}.{name}` with another type than it has here")),
+            _ => Err(format!(
+                "it imports `{module}.{name}` with another type than it has here, {}: use the \
+                 SDK's, or see ABI.md",
+                signature(params, results)
+            )),
         }
     }
 
@@ -255,6 +277,15 @@ impl<'t> From<&'t Option<FuncType>> for FuncRef<'t> {
     }
 }
 
+/// A function's type as it stands in WebAssembly's text form.
+fn signature(params: &[ValType], results: &[ValType]) -> String {
+    let words = |word: &str, types: &[ValType]| {
+        let types: String = types.iter().map(|ty| format!(" {ty}")).collect();
+        if types.is_empty() { String::new() } else { format!(" ({word}{types})") }
+    };
+    format!("(func{}{})", words("param", params), words("result", results))
+}
+
 fn cure(module: &str, name: &str) -> &'static str {
     match (module, name) {
         ("env", "abort") => "build AssemblyScript with `--use abort=`",
@@ -270,9 +301,13 @@ fn cure(module: &str, name: &str) -> &'static str {
         (m, _) if m.starts_with("wasi") => {
             "build for wasm32-unknown-unknown; there is no clock, randomness, file or network in here"
         }
-        (abi::IMPORTS, _) => "the SDK is newer than this host",
-        (m, _) if m.starts_with("kasho_") => "the SDK speaks another major version of the ABI",
-        _ => "remove what needs it",
+        (abi::IMPORTS, _) => {
+            "the SDK is newer than this host: take a newer host, or the SDK of this one"
+        }
+        (m, _) if m.starts_with("kasho_") => {
+            "the SDK speaks another major version of the ABI: take the one of this host"
+        }
+        _ => "take out what needs it",
     }
 }
 
@@ -335,7 +370,7 @@ mod tests {
         }
         assert!(refusal("").contains("one memory"));
         assert!(refusal(r#"(memory (export "memory") 1)"#).contains("no Kasho plugin"));
-        assert!(refusal(&WHOLE.replace("abi_1", "abi_2")).contains("speaks `kasho_abi_2`"));
+        assert!(refusal(&WHOLE.replace("abi_1", "abi_2")).contains("exports `kasho_abi_2`"));
         assert!(
             refusal(&WHOLE.replace("kasho_alloc", "alloc")).contains("`kasho_alloc` is missing")
         );

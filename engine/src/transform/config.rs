@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{Findings, verbatim};
 
 use super::ddl::Ddl;
+use super::places::Places;
 use super::{called, rename};
 
 /// Top-level settings and tables of the file that belong to this station.
@@ -199,6 +200,9 @@ pub struct Binding {
     /// The plugin's own configuration.
     #[serde(default, deserialize_with = "verbatim")]
     pub rules: toml::Table,
+    /// Where those stand.
+    #[serde(skip)]
+    pub places: Places,
 }
 
 fn memory_mib() -> u32 {
@@ -264,11 +268,17 @@ impl Config {
                 found.wrong("on_error", text);
             }
             if binding.name.is_empty() || !names.insert(&binding.name) {
-                found.wrong("name", "every transform needs a name of its own");
+                found.wrong(
+                    "name",
+                    "every transform needs a name of its own: give it one that no other has",
+                );
             }
             match &binding.key {
                 Some(name) if !self.keys.contains_key(name) => {
-                    found.wrong("key", "there is no key of this name under [keys]");
+                    found.wrong(
+                        "key",
+                        "there is no key of this name under [keys]: mend the name, or add it there",
+                    );
                 }
                 None if self.keys.len() > 1 => {
                     found.wrong(
@@ -314,11 +324,10 @@ impl Binding {
         found.must(may(self.new_columns == NewColumns::Pass), "new_columns", text);
         if self.plugin.is_empty() {
             let renames = !self.rename.is_empty() && self.rules.is_empty();
-            let text =
-                "names no file: without a plugin a transform has [transform.rename], and no rules";
+            let text = "names no file: name one in the plugin folder, or give [transform.rename] and no rules";
             found.must(renames, "plugin", text);
         } else {
-            let text = "names no table, so it would do nothing";
+            let text = "names no table, so it would do nothing: write [\"schema.table\"]";
             found.must(!self.tables.is_empty(), "tables", text);
         }
         for (from, text) in rename::check(&self.rename) {
@@ -328,8 +337,8 @@ impl Binding {
             let text = "is no pattern of tables: write schema.table, or schema.* for all of it";
             found.must(TablePattern::parse(table).is_ok(), format!("tables[{i}]"), text);
         }
-        if let Err(text) = called::read(&self.also_called) {
-            found.wrong("also_called", text);
+        if let Err((column, text)) = called::read(&self.also_called) {
+            found.wrong(format!("also_called.{column}"), text);
         }
         let digest = |pin: &String| pin.len() == 64 && pin.bytes().all(|b| b.is_ascii_hexdigit());
         let text = "is no SHA-256: 64 hexadecimal digits, as sha256sum prints";
@@ -369,6 +378,7 @@ impl Binding {
             also_called: BTreeMap::new(),
             wasi: false,
             rules: toml::Table::new(),
+            places: Places::default(),
         }
     }
 
@@ -448,7 +458,11 @@ new_columns = "halt"
         ),
         ("", "deadline_ms = 0", "deadline_ms: must lie between 1 and 600000"),
         ("", "memory_mib = 4096", "memory_mib: must lie between 1 and 2048"),
-        ("", "key = \"k1\"", "key: there is no key of this name under [keys]"),
+        (
+            "",
+            "key = \"k1\"",
+            "key: there is no key of this name under [keys]: mend the name, or add it there",
+        ),
         (
             "",
             "sha256 = \"abc\"",
@@ -457,12 +471,12 @@ new_columns = "halt"
         (
             "",
             "also_called = { \"public.*.email\" = [\"mail\"] }",
-            "also_called: `public.*.email` is no column: write schema.table.column, without *",
+            "also_called.public.*.email: is no column: write schema.table.column, without *",
         ),
         (
             "",
             "also_called = { \"public.users.email\" = [] }",
-            "also_called: `public.users.email` needs the other names that it may have: [\"new_name\"]",
+            "also_called.public.users.email: needs the other names that it may have: [\"new_name\"]",
         ),
     ];
 
@@ -506,8 +520,8 @@ new_columns = "halt"
         };
         let names = "[[transform]]\nname = \"names\"\n";
         assert!(wrong(&format!("{names}[transform.rename]\n\"a.b\" = \"a.c\"")).is_empty());
-        let none = "plugin: names no file: without a plugin a transform has [transform.rename], and \
-                    no rules";
+        let none = "plugin: names no file: name one in the plugin folder, or give [transform.rename] and no \
+                    rules";
         assert_eq!(wrong(names), [none]);
         let ruled =
             format!("{names}[transform.rules]\nx = 1\n[transform.rename]\n\"a.b\" = \"a.c\"");

@@ -101,7 +101,10 @@ pub fn describe(wasm: &[u8]) -> Result<Option<Description>, String> {
 pub(super) fn read(section: &[u8]) -> Result<Description, String> {
     let name = abi::METADATA_SECTION;
     if section.len() > MOST {
-        return Err(format!("its section `{name}` is longer than {} KiB", MOST >> 10));
+        return Err(format!(
+            "its section `{name}` is longer than {} KiB: shorten what it says of itself",
+            MOST >> 10
+        ));
     }
     // The parser's words quote what it read.
     serde_json::from_slice(section).map_err(|e| {

@@ -104,7 +104,9 @@ impl<'a> Draft<'a> {
         for (bound, _) in links {
             for (text, pattern) in bound.config.tables.iter().zip(&bound.patterns) {
                 if !pattern.is_glob() && !self.exists(pattern) && !is_event(pattern) {
-                    let text = format!("there is no published table {text}");
+                    let text = format!(
+                        "there is no published table {text}: mend the name, or add it to the publication"
+                    );
                     self.unfit(LoadError::binding(&bound.name, "tables", text));
                 }
             }
@@ -127,12 +129,14 @@ impl<'a> Draft<'a> {
         let matched: Vec<_> = catalog.relations.iter().filter(|r| pattern.matches(r)).collect();
         if matched.is_empty() {
             return self.unfit(wrong(
-                "the rules name a table that is not published, or does not exist".to_owned(),
+                "the rules name a table that is not published, or does not exist: mend the name, take the \
+                 rule out, or add the table to the publication".to_owned(),
             ));
         }
         if !matched.iter().any(|r| bound.names(r)) {
             return self.errors.push(wrong(
-                "the rules name it, but `tables` does not: the rule would never apply".to_owned(),
+                "the rules name it, but `tables` does not, so the rule would never apply: add it there, or \
+                 take the rule out".to_owned(),
             ));
         }
         // A literal table's columns are checked with its answer.
@@ -142,7 +146,9 @@ impl<'a> Draft<'a> {
         for column in columns.iter().filter(|_| pattern.is_glob()) {
             if !matched.iter().any(|r| has(r, column)) {
                 let column = gate::harmless(column);
-                let text = format!("no table that it matches has a column {column}");
+                let text = format!(
+                    "no table that it matches has a column {column}: mend the name, or take the rule out"
+                );
                 self.unfit(wrong(text));
             }
         }
@@ -159,7 +165,8 @@ impl<'a> Draft<'a> {
             .map(name)
             .collect();
         for table in missing {
-            let text = "it is renamed, and is not published, or does not exist";
+            let text = "it is renamed, and is not published, or does not exist: mend the name, or take the rename \
+                        out";
             self.unfit(LoadError::whole(table, text));
         }
     }
@@ -234,8 +241,10 @@ impl<'a> Draft<'a> {
         if let Some(reason) = impostor(relation) {
             self.errors.push(LoadError::whole(table.clone(), reason));
         }
-        // Messages that nobody subscribes to stop the stream when one comes, not the load.
-        if let (Fate::Halt(reason), false) = (&plan.fate, relation.is_virtual()) {
+        // Messages that nobody subscribes to stop the stream when one comes, not the load. Where
+        // an answer is not known, it has been told why, and a rule may be all but lacking.
+        let told = relation.is_virtual() || self.unknown.contains(&table);
+        if let (Fate::Halt(reason), false) = (&plan.fate, told) {
             self.unfit(LoadError::whole(table.clone(), reason.clone()));
             self.halts.insert(table.clone(), reason.clone());
         }

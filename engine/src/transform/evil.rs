@@ -368,7 +368,7 @@ fn answers_at_load_are_checked() {
     );
     assert!(with(json!({"ok": {"deadline_ms": 500}}), wanted).contains("set deadline_ms = 500"));
     let wrong = |uses| with(needs.clone(), columns(uses));
-    assert!(wrong(&[("mail", "mask")]).contains("column mail, which does not exist"));
+    assert!(wrong(&[("mail", "mask")]).contains("column mail, which its table does not have"));
     assert!(wrong(&[("email", "mask"), ("email", "pass")]).contains("twice of column email"));
     assert!(
         wrong(&[("email", "mask"), ("id", "drop")])

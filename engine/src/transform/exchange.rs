@@ -105,8 +105,8 @@ impl Link {
                 Ok(Some(again)) if again == *plan => {}
                 Err(Unfit::Failed(failure @ Failure::Deadline { .. })) => return Err(failure),
                 _ => {
-                    let text =
-                        "its answer about the table is not what it was when it was asked first";
+                    let text = "its answer about the table is not what it was when it was asked first: it must not \
+                         depend on anything but the rules and the table";
                     return Err(Failure::Fickle(text.to_owned()));
                 }
             }

@@ -117,7 +117,8 @@ impl Bound {
             start(host, &self.compiled, ceilings, &self.init, self.key.as_deref())?;
         if needs != self.needs {
             return Err(Failure::Fickle(
-                "its init answers otherwise than when it was loaded".to_owned(),
+                "its init answers otherwise than when it was loaded: it must not depend on anything but the \
+                 rules".to_owned(),
             ));
         }
         Ok(instance)
@@ -149,7 +150,7 @@ impl Bound {
                 if wanted.commit_time && !self.uses(abi::FEATURE_COMMIT_TIME) =>
             {
                 let text = "the plugin asks for commit times without the feature `commit_time` among \
-                            what it uses";
+                            what it uses: declare it at init (ABI.md, kasho_init)";
                 wrong.push(text.to_owned());
             }
             Some(Answer::Ok(wanted)) if wrong.is_empty() => {
@@ -197,7 +198,7 @@ impl Bound {
             .filter(|pattern| !has_column(relation, pattern))
             .map(|column| {
                 format!(
-                    "the rules name column {}, which {} does not have",
+                    "the rules name column {}, which {} does not have: mend the name, or take the rule out",
                     gate::harmless(column),
                     relation.qualified()
                 )
@@ -294,7 +295,7 @@ fn out_of_bounds(needs: &Needs, keyed: bool) -> Option<String> {
     if bad(&needs.texts) || bad(&needs.domains) {
         return Some(format!(
             "it declares more than {} texts or domains, or one beyond {} bytes or with control \
-             characters",
+             characters: declare fewer, or shorter ones",
             abi::MAX_TEXTS,
             abi::MAX_TEXT_BYTES
         ));
@@ -310,7 +311,10 @@ fn out_of_bounds(needs: &Needs, keyed: bool) -> Option<String> {
     let known = [abi::FEATURE_PRF, abi::FEATURE_COMMIT_TIME];
     let unknown = needs.uses.iter().find(|u| !known.contains(&u.as_str()))?;
     let unknown = gate::harmless(unknown);
-    Some(format!("it uses the feature `{unknown}`, which this host does not have"))
+    Some(format!(
+        "it uses the feature `{unknown}`, which this host does not have: take a newer host, or the \
+         plugin made for it"
+    ))
 }
 
 /// An immutable chain.

@@ -18,42 +18,43 @@ use super::{
 
 const SECRET: &str = "ada@secret.example";
 
-fn anonymize(tables: &str, rules: &str) -> String {
+pub(super) fn anonymize(tables: &str, rules: &str) -> String {
     format!(
         "[[transform]]\nname = \"mask\"\nplugin = \"anonymize.wasm\"\ntables = [{tables}]\n\
          [transform.rules]\n{rules}\n"
     )
 }
 
-fn filter(rules: &str) -> String {
+pub(super) fn filter(rules: &str) -> String {
     format!(
         "[[transform]]\nname = \"rows\"\nplugin = \"filter.wasm\"\ntables = [\"public.users\"]\n\
          [transform.rules]\n{rules}\n"
     )
 }
 
-const MASKED: &str = "\"public.users.id\" = \"pass\"\n\"public.users.email\" = \"fake_email\"";
+pub(super) const MASKED: &str =
+    "\"public.users.id\" = \"pass\"\n\"public.users.email\" = \"fake_email\"";
 
-fn people(columns: &[&str]) -> Arc<Relation> {
+pub(super) fn people(columns: &[&str]) -> Arc<Relation> {
     table(17_000, "users", columns)
 }
 
 /// A folder whose configuration changes, and the generation in force.
-struct World {
-    setup: Option<Setup>,
+pub(super) struct World {
+    pub(super) setup: Option<Setup>,
     tables: Catalog,
     running: Option<(Coverage, String)>,
 }
 
 impl World {
-    fn new(text: &str, relations: &[&Arc<Relation>]) -> World {
+    pub(super) fn new(text: &str, relations: &[&Arc<Relation>]) -> World {
         let mut world = World { setup: Some(setup("")), tables: catalog(relations), running: None };
         world.accept(text);
         world
     }
 
     /// The tables as they are now, and whether the stream has reached them.
-    fn become_of(&mut self, relations: &[&Arc<Relation>], caught_up: bool) {
+    pub(super) fn become_of(&mut self, relations: &[&Arc<Relation>], caught_up: bool) {
         self.tables = Catalog { caught_up, ..catalog(relations) };
     }
 
@@ -70,13 +71,13 @@ impl World {
     }
 
     /// Takes a candidate, and runs it.
-    fn accept(&mut self, text: &str) -> Chain {
+    pub(super) fn accept(&mut self, text: &str) -> Chain {
         let generation = self.candidate(text).unwrap_or_else(|e| panic!("{}", said(&e)));
         self.running = Some((generation.coverage().clone(), generation.digest().to_owned()));
         Chain::new(Arc::new(generation))
     }
 
-    fn refuse(&mut self, text: &str) -> String {
+    pub(super) fn refuse(&mut self, text: &str) -> String {
         said(&self.candidate(text).expect_err("it was taken"))
     }
 }
@@ -93,7 +94,7 @@ fn leaves(chain: &mut Chain, relation: &Arc<Relation>, values: &[&str]) -> Strin
     shown(&batch).join("\n")
 }
 
-fn halts(chain: &mut Chain, relation: &Arc<Relation>, values: &[&str]) -> String {
+pub(super) fn halts(chain: &mut Chain, relation: &Arc<Relation>, values: &[&str]) -> String {
     chain.apply(&mut row(relation, values)).unwrap_err().to_string()
 }
 

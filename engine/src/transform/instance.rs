@@ -18,6 +18,11 @@ use super::known::ById;
 use super::meter;
 use super::wasi::Wasi;
 
+/// Milliseconds, and the setting that gives more.
+type Limit = (u64, &'static str);
+
+const INIT_MS: &str = "init_ms";
+
 /// Bytes that a JSON answer may have.
 const MAX_JSON: u64 = 4 << 20;
 
@@ -28,6 +33,8 @@ pub(super) enum Failure {
     Deadline {
         /// What it had, milliseconds.
         ms: u64,
+        /// The setting that gives it more.
+        setting: &'static str,
     },
     /// It trapped.
     Trap(String),
@@ -60,8 +67,8 @@ pub(super) enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Deadline { ms } => {
-                write!(f, "no answer within {ms} ms (setting deadline_ms)")
+            Failure::Deadline { ms, setting } => {
+                write!(f, "no answer within {ms} ms (setting {setting})")
             }
             Failure::Trap(text) => f.write_str(text),
             Failure::Memory { wanted, limit } => write!(
@@ -71,16 +78,35 @@ impl fmt::Display for Failure {
                 limit >> 20
             ),
             Failure::NoAnswer(text) => f.write_str(text),
-            Failure::BadPointer => f.write_str("its answer is no place in its memory"),
+            Failure::BadPointer => f.write_str(
+                "its answer is no place in its memory, 8-byte aligned and 8 bytes long at least \
+                 (ABI.md, Exports)",
+            ),
             Failure::TooLong { limit } => {
-                write!(f, "its answer is longer than the limit for this call, {limit} bytes")
+                write!(
+                    f,
+                    "its answer is longer than the limit for this call, {limit} bytes (ABI.md, \
+                     The reply block)"
+                )
             }
-            Failure::Malformed(flaw) => write!(f, "its answer is malformed: {flaw}"),
+            Failure::Malformed(flaw) => write!(
+                f,
+                "its answer is malformed: {flaw} ({}; ABI.md, The reply block)",
+                flaw.place
+            ),
             Failure::Unmasked(column) => {
-                write!(f, "it masks column {column} and left a value of it as it was")
+                write!(
+                    f,
+                    "it masks column {column} and left a value of it as it was: it has to patch \
+                     every text of it, or drop the row"
+                )
             }
             Failure::IdentityMoved(column) => {
-                write!(f, "it made two values from one in column {column}, which identifies rows")
+                write!(
+                    f,
+                    "it made two values from one in column {column}, which identifies rows: in a \
+                     row's old and new image equal values have to become equal ones"
+                )
             }
             Failure::Fickle(text) => f.write_str(text),
         }
@@ -165,9 +191,10 @@ impl Instance {
         let mut store = Store::new(host.engine(), state);
         store.limiter(|state| state);
         meter::begin(&mut store);
+        let start = (ceilings.init_ms, INIT_MS);
         store.set_epoch_deadline(ticks(ceilings.init_ms));
         let made = compiled.pre.instantiate(&mut store);
-        let instance = made.map_err(|e| failure(&store, &e, ceilings.init_ms))?;
+        let instance = made.map_err(|e| failure(&store, &e, start))?;
         let Some(memory) = instance.get_memory(&mut store, "memory") else {
             return Err(Failure::BadPointer);
         };
@@ -177,12 +204,12 @@ impl Instance {
         let relation = instance.get_typed_func(&mut store, "kasho_relation");
         let batch = instance.get_typed_func(&mut store, "kasho_batch");
         let (Ok(alloc), Ok(init), Ok(relation), Ok(batch)) = (alloc, init, relation, batch) else {
-            return Err(Failure::NoAnswer("an export is missing"));
+            return Err(Failure::NoAnswer("an export is missing (ABI.md, Exports)"));
         };
         if compiled.checked.initialize {
-            let start = instance.get_typed_func::<(), ()>(&mut store, "_initialize");
-            let started = start.and_then(|start| start.call(&mut store, ()));
-            started.map_err(|e| failure(&store, &e, ceilings.init_ms))?;
+            let function = instance.get_typed_func::<(), ()>(&mut store, "_initialize");
+            let started = function.and_then(|function| function.call(&mut store, ()));
+            started.map_err(|e| failure(&store, &e, start))?;
         }
         let (arena, announced) = ((0, 0), ById::default());
         let ceilings = ceilings.clone();
@@ -214,7 +241,9 @@ impl Instance {
     pub(super) fn init(&mut self, init: &abi::Init) -> Result<Answer<Needs>, Failure> {
         let json = serde_json::to_vec(init).map_err(|_| Failure::BadPointer)?;
         match self.enter(Entry::Init, &json, self.ceilings.init_ms)? {
-            0 => Err(Failure::NoAnswer("its kasho_init gave no answer (0)")),
+            0 => Err(Failure::NoAnswer(
+                "its kasho_init gave no answer (0): a panic that was caught, or a bug",
+            )),
             1 => Err(Failure::BadPointer),
             answer => {
                 let bytes = self.answer(answer, MAX_JSON)?;
@@ -239,7 +268,11 @@ impl Instance {
         let json = serde_json::to_vec(&announcement).map_err(|_| Failure::BadPointer)?;
         // It parses and checks, as init does, and is no call with rows.
         let answer = match self.enter(Entry::Relation, &json, self.ceilings.init_ms)? {
-            0 => return Err(Failure::NoAnswer("its kasho_relation gave no answer (0)")),
+            0 => {
+                return Err(Failure::NoAnswer(
+                    "its kasho_relation gave no answer (0): a panic that was caught, or a bug",
+                ));
+            }
             1 => None,
             answer => Some(parse(self.answer(answer, MAX_JSON)?, "relation")?),
         };
@@ -256,7 +289,9 @@ impl Instance {
                 self.announced.remove(&id);
                 Ok(())
             }
-            _ => Err(Failure::NoAnswer("its kasho_relation does not forget a table (no answer 1)")),
+            _ => Err(Failure::NoAnswer(
+                "its kasho_relation does not forget a table: it has to answer 1 to one that is gone",
+            )),
         }
     }
 
@@ -281,7 +316,11 @@ impl Instance {
         self.store.set_epoch_deadline(ticks(deadline_ms));
         let len =
             u32::try_from(bytes.len()).map_err(|_| Failure::NoAnswer("the batch is too large"))?;
-        let ptr = self.room(len, deadline_ms)?;
+        let limit = match entry {
+            Entry::Init | Entry::Relation => (deadline_ms, INIT_MS),
+            Entry::Batch => (deadline_ms, "deadline_ms"),
+        };
+        let ptr = self.room(len, limit)?;
         let data = self.memory.data_mut(&mut self.store);
         let place = data.get_mut(ptr as usize..).and_then(|rest| rest.get_mut(..bytes.len()));
         place.ok_or(Failure::BadPointer)?.copy_from_slice(bytes);
@@ -296,24 +335,30 @@ impl Instance {
             let rows = matches!(entry, Entry::Batch);
             meter::end(&self.store, self.memory.data_size(&self.store), rows, started);
         }
-        answer.map_err(|e| failure(&self.store, &e, deadline_ms))
+        answer.map_err(|e| failure(&self.store, &e, limit))
     }
 
     /// A place of at least `len` bytes in the guest's memory.
-    fn room(&mut self, len: u32, deadline_ms: u64) -> Result<u32, Failure> {
+    fn room(&mut self, len: u32, limit: Limit) -> Result<u32, Failure> {
         let (ptr, have) = self.arena;
         if ptr != 0 && len <= have {
             return Ok(ptr);
         }
         let size = len.max(4096).checked_next_power_of_two().unwrap_or(len);
         let ptr = self.alloc.call(&mut self.store, size);
-        let ptr = ptr.map_err(|e| failure(&self.store, &e, deadline_ms))?;
+        let ptr = ptr.map_err(|e| failure(&self.store, &e, limit))?;
         if ptr == 0 {
-            return Err(Failure::NoAnswer("it has no memory for the batch (kasho_alloc gave 0)"));
+            return Err(Failure::NoAnswer(
+                "it has no memory for what it is sent (kasho_alloc gave 0): give it more \
+                 (setting memory_mib)",
+            ));
         }
         let end = u64::from(ptr) + u64::from(size);
         if ptr % 8 != 0 || end > self.memory.data_size(&self.store) as u64 {
-            return Err(Failure::BadPointer);
+            return Err(Failure::NoAnswer(
+                "its kasho_alloc gave no place of that length in its memory, 8-byte aligned \
+                 (ABI.md, Exports)",
+            ));
         }
         self.arena = (ptr, size);
         Ok(ptr)
@@ -339,14 +384,11 @@ fn parse<T: serde::de::DeserializeOwned>(json: &[u8], call: &str) -> Result<Answ
     serde_json::from_slice(&json[..end]).map_err(|e| {
         // The parser's words quote what it read: only where and what kind.
         let kind = match e.classify() {
-            serde_json::error::Category::Data => "asks for something that this host does not know",
-            _ => "is not JSON",
+            serde_json::error::Category::Data => "asks for something that this host does not know: take a newer host, or the plugin made for it",
+            _ => "is not JSON as in ABI.md",
         };
-        Failure::Fickle(format!(
-            "its {call} answer {kind} (line {}, column {})",
-            e.line(),
-            e.column()
-        ))
+        let (line, column) = (e.line(), e.column());
+        Failure::Fickle(format!("its {call} answer, line {line}, column {column}, {kind}"))
     })
 }
 
@@ -359,11 +401,11 @@ pub(super) fn complaint(complaint: &Complaint) -> String {
     }
 }
 
-fn failure(store: &Store<GuestState>, error: &wasmtime::Error, ms: u64) -> Failure {
+fn failure(store: &Store<GuestState>, error: &wasmtime::Error, (ms, setting): Limit) -> Failure {
     let state = store.data();
     let trap = error.downcast_ref::<Trap>();
     if trap == Some(&Trap::Interrupt) {
-        return Failure::Deadline { ms };
+        return Failure::Deadline { ms, setting };
     }
     if let Some(wanted) = state.refused_bytes {
         return Failure::Memory { wanted, limit: state.memory_bytes };

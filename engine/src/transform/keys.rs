@@ -35,7 +35,10 @@ pub enum KeyError {
         reason: String,
     },
     /// The variable is not set.
-    #[error("key `{name}`: the environment variable {variable} is not set")]
+    #[error(
+        "key `{name}`: the environment variable {variable} is not set: set it, or name \
+         a file, {{ file = \"…\" }}"
+    )]
     Unset {
         /// Name in `[keys]`.
         name: String,

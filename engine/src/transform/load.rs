@@ -25,6 +25,7 @@ use super::generation::{Bound, Generation, start};
 use super::host::{Host, hex};
 use super::instance::{Ceilings, Instance};
 use super::keys::Key;
+use super::places;
 use super::plan::{Policy, RelationPlan};
 use super::rename::Renames;
 use super::seal::DeadKey;
@@ -97,6 +98,18 @@ pub fn load(
 /// # Errors
 /// Everything that is wrong, at once.
 pub fn candidate(
+    host: &Arc<Host>,
+    config: &Config,
+    catalog: &Catalog,
+    options: Options<'_>,
+) -> Result<Generation, Rejected> {
+    attempt(host, config, catalog, options).map_err(|mut rejected| {
+        places::place(config, &mut rejected.reasons);
+        rejected
+    })
+}
+
+fn attempt(
     host: &Arc<Host>,
     config: &Config,
     catalog: &Catalog,
@@ -369,15 +382,26 @@ pub(super) fn read(folder: &Path, binding: &Binding) -> Result<Vec<u8>, String> 
     let name = Path::new(&binding.plugin);
     let plain = name.components().all(|c| matches!(c, std::path::Component::Normal(_)));
     if !plain {
-        return Err("a plugin is a file in the plugin folder (plugins.folder)".to_owned());
+        return Err(
+            "a plugin is a file in the plugin folder (plugins.folder): give its name alone"
+                .to_owned(),
+        );
     }
     let path = folder.join(name);
+    let unreadable = |e: std::io::Error| {
+        let path = path.display();
+        format!("cannot read {path}: {e}: put it there, readable for this user, or mend `plugin`")
+    };
     let limit = u64::from(binding.max_file_mib) << 20;
-    let size = std::fs::metadata(&path).map_err(|e| format!("{}: {e}", path.display()))?.len();
+    let size = std::fs::metadata(&path).map_err(unreadable)?.len();
     if size > limit {
-        return Err(format!("{} MiB, above max_file_mib = {}", size >> 20, binding.max_file_mib));
+        return Err(format!(
+            "{} MiB, above max_file_mib = {}: raise it, or build with `kasho plugin build`",
+            size >> 20,
+            binding.max_file_mib
+        ));
     }
-    std::fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))
+    std::fs::read(&path).map_err(unreadable)
 }
 
 fn pinned(binding: &Binding, wasm: &[u8]) -> Result<(), String> {
@@ -385,7 +409,9 @@ fn pinned(binding: &Binding, wasm: &[u8]) -> Result<(), String> {
     let is = hex(&Sha256::digest(wasm));
     match pin.eq_ignore_ascii_case(&is) {
         true => Ok(()),
-        false => Err(format!("the file's SHA-256 is {is}, the binding pins {pin}")),
+        false => Err(format!(
+            "the file's SHA-256 is {is}, the binding pins {pin}: put that file back, or pin this one"
+        )),
     }
 }
 

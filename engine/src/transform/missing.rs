@@ -13,6 +13,7 @@ use super::draft::Draft;
 use super::error::LoadError;
 use super::host::Host;
 use super::load::links;
+use super::places;
 use super::plan::Fate;
 
 /// A table that lacks rules.
@@ -43,7 +44,11 @@ pub fn missing(
     config: &Config,
     catalog: &Catalog,
 ) -> Result<(Vec<Missing>, Vec<LoadError>), Vec<LoadError>> {
-    let (mut links, _) = links(host, config)?;
+    let placed = |mut errors: Vec<LoadError>| {
+        places::place(config, &mut errors);
+        errors
+    };
+    let (mut links, _) = links(host, config).map_err(placed)?;
     let names: Vec<String> = links.iter().map(|(bound, _)| bound.config.name.clone()).collect();
     let mut draft = Draft::new((host, config, catalog), Vec::new());
     draft.check_needs(&links);
@@ -71,7 +76,7 @@ pub fn missing(
     // Told above, and better.
     let told = |error: &LoadError| missing.iter().any(|m| m.relation.qualified() == error.at);
     let others = draft.errors.into_iter().filter(|e| !(e.binding.is_none() && told(e))).collect();
-    Ok((missing, others))
+    Ok((missing, placed(others)))
 }
 
 #[cfg(test)]

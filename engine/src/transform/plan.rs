@@ -103,20 +103,23 @@ impl LinkPlan {
         for column in &wanted.columns {
             let Some(at) = place(&column.name) else {
                 wrong.push(format!(
-                    "the plugin speaks of column {}, which does not exist",
+                    "the plugin speaks of column {}, which its table does not have: see ABI.md",
                     gate::harmless(&column.name)
                 ));
                 continue;
             };
             if slots.iter().any(|s| s.column == at) {
-                wrong.push(format!("the plugin speaks twice of column {}", column.name));
+                wrong.push(format!(
+                    "the plugin speaks twice of column {}: once is what it may",
+                    column.name
+                ));
             }
             let mut reads = Vec::new();
             for name in &column.reads {
                 match place(name) {
                     Some(read) => reads.push(read),
                     None => wrong.push(format!(
-                        "{} reads column {}, which does not exist",
+                        "{} reads column {}, which its table does not have: see ABI.md",
                         column.name,
                         gate::harmless(name)
                     )),
@@ -220,7 +223,7 @@ fn contradictions(relation: &Relation, wanted: &Wanted, slots: &[Slot]) -> Vec<S
             let read = &relation.columns[*read].name;
             wrong.push(format!(
                 "column {name} identifies rows; it cannot be made from {read}, which does not: \
-                 a DELETE could not be mapped"
+                 a DELETE could not be mapped. Make it from columns that do, or from itself"
             ));
         }
     }
@@ -233,7 +236,7 @@ fn contradictions(relation: &Relation, wanted: &Wanted, slots: &[Slot]) -> Vec<S
     if masks && !missing.is_empty() {
         let missing = missing.join(", ");
         wrong.push(format!(
-            "the plugin masks, but does not want {missing}: a mask has to see every row"
+            "the plugin masks, but does not want {missing}: a mask has to see every row, so it has to want them"
         ));
     }
     wrong
@@ -364,8 +367,9 @@ impl RelationPlan {
                 unruled = strangers;
             }
             NewColumns::Null => match strangers.iter().find(|c| relation.columns[**c].key) {
-                Some(_) => {
-                    fate = Fate::Halt(no_rule(relation, &strangers));
+                Some(key) => {
+                    let (key, text) = (&relation.columns[*key].name, no_rule(relation, &strangers));
+                    fate = Fate::Halt(format!("{key} is a key, which cannot become NULL; {text}"));
                     unruled = strangers;
                 }
                 None => nulled = strangers,

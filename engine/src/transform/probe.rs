@@ -66,6 +66,14 @@ pub(super) fn probe(
     probed
 }
 
+/// Adds how the candidate with this digest is taken all the same.
+pub(super) fn ways_on(reasons: &mut [LoadError], digest: &str) {
+    for reason in reasons {
+        let how = format!("; if that is meant, confirm with accept = \"{digest}\"");
+        reason.text.push_str(&how);
+    }
+}
+
 /// A chain of the same bindings whose imports are stand-ins.
 fn stand_in(generation: &Generation, salt: &[u8; 32]) -> Chain {
     let bound = generation.bound.iter().map(|bound| {

@@ -25,7 +25,7 @@ use super::handle::Handle;
 use super::host::{Host, hex};
 use super::keys::Key;
 use super::load::{Options, Rejected, candidate, read};
-use super::probe::probe;
+use super::probe::{probe, ways_on};
 
 /// Content must be the same for this long.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -269,10 +269,7 @@ impl Reloader {
             return Ok(());
         }
         let digest = made.digest().to_owned();
-        for reason in &mut reasons {
-            let how = format!("; if that is meant, confirm with accept = \"{digest}\"");
-            reason.text.push_str(&how);
-        }
+        ways_on(&mut reasons, &digest);
         Err(Rejected { digest: Some(digest), reasons })
     }
 }

@@ -129,11 +129,13 @@ impl Renames {
             return Ok(None);
         }
         if relation.is_virtual() {
-            return Err("what stands for events cannot be renamed".to_owned());
+            return Err("what stands for events cannot be renamed: take that out".to_owned());
         }
         if let Some(column) = columns.keys().find(|column| relation.column(column).is_none()) {
             let column = gate::harmless(column);
-            return Err(format!("column {column} is renamed, and does not exist"));
+            return Err(format!(
+                "column {column} is renamed, and does not exist: mend the name, or take the rename out"
+            ));
         }
         let name = |column: &Column| match columns.get(&column.name) {
             Some(named) => named.to.1.clone(),
@@ -179,12 +181,14 @@ fn one_each(relation: &Relation, names: &[String], kept: &[usize]) -> Result<(),
         let name = names[*place].as_str();
         if name.is_empty() {
             let column = quote_identifier(&relation.columns[*place].name);
-            return Err(format!("column {column} is renamed to nothing"));
+            return Err(format!("column {column} is renamed to nothing: give it a name"));
         }
         if let Some(other) = seen.insert(name, *place) {
             let [a, b] = [other, *place].map(|at| quote_identifier(&relation.columns[at].name));
             let name = gate::harmless(name);
-            return Err(format!("columns {a} and {b} would both leave as {name}"));
+            return Err(format!(
+                "columns {a} and {b} would both leave as {name}: rename one of them otherwise"
+            ));
         }
     }
     Ok(())
@@ -257,7 +261,7 @@ pub(super) fn check(rename: &BTreeMap<String, String>) -> Vec<(String, String)> 
             }
         };
         if !seen.insert(what) {
-            wrong.push((from.clone(), "is renamed twice".to_owned()));
+            wrong.push((from.clone(), "is renamed twice: leave one".to_owned()));
         }
     }
     wrong
@@ -290,7 +294,9 @@ pub(super) fn conflicts(bindings: &[Binding]) -> Vec<(usize, String, String)> {
 
 fn read(from: &str, to: &str) -> Result<One, String> {
     let literal = |part: &Part| match part.is_glob() {
-        true => Err("a rename names one table or column: `*` has no place in it".to_owned()),
+        true => {
+            Err("a rename names one table or column, without *: give each its own line".to_owned())
+        }
         false => Ok(part.text().to_owned()),
     };
     let names = parts(from)?.iter().map(literal).collect::<Result<Vec<_>, _>>()?;
@@ -300,8 +306,11 @@ fn read(from: &str, to: &str) -> Result<One, String> {
             Ok([schema, table, column]) if !to.is_empty() => {
                 Ok(One::Column((schema, table), column, to.to_owned()))
             }
-            Ok(_) => Err("a column is renamed to nothing".to_owned()),
-            Err(_) => Err("a rename is of schema.table or schema.table.column".to_owned()),
+            Ok(_) => Err("a column is renamed to nothing: give it a name".to_owned()),
+            Err(_) => {
+                Err("is no table and no column: write schema.table or schema.table.column"
+                    .to_owned())
+            }
         },
     }
 }
@@ -355,8 +364,14 @@ mod tests {
     fn what_cannot_be_is_told() {
         let none = || std::iter::empty();
         for (lines, want) in [
-            (&[("public.users.emial", "mail")][..], "column emial is renamed, and does not exist"),
-            (&[("public.users.email", "id")], "columns id and email would both leave as id"),
+            (
+                &[("public.users.emial", "mail")][..],
+                "column emial is renamed, and does not exist: mend the name, or take the rename out",
+            ),
+            (
+                &[("public.users.email", "id")],
+                "columns id and email would both leave as id: rename one of them otherwise",
+            ),
         ] {
             let wrong = renames(lines).leaving(&users(), none(), &[0, 1]).unwrap_err();
             assert_eq!(wrong, want);
@@ -372,16 +387,24 @@ mod tests {
         let want = "public.users is renamed in two ways, by transform `names` and by transform `p`: leave one";
         assert_eq!(wrong, want);
         for (from, to, want) in [
-            ("users", "public.x", "a rename is of schema.table or schema.table.column"),
-            ("public.*", "public.x", "a rename names one table or column: `*` has no place in it"),
+            (
+                "users",
+                "public.x",
+                "is no table and no column: write schema.table or schema.table.column",
+            ),
+            (
+                "public.*",
+                "public.x",
+                "a rename names one table or column, without *: give each its own line",
+            ),
             ("public.users", "people", "`people` is no name of a table: write schema.table"),
-            ("public.users.email", "", "a column is renamed to nothing"),
+            ("public.users.email", "", "a column is renamed to nothing: give it a name"),
         ] {
             let lines = BTreeMap::from([(from.to_owned(), to.to_owned())]);
             assert_eq!(check(&lines), [(from.to_owned(), want.to_owned())]);
         }
         let twice = [("public.users", "a.b"), ("public.\"users\"", "a.c")];
         let twice = twice.map(|(from, to)| (from.to_owned(), to.to_owned())).into();
-        assert_eq!(check(&twice)[0].1, "is renamed twice");
+        assert_eq!(check(&twice)[0].1, "is renamed twice: leave one");
     }
 }

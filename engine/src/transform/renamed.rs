@@ -157,15 +157,17 @@ fn names_that_cannot_be_are_refused() {
     );
     assert_eq!(
         refusal(&[("public.people", "public.users2")]),
-        "public.people: it is renamed, and is not published, or does not exist"
+        "public.people: it is renamed, and is not published, or does not exist: mend the name, or take the rename \
+         out"
     );
     assert_eq!(
         refusal(&[("public.users.emial", "mail")]),
-        "public.users: column emial is renamed, and does not exist"
+        "public.users: column emial is renamed, and does not exist: mend the name, or take the rename \
+         out"
     );
     assert_eq!(
         refusal(&[("public.users.email", "id")]),
-        "public.users: columns id and email would both leave as id"
+        "public.users: columns id and email would both leave as id: rename one of them otherwise"
     );
     let twice = |lines: &[(&str, &str)]| {
         let mut setup = only(&PEOPLE);

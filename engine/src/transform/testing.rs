@@ -28,6 +28,8 @@ pub(super) struct Guest {
     pub(super) data: Vec<(u32, Vec<u8>)>,
     /// Body of `kasho_relation`, if it is not the same for all.
     pub(super) relation: Option<String>,
+    /// Body of `kasho_alloc`.
+    pub(super) alloc: String,
 }
 
 const KEEP: &str = "i64.const 1";
@@ -51,6 +53,7 @@ impl Guest {
             imports: String::new(),
             data: Vec::new(),
             relation: None,
+            alloc: "i32.const 0x20000".to_owned(),
         }
     }
 
@@ -124,11 +127,12 @@ impl Guest {
             r#"(module {imports}
             (memory (export "memory") 32) {fields} {data}
             (func (export "kasho_abi_1"))
-            (func (export "kasho_alloc") (param i32) (result i32) i32.const 0x20000)
+            (func (export "kasho_alloc") (param i32) (result i32) {alloc})
             (func (export "kasho_init") (param i32 i32) (result i64) {init})
             (func (export "kasho_relation") (param $p i32) (param i32) (result i64) {relation})
             (func (export "kasho_batch") (param $p i32) (param $n i32) (result i64) {batch}))"#,
             imports = self.imports,
+            alloc = self.alloc,
             fields = self.fields,
             init = answer(0x1000, needs.len()),
             batch = self.batch,

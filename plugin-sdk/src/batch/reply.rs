@@ -140,14 +140,16 @@ impl<'a> Reply<'a> {
         let mut texts = 0;
         for i in 0..count {
             let at = first_at + i * DESCRIPTOR;
-            let patch = read_patch(b, at, sent, allowed)?;
+            let patch = read_patch(b, at, sent, allowed).map_err(|flaw| flaw.of_patch(i, at))?;
             // Each is copied: regions that lie on one another would make much of little.
             texts += patch.text.len();
             if texts > b.0.len() {
-                return flaw(at, Flaw::Shared);
+                let shared = flaw(at, Flaw::Shared);
+                return shared.map_err(|flaw: Malformed| flaw.of_patch(i, at));
             }
             if reply.patch(patch.slot, patch.image).is_some() {
-                return flaw(at, Flaw::Duplicate(patch.slot));
+                let twice = flaw(at, Flaw::Duplicate(patch.slot));
+                return twice.map_err(|flaw: Malformed| flaw.of_patch(i, at));
             }
             match reply.patch {
                 None => reply.patch = Some(patch),

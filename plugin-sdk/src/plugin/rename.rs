@@ -18,7 +18,7 @@ impl Setup<'_> {
             Err(_) => (TablePattern::parse(from)?, None),
         };
         if table.is_glob() || column.as_ref().is_some_and(|column| column.is_glob()) {
-            return Err(Error::new("a rename names one table or column").at(from));
+            return Err(Error::new("a rename names one table or column, without *").at(from));
         }
         let known = self.declared.renames.iter().position(|(known, _)| *known == table);
         let at = known.unwrap_or_else(|| {

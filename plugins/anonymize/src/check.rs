@@ -277,16 +277,23 @@ fn fits(rule: &Rule, column: &Column, target: &Target) -> Result<()> {
     if let (Make::Degrees(_), Form::Numeric(Some((digits, scale)))) = (&rule.make, target.form)
         && digits - scale < 3
     {
-        let text = format!("`{}` needs three digits before the point", rule.entry.name);
-        return Err(Error::new(text));
+        return Err(Error::new(digits_before("three", rule, column)));
     }
     if let (Make::Fake(_), Form::Numeric(Some((digits, scale)))) = (&rule.make, target.form)
         && digits - scale < 4
     {
-        let text = format!("`{}` needs four digits before the point", rule.entry.name);
-        return Err(Error::new(text));
+        return Err(Error::new(digits_before("four", rule, column)));
     }
     Ok(())
+}
+
+fn digits_before(number: &str, rule: &Rule, column: &Column) -> String {
+    format!(
+        "`{}` needs {number} digits before the point, which the column's {} does not have: use \
+         `null` or `constant`, or make the column wider",
+        rule.entry.name,
+        shown(column)
+    )
 }
 
 /// Whether the noise is seen in a number of the column's type.

@@ -220,7 +220,9 @@ impl Parser<'_> {
     fn deeper(&mut self, at: usize) -> Result<()> {
         self.depth += 1;
         match self.depth > DEPTH {
-            true => Err(wrong(at, format!("more than {DEPTH} levels of parentheses"))),
+            true => {
+                Err(wrong(at, format!("more than {DEPTH} levels of parentheses: write it flatter")))
+            }
             false => Ok(()),
         }
     }
@@ -254,7 +256,7 @@ impl Parser<'_> {
             let not = self.has("not");
             self.must("null")?;
             let Operand::Column(column) = left else {
-                return Err(wrong(at, "only a column can be null"));
+                return Err(wrong(at, "only a column can be null: write `column is null`"));
             };
             let test = Expr::Column(column, Ask::Null);
             return Ok(if not { test.not() } else { test });
@@ -304,7 +306,7 @@ impl Parser<'_> {
                 let texts = list.into_iter().map(|(place, literal)| text_of(fact, place, literal));
                 Ok(Expr::Fact(fact, texts.collect::<Result<_>>()?))
             }
-            Operand::Literal(_) => Err(wrong(at, "before `in` stands a column")),
+            Operand::Literal(_) => Err(wrong(at, "before `in` stands a column, not a constant")),
         }
     }
 
@@ -358,7 +360,10 @@ fn compare(at: usize, left: Operand, cmp: Cmp, right: Operand) -> Result<Expr> {
             match cmp {
                 Cmp::Eq => Ok(test),
                 Cmp::Ne => Ok(test.not()),
-                _ => Err(wrong(at, "`op`, `table` and `schema` are equal to a text, or not")),
+                _ => Err(wrong(
+                    at,
+                    "`op`, `table` and `schema` have no order: compare them by ==, != or in",
+                )),
             }
         }
         (Operand::Literal(_), Operand::Literal(_)) => {

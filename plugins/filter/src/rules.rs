@@ -88,7 +88,10 @@ fn rule(cx: &mut Setup<'_>, table: &str, written: Json) -> Result<Rule> {
         written => serde_json::from_value(written).map_err(|e| Error::new(e.to_string()))?,
     };
     if let Some(op) = options.drop_ops.iter().find(|op| matches!(op, Op::Ddl | Op::Message)) {
-        return Err(Error::new(format!("`drop_ops`: {} is not of a table", op.name())));
+        return Err(Error::new(format!(
+            "`drop_ops`: {} is not of a table: take it out",
+            op.name()
+        )));
     }
     let action = match (options.keep, options.drop) {
         (None, None) => Action::Keep,

@@ -61,7 +61,10 @@ fn test(column: &written::Column, ask: &written::Ask, table: &Table<'_>) -> Resu
         written::Ask::Columns(cmp, other) => {
             let columns = table.column_of(other.col);
             if columns.is_some_and(|other| !comparable(found, other)) {
-                return Err(wrong(&format!("is of another type than {}", other.name)));
+                return Err(wrong(&format!(
+                    "is of another type than {}: compare each with a constant",
+                    other.name
+                )));
             }
             if columns.is_some_and(|other| narrower(found, other) || narrower(other, found)) {
                 return Err(wrong(&format!(
@@ -111,7 +114,10 @@ pub(crate) fn check(
         fault = match table.column_of(col) {
             None => {
                 let name = name_of(expr, col).unwrap_or_default();
-                Err(Error::new(format!("{} has no column {name}", table.qualified())))
+                Err(Error::new(format!(
+                    "{} has no column {name}: mend the name, or take it out",
+                    table.qualified()
+                )))
             }
             Some(column) if changes && !column.key => Err(not_identity(column, table)),
             Some(_) => Ok(()),

@@ -121,7 +121,7 @@ fn rule(cx: &mut Setup<'_>, column: &str, written: Json) -> Result<Option<Tokeni
         word @ ("pass" | "drop") => {
             let none = options.domain.is_none() && options.prefix.is_none();
             if !none || options.encoding.is_some() {
-                return Err(Error::new(format!("`{word}` has no options")));
+                return Err(Error::new(format!("`{word}` has no options: write \"{word}\" alone")));
             }
             match word {
                 "pass" => cx.pass(column)?,

@@ -85,7 +85,7 @@ impl Password {
                 }
                 let log_n = u8::try_from(cost.trailing_zeros()).unwrap_or(1);
                 scrypt::Params::new(log_n, r, p)
-                    .map_err(|_| Error::new("scrypt does not take these n, r and p"))?;
+                    .map_err(|_| Error::new("scrypt does not take these `n`, `r` and `p`"))?;
                 Algorithm::Scrypt { log_n, r, p }
             }
             Maker::Pbkdf2 => {
