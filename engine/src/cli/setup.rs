@@ -161,5 +161,8 @@ fn first_line(step: &Step) -> String {
     let sql = step.sql.lines().next().unwrap_or_default();
     let sql = sql.split(" PASSWORD ").next().unwrap_or_default();
     let most = sql.char_indices().nth(120).map_or(sql.len(), |(at, _)| at);
-    format!("{}: {}", step.what, &sql[..most])
+    match step.what.contains(sql) {
+        true => step.what.clone(),
+        false => format!("{}: {}", step.what, &sql[..most]),
+    }
 }
