@@ -596,9 +596,11 @@ mod tests {
             // A cut that has lost a server's address too is held against the rules none the less.
             let env = |name: &str| match name {
                 "DEMO_GRPC_PORT" => Some("1".to_owned()),
-                "DEMO_POSTGRES" | "DEMO_REDIS" | "PRIMARY_DATABASE_URL" | "KV_URL" => {
-                    Some("redis://x".to_owned())
-                }
+                "DEMO_POSTGRES"
+                | "DEMO_TARGET"
+                | "DEMO_REDIS"
+                | "PRIMARY_DATABASE_URL"
+                | "KV_URL" => Some("redis://x".to_owned()),
                 _ => None,
             };
             let config = crate::config::Config::parse(text, &path, &env);
