@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::harness::{Engine, Output, Postgres, Redis, logs, python};
+use crate::harness::{Engine, Output, Postgres, Redis, eventually, logs, python};
 use crate::world::{World, config};
 
 /// Every way in which text depends on settings, keys of every kind, and what has no equality.
@@ -457,7 +457,13 @@ async fn a_target_that_is_followed_under_writes_is_equal_at_its_position() {
     let world = World { pg: source, redis, engine };
     world.until_state("WAITING").await;
     let applier = world.engine.spawn(&["apply"]);
+    eventually("an applier", async || {
+        let there = "SELECT to_regclass('kasho.applied') IS NOT NULL";
+        target.client().await.query_one(there, &[]).await.ok()?.get::<_, bool>(0).then_some(())
+    })
+    .await;
     world.bootstrap().await;
+    // It may not know of the bootstrap yet: verify waits for it.
     let told = world.engine.run(&["verify"]).await.success().stdout;
     assert!(
         told.contains(", target at ") && told.contains("public.heap: equal, 30 rows"),

@@ -153,13 +153,15 @@ impl Sides {
         loop {
             self.target.begin().await?;
             let found = applied(&self.target, &follows.consumer).await?;
-            if let Some(other) = found.and_then(|found| found.epoch).filter(|other| *other != epoch)
-            {
+            // A bootstrap that has just begun is one that the applier may not know yet.
+            let other = found.and_then(|found| found.epoch).filter(|other| *other != epoch);
+            if let Some(other) = other.filter(|other| *other > epoch || Instant::now() >= until) {
                 return Err(VerifyError::NotComparable(format!(
                     "the target is of epoch {other}, the stream of {epoch}: let `kasho apply` take \
                      over the new bootstrap first"
                 )));
             }
+            let found = found.filter(|_| other.is_none());
             let position = found.map(|found| found.position);
             if let Some(position) = position.filter(|position| wanted.is_reached(*position)) {
                 return Ok(position);
