@@ -59,7 +59,7 @@ def replay(redis, epoch, problems):
         for id, entry in redis.entries(stream):
             op, name = entry["o"], entry.get("t")
             counts[op] = counts.get(op, 0) + 1
-            if op in ("end", "commit"):
+            if op in ("end", "commit", "ddl"):
                 continue
             rows, data = tables.setdefault(name, {}), json.loads(entry["d"])
             old = image(data, "old") if "old" in data else None
