@@ -34,7 +34,11 @@ const WINDOW: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) async fn run(table: &mut Table) {
-    let (pg, redis) = tokio::join!(Postgres::start(), Redis::builder().setting("save", "").start());
+    // What is not flushed is not sent: without this the server's log writer sets the pace.
+    let (pg, redis) = tokio::join!(
+        Postgres::builder().setting("synchronous_commit", "on").start(),
+        Redis::builder().setting("save", "").start()
+    );
     pg.sql(
         "CREATE TABLE people (id bigserial PRIMARY KEY, email text NOT NULL);
          CREATE PUBLICATION kasho_pub FOR ALL TABLES;",
