@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 use crate::amount;
+use crate::harness::engine::Builder;
 use crate::harness::{Engine, Postgres, Process, Redis, eventually};
 use crate::table::{Spread, Table};
 
@@ -20,7 +21,16 @@ pub(crate) async fn run(table: &mut Table) {
 
 /// An engine that answers.
 pub(crate) async fn engine(pg: &Postgres, redis: &Redis, more: &str) -> Engine {
-    let builder = Engine::builder();
+    engine_in(Engine::builder(), pg, redis, more).await
+}
+
+/// The same in a home that is furnished already.
+pub(crate) async fn engine_in(
+    builder: Builder,
+    pg: &Postgres,
+    redis: &Redis,
+    more: &str,
+) -> Engine {
     let config = format!(
         "[source]\nurl = \"{}\"\n[redis]\nurl = \"{}\"\n[grpc]\nlisten = \"127.0.0.1:{}\"\n\
          [http]\nlisten = \"127.0.0.1:{}\"\n{more}",

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use crate::amount;
 use crate::guest::row_style;
-use crate::harness::{Engine, Postgres, Redis, eventually};
+use crate::harness::{Engine, Postgres, Redis};
+use crate::memory::engine_in;
 use crate::table::{Spread, Table};
 
 const RULES: &str = r#"
@@ -41,7 +42,9 @@ pub(crate) async fn run(table: &mut Table) {
          CREATE PUBLICATION kasho_pub FOR ALL TABLES;",
     )
     .await;
-    let engine = start(&pg, &redis).await;
+    let builder = Engine::builder();
+    std::fs::copy(row_style(), builder.home().path().join(PLUGIN)).expect("copy");
+    let engine = engine_in(builder, &pg, &redis, RULES).await;
     engine.run(&["bootstrap", "--yes"]).await.success();
     let stop = Arc::new(AtomicBool::new(false));
     let writer = tokio::spawn(write(pg.client().await, Arc::clone(&stop)));
@@ -76,23 +79,6 @@ pub(crate) async fn run(table: &mut Table) {
         20.0,
         &format!("without a swap {:.1} ({:.1}–{:.1})", quiet.median, quiet.min, quiet.max),
     );
-}
-
-async fn start(pg: &Postgres, redis: &Redis) -> Engine {
-    let builder = Engine::builder();
-    std::fs::copy(row_style(), builder.home().path().join(PLUGIN)).expect("copy");
-    let config = format!(
-        "[source]\nurl = \"{}\"\n[redis]\nurl = \"{}\"\n[grpc]\nlisten = \"127.0.0.1:{}\"\n\
-         [http]\nlisten = \"127.0.0.1:{}\"\n{RULES}",
-        pg.url(),
-        redis.url(),
-        builder.home().grpc_port(),
-        builder.home().http_port(),
-    );
-    let engine = builder.config(&config).start();
-    eventually("the engine", async || (engine.run(&["status"]).await.code == 0).then_some(()))
-        .await;
-    engine
 }
 
 /// Small transactions, one after the other.
