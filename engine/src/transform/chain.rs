@@ -408,6 +408,10 @@ impl Chain {
         for decided in decided {
             match decided.decision {
                 Decision::Keep => {}
+                // Readers may have what it was when it was set aside, and its letter is closed.
+                Decision::Drop if failed::came_again(batch, decided.row).is_some() => {
+                    as_delete(batch, plan, decided.row);
+                }
                 Decision::Drop => batch.rows[decided.row as usize].dropped = true,
                 Decision::Error => {
                     let reason = self.reason(at, plan, decided);

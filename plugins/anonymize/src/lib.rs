@@ -130,8 +130,8 @@ fn bind(column: &str, rule: Rule, cx: &mut Setup<'_>) -> Result<Bound> {
         && template.holds(&name)
     {
         return Err(Error::new(format!(
-            "the template holds all of its own column as it came, which is what is to be masked: take \
-             a part of it, as by `{{{{.{name} | after \"@\"}}}}`, or another column"
+            "the template holds all of its own column as it came, or two parts that may be all of it, \
+             which is what is to be masked: take one part of it, as by `{{{{.{name} | after \"@\"}}}}`, or another column"
         )));
     }
     let mut col = cx.mask(column)?;

@@ -1,7 +1,7 @@
 //! What becomes of a row that a plugin failed on, or says is in error: the binding's
 //! policy. A row that was set aside before and came again is never a reason to stop when it
 //! fails: its letter is replaced by one that says how it failed this time, or stays if there
-//! can be no such letter.
+//! can be no such letter. A plugin that drops it now has it leave as a delete.
 //!
 //! What can go wrong: the policy is to halt; or a row is to be set aside, and nothing says
 //! which one it is, or there is no key to seal that with.
@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use kasho_plugin_sdk::Op;
 
-use crate::batch::{Batch, Letter};
+use crate::batch::{Batch, Closing, Letter};
 
 use super::super::config::OnError;
 use super::super::error::{Stop, TransformError};
@@ -76,10 +76,7 @@ impl Chain {
     ) -> Result<(), TransformError> {
         let figures = &self.links[at].bound.figures;
         Figures::add(&figures.errors, 1);
-        let position = batch.rows[row as usize].position;
-        let again =
-            batch.aside.closings.iter().find(|closing| closing.row && closing.position == position);
-        let again = again.map(|closing| closing.letter.clone());
+        let again = came_again(batch, row).map(|closing| closing.letter.clone());
         match self.links[at].bound.config.on_error {
             OnError::Pass => Figures::add(&figures.passed, 1),
             OnError::DeadLetter => self.set_aside(batch, at, plan, row, reason, again)?,
@@ -173,6 +170,12 @@ impl Chain {
     }
 }
 
+/// What closes the letter of this row, if it was set aside before and came again.
+pub(super) fn came_again(batch: &Batch, row: u32) -> Option<&Closing> {
+    let position = batch.rows[row as usize].position;
+    batch.aside.closings.iter().find(|closing| closing.row && closing.position == position)
+}
+
 /// The relations, as they leave, of which rows may be lost.
 pub(super) fn mark_lossy(batch: &mut Batch, plans: &Plans) {
     for (at, plan) in (0..).zip(plans) {
@@ -212,7 +215,6 @@ mod tests {
     use super::super::super::testing::{said, table, transaction};
     use super::super::super::{DeadKey, Options, load};
     use super::*;
-    use crate::batch::Closing;
     use crate::position::Position;
 
     const SECRET: &str = "ada@lovelace.org";
@@ -294,6 +296,22 @@ mod tests {
             setup.chain(&[&users()]).apply(&mut batch).unwrap();
             assert_eq!(batch.aside.letters[0].again.as_deref(), Some("7-0"), "{policy:?}");
         }
+    }
+
+    #[test]
+    fn a_row_that_came_again_and_is_filtered_now_leaves_as_a_delete() {
+        let drops = Guest::new(&[("id", "read"), ("email", "read")]).judges(1);
+        let setup = setup(&drops, OnError::Halt);
+        let mut batch = insert(SECRET);
+        setup.chain(&[&users()]).apply(&mut batch).unwrap();
+        assert!(shown(&batch).is_empty(), "the plugin drops rows");
+        let mut batch = insert(SECRET);
+        let (position, letter) = (batch.rows[0].position, "7-0".to_owned());
+        batch.aside.closings.push(Closing { position, letter, row: true, closes: true });
+        setup.chain(&[&users()]).apply(&mut batch).unwrap();
+        let shown = shown(&batch);
+        assert!(shown.len() == 1 && shown[0].starts_with("delete public.users"), "{shown:?}");
+        assert!(!shown[0].contains(SECRET), "{shown:?}");
     }
 
     #[test]

@@ -157,6 +157,7 @@ pub(super) static ENTRIES: &[Entry] = &[
         ),
     Entry::plain("template", &["Template"], Maker::Template)
         .doc("Text put together from the row's columns as their own rules left them, its own as it came.")
+        .version(2)
         .with(&[TEMPLATE])
         .unique(Unique::Field)
         .example("template = \"user-{{.id}}@example.com\"", "text", "ada@lovelace.org"),

@@ -14,9 +14,10 @@ pub(crate) fn slugify(text: &str) -> String {
     slug
 }
 
-/// What stands before the first `mark`; all if there is none.
+/// What stands before the first `mark`; nothing if there is none, so that a value without one
+/// does not leave whole.
 pub(crate) fn before<'t>(text: &'t str, mark: &str) -> &'t str {
-    text.split_once(mark).map_or(text, |(before, _)| before)
+    text.split_once(mark).map_or("", |(before, _)| before)
 }
 
 /// What stands behind the first `mark`; nothing if there is none.
@@ -33,6 +34,6 @@ mod tests {
         assert_eq!(slugify("  Grüße, O'Neill & Söhne! "), "grüße-o-neill-söhne");
         assert_eq!(slugify("--"), "");
         assert_eq!((before("a@b@c", "@"), after("a@b@c", "@")), ("a", "b@c"));
-        assert_eq!((before("abc", "@"), after("abc", "@")), ("abc", ""));
+        assert_eq!((before("abc", "@"), after("abc", "@")), ("", ""));
     }
 }

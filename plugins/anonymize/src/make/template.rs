@@ -110,16 +110,18 @@ impl Template {
         }
     }
 
-    /// Whether it holds all of a field, spelt as it is or otherwise.
+    /// Whether it holds all of a field, spelt as it is or otherwise; two parts of one may be
+    /// all of it.
     pub(crate) fn holds(&self, field: &str) -> bool {
         let cuts = |helper: &Helper| matches!(helper, Helper::Before(_) | Helper::After(_));
-        let is = |part: &Part| match part {
-            Part::Field(at, helpers) => {
-                !helpers.iter().any(cuts) && self.fields.get(*at).is_some_and(|name| name == field)
+        let of = |part: &Part| match part {
+            Part::Field(at, helpers) if self.fields.get(*at).is_some_and(|name| name == field) => {
+                Some(helpers.iter().any(cuts))
             }
-            Part::Text(_) => false,
+            _ => None,
         };
-        self.parts.iter().any(is)
+        let parts: Vec<bool> = self.parts.iter().filter_map(of).collect();
+        parts.len() > 1 || parts.contains(&false)
     }
 
     /// The text for these values of its fields.
@@ -163,8 +165,8 @@ fn helper(name: &str, arguments: &[&Word], inside: &str) -> Result<Helper> {
         ("lower", []) => Ok(Helper::Lower),
         ("upper", []) => Ok(Helper::Upper),
         ("slugify", []) => Ok(Helper::Slugify),
-        ("before", [Word::Text(mark)]) => Ok(Helper::Before(mark.clone())),
-        ("after", [Word::Text(mark)]) => Ok(Helper::After(mark.clone())),
+        ("before", [Word::Text(mark)]) if !mark.is_empty() => Ok(Helper::Before(mark.clone())),
+        ("after", [Word::Text(mark)]) if !mark.is_empty() => Ok(Helper::After(mark.clone())),
         _ => Err(unknown(inside)),
     }
 }

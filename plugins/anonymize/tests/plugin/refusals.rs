@@ -175,6 +175,11 @@ fn moves_keys() -> Vec<(Json, &'static str)> {
         (json!({"transform": "template", "template": "x{{.a}}"}), "a text"),
         (json!({"transform": "template", "template": "{{.a}}{{.a | before \"@\"}}"}), "a text"),
         (json!({"transform": "template", "template": "{{.a | lower}}"}), "a text"),
+        (
+            json!({"transform": "template", "template": "{{.a | before \"@\"}}@{{.a | after \"@\"}}"}),
+            "a text",
+        ),
+        (json!({"transform": "template", "template": "{{.a | after \"\"}}"}), "a text"),
         (json!({"transform": "noise", "amount": 0.5}), "a int4"),
         (json!({"transform": "noise", "amount": 0.5}), "a int4[]"),
         // numeric(4, 2)
