@@ -240,11 +240,7 @@ impl<S: Backend> StreamReader<S> {
             Some(_) => {}
         }
         if after < page.trim {
-            let epoch = Some(self.epoch);
-            return Err(ReaderError::OutOfRange {
-                asked: EpochPosition { epoch, position: self.position },
-                oldest: EpochPosition { epoch, position: page.trim.position(lane) },
-            });
+            return Err(self.out_of_range(page.trim, lane));
         }
         Ok(page.entries)
     }
@@ -368,14 +364,32 @@ impl<S: Backend> StreamReader<S> {
 
     /// Whoever has come exactly to a mark reads its section next.
     async fn enter_section(&mut self) -> Result<(), ReaderError> {
-        if self.lane == Lane::Changes
-            && matches!(self.position, Position::Wal { ordinal: 0, .. })
-            && let Some(Content::Mark { section, .. }) =
-                self.exactly(Lane::Changes, self.cursor).await?
+        if self.lane == Lane::Bootstrap
+            || !matches!(self.position, Position::Wal { ordinal: 0, .. })
         {
-            self.enter(section);
+            return Ok(());
+        }
+        match self.exactly(Lane::Changes, self.cursor).await? {
+            Some(Content::Mark { section, .. }) => self.enter(section),
+            Some(_) => {}
+            None => {
+                // It may have been a mark, and then what comes next is not the changes.
+                let most = Most { entries: 1, bytes: self.page_bytes };
+                let page = self.store.page(self.epoch, Lane::Changes, self.cursor, most).await?;
+                if self.cursor <= page.trim {
+                    return Err(self.out_of_range(page.trim, Lane::Changes));
+                }
+            }
         }
         Ok(())
+    }
+
+    fn out_of_range(&self, trim: Id, lane: Lane) -> ReaderError {
+        let epoch = Some(self.epoch);
+        ReaderError::OutOfRange {
+            asked: EpochPosition { epoch, position: self.position },
+            oldest: EpochPosition { epoch, position: trim.position(lane) },
+        }
     }
 
     /// Whether the cursor stands inside a transaction.

@@ -412,13 +412,14 @@ async fn trims_the_load_to_its_end<R: Rig>(rig: &R) {
     store.add_consumer("c").await.unwrap();
     let trim = Trim { epoch: E1, ceiling: None, pressed: false };
     store.acknowledge("c", E1, Lane::Bootstrap, id(2, 1)).await.unwrap();
-    assert_eq!(store.trim(trim).await, Ok(2));
-    assert_eq!(store.inspect().await.unwrap().checkpoint.unwrap().trim_bootstrap, id(2, 1));
+    // The entry acknowledged last stays: whoever stands on an `end` reads changes next.
+    assert_eq!(store.trim(trim).await, Ok(1));
+    assert_eq!(store.inspect().await.unwrap().checkpoint.unwrap().trim_bootstrap, id(1, 1));
     // Whoever reads changes has the load; its last entry says so to later readers.
     let change = append(vec![entry(200, 1, true)], "0/1");
     store.append(&guard("w", Id::ZERO), &change).await.unwrap();
     store.acknowledge("c", E1, Lane::Changes, id(200, 1)).await.unwrap();
-    assert_eq!(store.trim(trim).await, Ok(1));
+    assert_eq!(store.trim(trim).await, Ok(2));
     assert_eq!(ids(&mut store, Lane::Bootstrap).await, [id(4, 1)]);
     assert_eq!(store.trim(trim).await, Ok(0));
 }
@@ -454,10 +455,15 @@ async fn keeps_a_section_until_its_mark_is_passed<R: Rig>(rig: &R) {
     store.acknowledge("c", E1, Lane::Bootstrap, id(3, 1)).await.unwrap();
     store.trim(trim).await.unwrap();
     assert_eq!(ids(&mut store, Lane::Bootstrap).await, whole, "the newest end stays");
+    let behind = [id(300, 0), id(400, 1), id(500, 1)];
+    assert_eq!(ids(&mut store, Lane::Changes).await, behind, "the mark stays, too");
     store.finish(&guard("a2", id(4, 1)), &finish(5, Some(first), second)).await.unwrap();
     store.trim(trim).await.unwrap();
     // And with it the rest of the section, for whoever has a part of it.
-    assert_eq!(ids(&mut store, Lane::Bootstrap).await, [id(4, 1), id(5, 1)]);
+    assert_eq!(
+        ids(&mut store, Lane::Bootstrap).await,
+        whole[2..].iter().copied().chain([id(5, 1)]).collect::<Vec<_>>()
+    );
     store.acknowledge("c", E1, Lane::Changes, id(400, 1)).await.unwrap();
     store.trim(trim).await.unwrap();
     assert_eq!(ids(&mut store, Lane::Bootstrap).await, [id(5, 1)]);

@@ -438,7 +438,9 @@ impl World {
             let wanted = |acked| data.changes.entries.get(data.changes.after(acked));
             let cut = changes.map(|acked| {
                 let inside = if trim.pressed { acked.min(last) } else { Id::ZERO };
-                wanted(acked).map_or(newest, |entry| start(entry.id)).max(inside)
+                let cut = wanted(acked).map_or(newest, |entry| start(entry.id)).max(inside);
+                // A mark that was acknowledged last stays.
+                if acked.low == 0 { cut.min(acked) } else { cut }
             });
             if let Some(cut) = cut.max(ceiling.map(|ceiling| ceiling.min(newest))) {
                 gone.push(("trim", data.changes.trim(cut)));
@@ -446,7 +448,8 @@ impl World {
         }
         if let (Some(load), Some(last)) = (load, data.bootstrap.entries.last().map(|e| e.id)) {
             let wanted = data.bootstrap.entries.get(data.bootstrap.after(load));
-            let cut = wanted.map_or(last, |entry| entry.id);
+            // What was acknowledged last stays.
+            let cut = wanted.map_or(last, |_| load);
             let cut = cut.min(end.unwrap_or(cut));
             gone.push(("trim_bootstrap", data.bootstrap.trim(cut)));
         }

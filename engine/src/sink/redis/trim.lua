@@ -72,6 +72,10 @@ if newest then
     if ARGV[3] == '1' and before(cut, inside) then
       cut = inside
     end
+    -- So does a mark: whoever stands on it has its section before them.
+    if changes:match('%-0$') and before(changes, cut) then
+      cut = changes
+    end
   end
   if ARGV[2] ~= '' then
     local ceiling = ARGV[2]:match('^(%d+)-') .. '-0'
@@ -93,7 +97,8 @@ if load and last then
   if before(load, last[1]) then
     wanted = redis.call('XRANGE', KEYS[3], '(' .. load, '+', 'COUNT', 1)[1]
   end
-  local cut = wanted and wanted[1] or last[1]
+  -- The entry that was acknowledged last stays: if it is an `end`, changes come next.
+  local cut = wanted and load or last[1]
   local finish = redis.call('HGET', KEYS[6], 'end')
   if finish and before(finish, cut) then
     cut = finish
