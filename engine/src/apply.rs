@@ -148,7 +148,7 @@ impl Attempt<'_> {
         let consumer = self.config.apply.consumer.clone();
         let added = consumers::add(&mut store, &consumer).await?;
         let Some(epoch) = self.epoch(&mut store).await? else { return Ok(()) };
-        let writer = token();
+        let writer = token()?;
         let mut progress = progress::take_over(&mut session, &consumer, &writer).await?;
         let system = self.same_source(&mut store, epoch, &progress).await?;
         progress.system = system;
@@ -270,14 +270,15 @@ fn overtaken(error: ReaderError) -> ApplyError {
 }
 
 /// A token that nobody else has.
-fn token() -> String {
+fn token() -> Result<String, ApplyError> {
     let mut bytes = [0; 12];
-    // Without randomness the time of day and the process would have to do; it never fails on
-    // the systems we run on.
-    if getrandom::fill(&mut bytes).is_err() {
-        bytes[..4].copy_from_slice(&std::process::id().to_be_bytes());
-    }
-    bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+    getrandom::fill(&mut bytes).map_err(|error| {
+        ApplyError::Refused(format!(
+            "the system gives no random bytes for the writer's token ({error}), and without one \
+             two appliers could not tell each other apart: start again where it does"
+        ))
+    })?;
+    Ok(bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}")))
 }
 
 /// The loop.

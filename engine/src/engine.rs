@@ -386,39 +386,43 @@ impl Engine {
         match call {
             Call::Start { request, reply } => {
                 if let Err(refusal) = self.transition(Command::Start(request)).await {
-                    let _ = reply.send(Err(refusal));
+                    self.tell(reply, Err(refusal));
                     return;
                 }
                 match &mut self.starting {
                     // Its task was begun by the transition; whoever asked waits for it.
                     Some(starting) => starting.reply = reply,
-                    None => drop(reply.send(Err(Refusal::precondition("nothing was started")))),
+                    None => self.tell(reply, Err(Refusal::precondition("nothing was started"))),
                 }
             }
             Call::Complete { force, reply } => {
                 let answer = self.commanded(Command::Complete { force }).await;
-                let _ = reply.send(answer);
+                self.tell(reply, answer);
             }
             Call::LoadAgain { tables, reply } => {
                 let answer = self.load_again(&tables).await;
-                // Whoever asked looks at the status next, and must not find the old one.
-                self.publish_status();
-                let _ = reply.send(answer);
+                self.tell(reply, answer);
             }
             Call::Retry { ids, reply } => self.retry(ids, reply),
             Call::Accept { digest, reply } => {
                 let answer = self.accept(&digest);
-                let _ = reply.send(answer);
+                self.tell(reply, answer);
             }
             Call::DecideDdl { position, done, reply } => {
                 let answer = self.decide(position, done);
-                let _ = reply.send(answer);
+                self.tell(reply, answer);
             }
             Call::Abort { force, reply } => {
                 let answer = self.commanded(Command::Abort { force }).await;
-                let _ = reply.send(answer);
+                self.tell(reply, answer);
             }
         }
+    }
+
+    /// Whoever asked looks at the status next, and must not find the old one.
+    fn tell<T>(&self, reply: Reply<T>, answer: Result<T, Refusal>) {
+        self.publish_status();
+        let _ = reply.send(answer);
     }
 
     async fn commanded(&mut self, command: Command) -> Result<Answer, Refusal> {

@@ -17,6 +17,7 @@ use super::stream::Applier;
 use super::table::look;
 use crate::batch::{DdlDetail, DdlObject};
 use crate::ddl::{Kind, kind, scan};
+use crate::error::Class;
 use crate::position::{EpochPosition, Position};
 use crate::sink::entry::Field;
 
@@ -126,6 +127,8 @@ impl Applier {
         told: Told,
         at: EpochPosition,
     ) -> Result<(), ApplyError> {
+        self.separate().await?;
+        self.altered = true;
         self.begin(at).await?;
         self.flush().await?;
         self.pipe.drain().await?;
@@ -198,6 +201,11 @@ impl Applier {
                 ];
                 let why = known.into_iter().find(|(codes, _)| codes.contains(&code.as_str()));
                 let Some((_, why)) = why else {
+                    // A server that stops, or a deadlock: it is made when it is tried again.
+                    let told_as = ApplyError::row(&doing, at, &error);
+                    if told_as.class() == Class::Retry {
+                        return Err(told_as);
+                    }
                     return Err(match error.as_db_error() {
                         Some(_) => by_hand_error(
                             told,

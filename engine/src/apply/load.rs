@@ -104,9 +104,12 @@ impl Load {
                 self.row(applier, entry, number).await?;
             }
             Content::Restart { .. } => self.restart(applier, &entry.table, number).await?,
-            Content::End { .. } => {
+            Content::End { after, .. } => {
                 self.last = number;
                 self.finish(applier).await?;
+                if after.is_none() {
+                    applier.keep_stale(entry.position).await?;
+                }
                 applier.move_to(entry.position).await?;
                 return Ok(true);
             }
@@ -189,8 +192,7 @@ impl Load {
             return Ok(());
         }
         let epoch = applier.progress.main.epoch;
-        let stale = applier.progress.tables.iter().filter(|(_, at)| at.epoch < epoch);
-        let stale: Vec<String> = stale.map(|(name, _)| name.clone()).collect();
+        let stale = applier.stale();
         if !stale.is_empty() {
             tracing::info!(tables = stale.len(), "emptying what the bootstrap before has left");
             let position = applier.position();
@@ -353,6 +355,35 @@ impl Load {
             ended.map_err(|_| ApplyError::Lost { doing: "a worker of the load".to_owned() })??;
         }
         self.settle(applier);
+        Ok(())
+    }
+}
+
+impl Applier {
+    /// Tables that an earlier epoch has filled, and this one has not come to.
+    fn stale(&self) -> Vec<String> {
+        let epoch = self.progress.main.epoch;
+        let stale = self.progress.tables.iter().filter(|(_, at)| at.epoch < epoch);
+        stale.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The load has ended without a row: whoever begun it without data has the rows there
+    /// already. They are this epoch's now, and no later section empties them.
+    async fn keep_stale(&mut self, position: Position) -> Result<(), ApplyError> {
+        let stale = self.stale();
+        if stale.is_empty() {
+            return Ok(());
+        }
+        tracing::warn!(
+            tables = stale.len(),
+            "the new bootstrap has loaded no row at all: these tables keep what they have"
+        );
+        self.begin(self.told(position)).await?;
+        let then = At { epoch: self.progress.main.epoch, position: Position::START };
+        for name in stale {
+            let was = self.progress.tables.get(&name).copied();
+            self.note_table(&name, was, then).await?;
+        }
         Ok(())
     }
 }

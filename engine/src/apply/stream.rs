@@ -59,6 +59,8 @@ pub(super) struct Applier {
     reached: Position,
     /// A transaction of the source is open.
     inside: bool,
+    /// The open transaction of the source changes the schema.
+    pub(super) altered: bool,
     /// Tables that are filled for the first time.
     new: Vec<String>,
     /// Tables made of a row, of which no schema change has told yet.
@@ -94,6 +96,7 @@ impl Applier {
             bytes: 0,
             reached,
             inside: false,
+            altered: false,
             new: Vec::new(),
             provisional: Vec::new(),
             ddl_done: None,
@@ -173,6 +176,8 @@ impl Applier {
             }
             self.figures.transactions.fetch_add(1, Relaxed);
             let long = self.begun.is_some_and(|begun| begun.elapsed() >= COMMIT_AFTER);
+            // What uses a changed schema may not stand in its transaction (a new enum label).
+            let long = std::mem::take(&mut self.altered) || long;
             if self.rows >= COMMIT_ROWS || self.bytes >= COMMIT_BYTES || long {
                 self.commit().await?;
             }
@@ -209,6 +214,7 @@ impl Applier {
         restart_identity: bool,
         at: EpochPosition,
     ) -> Result<(), ApplyError> {
+        self.separate().await?;
         self.begin(at).await?;
         self.flush().await?;
         self.pipe.drain().await?;
@@ -231,6 +237,15 @@ impl Applier {
             self.begun = Some(Instant::now());
         }
         Ok(())
+    }
+
+    /// Commits the transactions of the source before this one, if this is its first entry:
+    /// what locks a whole table, or changes it, must not meet what they have left to check.
+    pub(super) async fn separate(&mut self) -> Result<(), ApplyError> {
+        match !self.inside && self.begun.is_some() {
+            true => self.commit().await,
+            false => Ok(()),
+        }
     }
 
     /// Sends what was joined so far.

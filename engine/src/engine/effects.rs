@@ -302,7 +302,7 @@ impl Engine {
             tracing::error!(%error, "the bootstrap did not begin");
             self.apply(Command::StartFailed { error }, "nothing was begun").await;
         }
-        let _ = starting.reply.send(begun.map(|()| self.summary(previous)));
+        self.tell(starting.reply, begun.map(|()| self.summary(previous)));
     }
 
     pub(super) async fn start_failed(&mut self, attempt: u64, error: String) {
@@ -311,7 +311,7 @@ impl Engine {
         };
         tracing::error!(%error, "slot and snapshot could not be made");
         self.apply(Command::StartFailed { error: error.clone() }, "nothing was begun").await;
-        let _ = starting.reply.send(Err(Refusal::precondition(error)));
+        self.tell(starting.reply, Err(Refusal::precondition(error)));
     }
 
     async fn begin(&mut self, report: Report, holder: Holder) -> Result<(), Refusal> {

@@ -117,6 +117,57 @@ async fn a_new_bootstrap_empties_what_the_one_before_has_left() {
     assert!(Site::end(&applier).await.success());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bootstrap_without_data_leaves_what_is_there_to_later_sections_too() {
+    let site = Site::start(LEDGER, ROWS, "", "").await;
+    site.world.bootstrap().await;
+    let applier = site.applier();
+    site.settle().await;
+    site.world.engine.run(&["reset", "--yes"]).await.success();
+    site.world.until_state("WAITING").await;
+    site.world.engine.run(&["bootstrap", "--yes", "--no-initial-data"]).await.success();
+    site.settle().await;
+    let again = ["bootstrap", "--yes", "--table", "public.twice"];
+    site.world.engine.run(&again).await.success();
+    site.settle().await;
+    site.same(&["ledger", "twice"]).await;
+    assert!(Site::end(&applier).await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_begins_again_at_a_mark_reads_its_section() {
+    let site = Site::start(LEDGER, ROWS, "", "").await;
+    site.world.bootstrap().await;
+    site.catch_up().await.success();
+    let again = ["bootstrap", "--yes", "--table", "public.ledger"];
+    site.world.engine.run(&again).await.success();
+    let changes = async || {
+        let words = ["XRANGE", "{kasho}:1:changes", "-", "+"];
+        let found: Vec<(String, Vec<redis::Value>)> = site.world.redis.command(&words).await;
+        found
+    };
+    let said = |words: &[redis::Value], what: &[u8]| {
+        words.iter().any(|word| matches!(word, redis::Value::BulkString(text) if text == what))
+    };
+    let mark = changes().await.into_iter().find(|(_, words)| said(words, b"restart"));
+    let mark = mark.expect("a mark").0;
+    let (high, _) = mark.split_once('-').expect("an id");
+    let lsn = site.pg().value(&format!("SELECT '0/0'::pg_lsn + {high}::numeric")).await;
+    site.world.engine.run(&["apply", "--until", &format!("e1:{lsn}:0")]).await.success();
+    assert_eq!(site.position().await, format!("{lsn}:0"));
+    assert_eq!(site.target.value("SELECT count(*) FROM ledger").await, "0");
+    // Transactions behind it, and everything that is acknowledged goes.
+    eventually("what comes before the mark to be trimmed", async || {
+        site.pg().sql("INSERT INTO mark SELECT count(*) FROM mark").await;
+        (changes().await.first()?.0 >= mark).then_some(())
+    })
+    .await;
+    let applier = site.applier();
+    site.settle().await;
+    site.same(&["ledger", "twice"]).await;
+    assert!(Site::end(&applier).await.success());
+}
+
 /// What was reached in the epoch before is nothing in this one, of which nothing is there yet.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_bootstrap_is_read_from_its_beginning() {

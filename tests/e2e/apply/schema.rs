@@ -67,6 +67,14 @@ async fn tables_change_between_the_rows_of_a_transaction() {
         site.target.value("SELECT count(*) FROM pg_indexes WHERE indexname = 't_n'").await,
         "1"
     );
+    // A new label, and whoever uses it, wait both for an applier that begins again.
+    assert!(Site::end(&applier).await.success());
+    let label = told("ALTER TYPE", "ALTER TYPE color ADD VALUE 'green'", "public.color");
+    site.pg().sql(&format!("BEGIN; INSERT INTO t VALUES (5, 'five'); {label}; COMMIT")).await;
+    site.pg().sql("INSERT INTO more.v VALUES (2, 'green')").await;
+    let applier = site.applier();
+    site.settle().await;
+    site.same(&["t", "more.v"]).await;
     // A function is left out; a table is dropped; the source's rollback leaves nothing.
     let function = "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'";
     site.pg()

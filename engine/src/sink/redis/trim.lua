@@ -12,6 +12,10 @@ end
 -- Removes everything below `cut` and stores the newest id that went: Redis itself keeps
 -- no trace, and readers must be told.
 local function remove(stream, cut, field)
+  -- Nothing is before it, and Redis refuses to be asked.
+  if cut == '0-0' then
+    return 0
+  end
   local entry = redis.call('XREVRANGE', stream, '(' .. cut, '-', 'COUNT', 1)[1]
   if not entry then
     return 0
