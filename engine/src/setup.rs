@@ -78,14 +78,15 @@ impl Plan {
     pub fn script(&self) -> String {
         let mut out = String::new();
         for note in &self.notes {
-            out += &format!("-- note: {}\n", note.replace('\n', "\n--   "));
+            out += &format!("-- note: {}\n", comment(note));
         }
         if self.steps.is_empty() {
             return out + "-- nothing is left to do\n";
         }
         out += &format!("SET lock_timeout = '{LOCK_TIMEOUT_MS}ms';\n");
         for step in &self.steps {
-            out += &format!("\n-- {}\n{};\n", step.what, step.sql.trim_end_matches(';'));
+            let (what, sql) = (comment(&step.what), step.sql.trim_end_matches(';'));
+            out += &format!("\n-- {what}\n{sql};\n");
         }
         if self.password {
             out += "\n-- and give the role its password, the one in source.url: \\password\n";
@@ -168,6 +169,12 @@ async fn holders(client: &Client) -> Result<String, tokio_postgres::Error> {
     Ok(if found.is_empty() { "an open transaction".to_owned() } else { found })
 }
 
+/// A text of several lines within a comment: each of them begins one again. A comment ends at
+/// either sort of line end, and names of objects may hold both.
+fn comment(text: &str) -> String {
+    text.replace("\r\n", "\n").split(['\n', '\r']).collect::<Vec<_>>().join("\n--   ")
+}
+
 /// A name in a statement.
 fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
@@ -176,4 +183,24 @@ fn quote(name: &str) -> String {
 /// A text in a statement.
 fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_a_comment_of_the_script_is_a_statement() {
+        let ends = ["a\rDROP TABLE t;", "a\nDROP TABLE t;", "a\r\n\rDROP TABLE t;", "a\n\nDROP"];
+        let plan = Plan {
+            notes: ends.map(str::to_owned).to_vec(),
+            steps: ends.iter().map(|what| Step::new(*what, "SELECT 1")).collect(),
+            password: false,
+        };
+        let script = plan.script();
+        for line in script.split(['\n', '\r']).filter(|line| line.contains("DROP")) {
+            assert!(line.starts_with("--"), "{script:?}");
+        }
+        assert_eq!(script.matches("DROP").count(), 8);
+    }
 }
