@@ -5,7 +5,29 @@
 --
 -- May be run again. The triggers fire for sessions in replica role too, say nothing of
 -- temporary objects and of Kasho's own, and never make a statement fail: what they cannot do
--- is a warning to whoever ran it. DROP SCHEMA kasho CASCADE takes all of it away.
+-- is a warning to whoever ran it. "kasho teardown" takes all of it away.
+
+BEGIN;
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+-- A function that is replaced keeps its owner, who could replace it again at any time, by one
+-- that does his will whenever a superuser changes the schema.
+DO $kasho$
+DECLARE
+  theirs text;
+BEGIN
+  SELECT string_agg(format('%s of %s', p.oid::regprocedure, r.rolname), ', ' ORDER BY p.proname)
+    INTO theirs
+    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace AND n.nspname = 'kasho'
+    JOIN pg_roles r ON r.oid = p.proowner
+   WHERE p.proname IN ('ddl_path', 'ddl_drop', 'ddl_rewrite', 'ddl_end') AND p.pronargs = 0
+     AND NOT r.rolsuper AND r.rolname <> current_user;
+  IF theirs IS NOT NULL THEN
+    RAISE EXCEPTION 'functions of the event triggers belong to roles that are no superusers: %; '
+      'find out who made them, then DROP them with CASCADE, and run this again', theirs;
+  END IF;
+END
+$kasho$;
 
 CREATE SCHEMA IF NOT EXISTS kasho;
 COMMENT ON SCHEMA kasho IS 'Kasho: event triggers for schema changes';
@@ -69,11 +91,13 @@ $kasho$;
 -- Writes the message.
 CREATE OR REPLACE FUNCTION kasho.ddl_end() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET lc_messages = 'C' AS $kasho$
+SET search_path = pg_catalog, pg_temp AS $kasho$
 DECLARE
-  query text := current_query();
-  gone text := current_setting('kasho.dropped', true);
-  anew text := current_setting('kasho.recomputed', true);
+  -- Nothing is computed here: what fails before BEGIN is caught by nobody.
+  query text;
+  gone text;
+  anew text;
+  language text;
   objects jsonb;
   stack text;
   ran text;
@@ -82,11 +106,25 @@ DECLARE
   nth int := 0;
   made boolean := false;
 BEGIN
+  query := current_query();
   -- For this statement alone.
+  gone := current_setting('kasho.dropped', true);
+  anew := current_setting('kasho.recomputed', true);
   PERFORM set_config('kasho.dropped', '', true), set_config('kasho.recomputed', '', true);
 
   -- What a function runs is in the stack of contexts, under ours; what a client sends is not.
+  -- Contexts come in the language of messages, which only a superuser may set. Without that
+  -- right, the text of what a function runs may be unknown.
+  BEGIN
+    language := current_setting('lc_messages');
+    PERFORM set_config('lc_messages', 'C', true);
+  EXCEPTION WHEN OTHERS THEN
+    language := NULL;
+  END;
   GET DIAGNOSTICS stack = PG_CONTEXT;
+  IF language IS NOT NULL THEN
+    PERFORM set_config('lc_messages', language, true);
+  END IF;
   stack := substr(stack, strpos(stack, E'\n'));
   -- From 18 on an extension's own script is there, too; it stands for all that it does.
   IF stack ~ (E'\n' || 'extension script file "[^"]*", near line \d+') THEN
@@ -118,6 +156,8 @@ BEGIN
       LEFT JOIN pg_type typ ON c.classid = 'pg_type'::regclass AND typ.oid = c.objid
       LEFT JOIN pg_namespace nsp ON c.classid = 'pg_namespace'::regclass AND nsp.oid = c.objid
      WHERE NOT c.in_extension
+       -- What is never published has no remarks that are.
+       AND NOT (c.command_tag = 'COMMENT' AND c.object_type IN ('publication', 'subscription'))
        AND coalesce(c.schema_name, '') NOT IN ('pg_temp', 'kasho')
        AND NOT (c.classid = 'pg_namespace'::regclass AND nsp.nspname = 'kasho')
        AND coalesce(rel.relpersistence, 'p') <> 't'
@@ -188,6 +228,10 @@ $kasho$;
 -- Only the triggers call them.
 REVOKE ALL ON FUNCTION kasho.ddl_drop(), kasho.ddl_rewrite(), kasho.ddl_end(), kasho.ddl_path()
   FROM PUBLIC;
+ALTER FUNCTION kasho.ddl_path() OWNER TO CURRENT_USER;
+ALTER FUNCTION kasho.ddl_drop() OWNER TO CURRENT_USER;
+ALTER FUNCTION kasho.ddl_rewrite() OWNER TO CURRENT_USER;
+ALTER FUNCTION kasho.ddl_end() OWNER TO CURRENT_USER;
 
 DO $kasho$
 DECLARE
@@ -212,3 +256,5 @@ BEGIN
   END LOOP;
 END
 $kasho$;
+
+COMMIT;

@@ -17,7 +17,7 @@ mod plan;
 mod teardown;
 mod triggers;
 
-pub use facts::{Facts, Role, Table, look};
+pub use facts::{Facts, Function, Role, Table, look};
 pub use plan::plan;
 pub use teardown::teardown;
 pub use triggers::SQL as TRIGGERS;
@@ -143,11 +143,13 @@ pub async fn run(client: &Client, step: &Step, told: fn(&str)) -> Result<(), Set
         match client.batch_execute(&step.sql).await {
             Ok(()) => return Ok(()),
             Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+                roll_back(client).await;
                 let by = holders(client).await.unwrap_or_default();
                 told(&format!("{}: waiting for a lock; open: {by}", step.what));
                 tokio::time::sleep(std::time::Duration::from_millis(PAUSE_MS)).await;
             }
             Err(error) => {
+                roll_back(client).await;
                 let source = SourceError::sql("setting up", &error);
                 return Err(SetupError::Refused { what: what(), source });
             }
@@ -155,6 +157,13 @@ pub async fn run(client: &Client, step: &Step, told: fn(&str)) -> Result<(), Set
     }
     let by = holders(client).await.unwrap_or_else(|_| "an open transaction".to_owned());
     Err(SetupError::Locked { what: what(), by })
+}
+
+/// A step may be a transaction of several statements. Where it was none, this is a warning.
+async fn roll_back(client: &Client) {
+    if let Err(error) = client.batch_execute("ROLLBACK").await {
+        tracing::debug!(%error, "rolling back");
+    }
 }
 
 /// The sessions with the oldest open transactions.
@@ -178,6 +187,15 @@ fn comment(text: &str) -> String {
 /// A name in a statement.
 fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// What setup makes says so itself, in a comment of its own: teardown takes away nothing else.
+const MARK: &str = "made by kasho setup";
+
+/// Marks what the step before has made.
+fn mark(object: &str) -> Step {
+    let sql = format!("COMMENT ON {object} IS {}", literal(MARK));
+    Step::new("by which kasho teardown knows it", sql)
 }
 
 /// A text in a statement.

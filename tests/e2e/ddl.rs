@@ -298,9 +298,17 @@ async fn a_statement_never_fails_because_of_us() {
     assert!(error.contains("text is not known"), "{error}");
     let told = schema.world.engine.run(&["ddl", "done", &place]).await.success().stdout;
     assert!(told.contains("the stream goes on"), "{told}");
-    // Nor with what they are made of taken away.
+    // Nor with the rights of their owner taken away, and then all that they are made of.
     schema
         .run(&[
+            "CREATE ROLE boss SUPERUSER",
+            "ALTER FUNCTION kasho.ddl_end() OWNER TO boss; ALTER FUNCTION kasho.ddl_drop() OWNER TO \
+             boss; ALTER FUNCTION kasho.ddl_rewrite() OWNER TO boss",
+            "ALTER ROLE boss NOSUPERUSER",
+            "SET lc_messages = 'C.UTF-8'",
+            "CREATE TABLE kept (x int)",
+            "DROP TABLE kept",
+            "RESET lc_messages",
             "SET ROLE plain",
             "CREATE TABLE fine (x int)",
             "RESET ROLE",
@@ -310,7 +318,12 @@ async fn a_statement_never_fails_because_of_us() {
         .await;
     assert_eq!(
         schema.changes(1).await,
-        ["CREATE TABLE |  | NULL", "CREATE TABLE | public.fine | CREATE TABLE fine (x int)"]
+        [
+            "CREATE TABLE |  | NULL",
+            "CREATE TABLE | public.kept | CREATE TABLE kept (x int)",
+            "DROP TABLE | public.kept | DROP TABLE kept",
+            "CREATE TABLE | public.fine | CREATE TABLE fine (x int)",
+        ]
     );
 }
 
