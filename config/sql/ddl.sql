@@ -149,7 +149,17 @@ BEGIN
   SELECT jsonb_agg(object ORDER BY n) INTO objects FROM (
     SELECT n, jsonb_build_object('type', coalesce(c.object_type, ''),
              'identity', coalesce(c.object_identity, ''), 'schema', c.schema_name,
-             'name', coalesce(rel.relname, typ.typname, nsp.nspname), 'dropped', false)
+             'name', coalesce(rel.relname, typ.typname, nsp.nspname), 'dropped', false,
+             -- Which publications bring the rows that a new table gets from now on.
+             'published', CASE WHEN rel.relkind IN ('r', 'p') AND rel.relpersistence = 'p'
+               AND tg_tag IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE SCHEMA')
+               THEN (SELECT coalesce(jsonb_agg(p.pubname ORDER BY p.pubname), '[]')
+                       FROM pg_publication p
+                      WHERE p.pubinsert AND (p.puballtables OR EXISTS (
+                            SELECT FROM pg_get_publication_tables(p.pubname::text) t
+                             WHERE t.relid = rel.oid OR t.relid::oid IN (
+                                   SELECT a.relid::oid FROM pg_partition_ancestors(rel.oid) a))))
+               ELSE '[]' END)
       FROM pg_event_trigger_ddl_commands() WITH ORDINALITY AS c (classid, objid, objsubid,
            command_tag, object_type, schema_name, object_identity, in_extension, command, n)
       LEFT JOIN pg_class rel ON c.classid = 'pg_class'::regclass AND rel.oid = c.objid

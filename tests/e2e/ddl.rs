@@ -534,3 +534,54 @@ async fn rows_that_the_stream_does_not_bring_are_loaded_if_asked_for() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_published_after_it_got_rows_is_missing_them() {
+    let tables = "
+        CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id);
+        DROP PUBLICATION kasho_pub; CREATE PUBLICATION kasho_pub FOR TABLE ledger, parts;
+        CREATE PUBLICATION theirs FOR ALL TABLES;";
+    let later = [
+        "CREATE TABLE later (id int PRIMARY KEY)",
+        "INSERT INTO later VALUES (1), (2), (3)",
+        "CREATE TABLE high (id int PRIMARY KEY)",
+        "INSERT INTO high VALUES (11), (12)",
+        // This one is published when it is made: the stream brings its row.
+        "CREATE TABLE low PARTITION OF parts FOR VALUES FROM (0) TO (10)",
+        "INSERT INTO low VALUES (1)",
+        "ALTER PUBLICATION kasho_pub ADD TABLE later",
+        "ALTER TABLE parts ATTACH PARTITION high FOR VALUES FROM (10) TO (20)",
+    ];
+    let (named, loads) = tokio::join!(
+        Schema::prepare("", "", tables),
+        Schema::prepare("", "[bootstrap]\nmissing_rows = \"load\"\n", tables)
+    );
+    named.world.bootstrap().await;
+    named.run(&later).await;
+    let missing = BTreeSet::from(["public.high".to_owned(), "public.later".to_owned()]);
+    eventually("both to be named", async || (named.not_loaded().await == missing).then_some(()))
+        .await;
+
+    loads.world.bootstrap().await;
+    let rows = async || {
+        let entries: Vec<(String, Vec<String>)> =
+            loads.world.redis.command(&["XRANGE", "{kasho}:1:bootstrap", "-", "+"]).await;
+        let of = |table: &str| {
+            let named = |words: &Vec<String>| words.chunks(2).any(|w| w[0] == "t" && w[1] == table);
+            entries.iter().filter(|(_, words)| named(words)).count()
+        };
+        (of("public.later"), of("public.high"), of("public.low"))
+    };
+    assert_eq!(rows().await, (0, 0, 0));
+    loads.run(&later).await;
+    eventually("both to be loaded", async || {
+        let (later, high, _) = rows().await;
+        (later >= 3 && high >= 2).then_some(())
+    })
+    .await;
+    eventually("nothing to be missing", async || {
+        loads.not_loaded().await.is_empty().then_some(())
+    })
+    .await;
+    assert_eq!(rows().await.2, 0);
+}

@@ -21,6 +21,10 @@ pub struct DdlObject {
     pub name: Option<String>,
     /// It is gone.
     pub dropped: bool,
+    /// Of a table that is new: the publications that bring every row it gets. The engine's
+    /// own business.
+    #[serde(skip_serializing)]
+    pub published: Vec<String>,
 }
 
 /// What stands beside the row of `kasho.ddl`.

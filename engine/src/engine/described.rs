@@ -159,7 +159,7 @@ impl Sink for Described {
             self.world.passes(&adopted, from);
             self.told = Some(adopted);
         }
-        let seen = Seen::of(&batch);
+        let seen = Seen::of(&batch, &self.world.config.source.publications);
         self.publisher.publish(batch, generation, confirmed).await?;
         if !seen.is_empty() {
             let _ = self.events.send(Event::SchemaChanged(seen)).await;

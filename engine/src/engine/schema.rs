@@ -10,7 +10,7 @@ use kasho_plugin_sdk::Op;
 use kasho_plugin_sdk::event::quote_identifier;
 
 use super::Engine;
-use crate::batch::{Batch, DdlDetail, Detail};
+use crate::batch::{Batch, DdlDetail, DdlObject, Detail};
 use crate::bootstrap::{Command, MissingRows, Phase, Refusal, Streaming};
 use crate::position::Position;
 use crate::transform::Decision;
@@ -18,28 +18,31 @@ use crate::transform::Decision;
 /// What schema changes of a batch mean for the tables.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
-    /// Made, and empty then: the stream brings all of their rows.
+    /// Made, published from then on, and empty then: the stream brings all of their rows.
     made: Vec<String>,
     /// Changed in a way that the stream does not bring.
     stale: Vec<String>,
 }
 
 impl Seen {
-    /// Of the schema changes that leave.
-    pub(super) fn of(batch: &Batch) -> Seen {
+    /// Of a batch of what these publications publish.
+    pub(super) fn of(batch: &Batch, publications: &[String]) -> Seen {
         let mut seen = Seen::default();
         let changes = batch.rows.iter().filter(|row| row.op == Op::Ddl && !row.dropped);
         for detail in changes.filter_map(|row| row.detail.as_deref()) {
             if let Detail::Ddl(detail) = detail {
-                seen.add(detail);
+                seen.add(detail, publications);
             }
         }
         seen
     }
 
-    fn add(&mut self, detail: &DdlDetail) {
+    fn add(&mut self, detail: &DdlDetail, publications: &[String]) {
         self.stale.extend(detail.recomputed.iter().cloned());
-        let made = detail.objects.iter().filter(|o| detail.makes && o.kind == "table");
+        // One that is published later may have got rows before.
+        let published = |o: &DdlObject| o.published.iter().any(|own| publications.contains(own));
+        let made = detail.objects.iter();
+        let made = made.filter(|o| detail.makes && o.kind == "table" && published(o));
         let name = |schema: &str, table: &str| {
             format!("{}.{}", quote_identifier(schema), quote_identifier(table))
         };
@@ -109,7 +112,6 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::DdlObject;
 
     #[test]
     fn tables_that_are_made_and_tables_that_are_stale() {
@@ -117,21 +119,24 @@ mod tests {
             kind: kind.into(),
             schema: Some("public".into()),
             name: Some(name.into()),
+            published: vec!["theirs".into(), "kasho_pub".into()],
             ..DdlObject::default()
         };
+        let alone = DdlObject { published: vec!["theirs".into()], ..object("table", "alone") };
+        let ours = ["kasho_pub".to_owned()];
         let mut detail = DdlDetail {
-            objects: vec![object("sequence", "s"), object("table", "Odd")],
+            objects: vec![object("sequence", "s"), object("table", "Odd"), alone],
             recomputed: vec!["public.t".into()],
             makes: true,
             ..DdlDetail::default()
         };
         let mut seen = Seen::default();
-        seen.add(&detail);
+        seen.add(&detail, &ours);
         assert_eq!(seen.made, ["public.\"Odd\""]);
         assert_eq!(seen.stale, ["public.t"]);
         (detail.makes, detail.recomputed) = (false, Vec::new());
         let mut seen = Seen::default();
-        seen.add(&detail);
+        seen.add(&detail, &ours);
         assert!(seen.is_empty());
     }
 }

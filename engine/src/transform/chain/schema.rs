@@ -155,7 +155,7 @@ mod tests {
             identity: table.into(),
             schema: Some("public".into()),
             name,
-            dropped: false,
+            ..DdlObject::default()
         };
         let detail = DdlDetail { objects: vec![object], ..DdlDetail::default() };
         batch.rows[0].detail = Some(Box::new(Detail::Ddl(Box::new(detail))));
