@@ -28,7 +28,11 @@ impl Seen {
     /// Of a batch of what these publications publish.
     pub(super) fn of(batch: &Batch, publications: &[String]) -> Seen {
         let mut seen = Seen::default();
-        let changes = batch.rows.iter().filter(|row| row.op == Op::Ddl && !row.dropped);
+        if !batch.has_ddl() {
+            return seen;
+        }
+        // Those that do not leave too: what rows the source has is not for any policy to say.
+        let changes = batch.rows.iter().filter(|row| row.op == Op::Ddl);
         for detail in changes.filter_map(|row| row.detail.as_deref()) {
             if let Detail::Ddl(detail) = detail {
                 seen.add(detail, publications);
@@ -112,6 +116,8 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch::{Row, ddl_relation};
+    use crate::position::Lsn;
 
     #[test]
     fn tables_that_are_made_and_tables_that_are_stale() {
@@ -138,5 +144,24 @@ mod tests {
         let mut seen = Seen::default();
         seen.add(&detail, &ours);
         assert!(seen.is_empty());
+    }
+
+    #[test]
+    fn a_statement_that_does_not_leave_has_changed_the_source_too() {
+        let ours = ["kasho_pub".to_owned()];
+        let mut batch = Batch::default();
+        let detail = DdlDetail { recomputed: vec!["public.t".into()], ..DdlDetail::default() };
+        batch.rows.push(Row {
+            position: Position::Wal { commit_lsn: Lsn(1), ordinal: 1 },
+            op: Op::Ddl,
+            relation: 0,
+            new: None,
+            old: None,
+            detail: Some(Box::new(Detail::Ddl(Box::new(detail)))),
+            dropped: true,
+        });
+        assert!(Seen::of(&batch, &ours).is_empty(), "there are no schema changes in it");
+        batch.relations.push(ddl_relation());
+        assert_eq!(Seen::of(&batch, &ours).stale, ["public.t"]);
     }
 }
