@@ -78,7 +78,7 @@ BEGIN
   IF pg_event_trigger_table_rewrite_reason() & 2 <> 0 THEN
     PERFORM set_config('kasho.recomputed',
       (coalesce(nullif(current_setting('kasho.recomputed', true), ''), '[]')::jsonb
-       || (SELECT to_jsonb(format('%I.%I', n.nspname, c.relname))
+       || (SELECT jsonb_build_object('schema', n.nspname, 'name', c.relname)
              FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
             WHERE c.oid = pg_event_trigger_table_rewrite_oid() AND c.relpersistence <> 't'))::text,
       true);
@@ -200,7 +200,7 @@ BEGIN
     -- A default that is no constant, of a column that is new in this transaction: existing rows
     -- have what it was here and now, without having been rewritten.
     anew := (coalesce(nullif(anew, ''), '[]')::jsonb || coalesce((
-      SELECT jsonb_agg(DISTINCT format('%I.%I', n.nspname, c.relname))
+      SELECT jsonb_agg(DISTINCT jsonb_build_object('schema', n.nspname, 'name', c.relname))
         FROM pg_event_trigger_ddl_commands() e
         JOIN pg_class c ON e.classid = 'pg_class'::regclass AND c.oid = e.objid
         JOIN pg_namespace n ON n.oid = c.relnamespace
