@@ -128,6 +128,8 @@ struct Engine {
     troubles: Troubles,
     /// The slot is being read, as its task last said.
     stream_open: bool,
+    /// A schema change was decided about before the halt that it caused was heard of.
+    decided: bool,
     lag: LagClock,
     guard: Guard,
     /// The phase was adopted although Redis could not take it.
@@ -209,6 +211,7 @@ async fn serve(
         loading: None,
         troubles: Troubles::default(),
         stream_open: false,
+        decided: false,
         lag: LagClock::default(),
         guard: Guard::default(),
         unstored: false,
@@ -372,8 +375,10 @@ impl Engine {
                 self.stream_open = false;
                 self.held = self.streaming.take().filter(|_| !slot_lost);
                 self.troubles.stream = Some(error.clone());
+                let decided = std::mem::take(&mut self.decided);
                 match slot_lost {
                     true => self.apply(Command::SlotLost { error }, "the slot is lost").await,
+                    false if decided => self.try_again(),
                     false => self.try_newer(generation),
                 }
             }

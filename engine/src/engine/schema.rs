@@ -99,6 +99,8 @@ impl Engine {
         match self.world.host.decisions().make(commit_lsn, asked, decision) {
             Ok(what) => {
                 tracing::info!(%position, done, "schema change {what}: an operator has decided");
+                // The stream may not have ended yet, although it stands before the statement.
+                self.decided = self.streaming.is_some();
                 self.try_again();
                 let told = if done { "done on the targets, as was said" } else { "left out" };
                 Ok(format!("{what} is {told}; the stream goes on"))
