@@ -84,7 +84,7 @@ enum Event {
     StreamTrouble(Option<String>),
     /// The stream cannot go on without a person, or another generation than that.
     StreamHalted { error: String, slot_lost: bool, generation: u64 },
-    /// Schema changes are published.
+    /// Schema changes are about to be published.
     SchemaChanged(schema::Seen),
     /// A new look at both servers.
     Observed(Box<Observed>),

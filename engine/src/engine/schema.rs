@@ -1,10 +1,12 @@
 //! Schema changes as the engine sees them: which tables they made, whose rows the stream
 //! alone does not bring, and what an operator decides about one that stopped the stream.
 //!
-//! What can go wrong: the process ends between a schema change and what is noted of it.
-//! Then a table that it made counts as one that nobody has loaded, and is loaded or named:
-//! too much, never too little. Of values that the source computed anew the entry in the
-//! stream itself tells, too.
+//! What can go wrong: the process ends between a schema change and what is noted of it. The
+//! engine is told before it is published, so that it is mostly noted twice then, which is
+//! too much and harmless. Told is not yet stored: a process that is killed in the moment
+//! between may have published it alone. Then a table that it made counts as one that nobody
+//! has loaded, and is loaded or named; of values that the source computed anew the entry in
+//! the stream itself tells, and nothing else.
 
 use kasho_plugin_sdk::Op;
 use kasho_plugin_sdk::event::quote_identifier;
@@ -60,7 +62,7 @@ impl Seen {
 }
 
 impl Engine {
-    /// A schema change is published.
+    /// A schema change is about to be published.
     pub(super) async fn schema_changed(&mut self, Seen { made, stale }: Seen) {
         for table in &stale {
             tracing::warn!(
