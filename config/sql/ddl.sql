@@ -69,18 +69,30 @@ EXCEPTION WHEN OTHERS THEN
 END
 $kasho$;
 
--- A rewrite that makes values anew (a volatile default) leaves no trace in the log: the
--- values are other ones elsewhere.
+-- A rewrite that makes values anew (a volatile default, or what USING calls) leaves no trace
+-- in the log: the values are other ones elsewhere. A partition may be published as the table
+-- above it.
 CREATE OR REPLACE FUNCTION kasho.ddl_rewrite() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $kasho$
+DECLARE
+  calls CONSTANT text := '\musing\M.*([(]|\mcurrent_|\mlocaltime|_user\M)';
+  reason int;
+  stack text;
 BEGIN
-  -- 2: AT_REWRITE_DEFAULT_VAL.
-  IF pg_event_trigger_table_rewrite_reason() & 2 <> 0 THEN
+  reason := pg_event_trigger_table_rewrite_reason();
+  GET DIAGNOSTICS stack = PG_CONTEXT;
+  -- 2: AT_REWRITE_DEFAULT_VAL. 4: AT_REWRITE_COLUMN_REWRITE, of which only the statement
+  -- tells how: a client's own, or one in the stack of contexts under ours.
+  IF reason & 2 <> 0 OR (reason & 4 <> 0 AND (current_query() ~* calls
+     OR substr(stack, strpos(stack, E'\n')) ~* calls)) THEN
     PERFORM set_config('kasho.recomputed',
       (coalesce(nullif(current_setting('kasho.recomputed', true), ''), '[]')::jsonb
-       || (SELECT jsonb_build_object('schema', n.nspname, 'name', c.relname)
+       || (SELECT coalesce(jsonb_agg(jsonb_build_object('schema', n.nspname, 'name', c.relname)
+                                     ORDER BY c.oid), '[]')
              FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-            WHERE c.oid = pg_event_trigger_table_rewrite_oid() AND c.relpersistence <> 't'))::text,
+            WHERE c.relpersistence <> 't' AND (c.oid = pg_event_trigger_table_rewrite_oid()
+                  OR c.oid IN (SELECT a.relid::oid
+                       FROM pg_partition_ancestors(pg_event_trigger_table_rewrite_oid()) a))))::text,
       true);
   END IF;
 EXCEPTION WHEN OTHERS THEN
@@ -198,16 +210,26 @@ BEGIN
     made := ran IS NOT NULL;
   ELSIF tg_tag = 'ALTER TABLE' THEN
     -- A default that is no constant, of a column that is new in this transaction: existing rows
-    -- have what it was here and now, without having been rewritten.
+    -- have what it was here and now, without having been rewritten; those of the tables under
+    -- it too.
     anew := (coalesce(nullif(anew, ''), '[]')::jsonb || coalesce((
-      SELECT jsonb_agg(DISTINCT jsonb_build_object('schema', n.nspname, 'name', c.relname))
-        FROM pg_event_trigger_ddl_commands() e
-        JOIN pg_class c ON e.classid = 'pg_class'::regclass AND c.oid = e.objid
-        JOIN pg_namespace n ON n.oid = c.relnamespace
-        JOIN pg_attribute a ON a.attrelid = c.oid AND a.atthasmissing AND NOT a.attisdropped
-        JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
-       WHERE c.relpersistence <> 't' AND age(a.xmin) <= 0
-         AND pg_get_expr(d.adbin, d.adrelid) ~ '[(]|CURRENT_|LOCALTIME|_USER'), '[]'))::text;
+      WITH RECURSIVE altered (oid) AS (
+        SELECT e.objid FROM pg_event_trigger_ddl_commands() e WHERE e.classid = 'pg_class'::regclass
+        UNION
+        SELECT i.inhrelid FROM pg_inherits i JOIN altered ON altered.oid = i.inhparent),
+      given (oid) AS (
+        SELECT c.oid FROM altered JOIN pg_class c ON c.oid = altered.oid
+          JOIN pg_attribute a ON a.attrelid = c.oid AND a.atthasmissing AND NOT a.attisdropped
+          JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+         WHERE c.relpersistence <> 't' AND age(a.xmin) <= 0
+           AND pg_get_expr(d.adbin, d.adrelid) ~ '[(]|CURRENT_|LOCALTIME|_USER'),
+      named (oid) AS (
+        SELECT oid FROM given
+        UNION
+        SELECT a.relid::oid FROM given, pg_partition_ancestors(given.oid) a)
+      SELECT jsonb_agg(jsonb_build_object('schema', n.nspname, 'name', c.relname) ORDER BY c.oid)
+        FROM named JOIN pg_class c ON c.oid = named.oid
+        JOIN pg_namespace n ON n.oid = c.relnamespace), '[]'))::text;
   END IF;
 
   PERFORM pg_logical_emit_message(true, 'kasho:ddl', convert_to(jsonb_build_object(

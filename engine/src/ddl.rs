@@ -128,6 +128,10 @@ pub fn decode(content: &[u8]) -> Result<Option<DdlEvent>, MessageError> {
         };
         message.recomputed.extend(tables.filter_map(table));
     }
+    // A table above several partitions comes with each of them.
+    let mut recomputed: Vec<String> = message.recomputed.iter().map(Table::quoted).collect();
+    recomputed.sort();
+    recomputed.dedup();
     // A table may come with its sequence before it.
     let named = |object: &&DdlObject| {
         let tag = message.tag.as_str();
@@ -144,7 +148,7 @@ pub fn decode(content: &[u8]) -> Result<Option<DdlEvent>, MessageError> {
             username: message.username,
             database: message.database,
             objects: message.objects,
-            recomputed: message.recomputed.iter().map(Table::quoted).collect(),
+            recomputed,
             makes,
             done: false,
         },
@@ -278,10 +282,11 @@ mod tests {
             "text": "ALTER TABLE \"order\" ATTACH PARTITION p DEFAULT",
             "objects": [object("public", "order")],
             "recomputed": [{"schema": "public", "name": "user"}, {"schema": "Odd", "name": "T"},
+                           {"schema": "public", "name": "user"},
                            "public.before"],
         });
         let event = decode(message.to_string().as_bytes()).unwrap().unwrap();
-        let expected = ["public.user", "\"Odd\".\"T\"", "public.before", "public.order"];
+        let expected = ["\"Odd\".\"T\"", "public.before", "public.order", "public.user"];
         assert_eq!(event.detail.recomputed, expected);
     }
 

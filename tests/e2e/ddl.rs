@@ -585,3 +585,46 @@ async fn a_table_that_is_published_after_it_got_rows_is_missing_them() {
     .await;
     assert_eq!(rows().await.2, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_made_anew_are_noted_of_every_table_that_has_them() {
+    let tables = "
+        CREATE TABLE \"user\" (id int PRIMARY KEY, a int); INSERT INTO \"user\" VALUES (1, 1);
+        CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id);
+        CREATE TABLE low PARTITION OF parts FOR VALUES FROM (0) TO (10);
+        CREATE TABLE high PARTITION OF parts FOR VALUES FROM (10) TO (20);
+        INSERT INTO parts VALUES (1), (11);";
+    let schema = Schema::prepare("", "", tables).await;
+    schema.world.bootstrap().await;
+    schema
+        .run(&[
+            "ALTER TABLE \"user\" ADD token uuid DEFAULT gen_random_uuid()",
+            "ALTER TABLE parts ADD at timestamptz DEFAULT now()",
+            "ALTER TABLE parts ADD token uuid DEFAULT gen_random_uuid()",
+            "ALTER TABLE \"user\" ALTER a TYPE bigint",
+            "ALTER TABLE \"user\" ALTER a TYPE numeric USING a::numeric",
+            "ALTER TABLE \"user\" ALTER a TYPE int USING (random() * 100)::int",
+            "DO $$ BEGIN ALTER TABLE \"user\" ALTER a TYPE text USING random(); END $$",
+        ])
+        .await;
+    let entries = schema.settled(1).await;
+    let told: Vec<Vec<&str>> = entries
+        .iter()
+        .filter(|entry| entry.op == "ddl")
+        .map(|entry| {
+            let named = entry.data["ddl"]["recomputed"].as_array();
+            named.into_iter().flatten().filter_map(Value::as_str).collect()
+        })
+        .collect();
+    let (user, parts) = (vec!["public.user"], vec!["public.high", "public.low", "public.parts"]);
+    let none = Vec::new();
+    assert_eq!(
+        told,
+        [user.clone(), parts.clone(), parts, none.clone(), none, user.clone(), user]
+    );
+    let missing = ["public.high", "public.low", "public.user"].map(str::to_owned);
+    eventually("them to be named", async || {
+        (schema.not_loaded().await == BTreeSet::from(missing.clone())).then_some(())
+    })
+    .await;
+}
