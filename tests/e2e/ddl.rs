@@ -348,6 +348,9 @@ async fn beside_a_mask_no_literal_of_a_statement_leaves() {
         .run(&[
             &plant("ALTER TABLE people /* SECRET */ ADD n int DEFAULT 5 -- SECRET\n"),
             &plant("COMMENT ON TABLE people IS 'SECRET'"),
+            "CREATE MATERIALIZED VIEW m AS SELECT id FROM people",
+            "REFRESH MATERIALIZED VIEW m",
+            "DROP MATERIALIZED VIEW m",
             "CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w",
             &plant("CREATE USER MAPPING FOR public SERVER s OPTIONS (password 'SECRET')"),
         ])
@@ -381,6 +384,8 @@ async fn beside_a_mask_no_literal_of_a_statement_leaves() {
         schema.changes(1).await,
         [
             "ALTER TABLE | public.people | ALTER TABLE people ADD n int DEFAULT 5",
+            "CREATE MATERIALIZED VIEW | public.m | CREATE MATERIALIZED VIEW m AS SELECT id FROM people",
+            "DROP MATERIALIZED VIEW | public.m | DROP MATERIALIZED VIEW m",
             "CREATE INDEX | public.j | NULL",
             "CREATE FUNCTION | public.f() | NULL",
             "DROP VIEW | public.v | DROP VIEW v",
@@ -579,10 +584,8 @@ async fn a_table_that_is_published_after_it_got_rows_is_missing_them() {
         (later >= 3 && high >= 2).then_some(())
     })
     .await;
-    eventually("nothing to be missing", async || {
-        loads.not_loaded().await.is_empty().then_some(())
-    })
-    .await;
+    eventually("nothing to be missing", async || loads.not_loaded().await.is_empty().then_some(()))
+        .await;
     assert_eq!(rows().await.2, 0);
 }
 
@@ -618,10 +621,7 @@ async fn values_made_anew_are_noted_of_every_table_that_has_them() {
         .collect();
     let (user, parts) = (vec!["public.user"], vec!["public.high", "public.low", "public.parts"]);
     let none = Vec::new();
-    assert_eq!(
-        told,
-        [user.clone(), parts.clone(), parts, none.clone(), none, user.clone(), user]
-    );
+    assert_eq!(told, [user.clone(), parts.clone(), parts, none.clone(), none, user.clone(), user]);
     let missing = ["public.high", "public.low", "public.user"].map(str::to_owned);
     eventually("them to be named", async || {
         (schema.not_loaded().await == BTreeSet::from(missing.clone())).then_some(())

@@ -220,7 +220,8 @@ pub async fn look(client: &Client, spec: &Spec) -> Result<Facts, SourceError> {
     }
     let facts = query(client, SERVER, &[&spec.slot]).await?;
     let first = facts.first();
-    let role = query(client, ROLE, &[&spec.role, &MARK]).await?.first().map(role).unwrap_or_default();
+    let role =
+        query(client, ROLE, &[&spec.role, &MARK]).await?.first().map(role).unwrap_or_default();
     let tables = query(client, TABLES, &[&role.oid, &spec.publications]).await?;
     let sequences = query(client, SEQUENCES, &[&role.oid]).await?;
     let publications = "SELECT pubname::text,
@@ -237,7 +238,11 @@ pub async fn look(client: &Client, spec: &Spec) -> Result<Facts, SourceError> {
         schema: first.is_some_and(|row| row.get(5)),
         open_messages: first.is_some_and(|row| row.get(6)),
         server,
-        others: query(client, OTHERS, &[&NAMES]).await?.iter().map(|row| row.get(0)).collect(),
+        others: query(client, OTHERS, &[&NAMES.as_slice()])
+            .await?
+            .iter()
+            .map(|row| row.get(0))
+            .collect(),
         role,
         publications: publications.iter().map(|row| (row.get(0), row.get(1))).collect(),
         tables: tables.iter().map(table).collect(),

@@ -130,7 +130,8 @@ mod tests {
         };
         let plan = teardown(&facts, &spec());
         assert!(plan.steps.is_empty(), "{:?}", plan.steps);
-        for (note, part) in plan.notes.iter().zip(["kasho.applied", "publication p", "role kasho"]) {
+        for (note, part) in plan.notes.iter().zip(["kasho.applied", "publication p", "role kasho"])
+        {
             assert!(note.contains(part), "{note}");
         }
         assert_eq!(plan.notes.len(), 3);
