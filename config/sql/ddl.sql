@@ -5,7 +5,29 @@
 --
 -- May be run again. The triggers fire for sessions in replica role too, say nothing of
 -- temporary objects and of Kasho's own, and never make a statement fail: what they cannot do
--- is a warning to whoever ran it. DROP SCHEMA kasho CASCADE takes all of it away.
+-- is a warning to whoever ran it. "kasho teardown" takes all of it away.
+
+BEGIN;
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+-- A function that is replaced keeps its owner, who could replace it again at any time, by one
+-- that does his will whenever a superuser changes the schema.
+DO $kasho$
+DECLARE
+  theirs text;
+BEGIN
+  SELECT string_agg(format('%s of %s', p.oid::regprocedure, r.rolname), ', ' ORDER BY p.proname)
+    INTO theirs
+    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace AND n.nspname = 'kasho'
+    JOIN pg_roles r ON r.oid = p.proowner
+   WHERE p.proname IN ('ddl_path', 'ddl_drop', 'ddl_rewrite', 'ddl_end') AND p.pronargs = 0
+     AND NOT r.rolsuper AND r.rolname <> current_user;
+  IF theirs IS NOT NULL THEN
+    RAISE EXCEPTION 'functions of the event triggers belong to roles that are no superusers: %; '
+      'find out who made them, then DROP them with CASCADE, and run this again', theirs;
+  END IF;
+END
+$kasho$;
 
 CREATE SCHEMA IF NOT EXISTS kasho;
 COMMENT ON SCHEMA kasho IS 'Kasho: event triggers for schema changes';
@@ -47,18 +69,30 @@ EXCEPTION WHEN OTHERS THEN
 END
 $kasho$;
 
--- A rewrite that makes values anew (a volatile default) leaves no trace in the log: the
--- values are other ones elsewhere.
+-- A rewrite that makes values anew (a volatile default, or what USING calls) leaves no trace
+-- in the log: the values are other ones elsewhere. A partition may be published as the table
+-- above it.
 CREATE OR REPLACE FUNCTION kasho.ddl_rewrite() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $kasho$
+DECLARE
+  calls CONSTANT text := '\musing\M.*([(]|\mcurrent_|\mlocaltime|_user\M)';
+  reason int;
+  stack text;
 BEGIN
-  -- 2: AT_REWRITE_DEFAULT_VAL.
-  IF pg_event_trigger_table_rewrite_reason() & 2 <> 0 THEN
+  reason := pg_event_trigger_table_rewrite_reason();
+  GET DIAGNOSTICS stack = PG_CONTEXT;
+  -- 2: AT_REWRITE_DEFAULT_VAL. 4: AT_REWRITE_COLUMN_REWRITE, of which only the statement
+  -- tells how: a client's own, or one in the stack of contexts under ours.
+  IF reason & 2 <> 0 OR (reason & 4 <> 0 AND (current_query() ~* calls
+     OR substr(stack, strpos(stack, E'\n')) ~* calls)) THEN
     PERFORM set_config('kasho.recomputed',
       (coalesce(nullif(current_setting('kasho.recomputed', true), ''), '[]')::jsonb
-       || (SELECT to_jsonb(format('%I.%I', n.nspname, c.relname))
+       || (SELECT coalesce(jsonb_agg(jsonb_build_object('schema', n.nspname, 'name', c.relname)
+                                     ORDER BY c.oid), '[]')
              FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-            WHERE c.oid = pg_event_trigger_table_rewrite_oid() AND c.relpersistence <> 't'))::text,
+            WHERE c.relpersistence <> 't' AND (c.oid = pg_event_trigger_table_rewrite_oid()
+                  OR c.oid IN (SELECT a.relid::oid
+                       FROM pg_partition_ancestors(pg_event_trigger_table_rewrite_oid()) a))))::text,
       true);
   END IF;
 EXCEPTION WHEN OTHERS THEN
@@ -69,11 +103,13 @@ $kasho$;
 -- Writes the message.
 CREATE OR REPLACE FUNCTION kasho.ddl_end() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET lc_messages = 'C' AS $kasho$
+SET search_path = pg_catalog, pg_temp AS $kasho$
 DECLARE
-  query text := current_query();
-  gone text := current_setting('kasho.dropped', true);
-  anew text := current_setting('kasho.recomputed', true);
+  -- Nothing is computed here: what fails before BEGIN is caught by nobody.
+  query text;
+  gone text;
+  anew text;
+  language text;
   objects jsonb;
   stack text;
   ran text;
@@ -82,11 +118,25 @@ DECLARE
   nth int := 0;
   made boolean := false;
 BEGIN
+  query := current_query();
   -- For this statement alone.
+  gone := current_setting('kasho.dropped', true);
+  anew := current_setting('kasho.recomputed', true);
   PERFORM set_config('kasho.dropped', '', true), set_config('kasho.recomputed', '', true);
 
   -- What a function runs is in the stack of contexts, under ours; what a client sends is not.
+  -- Contexts come in the language of messages, which only a superuser may set. Without that
+  -- right, the text of what a function runs may be unknown.
+  BEGIN
+    language := current_setting('lc_messages');
+    PERFORM set_config('lc_messages', 'C', true);
+  EXCEPTION WHEN OTHERS THEN
+    language := NULL;
+  END;
   GET DIAGNOSTICS stack = PG_CONTEXT;
+  IF language IS NOT NULL THEN
+    PERFORM set_config('lc_messages', language, true);
+  END IF;
   stack := substr(stack, strpos(stack, E'\n'));
   -- From 18 on an extension's own script is there, too; it stands for all that it does.
   IF stack ~ (E'\n' || 'extension script file "[^"]*", near line \d+') THEN
@@ -111,13 +161,25 @@ BEGIN
   SELECT jsonb_agg(object ORDER BY n) INTO objects FROM (
     SELECT n, jsonb_build_object('type', coalesce(c.object_type, ''),
              'identity', coalesce(c.object_identity, ''), 'schema', c.schema_name,
-             'name', coalesce(rel.relname, typ.typname, nsp.nspname), 'dropped', false)
+             'name', coalesce(rel.relname, typ.typname, nsp.nspname), 'dropped', false,
+             -- Which publications bring the rows that a new table gets from now on.
+             'published', CASE WHEN rel.relkind IN ('r', 'p') AND rel.relpersistence = 'p'
+               AND tg_tag IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE SCHEMA')
+               THEN (SELECT coalesce(jsonb_agg(p.pubname ORDER BY p.pubname), '[]')
+                       FROM pg_publication p
+                      WHERE p.pubinsert AND (p.puballtables OR EXISTS (
+                            SELECT FROM pg_get_publication_tables(p.pubname::text) t
+                             WHERE t.relid = rel.oid OR t.relid::oid IN (
+                                   SELECT a.relid::oid FROM pg_partition_ancestors(rel.oid) a))))
+               ELSE '[]' END)
       FROM pg_event_trigger_ddl_commands() WITH ORDINALITY AS c (classid, objid, objsubid,
            command_tag, object_type, schema_name, object_identity, in_extension, command, n)
       LEFT JOIN pg_class rel ON c.classid = 'pg_class'::regclass AND rel.oid = c.objid
       LEFT JOIN pg_type typ ON c.classid = 'pg_type'::regclass AND typ.oid = c.objid
       LEFT JOIN pg_namespace nsp ON c.classid = 'pg_namespace'::regclass AND nsp.oid = c.objid
      WHERE NOT c.in_extension
+       -- What is never published has no remarks that are.
+       AND NOT (c.command_tag = 'COMMENT' AND c.object_type IN ('publication', 'subscription'))
        AND coalesce(c.schema_name, '') NOT IN ('pg_temp', 'kasho')
        AND NOT (c.classid = 'pg_namespace'::regclass AND nsp.nspname = 'kasho')
        AND coalesce(rel.relpersistence, 'p') <> 't'
@@ -148,16 +210,26 @@ BEGIN
     made := ran IS NOT NULL;
   ELSIF tg_tag = 'ALTER TABLE' THEN
     -- A default that is no constant, of a column that is new in this transaction: existing rows
-    -- have what it was here and now, without having been rewritten.
+    -- have what it was here and now, without having been rewritten; those of the tables under
+    -- it too.
     anew := (coalesce(nullif(anew, ''), '[]')::jsonb || coalesce((
-      SELECT jsonb_agg(DISTINCT format('%I.%I', n.nspname, c.relname))
-        FROM pg_event_trigger_ddl_commands() e
-        JOIN pg_class c ON e.classid = 'pg_class'::regclass AND c.oid = e.objid
-        JOIN pg_namespace n ON n.oid = c.relnamespace
-        JOIN pg_attribute a ON a.attrelid = c.oid AND a.atthasmissing AND NOT a.attisdropped
-        JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
-       WHERE c.relpersistence <> 't' AND age(a.xmin) <= 0
-         AND pg_get_expr(d.adbin, d.adrelid) ~ '[(]|CURRENT_|LOCALTIME|_USER'), '[]'))::text;
+      WITH RECURSIVE altered (oid) AS (
+        SELECT e.objid FROM pg_event_trigger_ddl_commands() e WHERE e.classid = 'pg_class'::regclass
+        UNION
+        SELECT i.inhrelid FROM pg_inherits i JOIN altered ON altered.oid = i.inhparent),
+      given (oid) AS (
+        SELECT c.oid FROM altered JOIN pg_class c ON c.oid = altered.oid
+          JOIN pg_attribute a ON a.attrelid = c.oid AND a.atthasmissing AND NOT a.attisdropped
+          JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+         WHERE c.relpersistence <> 't' AND age(a.xmin) <= 0
+           AND pg_get_expr(d.adbin, d.adrelid) ~ '[(]|CURRENT_|LOCALTIME|_USER'),
+      named (oid) AS (
+        SELECT oid FROM given
+        UNION
+        SELECT a.relid::oid FROM given, pg_partition_ancestors(given.oid) a)
+      SELECT jsonb_agg(jsonb_build_object('schema', n.nspname, 'name', c.relname) ORDER BY c.oid)
+        FROM named JOIN pg_class c ON c.oid = named.oid
+        JOIN pg_namespace n ON n.oid = c.relnamespace), '[]'))::text;
   END IF;
 
   PERFORM pg_logical_emit_message(true, 'kasho:ddl', convert_to(jsonb_build_object(
@@ -188,6 +260,10 @@ $kasho$;
 -- Only the triggers call them.
 REVOKE ALL ON FUNCTION kasho.ddl_drop(), kasho.ddl_rewrite(), kasho.ddl_end(), kasho.ddl_path()
   FROM PUBLIC;
+ALTER FUNCTION kasho.ddl_path() OWNER TO CURRENT_USER;
+ALTER FUNCTION kasho.ddl_drop() OWNER TO CURRENT_USER;
+ALTER FUNCTION kasho.ddl_rewrite() OWNER TO CURRENT_USER;
+ALTER FUNCTION kasho.ddl_end() OWNER TO CURRENT_USER;
 
 DO $kasho$
 DECLARE
@@ -212,3 +288,5 @@ BEGIN
   END LOOP;
 END
 $kasho$;
+
+COMMIT;

@@ -6,6 +6,7 @@
 //! statements at once, and PostgreSQL then knows only all of them together: the one that a
 //! message is of is cut out here, or nothing is, where that cannot be done for certain.
 
+use kasho_plugin_sdk::event::quote_identifier;
 use serde::Deserialize;
 
 use crate::batch::{DdlDetail, DdlEvent, DdlObject};
@@ -58,7 +59,29 @@ struct Message {
     #[serde(default)]
     objects: Vec<DdlObject>,
     #[serde(default)]
-    recomputed: Vec<String>,
+    recomputed: Vec<Table>,
+}
+
+/// A table.
+#[derive(Clone, Deserialize)]
+#[serde(untagged)]
+enum Table {
+    /// Not quoted: SQL and the engine do not quote the same words.
+    Apart { schema: String, name: String },
+    /// As triggers of before wrote it.
+    Quoted(String),
+}
+
+impl Table {
+    /// As the engine calls it.
+    fn quoted(&self) -> String {
+        match self {
+            Table::Apart { schema, name } => {
+                format!("{}.{}", quote_identifier(schema), quote_identifier(name))
+            }
+            Table::Quoted(name) => name.clone(),
+        }
+    }
 }
 
 /// The schema change that a message of ours tells of; none where an extension's own script
@@ -100,8 +123,15 @@ pub fn decode(content: &[u8]) -> Result<Option<DdlEvent>, MessageError> {
     if message.tag == "ALTER TABLE" && text.as_deref().is_some_and(attaches) {
         // The rows that it has are the parent's from now on, without being inserted there.
         let tables = message.objects.iter().filter(|object| object.kind == "table");
-        message.recomputed.extend(tables.map(|table| table.identity.clone()));
+        let table = |object: &DdlObject| {
+            Some(Table::Apart { schema: object.schema.clone()?, name: object.name.clone()? })
+        };
+        message.recomputed.extend(tables.filter_map(table));
     }
+    // A table above several partitions comes with each of them.
+    let mut recomputed: Vec<String> = message.recomputed.iter().map(Table::quoted).collect();
+    recomputed.sort();
+    recomputed.dedup();
     // A table may come with its sequence before it.
     let named = |object: &&DdlObject| {
         let tag = message.tag.as_str();
@@ -118,7 +148,7 @@ pub fn decode(content: &[u8]) -> Result<Option<DdlEvent>, MessageError> {
             username: message.username,
             database: message.database,
             objects: message.objects,
-            recomputed: message.recomputed,
+            recomputed,
             makes,
             done: false,
         },
@@ -239,6 +269,25 @@ mod tests {
                           "text": "CREATE TABLE IF NOT EXISTS t (x integer)"});
         let event = decode(made.to_string().as_bytes()).unwrap().unwrap();
         assert_eq!(event.text.as_deref(), Some("CREATE TABLE IF NOT EXISTS t (x integer)"));
+    }
+
+    #[test]
+    fn tables_are_called_as_the_engine_calls_them() {
+        let object = |schema: &str, name: &str| {
+            json!({"type": "table", "identity": format!("{schema}.\"{name}\""),
+                   "schema": schema, "name": name, "dropped": false})
+        };
+        let message = json!({
+            "v": 1, "tag": "ALTER TABLE", "nth": 1,
+            "text": "ALTER TABLE \"order\" ATTACH PARTITION p DEFAULT",
+            "objects": [object("public", "order")],
+            "recomputed": [{"schema": "public", "name": "user"}, {"schema": "Odd", "name": "T"},
+                           {"schema": "public", "name": "user"},
+                           "public.before"],
+        });
+        let event = decode(message.to_string().as_bytes()).unwrap().unwrap();
+        let expected = ["\"Odd\".\"T\"", "public.before", "public.order", "public.user"];
+        assert_eq!(event.detail.recomputed, expected);
     }
 
     #[test]

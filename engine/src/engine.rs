@@ -84,7 +84,7 @@ enum Event {
     StreamTrouble(Option<String>),
     /// The stream cannot go on without a person, or another generation than that.
     StreamHalted { error: String, slot_lost: bool, generation: u64 },
-    /// Schema changes are published.
+    /// Schema changes are about to be published.
     SchemaChanged(schema::Seen),
     /// A new look at both servers.
     Observed(Box<Observed>),
@@ -128,6 +128,8 @@ struct Engine {
     troubles: Troubles,
     /// The slot is being read, as its task last said.
     stream_open: bool,
+    /// A schema change was decided about before the halt that it caused was heard of.
+    decided: bool,
     lag: LagClock,
     guard: Guard,
     /// The phase was adopted although Redis could not take it.
@@ -209,6 +211,7 @@ async fn serve(
         loading: None,
         troubles: Troubles::default(),
         stream_open: false,
+        decided: false,
         lag: LagClock::default(),
         guard: Guard::default(),
         unstored: false,
@@ -372,8 +375,10 @@ impl Engine {
                 self.stream_open = false;
                 self.held = self.streaming.take().filter(|_| !slot_lost);
                 self.troubles.stream = Some(error.clone());
+                let decided = std::mem::take(&mut self.decided);
                 match slot_lost {
                     true => self.apply(Command::SlotLost { error }, "the slot is lost").await,
+                    false if decided => self.try_again(),
                     false => self.try_newer(generation),
                 }
             }

@@ -17,7 +17,7 @@ mod plan;
 mod teardown;
 mod triggers;
 
-pub use facts::{Facts, Role, Table, look};
+pub use facts::{Facts, Function, Role, Table, look};
 pub use plan::plan;
 pub use teardown::teardown;
 pub use triggers::SQL as TRIGGERS;
@@ -78,14 +78,15 @@ impl Plan {
     pub fn script(&self) -> String {
         let mut out = String::new();
         for note in &self.notes {
-            out += &format!("-- note: {}\n", note.replace('\n', "\n--   "));
+            out += &format!("-- note: {}\n", comment(note));
         }
         if self.steps.is_empty() {
             return out + "-- nothing is left to do\n";
         }
         out += &format!("SET lock_timeout = '{LOCK_TIMEOUT_MS}ms';\n");
         for step in &self.steps {
-            out += &format!("\n-- {}\n{};\n", step.what, step.sql.trim_end_matches(';'));
+            let (what, sql) = (comment(&step.what), step.sql.trim_end_matches(';'));
+            out += &format!("\n-- {what}\n{sql};\n");
         }
         if self.password {
             out += "\n-- and give the role its password, the one in source.url: \\password\n";
@@ -142,11 +143,13 @@ pub async fn run(client: &Client, step: &Step, told: fn(&str)) -> Result<(), Set
         match client.batch_execute(&step.sql).await {
             Ok(()) => return Ok(()),
             Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+                roll_back(client).await;
                 let by = holders(client).await.unwrap_or_default();
                 told(&format!("{}: waiting for a lock; open: {by}", step.what));
                 tokio::time::sleep(std::time::Duration::from_millis(PAUSE_MS)).await;
             }
             Err(error) => {
+                roll_back(client).await;
                 let source = SourceError::sql("setting up", &error);
                 return Err(SetupError::Refused { what: what(), source });
             }
@@ -154,6 +157,13 @@ pub async fn run(client: &Client, step: &Step, told: fn(&str)) -> Result<(), Set
     }
     let by = holders(client).await.unwrap_or_else(|_| "an open transaction".to_owned());
     Err(SetupError::Locked { what: what(), by })
+}
+
+/// A step may be a transaction of several statements. Where it was none, this is a warning.
+async fn roll_back(client: &Client) {
+    if let Err(error) = client.batch_execute("ROLLBACK").await {
+        tracing::debug!(%error, "rolling back");
+    }
 }
 
 /// The sessions with the oldest open transactions.
@@ -168,12 +178,47 @@ async fn holders(client: &Client) -> Result<String, tokio_postgres::Error> {
     Ok(if found.is_empty() { "an open transaction".to_owned() } else { found })
 }
 
+/// A text of several lines within a comment: each of them begins one again. A comment ends at
+/// either sort of line end, and names of objects may hold both.
+fn comment(text: &str) -> String {
+    text.replace("\r\n", "\n").split(['\n', '\r']).collect::<Vec<_>>().join("\n--   ")
+}
+
 /// A name in a statement.
 fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
+/// What setup makes says so itself, in a comment of its own: teardown takes away nothing else.
+const MARK: &str = "made by kasho setup";
+
+/// Marks what the step before has made.
+fn mark(object: &str) -> Step {
+    let sql = format!("COMMENT ON {object} IS {}", literal(MARK));
+    Step::new("by which kasho teardown knows it", sql)
+}
+
 /// A text in a statement.
 fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_a_comment_of_the_script_is_a_statement() {
+        let ends = ["a\rDROP TABLE t;", "a\nDROP TABLE t;", "a\r\n\rDROP TABLE t;", "a\n\nDROP"];
+        let plan = Plan {
+            notes: ends.map(str::to_owned).to_vec(),
+            steps: ends.iter().map(|what| Step::new(*what, "SELECT 1")).collect(),
+            password: false,
+        };
+        let script = plan.script();
+        for line in script.split(['\n', '\r']).filter(|line| line.contains("DROP")) {
+            assert!(line.starts_with("--"), "{script:?}");
+        }
+        assert_eq!(script.matches("DROP").count(), 8);
+    }
 }

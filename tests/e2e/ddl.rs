@@ -298,9 +298,17 @@ async fn a_statement_never_fails_because_of_us() {
     assert!(error.contains("text is not known"), "{error}");
     let told = schema.world.engine.run(&["ddl", "done", &place]).await.success().stdout;
     assert!(told.contains("the stream goes on"), "{told}");
-    // Nor with what they are made of taken away.
+    // Nor with the rights of their owner taken away, and then all that they are made of.
     schema
         .run(&[
+            "CREATE ROLE boss SUPERUSER",
+            "ALTER FUNCTION kasho.ddl_end() OWNER TO boss; ALTER FUNCTION kasho.ddl_drop() OWNER TO \
+             boss; ALTER FUNCTION kasho.ddl_rewrite() OWNER TO boss",
+            "ALTER ROLE boss NOSUPERUSER",
+            "SET lc_messages = 'C.UTF-8'",
+            "CREATE TABLE kept (x int)",
+            "DROP TABLE kept",
+            "RESET lc_messages",
             "SET ROLE plain",
             "CREATE TABLE fine (x int)",
             "RESET ROLE",
@@ -310,7 +318,12 @@ async fn a_statement_never_fails_because_of_us() {
         .await;
     assert_eq!(
         schema.changes(1).await,
-        ["CREATE TABLE |  | NULL", "CREATE TABLE | public.fine | CREATE TABLE fine (x int)"]
+        [
+            "CREATE TABLE |  | NULL",
+            "CREATE TABLE | public.kept | CREATE TABLE kept (x int)",
+            "DROP TABLE | public.kept | DROP TABLE kept",
+            "CREATE TABLE | public.fine | CREATE TABLE fine (x int)",
+        ]
     );
 }
 
@@ -335,6 +348,9 @@ async fn beside_a_mask_no_literal_of_a_statement_leaves() {
         .run(&[
             &plant("ALTER TABLE people /* SECRET */ ADD n int DEFAULT 5 -- SECRET\n"),
             &plant("COMMENT ON TABLE people IS 'SECRET'"),
+            "CREATE MATERIALIZED VIEW m AS SELECT id FROM people",
+            "REFRESH MATERIALIZED VIEW m",
+            "DROP MATERIALIZED VIEW m",
             "CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w",
             &plant("CREATE USER MAPPING FOR public SERVER s OPTIONS (password 'SECRET')"),
         ])
@@ -368,6 +384,8 @@ async fn beside_a_mask_no_literal_of_a_statement_leaves() {
         schema.changes(1).await,
         [
             "ALTER TABLE | public.people | ALTER TABLE people ADD n int DEFAULT 5",
+            "CREATE MATERIALIZED VIEW | public.m | CREATE MATERIALIZED VIEW m AS SELECT id FROM people",
+            "DROP MATERIALIZED VIEW | public.m | DROP MATERIALIZED VIEW m",
             "CREATE INDEX | public.j | NULL",
             "CREATE FUNCTION | public.f() | NULL",
             "DROP VIEW | public.v | DROP VIEW v",
@@ -518,6 +536,95 @@ async fn rows_that_the_stream_does_not_bring_are_loaded_if_asked_for() {
     .await;
     eventually("nothing to be missing", async || {
         schema.not_loaded().await.is_empty().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_published_after_it_got_rows_is_missing_them() {
+    let tables = "
+        CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id);
+        DROP PUBLICATION kasho_pub; CREATE PUBLICATION kasho_pub FOR TABLE ledger, parts;
+        CREATE PUBLICATION theirs FOR ALL TABLES;";
+    let later = [
+        "CREATE TABLE later (id int PRIMARY KEY)",
+        "INSERT INTO later VALUES (1), (2), (3)",
+        "CREATE TABLE high (id int PRIMARY KEY)",
+        "INSERT INTO high VALUES (11), (12)",
+        // This one is published when it is made: the stream brings its row.
+        "CREATE TABLE low PARTITION OF parts FOR VALUES FROM (0) TO (10)",
+        "INSERT INTO low VALUES (1)",
+        "ALTER PUBLICATION kasho_pub ADD TABLE later",
+        "ALTER TABLE parts ATTACH PARTITION high FOR VALUES FROM (10) TO (20)",
+    ];
+    let (named, loads) = tokio::join!(
+        Schema::prepare("", "", tables),
+        Schema::prepare("", "[bootstrap]\nmissing_rows = \"load\"\n", tables)
+    );
+    named.world.bootstrap().await;
+    named.run(&later).await;
+    let missing = BTreeSet::from(["public.high".to_owned(), "public.later".to_owned()]);
+    eventually("both to be named", async || (named.not_loaded().await == missing).then_some(()))
+        .await;
+
+    loads.world.bootstrap().await;
+    let rows = async || {
+        let entries: Vec<(String, Vec<String>)> =
+            loads.world.redis.command(&["XRANGE", "{kasho}:1:bootstrap", "-", "+"]).await;
+        let of = |table: &str| {
+            let named = |words: &Vec<String>| words.chunks(2).any(|w| w[0] == "t" && w[1] == table);
+            entries.iter().filter(|(_, words)| named(words)).count()
+        };
+        (of("public.later"), of("public.high"), of("public.low"))
+    };
+    assert_eq!(rows().await, (0, 0, 0));
+    loads.run(&later).await;
+    eventually("both to be loaded", async || {
+        let (later, high, _) = rows().await;
+        (later >= 3 && high >= 2).then_some(())
+    })
+    .await;
+    eventually("nothing to be missing", async || loads.not_loaded().await.is_empty().then_some(()))
+        .await;
+    assert_eq!(rows().await.2, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_made_anew_are_noted_of_every_table_that_has_them() {
+    let tables = "
+        CREATE TABLE \"user\" (id int PRIMARY KEY, a int); INSERT INTO \"user\" VALUES (1, 1);
+        CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id);
+        CREATE TABLE low PARTITION OF parts FOR VALUES FROM (0) TO (10);
+        CREATE TABLE high PARTITION OF parts FOR VALUES FROM (10) TO (20);
+        INSERT INTO parts VALUES (1), (11);";
+    let schema = Schema::prepare("", "", tables).await;
+    schema.world.bootstrap().await;
+    schema
+        .run(&[
+            "ALTER TABLE \"user\" ADD token uuid DEFAULT gen_random_uuid()",
+            "ALTER TABLE parts ADD at timestamptz DEFAULT now()",
+            "ALTER TABLE parts ADD token uuid DEFAULT gen_random_uuid()",
+            "ALTER TABLE \"user\" ALTER a TYPE bigint",
+            "ALTER TABLE \"user\" ALTER a TYPE numeric USING a::numeric",
+            "ALTER TABLE \"user\" ALTER a TYPE int USING (random() * 100)::int",
+            "DO $$ BEGIN ALTER TABLE \"user\" ALTER a TYPE text USING random(); END $$",
+        ])
+        .await;
+    let entries = schema.settled(1).await;
+    let told: Vec<Vec<&str>> = entries
+        .iter()
+        .filter(|entry| entry.op == "ddl")
+        .map(|entry| {
+            let named = entry.data["ddl"]["recomputed"].as_array();
+            named.into_iter().flatten().filter_map(Value::as_str).collect()
+        })
+        .collect();
+    let (user, parts) = (vec!["public.user"], vec!["public.high", "public.low", "public.parts"]);
+    let none = Vec::new();
+    assert_eq!(told, [user.clone(), parts.clone(), parts, none.clone(), none, user.clone(), user]);
+    let missing = ["public.high", "public.low", "public.user"].map(str::to_owned);
+    eventually("them to be named", async || {
+        (schema.not_loaded().await == BTreeSet::from(missing.clone())).then_some(())
     })
     .await;
 }

@@ -215,6 +215,73 @@ async fn check_names_what_is_missing_with_the_statement_that_mends_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn teardown_takes_away_only_what_setup_made() {
+    let site = Site::start().await;
+    let pg = &site.world.pg;
+    // Of an operator, and of an applier that has this database for its target.
+    pg.sql(
+        "CREATE ROLE kasho LOGIN; CREATE PUBLICATION kasho_pub FOR TABLE good; \
+         CREATE SCHEMA kasho; CREATE TABLE kasho.applied (x int)",
+    )
+    .await;
+    site.kasho(&["setup", "--apply"]).await;
+    let told = site.kasho(&["teardown", "--apply"]).await;
+    for kept in ["schema kasho stays", "publication kasho_pub stays", "role kasho stays"] {
+        assert!(told.contains(kept), "{told}");
+    }
+    assert_eq!(site.published().await, ["good"]);
+    for kept in [
+        "SELECT count(*) FROM pg_class WHERE oid = 'kasho.applied'::regclass",
+        "SELECT count(*) FROM pg_roles WHERE rolname = 'kasho'",
+    ] {
+        assert_eq!(pg.value(kept).await, "1", "{kept}");
+    }
+    for gone in [
+        "SELECT count(*) FROM pg_event_trigger",
+        "SELECT count(*) FROM pg_proc WHERE pronamespace = 'kasho'::regnamespace",
+    ] {
+        assert_eq!(pg.value(gone).await, "0", "{gone}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn functions_that_somebody_made_in_advance_are_not_taken_for_ours() {
+    let site = Site::start().await;
+    let pg = &site.world.pg;
+    pg.sql(
+        "GRANT CREATE ON DATABASE postgres TO app; SET ROLE app; CREATE SCHEMA kasho; \
+         CREATE FUNCTION kasho.ddl_path() RETURNS event_trigger LANGUAGE plpgsql \
+         AS 'BEGIN ALTER ROLE app SUPERUSER; END'",
+    )
+    .await;
+    let apply = ["setup", "--apply", "--admin-url", &site.admin];
+    let refused = site.world.engine.run(&apply).await;
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.stderr.contains("kasho.ddl_path() of app"), "{}", refused.stderr);
+    let triggers = "SELECT count(*) FROM pg_event_trigger";
+    assert_eq!(pg.value(triggers).await, "0");
+
+    pg.sql("DROP FUNCTION kasho.ddl_path() CASCADE").await;
+    site.kasho(&["setup", "--apply"]).await;
+    assert_eq!(pg.value(triggers).await, "4");
+    // What they are is more than what they do.
+    for spoilt in [
+        "ALTER FUNCTION kasho.ddl_end() SECURITY INVOKER",
+        "ALTER FUNCTION kasho.ddl_drop() RESET search_path",
+        "ALTER FUNCTION kasho.ddl_path() SET search_path = public",
+    ] {
+        pg.sql(spoilt).await;
+        let mended = site.kasho(&["setup", "--apply"]).await;
+        assert!(mended.contains("done: event triggers"), "{spoilt}: {mended}");
+        let again = site.kasho(&["setup", "--apply"]).await;
+        assert!(again.contains("nothing is left to do"), "{spoilt}: {again}");
+    }
+    pg.sql("ALTER FUNCTION kasho.ddl_end() OWNER TO app").await;
+    let script = site.kasho(&["setup"]).await;
+    assert!(script.contains("CREATE OR REPLACE FUNCTION kasho.ddl_end"), "{script}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tables_can_be_chosen() {
     let site = Site::start().await;
     site.kasho(&["setup", "--apply", "--table", "public.good", "--table", "Shop.Odd T"]).await;

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Batch, Cell, Detail, Image, Span};
+use super::{Batch, Cell, DDL_RELATION_ID, Detail, Image, Span};
 
 /// An object that a schema change made, changed or dropped.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,10 @@ pub struct DdlObject {
     pub name: Option<String>,
     /// It is gone.
     pub dropped: bool,
+    /// Of a table that is new: the publications that bring every row it gets. The engine's
+    /// own business.
+    #[serde(skip_serializing)]
+    pub published: Vec<String>,
 }
 
 /// What stands beside the row of `kasho.ddl`.
@@ -60,6 +64,14 @@ pub struct DdlEvent {
     pub text: Option<String>,
     /// The rest.
     pub detail: DdlDetail,
+}
+
+impl Batch {
+    /// Whether there may be schema changes in it.
+    #[must_use]
+    pub fn has_ddl(&self) -> bool {
+        self.relations.iter().any(|relation| relation.id == DDL_RELATION_ID)
+    }
 }
 
 impl DdlEvent {

@@ -10,7 +10,8 @@ pub enum Kind {
     Query,
     /// Functions, triggers, rules, policies and whatever else may hold code.
     Code,
-    /// Rights, owners and comments: nothing of rows depends on them.
+    /// Rights, owners and comments, and what fills a materialized view anew, from the tables
+    /// of its own server: nothing of rows depends on them.
     Remark,
     /// Of this server alone, and often with secrets: user mappings, foreign servers and
     /// tables, subscriptions, publications, extensions' own business. Never published.
@@ -25,6 +26,7 @@ pub fn kind(tag: &str) -> Kind {
         ("SELECT", "INTO") | ("CREATE", "TABLE AS") => Kind::Query,
         ("GRANT" | "REVOKE" | "COMMENT", _)
         | ("SECURITY", "LABEL")
+        | ("REFRESH", "MATERIALIZED VIEW")
         | ("ALTER", "DEFAULT PRIVILEGES") => Kind::Remark,
         (
             _,
@@ -54,7 +56,7 @@ mod tests {
             ("SELECT INTO", Kind::Query),
             ("CREATE FUNCTION", Kind::Code),
             ("CREATE POLICY", Kind::Code),
-            ("REFRESH MATERIALIZED VIEW", Kind::Code),
+            ("REFRESH MATERIALIZED VIEW", Kind::Remark),
             ("a tag of the future", Kind::Code),
             ("GRANT", Kind::Remark),
             ("COMMENT", Kind::Remark),

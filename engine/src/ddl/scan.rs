@@ -18,8 +18,8 @@ pub struct Unclear;
 enum Token {
     /// A key word or a name without quotes, in capitals; so deep in parentheses.
     Word(String, u32),
-    /// A name in quotes.
-    Name,
+    /// A name in quotes, and these.
+    Name(String),
     /// A string of any kind.
     Literal,
     /// A number of so many digits, as written.
@@ -69,8 +69,8 @@ impl Scanned {
         })
     }
 
-    /// Whether it holds something that could be data: a string of any kind, or a number so
-    /// long that it could be somebody's.
+    /// Whether it holds something that could be data: a string of any kind, a number so long
+    /// that it could be somebody's, or a name in quotes that looks like either.
     #[must_use]
     pub fn has_literal(&self) -> bool {
         self.tokens.iter().any(|token| match token {
@@ -78,6 +78,10 @@ impl Scanned {
             Token::Number(number) => {
                 let digits = number.bytes().filter(u8::is_ascii_hexdigit).count();
                 digits >= TELLING && !LIMITS.contains(&number.as_str())
+            }
+            Token::Name(name) => {
+                let digits = name.bytes().filter(u8::is_ascii_digit).count();
+                digits >= TELLING || name.contains('@')
             }
             _ => false,
         })
@@ -196,7 +200,8 @@ impl Scanner<'_> {
             }
             ('"', _) => {
                 let len = quoted(rest, '"', false)?;
-                self.token(len, Token::Name);
+                let name = rest[..len].to_owned();
+                self.token(len, Token::Name(name));
             }
             ('$', Some(c)) if c.is_ascii_digit() => {
                 let len = 1 + rest[1..].bytes().take_while(u8::is_ascii_digit).count();
@@ -360,6 +365,9 @@ mod tests {
             "a 555.1234",
             "a 0xDEADBEEF",
             "a 1_234_567",
+            "a \"ada@example.com\"",
+            "a \"+44 20 7946 0018\"",
+            "a U&\"x@y\"",
         ] {
             assert!(one(text).has_literal(), "{text}");
         }
@@ -369,6 +377,7 @@ mod tests {
             "a -- 'x'",
             "a /* 'x' */",
             "a \"x'y\"",
+            "a \"events 2026-11\"",
             "a 2147483647",
             "a 9223372036854775807",
             "a default 42",

@@ -13,7 +13,7 @@ use super::schema::Seen;
 use super::world::World;
 use crate::batch::Batch;
 use crate::pipeline;
-use crate::position::Lsn;
+use crate::position::{Lsn, Position};
 use crate::sink::publisher::Publisher;
 use crate::sink::redis::RedisStore;
 use crate::sink::{Sink, SinkError};
@@ -40,6 +40,8 @@ pub(super) struct Described {
     told: Option<Arc<Generation>>,
     /// The generation of which was written down what rows showed it, and how much.
     learned: Option<(Arc<Generation>, u64)>,
+    /// The last row of the batch whose schema changes the engine was told last.
+    noted: Option<Position>,
 }
 
 /// A chain and a sink that belong together. `began` is what a half published transaction
@@ -55,8 +57,9 @@ pub(super) fn pair(
     world.adopts(&generation);
     let adopted = Arc::new(ArcSwap::new(generation));
     let (world, own) = (Arc::clone(world), Arc::clone(world));
-    let (adopts, told, learned) = (Arc::clone(&adopted), None, None);
-    let described = Described { publisher, world, events, adopted: adopts, told, learned };
+    let adopts = Arc::clone(&adopted);
+    let (told, learned, noted) = (None, None, None);
+    let described = Described { publisher, world, events, adopted: adopts, told, learned, noted };
     (Chains { chains, world: own, adopted }, described)
 }
 
@@ -159,12 +162,15 @@ impl Sink for Described {
             self.world.passes(&adopted, from);
             self.told = Some(adopted);
         }
-        let seen = Seen::of(&batch);
-        self.publisher.publish(batch, generation, confirmed).await?;
-        if !seen.is_empty() {
+        let seen = Seen::of(&batch, &self.world.config.source.publications);
+        let last = batch.rows.last().map(|row| row.position);
+        // First: what is noted of one that is not published is too much, not too little. And
+        // once, however often publishing it is tried.
+        if !seen.is_empty() && self.noted != last {
             let _ = self.events.send(Event::SchemaChanged(seen)).await;
+            self.noted = last;
         }
-        Ok(())
+        self.publisher.publish(batch, generation, confirmed).await
     }
 
     async fn confirm(&mut self, position: Lsn, confirmed: Lsn) -> Result<(), SinkError> {

@@ -1,16 +1,18 @@
 //! Schema changes as the engine sees them: which tables they made, whose rows the stream
 //! alone does not bring, and what an operator decides about one that stopped the stream.
 //!
-//! What can go wrong: the process ends between a schema change and what is noted of it.
-//! Then a table that it made counts as one that nobody has loaded, and is loaded or named:
-//! too much, never too little. Of values that the source computed anew the entry in the
-//! stream itself tells, too.
+//! What can go wrong: the process ends between a schema change and what is noted of it. The
+//! engine is told before it is published, so that it is mostly noted twice then, which is
+//! too much and harmless. Told is not yet stored: a process that is killed in the moment
+//! between may have published it alone. Then a table that it made counts as one that nobody
+//! has loaded, and is loaded or named; of values that the source computed anew the entry in
+//! the stream itself tells, and nothing else.
 
 use kasho_plugin_sdk::Op;
 use kasho_plugin_sdk::event::quote_identifier;
 
 use super::Engine;
-use crate::batch::{Batch, DdlDetail, Detail};
+use crate::batch::{Batch, DdlDetail, DdlObject, Detail};
 use crate::bootstrap::{Command, MissingRows, Phase, Refusal, Streaming};
 use crate::position::Position;
 use crate::transform::Decision;
@@ -18,28 +20,35 @@ use crate::transform::Decision;
 /// What schema changes of a batch mean for the tables.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
-    /// Made, and empty then: the stream brings all of their rows.
+    /// Made, published from then on, and empty then: the stream brings all of their rows.
     made: Vec<String>,
     /// Changed in a way that the stream does not bring.
     stale: Vec<String>,
 }
 
 impl Seen {
-    /// Of the schema changes that leave.
-    pub(super) fn of(batch: &Batch) -> Seen {
+    /// Of a batch of what these publications publish.
+    pub(super) fn of(batch: &Batch, publications: &[String]) -> Seen {
         let mut seen = Seen::default();
-        let changes = batch.rows.iter().filter(|row| row.op == Op::Ddl && !row.dropped);
+        if !batch.has_ddl() {
+            return seen;
+        }
+        // Those that do not leave too: what rows the source has is not for any policy to say.
+        let changes = batch.rows.iter().filter(|row| row.op == Op::Ddl);
         for detail in changes.filter_map(|row| row.detail.as_deref()) {
             if let Detail::Ddl(detail) = detail {
-                seen.add(detail);
+                seen.add(detail, publications);
             }
         }
         seen
     }
 
-    fn add(&mut self, detail: &DdlDetail) {
+    fn add(&mut self, detail: &DdlDetail, publications: &[String]) {
         self.stale.extend(detail.recomputed.iter().cloned());
-        let made = detail.objects.iter().filter(|o| detail.makes && o.kind == "table");
+        // One that is published later may have got rows before.
+        let published = |o: &DdlObject| o.published.iter().any(|own| publications.contains(own));
+        let made = detail.objects.iter();
+        let made = made.filter(|o| detail.makes && o.kind == "table" && published(o));
         let name = |schema: &str, table: &str| {
             format!("{}.{}", quote_identifier(schema), quote_identifier(table))
         };
@@ -53,7 +62,7 @@ impl Seen {
 }
 
 impl Engine {
-    /// A schema change is published.
+    /// A schema change is about to be published.
     pub(super) async fn schema_changed(&mut self, Seen { made, stale }: Seen) {
         for table in &stale {
             tracing::warn!(
@@ -92,6 +101,8 @@ impl Engine {
         match self.world.host.decisions().make(commit_lsn, asked, decision) {
             Ok(what) => {
                 tracing::info!(%position, done, "schema change {what}: an operator has decided");
+                // The stream may not have ended yet, although it stands before the statement.
+                self.decided = self.streaming.is_some();
                 self.try_again();
                 let told = if done { "done on the targets, as was said" } else { "left out" };
                 Ok(format!("{what} is {told}; the stream goes on"))
@@ -109,7 +120,8 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::DdlObject;
+    use crate::batch::{Row, ddl_relation};
+    use crate::position::Lsn;
 
     #[test]
     fn tables_that_are_made_and_tables_that_are_stale() {
@@ -117,21 +129,43 @@ mod tests {
             kind: kind.into(),
             schema: Some("public".into()),
             name: Some(name.into()),
+            published: vec!["theirs".into(), "kasho_pub".into()],
             ..DdlObject::default()
         };
+        let alone = DdlObject { published: vec!["theirs".into()], ..object("table", "alone") };
+        let ours = ["kasho_pub".to_owned()];
         let mut detail = DdlDetail {
-            objects: vec![object("sequence", "s"), object("table", "Odd")],
+            objects: vec![object("sequence", "s"), object("table", "Odd"), alone],
             recomputed: vec!["public.t".into()],
             makes: true,
             ..DdlDetail::default()
         };
         let mut seen = Seen::default();
-        seen.add(&detail);
+        seen.add(&detail, &ours);
         assert_eq!(seen.made, ["public.\"Odd\""]);
         assert_eq!(seen.stale, ["public.t"]);
         (detail.makes, detail.recomputed) = (false, Vec::new());
         let mut seen = Seen::default();
-        seen.add(&detail);
+        seen.add(&detail, &ours);
         assert!(seen.is_empty());
+    }
+
+    #[test]
+    fn a_statement_that_does_not_leave_has_changed_the_source_too() {
+        let ours = ["kasho_pub".to_owned()];
+        let mut batch = Batch::default();
+        let detail = DdlDetail { recomputed: vec!["public.t".into()], ..DdlDetail::default() };
+        batch.rows.push(Row {
+            position: Position::Wal { commit_lsn: Lsn(1), ordinal: 1 },
+            op: Op::Ddl,
+            relation: 0,
+            new: None,
+            old: None,
+            detail: Some(Box::new(Detail::Ddl(Box::new(detail)))),
+            dropped: true,
+        });
+        assert!(Seen::of(&batch, &ours).is_empty(), "there are no schema changes in it");
+        batch.relations.push(ddl_relation());
+        assert_eq!(Seen::of(&batch, &ours).stale, ["public.t"]);
     }
 }

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
-use super::Spec;
+use super::triggers::FUNCTIONS as NAMES;
+use super::{MARK, Spec};
 use crate::source::error::SourceError;
 use crate::source::preflight::{self, Finding};
 
@@ -33,6 +34,8 @@ pub struct Role {
     pub me: bool,
     /// Objects in any database that are its own.
     pub owns: bool,
+    /// Setup made it.
+    pub marked: bool,
 }
 
 /// A table that could be published, or a partition of one.
@@ -62,6 +65,20 @@ pub struct Table {
     pub problem: Option<(String, String)>,
 }
 
+/// A function of the event triggers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Function {
+    /// What it does.
+    pub body: String,
+    /// It runs with the rights of its owner.
+    pub definer: bool,
+    /// The settings that it runs with, each `name=value` in a line.
+    pub settings: String,
+    /// Its owner is a superuser, or made the event trigger that calls it. Anybody else could
+    /// change what superusers run without knowing.
+    pub trusted: bool,
+}
+
 /// Everything that is looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -77,18 +94,20 @@ pub struct Facts {
     pub standby_slots: Option<String>,
     /// The role.
     pub role: Role,
-    /// Configured publications that exist; whether they are for all tables.
+    /// Configured publications that exist; whether setup made them.
     pub publications: BTreeMap<String, bool>,
     /// Tables and partitions, by name.
     pub tables: Vec<Table>,
     /// Sequences of published tables that the role may not read.
     pub sequences: Vec<(String, String)>,
-    /// Functions of the event triggers, with their bodies.
-    pub functions: BTreeMap<String, String>,
+    /// Functions of the event triggers.
+    pub functions: BTreeMap<String, Function>,
     /// Event triggers that are enabled for every session.
     pub triggers: Vec<String>,
     /// There is a schema `kasho`.
     pub schema: bool,
+    /// What is in it besides the functions of the event triggers.
+    pub others: Vec<String>,
     /// Every role may write logical messages.
     pub open_messages: bool,
     /// Our slot, and the process that reads it.
@@ -105,7 +124,8 @@ SELECT r.oid, r.rolcanlogin, r.rolsuper,
          WHERE p.proname = 'pg_logical_emit_message' AND p.pronamespace = 'pg_catalog'::regnamespace),
        r.rolname = current_user,
        EXISTS (SELECT FROM pg_shdepend d WHERE d.refclassid = 'pg_authid'::regclass
-                AND d.refobjid = r.oid AND d.deptype = 'o')
+                AND d.refobjid = r.oid AND d.deptype = 'o'),
+       shobj_description(r.oid, 'pg_authid') = $2
   FROM pg_roles r WHERE r.rolname = $1";
 
 /// `$1` the role's oid or NULL, `$2` the publications. Names are the catalogue's own.
@@ -172,6 +192,22 @@ SELECT current_database()::text, (SELECT rolsuper FROM pg_roles WHERE rolname = 
        EXISTS (SELECT FROM pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
                 WHERE p.proname = 'pg_logical_emit_message' AND a.grantee = 0)";
 
+const FUNCTIONS: &str = "
+SELECT p.proname::text, p.prosrc, p.prosecdef,
+       coalesce(array_to_string(p.proconfig, chr(10)), ''),
+       r.rolsuper OR EXISTS (SELECT FROM pg_event_trigger e
+                              WHERE e.evtfoid = p.oid AND e.evtowner = p.proowner)
+  FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace AND n.nspname = 'kasho'
+  JOIN pg_roles r ON r.oid = p.proowner
+ WHERE p.pronargs = 0";
+
+const OTHERS: &str = "
+SELECT pg_describe_object(d.classid, d.objid, 0)
+  FROM pg_depend d JOIN pg_namespace n ON n.oid = d.refobjid AND n.nspname = 'kasho'
+  LEFT JOIN pg_proc p ON d.classid = 'pg_proc'::regclass AND p.oid = d.objid AND p.pronargs = 0
+ WHERE d.refclassid = 'pg_namespace'::regclass AND (p.proname::text = ANY ($1)) IS NOT TRUE
+ ORDER BY 1";
+
 /// Looks at everything that setup and teardown are about.
 ///
 /// # Errors
@@ -184,14 +220,14 @@ pub async fn look(client: &Client, spec: &Spec) -> Result<Facts, SourceError> {
     }
     let facts = query(client, SERVER, &[&spec.slot]).await?;
     let first = facts.first();
-    let role = query(client, ROLE, &[&spec.role]).await?.first().map(role).unwrap_or_default();
+    let role =
+        query(client, ROLE, &[&spec.role, &MARK]).await?.first().map(role).unwrap_or_default();
     let tables = query(client, TABLES, &[&role.oid, &spec.publications]).await?;
     let sequences = query(client, SEQUENCES, &[&role.oid]).await?;
-    let publications = "SELECT pubname::text, puballtables FROM pg_publication
-                         WHERE pubname = ANY ($1::text[])";
-    let publications = query(client, publications, &[&spec.publications]).await?;
-    let functions = "SELECT proname::text, prosrc FROM pg_proc p JOIN pg_namespace n
-                         ON n.oid = p.pronamespace AND n.nspname = 'kasho'";
+    let publications = "SELECT pubname::text,
+                               coalesce(obj_description(oid, 'pg_publication') = $2, false)
+                          FROM pg_publication WHERE pubname = ANY ($1::text[])";
+    let publications = query(client, publications, &[&spec.publications, &MARK]).await?;
     let triggers = "SELECT evtname::text FROM pg_event_trigger WHERE evtenabled = 'A'";
     let slot = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = $1";
     Ok(Facts {
@@ -202,11 +238,16 @@ pub async fn look(client: &Client, spec: &Spec) -> Result<Facts, SourceError> {
         schema: first.is_some_and(|row| row.get(5)),
         open_messages: first.is_some_and(|row| row.get(6)),
         server,
+        others: query(client, OTHERS, &[&NAMES.as_slice()])
+            .await?
+            .iter()
+            .map(|row| row.get(0))
+            .collect(),
         role,
         publications: publications.iter().map(|row| (row.get(0), row.get(1))).collect(),
         tables: tables.iter().map(table).collect(),
         sequences: sequences.iter().map(|row| (row.get(0), row.get(1))).collect(),
-        functions: pairs(&query(client, functions, &[]).await?),
+        functions: query(client, FUNCTIONS, &[]).await?.iter().map(function).collect(),
         triggers: query(client, triggers, &[]).await?.iter().map(|row| row.get(0)).collect(),
         slot: query(client, slot, &[&spec.slot]).await?.first().map(|row| row.get(0)),
     })
@@ -221,8 +262,14 @@ async fn query(
     found.map_err(|e| SourceError::sql("a look at what is set up", &e))
 }
 
-fn pairs(rows: &[Row]) -> BTreeMap<String, String> {
-    rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+fn function(row: &Row) -> (String, Function) {
+    let found = Function {
+        body: row.get(1),
+        definer: row.get(2),
+        settings: row.get(3),
+        trusted: row.get(4),
+    };
+    (row.get(0), found)
 }
 
 fn role(row: &Row) -> Role {
@@ -238,6 +285,7 @@ fn role(row: &Row) -> Role {
         messages: is(7),
         me: is(8),
         owns: is(9),
+        marked: is(10),
     }
 }
 

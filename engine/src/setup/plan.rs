@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use super::facts::{Facts, Table};
-use super::{Plan, Spec, Step, literal, quote, triggers};
+use super::facts::{Facts, Function, Table};
+use super::{Plan, Spec, Step, literal, mark, quote, triggers};
 
 /// What is to be done for `spec`.
 #[must_use]
@@ -97,6 +97,7 @@ fn role(facts: &Facts, spec: &Spec, chosen: &[&Table], plan: &mut Plan) {
         let sql = format!("CREATE ROLE {name} LOGIN {}", attributes.join(" "));
         plan.steps.push(Step::new("the role that reads", sql));
         plan.password = true;
+        plan.steps.push(mark(&format!("ROLE {name}")));
         return;
     }
     for attribute in attributes {
@@ -178,6 +179,7 @@ fn publication(facts: &Facts, spec: &Spec, chosen: &[&Table], plan: &mut Plan) {
     if spec.all_tables {
         let sql = format!("CREATE PUBLICATION {name} FOR ALL TABLES");
         plan.steps.push(Step::new("every table there is and will be", sql));
+        plan.steps.push(mark(&format!("PUBLICATION {name}")));
         return;
     }
     let roots = chosen.iter().filter(|table| table.name == table.root);
@@ -185,15 +187,16 @@ fn publication(facts: &Facts, spec: &Spec, chosen: &[&Table], plan: &mut Plan) {
     if roots.is_empty() {
         plan.notes.push("there is no table that could be published yet".to_owned());
         plan.steps.push(Step::new("a publication", format!("CREATE PUBLICATION {name}")));
+        plan.steps.push(mark(&format!("PUBLICATION {name}")));
         return;
     }
     let sql = format!("CREATE PUBLICATION {name} FOR TABLE {}", roots.join(", "));
     plan.steps.push(Step::new("the tables that can be followed", sql));
+    plan.steps.push(mark(&format!("PUBLICATION {name}")));
 }
 
 fn event_triggers(facts: &Facts, spec: &Spec, plan: &mut Plan) {
-    let same =
-        |(name, body): &(&str, &str)| facts.functions.get(*name).is_some_and(|there| there == body);
+    let same = |(name, wanted): &(&str, Function)| facts.functions.get(*name) == Some(wanted);
     let stand = triggers::functions().iter().all(same)
         && triggers::NAMES.iter().all(|name| facts.triggers.iter().any(|there| there == name));
     if spec.triggers && facts.open_messages {
@@ -209,7 +212,7 @@ fn event_triggers(facts: &Facts, spec: &Spec, plan: &mut Plan) {
         return;
     }
     if facts.superuser {
-        plan.steps.extend(triggers::steps(true));
+        plan.steps.push(triggers::step());
     } else {
         plan.notes.push(
             "event triggers for schema changes are not installed as they should be, and need a \
@@ -266,10 +269,12 @@ mod tests {
             sql,
             [
                 "CREATE ROLE \"kasho\" LOGIN REPLICATION",
+                "COMMENT ON ROLE \"kasho\" IS 'made by kasho setup'",
                 "GRANT SELECT ON public.good TO \"kasho\"",
                 "ALTER DEFAULT PRIVILEGES FOR ROLE \"app\" IN SCHEMA \"public\" GRANT SELECT ON \
                  TABLES TO \"kasho\"",
                 "CREATE PUBLICATION \"kasho_pub\" FOR TABLE public.good",
+                "COMMENT ON PUBLICATION \"kasho_pub\" IS 'made by kasho setup'",
             ]
         );
         assert_eq!(plan.notes.len(), 1);
@@ -288,7 +293,7 @@ mod tests {
             messages: true,
             ..Role::default()
         };
-        facts.publications.insert("kasho_pub".into(), false);
+        facts.publications.insert("kasho_pub".into(), true);
         let good = &mut facts.tables[0];
         (good.select, good.future, good.published) = (true, true, true);
         let plan = plan(&facts, &spec());

@@ -1,5 +1,6 @@
-//! What takes away all that setup makes, and the slot. A function of the facts; what can go
-//! wrong is that somebody still reads the slot, which is said and left alone.
+//! What takes away all that setup made, and the slot. A function of the facts; what can go
+//! wrong is that somebody still reads the slot, or that something is not of setup's making:
+//! that is said and left alone.
 
 use super::facts::Facts;
 use super::{Plan, Spec, Step, literal, quote, triggers};
@@ -27,12 +28,30 @@ pub fn teardown(facts: &Facts, spec: &Spec) -> Plan {
             plan.steps.push(Step::new("an event trigger", sql));
         }
     }
-    if facts.schema {
-        plan.steps.push(Step::new("their functions", "DROP SCHEMA IF EXISTS kasho CASCADE"));
+    for name in triggers::FUNCTIONS.iter().filter(|name| facts.functions.contains_key(**name)) {
+        let sql = format!("DROP FUNCTION IF EXISTS kasho.{name}()");
+        plan.steps.push(Step::new("a function of theirs", sql));
     }
-    for name in spec.publications.iter().filter(|name| facts.publications.contains_key(*name)) {
+    match facts.others.as_slice() {
+        // Whoever puts something there meanwhile keeps it.
+        [] if facts.schema => {
+            plan.steps.push(Step::new("their schema", "DROP SCHEMA IF EXISTS kasho"));
+        }
+        [] => {}
+        others => {
+            let others = others.join(", ");
+            plan.notes.push(format!("schema kasho stays: there are others in it: {others}"));
+        }
+    }
+    for name in &spec.publications {
         let sql = format!("DROP PUBLICATION IF EXISTS {}", quote(name));
-        plan.steps.push(Step::new("a publication", sql));
+        match facts.publications.get(name) {
+            Some(true) => plan.steps.push(Step::new("a publication", sql)),
+            Some(false) => plan.notes.push(format!(
+                "publication {name} stays: kasho setup has not made it; to drop it: {sql};"
+            )),
+            None => {}
+        }
     }
     role(facts, spec, &mut plan);
     plan
@@ -45,6 +64,7 @@ fn role(facts: &Facts, spec: &Spec, plan: &mut Plan) {
         role if role.me => "it is the one that asks",
         role if role.superuser => "it is a superuser",
         role if role.owns => "objects are its own",
+        role if !role.marked => "kasho setup has not made it",
         _ => {
             plan.steps
                 .push(Step::new("its grants in this database", format!("DROP OWNED BY {name}")));
@@ -57,7 +77,7 @@ fn role(facts: &Facts, spec: &Spec, plan: &mut Plan) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::facts::Role;
+    use super::super::facts::{Function, Role};
     use super::*;
 
     fn spec() -> Spec {
@@ -76,9 +96,10 @@ mod tests {
         let facts = Facts {
             slot: Some(None),
             schema: true,
+            functions: [("ddl_drop".to_owned(), Function::default())].into(),
             triggers: vec!["theirs".into(), "kasho_ddl_drop".into()],
-            publications: [("p".to_owned(), false)].into(),
-            role: Role { oid: Some(1), ..Role::default() },
+            publications: [("p".to_owned(), true)].into(),
+            role: Role { oid: Some(1), marked: true, ..Role::default() },
             ..Facts::default()
         };
         let plan = teardown(&facts, &spec());
@@ -88,13 +109,32 @@ mod tests {
             [
                 "SELECT pg_drop_replication_slot('it''s')",
                 "DROP EVENT TRIGGER IF EXISTS kasho_ddl_drop",
-                "DROP SCHEMA IF EXISTS kasho CASCADE",
+                "DROP FUNCTION IF EXISTS kasho.ddl_drop()",
+                "DROP SCHEMA IF EXISTS kasho",
                 "DROP PUBLICATION IF EXISTS \"p\"",
                 "DROP OWNED BY \"kasho\"",
                 "DROP ROLE \"kasho\"",
             ]
         );
         assert_eq!(teardown(&Facts::default(), &spec()), Plan::default());
+    }
+
+    #[test]
+    fn what_setup_has_not_made_stays_and_is_said() {
+        let facts = Facts {
+            schema: true,
+            others: vec!["table kasho.applied".into()],
+            publications: [("p".to_owned(), false)].into(),
+            role: Role { oid: Some(1), ..Role::default() },
+            ..Facts::default()
+        };
+        let plan = teardown(&facts, &spec());
+        assert!(plan.steps.is_empty(), "{:?}", plan.steps);
+        for (note, part) in plan.notes.iter().zip(["kasho.applied", "publication p", "role kasho"])
+        {
+            assert!(note.contains(part), "{note}");
+        }
+        assert_eq!(plan.notes.len(), 3);
     }
 
     #[test]

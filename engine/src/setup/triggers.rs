@@ -2,7 +2,7 @@
 //! go wrong here.
 
 use super::Step;
-use crate::ddl::scan;
+use super::facts::Function;
 
 /// The statements that install them, as an operator runs them by hand.
 pub const SQL: &str = include_str!("../../../config/sql/ddl.sql");
@@ -14,39 +14,36 @@ const BODY: &str = "$kasho$";
 pub(super) const NAMES: [&str; 4] =
     ["kasho_ddl_1_path", "kasho_ddl_2_end", "kasho_ddl_drop", "kasho_ddl_rewrite"];
 
-/// Each function with its body.
-pub(super) fn functions() -> Vec<(&'static str, &'static str)> {
+/// The functions that they call.
+pub(super) const FUNCTIONS: [&str; 4] = ["ddl_path", "ddl_drop", "ddl_rewrite", "ddl_end"];
+
+/// Each function as it should be.
+pub(super) fn functions() -> Vec<(&'static str, Function)> {
     let mut parts = SQL.split(BODY);
     let mut found = Vec::new();
     while let (Some(head), Some(body)) = (parts.next(), parts.next()) {
         let name = head.rsplit_once("FUNCTION kasho.").and_then(|(_, rest)| rest.split_once('('));
-        if let Some((name, _)) = name.filter(|_| head.contains("RETURNS event_trigger")) {
-            found.push((name, body));
+        if let Some((name, options)) = name.filter(|_| head.contains("RETURNS event_trigger")) {
+            let setting = options.split_once("SET ").and_then(|(_, rest)| rest.rsplit_once(" AS"));
+            let settings = setting.map(|(setting, _)| setting.replacen(" = ", "=", 1));
+            let wanted = Function {
+                body: body.to_owned(),
+                definer: options.contains("SECURITY DEFINER"),
+                settings: settings.unwrap_or_default(),
+                trusted: true,
+            };
+            found.push((name, wanted));
         }
     }
     found
 }
 
-/// The statements one by one. `superuser`: only a superuser may fix the language of messages,
-/// by which the text of what a function runs is found; without that it may be unknown.
-pub(super) fn steps(superuser: bool) -> Vec<Step> {
-    let statements = scan(SQL).unwrap_or_default();
-    let steps = statements.iter().map(|statement| {
-        let sql = &SQL[statement.range.clone()];
-        let words: Vec<&str> = statement.words().take(6).collect();
-        let what = match words.first() {
-            Some(&"DO") => "event triggers: fire, for every session".to_owned(),
-            _ => {
-                let line = sql.lines().next().unwrap_or_default();
-                format!("event triggers: {}", line.trim_end_matches(" AS $kasho$"))
-            }
-        };
-        Step::new(what, if superuser { sql.to_owned() } else { sql.replace(LANGUAGE, "") })
-    });
-    steps.collect()
+/// What installs them. One step, and one transaction: nobody gets between a function that is
+/// replaced and its new owner.
+pub(super) fn step() -> Step {
+    let begin = SQL.find("\nBEGIN;").map_or(0, |at| at + 1);
+    Step::new("event triggers that tell of schema changes", SQL[begin..].trim_end())
 }
-
-const LANGUAGE: &str = " SET lc_messages = 'C'";
 
 #[cfg(test)]
 mod tests {
@@ -54,13 +51,20 @@ mod tests {
 
     #[test]
     fn the_file_is_taken_apart_whole() {
-        let names: Vec<&str> = functions().into_iter().map(|(name, _)| name).collect();
-        assert_eq!(names, ["ddl_path", "ddl_drop", "ddl_rewrite", "ddl_end"]);
-        assert!(functions().iter().all(|(_, body)| body.trim().ends_with("END")));
-        let steps = steps(true);
-        assert_eq!(steps.len(), 8);
-        assert!(steps.iter().any(|step| step.sql.contains(LANGUAGE)));
-        assert!(!super::steps(false).iter().any(|step| step.sql.contains("lc_messages")));
+        let functions = functions();
+        let names: Vec<&str> = functions.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, FUNCTIONS);
+        for (name, function) in &functions {
+            assert!(function.body.trim().ends_with("END"), "{name}");
+            let (definer, settings) = match *name {
+                "ddl_path" => (false, ""),
+                _ => (true, "search_path=pg_catalog, pg_temp"),
+            };
+            assert_eq!((function.definer, function.settings.as_str()), (definer, settings));
+            assert!(SQL.contains(&format!("ALTER FUNCTION kasho.{name}() OWNER TO CURRENT_USER;")));
+        }
+        let sql = step().sql;
+        assert!(sql.starts_with("BEGIN;") && sql.ends_with("COMMIT;"), "{sql}");
         for name in NAMES {
             assert!(SQL.contains(&format!("'{name}'")), "{name}");
         }

@@ -104,7 +104,7 @@ impl Chain {
     /// Whether [`Chain::apply`] would leave this batch as it is, without calling anybody.
     #[must_use]
     pub fn passes(&self, batch: &Batch) -> bool {
-        if schema::has_ddl(batch) {
+        if batch.has_ddl() {
             return false;
         }
         let nothing = self.links.is_empty() && self.generation.renames.is_empty();
@@ -119,7 +119,7 @@ impl Chain {
     /// [`TransformError`]; nothing of the batch may be published then.
     pub fn apply(&mut self, batch: &mut Batch) -> Result<(), TransformError> {
         let plans = self.resolve(batch)?;
-        if schema::has_ddl(batch) {
+        if batch.has_ddl() {
             self.schema_changes(batch)?;
         }
         if plans.iter().any(Option::is_some) {

@@ -214,7 +214,9 @@ fn added_column() -> DdlEvent {
         identity: "public.\"Users\"".into(),
         schema: Some("public".into()),
         name: Some("Users".into()),
-        dropped: false,
+        // Leaves with no entry.
+        published: vec!["kasho_pub".into()],
+        ..DdlObject::default()
     };
     DdlEvent {
         tag: "ALTER TABLE".into(),

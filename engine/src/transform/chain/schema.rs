@@ -6,15 +6,10 @@ use kasho_plugin_sdk::Op;
 use super::super::ddl::{Ddl, Decision, Verdict, is_local, judge};
 use super::super::error::TransformError;
 use super::Chain;
-use crate::batch::{Batch, Cell, DDL_RELATION_ID, DdlDetail, Detail, Span};
+use crate::batch::{Batch, Cell, DdlDetail, Detail, Span};
 
 /// The place of `text` in `kasho.ddl`.
 const TEXT: usize = 3;
-
-/// Whether there may be schema changes in a batch.
-pub(super) fn has_ddl(batch: &Batch) -> bool {
-    batch.relations.iter().any(|relation| relation.id == DDL_RELATION_ID)
-}
 
 impl Chain {
     /// Decides about each schema change of a batch.
@@ -155,7 +150,7 @@ mod tests {
             identity: table.into(),
             schema: Some("public".into()),
             name,
-            dropped: false,
+            ..DdlObject::default()
         };
         let detail = DdlDetail { objects: vec![object], ..DdlDetail::default() };
         batch.rows[0].detail = Some(Box::new(Detail::Ddl(Box::new(detail))));
