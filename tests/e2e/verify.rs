@@ -168,6 +168,34 @@ async fn a_single_row_that_differs_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_a_row_in_a_target_without_its_key_is_found() {
+    let pair = Pair::new(TABLES, ROWS, "").await;
+    pair.target
+        .sql(
+            "ALTER TABLE numbered DROP CONSTRAINT numbered_pkey;
+             ALTER TABLE worded DROP CONSTRAINT worded_pkey;
+             INSERT INTO numbered (id, t, d, ts, iv, f, r, n, b, j, k, m, a, g)
+                SELECT id, t, d, ts, iv, f, r, n, b, j, k, m, a, g FROM numbered WHERE id = 31337;
+             INSERT INTO worded SELECT * FROM worded WHERE part = 17",
+        )
+        .await;
+    let (report, verdict) = pair.differing(&["--show-keys"]).await;
+    assert!(verdict.contains("2 of 4 tables differ"), "{verdict}");
+    let numbered = &table(&report, "public.numbered")["differences"];
+    let expected =
+        serde_json::json!([{"kind": "extra", "key": [["id", "31337"]], "copies": [1, 2]}]);
+    assert_eq!(numbered, &expected);
+    let worded = &table(&report, "public.worded")["differences"];
+    let expected = serde_json::json!([
+        {"kind": "extra", "key": [["name", "Z"], ["part", "17"]], "copies": [1, 2]},
+    ]);
+    assert_eq!(worded, &expected);
+    let told = pair.verify(&["--show-keys"]).await.stdout;
+    let part = "only in the target: id = \"31337\", 1 in the source, 2 in the target";
+    assert!(told.contains(part), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_table_or_column_that_the_target_lacks_is_a_difference() {
     let pair = Pair::new(TABLES, ROWS, "").await;
     pair.target.sql("DROP TABLE worded; ALTER TABLE numbered DROP COLUMN f").await;

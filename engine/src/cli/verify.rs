@@ -205,7 +205,11 @@ fn told(difference: &Difference, keys: bool) -> String {
     };
     let mut line = format!("{what}: {}", row(&difference.key, keys));
     if let Some((source, target)) = difference.copies {
-        line = format!("{what}: a row without key, {source} in the source, {target} in the target");
+        let named = match difference.key.as_slice() {
+            [] => "a row without key".to_owned(),
+            key => row(key, keys),
+        };
+        line = format!("{what}: {named}, {source} in the source, {target} in the target");
     }
     if !difference.columns.is_empty() {
         line += &format!(" in {}", difference.columns.join(", "));

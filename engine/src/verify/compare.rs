@@ -228,6 +228,11 @@ pub(super) async fn compare(
         true => work.by_ranges(chosen).await?,
         false => work.by_buckets(chosen).await?,
     }
+    // Whatever hides a row from what is above does not hide it from being counted.
+    let (here, there) = (compared.table.source_rows, compared.table.target_rows);
+    if compared.candidates.is_empty() && differ(&pair, here, there) {
+        compared.candidates.push(Subject::Count);
+    }
     Ok(compared)
 }
 

@@ -24,7 +24,8 @@ pub struct Difference {
     pub kind: Kind,
     /// The key's columns and values; empty for a row of a table without key.
     pub key: Vec<(String, String)>,
-    /// Copies of a row of a table without key: in the source, in the target.
+    /// Copies of a row of a table without key, or rows with this key if there are several: in
+    /// the source, in the target.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copies: Option<(u64, u64)>,
     /// The columns that differ, for a changed row.
@@ -63,7 +64,7 @@ pub struct Table {
     pub differences: Vec<Difference>,
     /// There are more: looking ended.
     pub more: bool,
-    /// With `--sample`: the numbers of rows differ.
+    /// The numbers of rows differ, and nothing else that was found does, or with `--sample`.
     pub counts_differ: bool,
     /// Rows that differed only while they were changing.
     pub settled: u64,
