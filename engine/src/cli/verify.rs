@@ -112,6 +112,13 @@ fn verdict(report: &Report) -> anyhow::Result<()> {
         0 => {}
         n => wrong.push(format!("{n} private values stand in the target")),
     }
+    match report.unjudged() {
+        0 => {}
+        n => wrong.push(format!(
+            "{n} values may be private and stand in rows that changed too fast to be judged: \
+             verify again when less is written"
+        )),
+    }
     match report.unfinished() {
         0 => {}
         n => wrong.push(format!(
@@ -250,6 +257,13 @@ fn leaks(out: &mut String, leaks: &Leaks, keys: bool) {
     }
     if leaks.more {
         out.push_str("  there may be more: looking ended here\n");
+    }
+    if leaks.unsettled > 0 {
+        let _ = writeln!(
+            out,
+            "  UNDECIDED: {} values that may be private, in rows that changed all the time",
+            leaks.unsettled
+        );
     }
 }
 

@@ -132,6 +132,8 @@ pub struct Leaks {
     pub found: Vec<Leak>,
     /// There is more: looking ended.
     pub more: bool,
+    /// What may be private, in rows that never stood still for long enough to be judged.
+    pub unsettled: u64,
 }
 
 /// All of it.
@@ -162,6 +164,12 @@ impl Report {
     #[must_use]
     pub fn unfinished(&self) -> usize {
         self.tables.iter().filter(|table| table.unfinished).count()
+    }
+
+    /// What may be private, and could not be judged.
+    #[must_use]
+    pub fn unjudged(&self) -> u64 {
+        self.leaks.as_ref().map_or(0, |leaks| leaks.unsettled)
     }
 
     /// Private values that were found.
