@@ -30,7 +30,7 @@ pub use report::{Difference, How, Kind, Leak, Leaks, Looked, Report, Table};
 
 use compare::Compared;
 use meeting::{Follows, Sides};
-use plan::{Planned, Target, TargetTable};
+use plan::{Planned, Standing, Target, TargetTable};
 use rules::Rules;
 use session::Side;
 
@@ -115,7 +115,12 @@ pub async fn verify(
                 let both = (&sides.source, &sides.target);
                 compared.push(compare::compare(both, *pair, options.sample, progress).await?);
             }
-            other => report.tables.push(unpaired(other)),
+            Planned::Closed { table, reason, target } => {
+                report.tables.push(closed(&sides, table, reason, target).await?);
+            }
+            Planned::Lacks { table, target, columns } => {
+                report.tables.push(lacking(table, target, &columns));
+            }
         }
     }
     settled(&mut sides, &mut compared, options.sample, progress).await?;
@@ -159,21 +164,31 @@ fn finished(compared: Compared) -> Table {
     table
 }
 
-/// What is said of a table that has no counterpart.
-fn unpaired(planned: Planned) -> Table {
-    match planned {
-        Planned::Closed { table, reason } => {
-            Table { table, not_compared: Some(reason.to_owned()), ..Table::default() }
-        }
-        Planned::Lacks { table, target, columns } => {
-            let lacks = match columns.as_slice() {
-                [] => "the table".to_owned(),
-                columns => format!("the columns {}", columns.join(", ")),
-            };
-            Table { table, target, lacks: Some(lacks), ..Table::default() }
-        }
-        Planned::Pair(pair) => Table { table: pair.source_name, ..Table::default() },
+/// What is said of a table that may not leave: whether it has.
+async fn closed(
+    sides: &Sides,
+    table: String,
+    reason: &str,
+    target: Option<Standing>,
+) -> Result<Table, VerifyError> {
+    let not_compared = Some(reason.to_owned());
+    let mut told = Table { table, not_compared, ..Table::default() };
+    if let Some(Standing { name, from, .. }) = target {
+        let statement = format!("SELECT EXISTS (SELECT FROM {from})");
+        let any = sides.target.value(&format!("reading {name}"), &statement).await?;
+        told.stands = any.as_deref() == Some("t");
+        told.target = name;
     }
+    Ok(told)
+}
+
+/// What is said of a table that has no counterpart, or not all of it.
+fn lacking(table: String, target: String, columns: &[String]) -> Table {
+    let lacks = match columns {
+        [] => "the table".to_owned(),
+        columns => format!("the columns {}", columns.join(", ")),
+    };
+    Table { table, target, lacks: Some(lacks), ..Table::default() }
 }
 
 async fn target_tables(target: &Side) -> Result<Target, VerifyError> {

@@ -281,6 +281,29 @@ async fn what_rules_remove_or_rename_is_compared_by_what_goes_through() {
     assert_eq!(table(&report, "public.notes")["differences"][0]["key"][0][1], "50");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_of_a_table_that_may_not_leave_is_a_difference() {
+    let schema = "CREATE TABLE orders (id int4 PRIMARY KEY, v text);
+                  CREATE TABLE notes (id int4 PRIMARY KEY, body text);
+                  CREATE TABLE secret (id int4 PRIMARY KEY);
+                  CREATE PUBLICATION kasho_pub FOR ALL TABLES;";
+    let rows = "INSERT INTO secret SELECT generate_series(1, 10)";
+    let pair = Pair::new(schema, rows, FILTERED).await;
+    let prepare = "CREATE SCHEMA crm; ALTER TABLE notes SET SCHEMA crm;
+                   ALTER TABLE crm.notes RENAME body TO text";
+    pair.target.sql(prepare).await;
+    let (report, verdict) = pair.differing(&[]).await;
+    assert_eq!(table(&report, "public.secret")["stands"], true);
+    assert!(verdict.contains("1 of 3 tables differ"), "{verdict}");
+    let told = pair.verify(&[]).await.stdout;
+    let part = "public.secret: DIFFERS, a rule drops its rows, and the target has some\n";
+    assert!(told.contains(part), "{told}");
+    // The empty table may stand.
+    pair.target.sql("TRUNCATE secret").await;
+    let told = pair.equal(&[]).await;
+    assert!(told.contains("public.secret: not compared, a rule drops its rows\n"), "{told}");
+}
+
 /// People with names and addresses of their own; `pin` is a small world in which fakes equal
 /// originals by chance, and `memo` passes.
 const PEOPLE: &str = "

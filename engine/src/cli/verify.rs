@@ -155,6 +155,10 @@ fn table(out: &mut String, table: &Table, keys: bool) {
         true => table.table.clone(),
         false => format!("{} as {}", table.table, table.target),
     };
+    if let Some(reason) = table.not_compared.as_ref().filter(|_| table.stands) {
+        let _ = writeln!(out, "{name}: DIFFERS, {reason}, and the target has some");
+        return;
+    }
     if let Some(reason) = &table.not_compared {
         let _ = writeln!(out, "{name}: not compared, {reason}");
         return;

@@ -57,6 +57,8 @@ pub struct Table {
     /// Why it was not compared at all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_compared: Option<String>,
+    /// It may not leave, and the target has rows of it.
+    pub stands: bool,
     /// What the target lacks of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lacks: Option<String>,
@@ -78,7 +80,7 @@ impl Table {
     /// Whether source and target differ here.
     #[must_use]
     pub fn differs(&self) -> bool {
-        !self.differences.is_empty() || self.lacks.is_some() || self.counts_differ
+        !self.differences.is_empty() || self.lacks.is_some() || self.counts_differ || self.stands
     }
 }
 
