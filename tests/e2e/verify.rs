@@ -394,6 +394,17 @@ async fn a_masked_copy_has_no_leak_and_a_single_planted_value_is_found() {
     ] {
         assert!(told.contains(part), "{told}");
     }
+    // What is not there was not held against anything.
+    let client = pair.target.client().await;
+    client
+        .batch_execute("CREATE TABLE aside AS TABLE people; TRUNCATE people")
+        .await
+        .expect("aside");
+    let (report, _) = pair.differing(&["--leaks"]).await;
+    let looked = report["leaks"]["columns"].as_array().expect("columns");
+    let email = looked.iter().find(|one| one["column"] == "public.people.email").expect("email");
+    assert_eq!((&email["own_rows"], &email["sampled"]), (&0.into(), &9000.into()));
+    client.batch_execute("INSERT INTO people TABLE aside; DROP TABLE aside").await.expect("back");
     let target = &pair.target;
     let value = "person4711@mail.example";
     let planted = [

@@ -114,7 +114,7 @@ pub enum How {
 pub struct Looked {
     /// `schema.table.column` of the source.
     pub column: String,
-    /// Rows whose value was held against the source's own.
+    /// Rows of the target that were held against the value of their own row in the source.
     pub own_rows: u64,
     /// Values that were looked for everywhere in the target.
     pub sampled: u64,
