@@ -123,6 +123,7 @@ pub async fn verify(
             }
         }
     }
+    report.tables.extend(unpublished(&sides.source, &catalog).await?);
     settled(&mut sides, &mut compared, options.sample, progress).await?;
     if let (Some(sample), Some(generation)) = (options.leaks, &rules.generation) {
         let pairs: Vec<_> = compared.iter().map(|compared| compared.pair.clone()).collect();
@@ -162,6 +163,32 @@ fn finished(compared: Compared) -> Table {
     table.more |= table.differences.len() > MOST_TOLD;
     table.differences.truncate(MOST_TOLD);
     table
+}
+
+/// Tables of the source that no publication carries: nobody is to think they were looked at.
+async fn unpublished(source: &Side, catalog: &Catalog) -> Result<Vec<Table>, VerifyError> {
+    let ids = catalog.relations.iter().map(|relation| relation.id);
+    let oids = catalog.tables.iter().map(|table| table.oid);
+    let published: Vec<String> = ids.chain(oids).map(|oid| oid.to_string()).collect();
+    let statement = format!(
+        "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.relkind = 'r' AND c.relpersistence <> 't' \
+           AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'kasho') \
+           AND n.nspname !~ '^pg_(toast|temp)' AND NOT c.oid = ANY ('{{{}}}'::oid[])",
+        published.join(",")
+    );
+    let quote =
+        |name: Option<&str>| kasho_plugin_sdk::event::quote_identifier(name.unwrap_or_default());
+    let mut tables = Vec::new();
+    source
+        .each("reading the source's tables", &statement, |row| {
+            let table = format!("{}.{}", quote(row.get(0)), quote(row.get(1)));
+            let not_compared = Some("it is not published".to_owned());
+            tables.push(Table { table, not_compared, ..Table::default() });
+            Ok(())
+        })
+        .await?;
+    Ok(tables)
 }
 
 /// What is said of a table that may not leave: whether it has.

@@ -213,6 +213,24 @@ async fn a_table_or_column_that_the_target_lacks_is_a_difference() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_published_is_named_and_nothing_at_all_is_no_success() {
+    let schema = "CREATE TABLE numbers (id int4 PRIMARY KEY);
+                  CREATE TABLE \"Left out\" (id int4 PRIMARY KEY);
+                  CREATE TABLE parted (id int4 PRIMARY KEY) PARTITION BY RANGE (id);
+                  CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (10);
+                  CREATE PUBLICATION kasho_pub FOR TABLE numbers, parted
+                    WITH (publish_via_partition_root = true)";
+    let pair = Pair::new(schema, "INSERT INTO numbers VALUES (1)", "").await;
+    let told = pair.equal(&[]).await;
+    assert!(told.contains("public.\"Left out\": not compared, it is not published\n"), "{told}");
+    assert_eq!(told.matches("not published").count(), 1, "{told}");
+    pair.source.sql("ALTER PUBLICATION kasho_pub DROP TABLE numbers, parted").await;
+    let (report, verdict) = pair.differing(&[]).await;
+    assert!(verdict.contains("nothing was compared at all"), "{verdict}");
+    assert_eq!(report["tables"].as_array().expect("tables").len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn keys_are_row_values_and_stay_out_of_logs() {
     let secret = logs::planted_unique("key");
     let schema = "CREATE TABLE people (id text PRIMARY KEY, v int4);

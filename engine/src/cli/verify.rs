@@ -104,6 +104,10 @@ fn withhold(report: &mut Report) {
 
 fn verdict(report: &Report) -> anyhow::Result<()> {
     let mut wrong = Vec::new();
+    if report.compared() == 0 {
+        let text = "nothing was compared at all: no published table leaves and is in the target";
+        wrong.push(text.to_owned());
+    }
     match report.differing() {
         0 => {}
         n => wrong.push(format!("{n} of {} tables differ", report.tables.len())),

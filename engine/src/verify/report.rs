@@ -148,7 +148,7 @@ pub struct Report {
     pub target_position: Option<String>,
     /// Which rules say what is masked.
     pub rules: String,
-    /// Every published table.
+    /// Every published table, and those that are not.
     pub tables: Vec<Table>,
     /// With `--leaks`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -160,6 +160,13 @@ impl Report {
     #[must_use]
     pub fn differing(&self) -> usize {
         self.tables.iter().filter(|table| table.differs()).count()
+    }
+
+    /// Tables that were compared.
+    #[must_use]
+    pub fn compared(&self) -> usize {
+        let compared = |table: &&Table| table.not_compared.is_none() && table.lacks.is_none();
+        self.tables.iter().filter(compared).count()
     }
 
     /// Tables that could not be compared to their end.
