@@ -88,6 +88,10 @@ enum Command {
     /// Hold an exported snapshot, for a bootstrap by hand.
     Snapshot(snapshot::Arguments),
     /// Compare the target with the source, and look for private values in it.
+    ///
+    /// Exits with 0 if nothing differs, also if a few rows kept changing and nothing is said of
+    /// them; with 1 on a difference or a leak, if something changed too fast to be told, if
+    /// nothing was compared, or if it could not be done.
     Verify(verify::Arguments),
 }
 

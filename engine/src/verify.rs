@@ -30,7 +30,7 @@ pub use report::{Difference, How, Kind, Leak, Leaks, Looked, Report, Table};
 
 use compare::Compared;
 use meeting::{Follows, Sides};
-use plan::{Planned, Target, TargetTable};
+use plan::{Planned, Standing, Target, TargetTable};
 use rules::Rules;
 use session::Side;
 
@@ -115,9 +115,15 @@ pub async fn verify(
                 let both = (&sides.source, &sides.target);
                 compared.push(compare::compare(both, *pair, options.sample, progress).await?);
             }
-            other => report.tables.push(unpaired(other)),
+            Planned::Closed { table, reason, target } => {
+                report.tables.push(closed(&sides, table, reason, target).await?);
+            }
+            Planned::Lacks { table, target, columns } => {
+                report.tables.push(lacking(table, target, &columns));
+            }
         }
     }
+    report.tables.extend(unpublished(&sides.source, &catalog).await?);
     settled(&mut sides, &mut compared, options.sample, progress).await?;
     if let (Some(sample), Some(generation)) = (options.leaks, &rules.generation) {
         let pairs: Vec<_> = compared.iter().map(|compared| compared.pair.clone()).collect();
@@ -159,21 +165,57 @@ fn finished(compared: Compared) -> Table {
     table
 }
 
-/// What is said of a table that has no counterpart.
-fn unpaired(planned: Planned) -> Table {
-    match planned {
-        Planned::Closed { table, reason } => {
-            Table { table, not_compared: Some(reason.to_owned()), ..Table::default() }
-        }
-        Planned::Lacks { table, target, columns } => {
-            let lacks = match columns.as_slice() {
-                [] => "the table".to_owned(),
-                columns => format!("the columns {}", columns.join(", ")),
-            };
-            Table { table, target, lacks: Some(lacks), ..Table::default() }
-        }
-        Planned::Pair(pair) => Table { table: pair.source_name, ..Table::default() },
+/// Tables of the source that no publication carries: nobody is to think they were looked at.
+async fn unpublished(source: &Side, catalog: &Catalog) -> Result<Vec<Table>, VerifyError> {
+    let ids = catalog.relations.iter().map(|relation| relation.id);
+    let oids = catalog.tables.iter().map(|table| table.oid);
+    let published: Vec<String> = ids.chain(oids).map(|oid| oid.to_string()).collect();
+    let statement = format!(
+        "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.relkind = 'r' AND c.relpersistence <> 't' \
+           AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'kasho') \
+           AND n.nspname !~ '^pg_(toast|temp)' AND NOT c.oid = ANY ('{{{}}}'::oid[])",
+        published.join(",")
+    );
+    let quote =
+        |name: Option<&str>| kasho_plugin_sdk::event::quote_identifier(name.unwrap_or_default());
+    let mut tables = Vec::new();
+    source
+        .each("reading the source's tables", &statement, |row| {
+            let table = format!("{}.{}", quote(row.get(0)), quote(row.get(1)));
+            let not_compared = Some("it is not published".to_owned());
+            tables.push(Table { table, not_compared, ..Table::default() });
+            Ok(())
+        })
+        .await?;
+    Ok(tables)
+}
+
+/// What is said of a table that may not leave: whether it has.
+async fn closed(
+    sides: &Sides,
+    table: String,
+    reason: &str,
+    target: Option<Standing>,
+) -> Result<Table, VerifyError> {
+    let not_compared = Some(reason.to_owned());
+    let mut told = Table { table, not_compared, ..Table::default() };
+    if let Some(Standing { name, from, .. }) = target {
+        let statement = format!("SELECT EXISTS (SELECT FROM {from})");
+        let any = sides.target.value(&format!("reading {name}"), &statement).await?;
+        told.stands = any.as_deref() == Some("t");
+        told.target = name;
     }
+    Ok(told)
+}
+
+/// What is said of a table that has no counterpart, or not all of it.
+fn lacking(table: String, target: String, columns: &[String]) -> Table {
+    let lacks = match columns {
+        [] => "the table".to_owned(),
+        columns => format!("the columns {}", columns.join(", ")),
+    };
+    Table { table, target, lacks: Some(lacks), ..Table::default() }
 }
 
 async fn target_tables(target: &Side) -> Result<Target, VerifyError> {

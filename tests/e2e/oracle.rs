@@ -103,6 +103,7 @@ async fn a_subscription_follows_every_workload_and_what_differs_is_found() {
     playing.await;
     stage.settle().await;
     let (source, third) = (stage.source().await, stage.third().await);
+    println!("{}", stage.count.assert_most_succeed());
     for schema in &stage.schemas {
         let differs = difference(schema, ("source", "third"), (&source, &third)).await;
         assert!(differs.is_empty(), "{}\n{differs}", stage.again(schema));
@@ -181,7 +182,8 @@ async fn group(seeds: Vec<u64>, steps: u64) {
     let verified = kasho.verify().await;
     let applier = kasho.applier_log();
     assert_eq!(verified.code, 0, "{verified:?}\n{course}\n--- the applier\n{applier}");
-    println!("seeds {seeds:?}: the target is as the third database after\n{course}");
+    let changes = stage.count.assert_most_succeed();
+    println!("seeds {seeds:?}, {changes}: the target is as the third database after\n{course}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

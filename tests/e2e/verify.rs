@@ -168,6 +168,34 @@ async fn a_single_row_that_differs_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_a_row_in_a_target_without_its_key_is_found() {
+    let pair = Pair::new(TABLES, ROWS, "").await;
+    pair.target
+        .sql(
+            "ALTER TABLE numbered DROP CONSTRAINT numbered_pkey;
+             ALTER TABLE worded DROP CONSTRAINT worded_pkey;
+             INSERT INTO numbered (id, t, d, ts, iv, f, r, n, b, j, k, m, a, g)
+                SELECT id, t, d, ts, iv, f, r, n, b, j, k, m, a, g FROM numbered WHERE id = 31337;
+             INSERT INTO worded SELECT * FROM worded WHERE part = 17",
+        )
+        .await;
+    let (report, verdict) = pair.differing(&["--show-keys"]).await;
+    assert!(verdict.contains("2 of 4 tables differ"), "{verdict}");
+    let numbered = &table(&report, "public.numbered")["differences"];
+    let expected =
+        serde_json::json!([{"kind": "extra", "key": [["id", "31337"]], "copies": [1, 2]}]);
+    assert_eq!(numbered, &expected);
+    let worded = &table(&report, "public.worded")["differences"];
+    let expected = serde_json::json!([
+        {"kind": "extra", "key": [["name", "Z"], ["part", "17"]], "copies": [1, 2]},
+    ]);
+    assert_eq!(worded, &expected);
+    let told = pair.verify(&["--show-keys"]).await.stdout;
+    let part = "only in the target: id = \"31337\", 1 in the source, 2 in the target";
+    assert!(told.contains(part), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_table_or_column_that_the_target_lacks_is_a_difference() {
     let pair = Pair::new(TABLES, ROWS, "").await;
     pair.target.sql("DROP TABLE worded; ALTER TABLE numbered DROP COLUMN f").await;
@@ -182,6 +210,24 @@ async fn a_table_or_column_that_the_target_lacks_is_a_difference() {
         (parted["differences"].as_array().expect("list").len(), &parted["more"]),
         (1000, &true.into())
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_published_is_named_and_nothing_at_all_is_no_success() {
+    let schema = "CREATE TABLE numbers (id int4 PRIMARY KEY);
+                  CREATE TABLE \"Left out\" (id int4 PRIMARY KEY);
+                  CREATE TABLE parted (id int4 PRIMARY KEY) PARTITION BY RANGE (id);
+                  CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (10);
+                  CREATE PUBLICATION kasho_pub FOR TABLE numbers, parted
+                    WITH (publish_via_partition_root = true)";
+    let pair = Pair::new(schema, "INSERT INTO numbers VALUES (1)", "").await;
+    let told = pair.equal(&[]).await;
+    assert!(told.contains("public.\"Left out\": not compared, it is not published\n"), "{told}");
+    assert_eq!(told.matches("not published").count(), 1, "{told}");
+    pair.source.sql("ALTER PUBLICATION kasho_pub DROP TABLE numbers, parted").await;
+    let (report, verdict) = pair.differing(&[]).await;
+    assert!(verdict.contains("nothing was compared at all"), "{verdict}");
+    assert_eq!(report["tables"].as_array().expect("tables").len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -251,6 +297,29 @@ async fn what_rules_remove_or_rename_is_compared_by_what_goes_through() {
         .collect();
     assert_eq!(found, [("extra", "9999"), ("changed", "1001")]);
     assert_eq!(table(&report, "public.notes")["differences"][0]["key"][0][1], "50");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_of_a_table_that_may_not_leave_is_a_difference() {
+    let schema = "CREATE TABLE orders (id int4 PRIMARY KEY, v text);
+                  CREATE TABLE notes (id int4 PRIMARY KEY, body text);
+                  CREATE TABLE secret (id int4 PRIMARY KEY);
+                  CREATE PUBLICATION kasho_pub FOR ALL TABLES;";
+    let rows = "INSERT INTO secret SELECT generate_series(1, 10)";
+    let pair = Pair::new(schema, rows, FILTERED).await;
+    let prepare = "CREATE SCHEMA crm; ALTER TABLE notes SET SCHEMA crm;
+                   ALTER TABLE crm.notes RENAME body TO text";
+    pair.target.sql(prepare).await;
+    let (report, verdict) = pair.differing(&[]).await;
+    assert_eq!(table(&report, "public.secret")["stands"], true);
+    assert!(verdict.contains("1 of 3 tables differ"), "{verdict}");
+    let told = pair.verify(&[]).await.stdout;
+    let part = "public.secret: DIFFERS, a rule drops its rows, and the target has some\n";
+    assert!(told.contains(part), "{told}");
+    // The empty table may stand.
+    pair.target.sql("TRUNCATE secret").await;
+    let told = pair.equal(&[]).await;
+    assert!(told.contains("public.secret: not compared, a rule drops its rows\n"), "{told}");
 }
 
 /// People with names and addresses of their own; `pin` is a small world in which fakes equal
@@ -343,6 +412,17 @@ async fn a_masked_copy_has_no_leak_and_a_single_planted_value_is_found() {
     ] {
         assert!(told.contains(part), "{told}");
     }
+    // What is not there was not held against anything.
+    let client = pair.target.client().await;
+    client
+        .batch_execute("CREATE TABLE aside AS TABLE people; TRUNCATE people")
+        .await
+        .expect("aside");
+    let (report, _) = pair.differing(&["--leaks"]).await;
+    let looked = report["leaks"]["columns"].as_array().expect("columns");
+    let email = looked.iter().find(|one| one["column"] == "public.people.email").expect("email");
+    assert_eq!((&email["own_rows"], &email["sampled"]), (&0.into(), &9000.into()));
+    client.batch_execute("INSERT INTO people TABLE aside; DROP TABLE aside").await.expect("back");
     let target = &pair.target;
     let value = "person4711@mail.example";
     let planted = [
@@ -411,6 +491,38 @@ async fn an_original_in_its_own_place_is_a_leak_and_so_is_one_that_passes_elsewh
     assert!(!output.stdout.contains("person81") && output.stdout.contains("row id = «withheld»"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_be_private_in_rows_that_never_stand_still_is_not_passed_over() {
+    let pair = masked().await;
+    // So many that reading them takes longer than changing them.
+    let planted = "UPDATE people SET memo = 'ask Firstname' || id || ' Lastname' WHERE id <= 300";
+    pair.target.sql(planted).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writing = async {
+        let client = pair.source.client().await;
+        while !stop.load(Ordering::Relaxed) {
+            let again =
+                "UPDATE people SET email = md5(random()::text) || '@mail.example' WHERE id <= 300";
+            client.batch_execute(again).await.expect("UPDATE");
+        }
+    };
+    let looking = async {
+        let found = pair.verify(&["--leaks", "--json"]).await;
+        stop.store(true, Ordering::Relaxed);
+        found
+    };
+    let ((), output) = tokio::join!(writing, looking);
+    assert_eq!(output.code, 1, "{}{}", output.stdout, output.stderr);
+    let report: Value = serde_json::from_str(&output.stdout).expect("JSON");
+    assert_eq!(report["leaks"]["unsettled"], 300, "{}", report["leaks"]);
+    assert!(output.stderr.contains("300 values may be private"), "{}", output.stderr);
+    // Now they stand still, and are what they are.
+    let (report, _) = pair.differing(&["--leaks"]).await;
+    assert_eq!(report["leaks"]["unsettled"], 0);
+    let found = leaks(&report);
+    assert_eq!(found.iter().filter(|leak| leak[0] == "public.people.name").count(), 300);
+}
+
 /// A writer that never rests: new rows, old rows changed, rows that come and go, and one that
 /// is always changing.
 async fn restless(source: &Postgres, stop: Arc<AtomicBool>) -> u64 {
@@ -422,10 +534,12 @@ async fn restless(source: &Postgres, stop: Arc<AtomicBool>) -> u64 {
             "INSERT INTO numbers SELECT {n} * 1000 + g, 'new' FROM generate_series(1, 5) g;
              UPDATE numbers SET v = v || '.' WHERE id = {n} % 200;
              INSERT INTO words VALUES ('come and go', {n}), ('stay ' || {n}, 1);
-             DELETE FROM words WHERE w = 'come and go';
              UPDATE words SET n = n + 1 WHERE w = 'hot'"
         );
         client.batch_execute(&statement).await.expect("a transaction");
+        // In a transaction of its own: between the two the row is there.
+        let gone = "DELETE FROM words WHERE w = 'come and go'";
+        client.batch_execute(gone).await.expect("a transaction");
         tokio::time::sleep(Duration::from_millis(3)).await;
     }
     n

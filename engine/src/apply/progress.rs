@@ -95,17 +95,18 @@ pub(super) async fn prepare(client: &Client, role: &str) -> Result<(), ApplyErro
     if row.get::<_, bool>(0) {
         return Ok(());
     }
-    let mut made = client.batch_execute(TABLE).await;
+    let (mut made, mut mend) = (client.batch_execute(TABLE).await, "ALTER SCHEMA kasho OWNER TO");
     // Only where it is missing: to say IF NOT EXISTS takes the right to make one.
     if made.as_ref().is_err_and(|e| e.code().is_some_and(|code| code.code() == "3F000")) {
         made = client.batch_execute(&format!("CREATE SCHEMA kasho; {TABLE}")).await;
+        mend = "CREATE SCHEMA kasho AUTHORIZATION";
     }
     match made {
         Ok(()) => Ok(()),
         Err(error) if error.code().is_some_and(|code| code.code() == "42501") => {
             Err(ApplyError::Refused(format!(
                 "role {role:?} of the target may not make the schema kasho, in which progress \
-                 stands: CREATE SCHEMA kasho AUTHORIZATION {}; then start again",
+                 stands, or a table in it: {mend} {}; then start again",
                 kasho_plugin_sdk::event::quote_identifier(role)
             )))
         }

@@ -189,6 +189,12 @@ impl Chosen {
         Chosen { every, phase, range_rows, bucket_rows }
     }
 
+    /// The same of no more than so many parts: one is always taken.
+    fn within(self, parts: u64) -> Chosen {
+        let every = self.every.min(parts.max(1));
+        Chosen { every, phase: self.phase % every, ..self }
+    }
+
     fn takes(&self, part: u64) -> bool {
         part % self.every == self.phase
     }
@@ -227,6 +233,11 @@ pub(super) async fn compare(
     match pair.ordered {
         true => work.by_ranges(chosen).await?,
         false => work.by_buckets(chosen).await?,
+    }
+    // Whatever hides a row from what is above does not hide it from being counted.
+    let (here, there) = (compared.table.source_rows, compared.table.target_rows);
+    if compared.candidates.is_empty() && differ(&pair, here, there) {
+        compared.candidates.push(Subject::Count);
     }
     Ok(compared)
 }
@@ -360,6 +371,7 @@ impl Work<'_> {
         let pair = &self.compared.pair;
         let rows = pair.rows_estimated.max(self.compared.table.source_rows);
         let of = (rows / chosen.bucket_rows.max(1)).clamp(1, MOST_BUCKETS);
+        let chosen = chosen.within(of);
         let (here, there) =
             (sql::bucket(self.source.named_by(), of), sql::bucket(self.target.named_by(), of));
         let fewer = pair.fewer;
@@ -410,5 +422,25 @@ pub(super) fn kind(source: bool, target: bool) -> Kind {
         (_, false) => Kind::Missing,
         (false, true) => Kind::Extra,
         (true, true) => Kind::Changed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_however_few_buckets_a_sample_takes_one() {
+        for (sample, rows) in [(1, 10_000_000), (7, 900_000), (100, 50_000_000), (1, 1), (9, 0)] {
+            for _ in 0..100 {
+                let chosen = Chosen::sample(sample, rows);
+                let of = (rows / chosen.bucket_rows).clamp(1, MOST_BUCKETS);
+                for parts in [of, 1, 2] {
+                    let within = chosen.within(parts);
+                    let taken = (0..parts).filter(|part| within.takes(*part)).count();
+                    assert!(taken > 0, "{sample} of {rows} rows in {parts} buckets");
+                }
+            }
+        }
     }
 }

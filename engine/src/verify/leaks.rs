@@ -77,7 +77,8 @@ pub(super) async fn look(
     let searched = Search { needles: &needles, owners: &owners, pairs, progress };
     leaks.searched = searched.all(sides, &mut suspects, &mut leaks.more).await?;
     let relation = |id: u32| catalog.relation(id);
-    leaks.found = judge::judge(sides, &mut masker, &relation, &needles, suspects, progress).await?;
+    (leaks.found, leaks.unsettled) =
+        judge::judge(sides, &mut masker, &relation, &needles, suspects, progress).await?;
     leaks.found.sort_by(|a, b| (&a.found, &a.row, a.how).cmp(&(&b.found, &b.row, b.how)));
     leaks.found.dedup();
     leaks.columns = watched.into_iter().map(|watched| watched.looked).collect();

@@ -5,7 +5,7 @@
 //! What nothing rewrites is compared; everything else is named with the reason why not, so
 //! that nobody takes a comparison for more than it was.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kasho_plugin_sdk::Relation;
 use serde::Serialize;
@@ -91,10 +91,11 @@ pub(super) struct Pair {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Planned {
     Pair(Box<Pair>),
-    /// It does not leave, for this reason.
+    /// It does not leave, for this reason: no row of it may be in the target.
     Closed {
         table: String,
         reason: &'static str,
+        target: Option<Standing>,
     },
     /// The target lacks the table, or columns of it.
     Lacks {
@@ -102,6 +103,15 @@ pub(super) enum Planned {
         target: String,
         columns: Vec<String>,
     },
+}
+
+/// The table of the target that would hold a table, if it left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Standing {
+    pub(super) name: String,
+    /// As in FROM.
+    pub(super) from: String,
+    parts: (String, String),
 }
 
 /// A table of the target.
@@ -118,7 +128,20 @@ pub(super) type Target = BTreeMap<(String, String), TargetTable>;
 
 /// Pairs every published table.
 pub(super) fn plan(catalog: &Catalog, coverage: &Coverage, target: &Target) -> Vec<Planned> {
-    catalog.relations.iter().map(|relation| one(catalog, relation, coverage, target)).collect()
+    let one = |relation| one(catalog, relation, coverage, target);
+    let mut all: Vec<Planned> = catalog.relations.iter().map(|relation| one(relation)).collect();
+    // What stands under a closed table's name may be another one's by right, which a rule renames.
+    let taken = |planned: &Planned| match planned {
+        Planned::Pair(pair) => Some(pair.target_parts.clone()),
+        _ => None,
+    };
+    let taken: BTreeSet<(String, String)> = all.iter().filter_map(taken).collect();
+    for planned in &mut all {
+        if let Planned::Closed { target, .. } = planned {
+            target.take_if(|standing| taken.contains(&standing.parts));
+        }
+    }
+    all
 }
 
 fn one(catalog: &Catalog, relation: &Relation, coverage: &Coverage, target: &Target) -> Planned {
@@ -126,19 +149,24 @@ fn one(catalog: &Catalog, relation: &Relation, coverage: &Coverage, target: &Tar
     // By its id: it may have another name since.
     let by_id = coverage.tables.values().find(|table| table.id != 0 && table.id == relation.id);
     let covered = by_id.or_else(|| coverage.tables.get(&name));
-    let closed = covered.map_or(coverage.closed, |table| table.closed);
-    if closed {
-        let reason = match covered {
-            Some(table) if table.dropped => "a rule drops its rows",
-            _ => "no rule lets it leave",
-        };
-        return Planned::Closed { table: name, reason };
-    }
     let leaves_as = covered.and_then(|table| table.leaves_as.clone());
     let own = || (relation.schema.clone(), relation.table.clone());
     let parts = leaves_as.as_deref().and_then(sql::parts).unwrap_or_else(own);
     let target_name = leaves_as.unwrap_or_else(|| name.clone());
-    let Some(there) = target.get(&parts) else {
+    let there = target.get(&parts);
+    if covered.map_or(coverage.closed, |table| table.closed) {
+        let reason = match covered {
+            Some(table) if table.dropped => "a rule drops its rows",
+            _ => "no rule lets it leave",
+        };
+        let target = there.map(|there| Standing {
+            name: target_name,
+            from: from(&parts.0, &parts.1, there.partitioned),
+            parts,
+        });
+        return Planned::Closed { table: name, reason, target };
+    }
+    let Some(there) = there else {
         return Planned::Lacks { table: name, target: target_name, columns: Vec::new() };
     };
     let columns = Columns::of(relation, covered, there);

@@ -24,7 +24,8 @@ pub struct Difference {
     pub kind: Kind,
     /// The key's columns and values; empty for a row of a table without key.
     pub key: Vec<(String, String)>,
-    /// Copies of a row of a table without key: in the source, in the target.
+    /// Copies of a row of a table without key, or rows with this key if there are several: in
+    /// the source, in the target.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copies: Option<(u64, u64)>,
     /// The columns that differ, for a changed row.
@@ -56,6 +57,8 @@ pub struct Table {
     /// Why it was not compared at all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_compared: Option<String>,
+    /// It may not leave, and the target has rows of it.
+    pub stands: bool,
     /// What the target lacks of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lacks: Option<String>,
@@ -63,7 +66,7 @@ pub struct Table {
     pub differences: Vec<Difference>,
     /// There are more: looking ended.
     pub more: bool,
-    /// With `--sample`: the numbers of rows differ.
+    /// The numbers of rows differ, and nothing else that was found does, or with `--sample`.
     pub counts_differ: bool,
     /// Rows that differed only while they were changing.
     pub settled: u64,
@@ -77,7 +80,7 @@ impl Table {
     /// Whether source and target differ here.
     #[must_use]
     pub fn differs(&self) -> bool {
-        !self.differences.is_empty() || self.lacks.is_some() || self.counts_differ
+        !self.differences.is_empty() || self.lacks.is_some() || self.counts_differ || self.stands
     }
 }
 
@@ -111,7 +114,7 @@ pub enum How {
 pub struct Looked {
     /// `schema.table.column` of the source.
     pub column: String,
-    /// Rows whose value was held against the source's own.
+    /// Rows of the target that were held against the value of their own row in the source.
     pub own_rows: u64,
     /// Values that were looked for everywhere in the target.
     pub sampled: u64,
@@ -131,6 +134,8 @@ pub struct Leaks {
     pub found: Vec<Leak>,
     /// There is more: looking ended.
     pub more: bool,
+    /// What may be private, in rows that never stood still for long enough to be judged.
+    pub unsettled: u64,
 }
 
 /// All of it.
@@ -143,7 +148,7 @@ pub struct Report {
     pub target_position: Option<String>,
     /// Which rules say what is masked.
     pub rules: String,
-    /// Every published table.
+    /// Every published table, and those that are not.
     pub tables: Vec<Table>,
     /// With `--leaks`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -157,10 +162,23 @@ impl Report {
         self.tables.iter().filter(|table| table.differs()).count()
     }
 
+    /// Tables that were compared.
+    #[must_use]
+    pub fn compared(&self) -> usize {
+        let compared = |table: &&Table| table.not_compared.is_none() && table.lacks.is_none();
+        self.tables.iter().filter(compared).count()
+    }
+
     /// Tables that could not be compared to their end.
     #[must_use]
     pub fn unfinished(&self) -> usize {
         self.tables.iter().filter(|table| table.unfinished).count()
+    }
+
+    /// What may be private, and could not be judged.
+    #[must_use]
+    pub fn unjudged(&self) -> u64 {
+        self.leaks.as_ref().map_or(0, |leaks| leaks.unsettled)
     }
 
     /// Private values that were found.

@@ -6,7 +6,8 @@
 //! Twice, because a commit that waits for a synchronous standby is applied before it is
 //! visible. What keeps changing is counted as unsettled, and is not called different.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::compare::{Compared, Half, Subject, halves, kind};
@@ -20,6 +21,9 @@ use super::{Progress, sql};
 const ROUNDS: usize = 20;
 /// So often a row has to be found different while it stands still.
 const STRIKES: u8 = 2;
+/// Of a row that the source has not, and of a number of rows, nothing tells whether it went
+/// and came again between two looks: these are asked for more often.
+const VAGUE_STRIKES: u8 = 3 * STRIKES;
 const PAUSE: Duration = Duration::from_millis(200);
 /// Suspects that one statement asks for.
 const AT_ONCE: usize = 100;
@@ -31,6 +35,26 @@ const NAMED: usize = 20;
 struct State {
     value: String,
     version: String,
+    /// Rows with this key: a target without the index may hold several.
+    rows: u64,
+}
+
+impl State {
+    /// A number of rows, whose versions nothing tells but the number itself.
+    fn count(value: String) -> State {
+        State { version: value.clone(), value, rows: 1 }
+    }
+
+    /// One more row with the same key: no single row has such a value.
+    fn join(&mut self, other: &State) {
+        let (low, high) = match self.value <= other.value {
+            true => (&self.value, &other.value),
+            false => (&other.value, &self.value),
+        };
+        self.value = format!("{low} {high}");
+        self.version = format!("{} {}", self.version, other.version);
+        self.rows += other.rows;
+    }
 }
 
 type States = HashMap<Subject, State>;
@@ -42,6 +66,11 @@ pub(super) async fn settle(
     progress: &dyn Progress,
 ) -> Result<(), VerifyError> {
     let mut strikes: HashMap<(usize, Subject), u8> = HashMap::new();
+    for table in tables.iter_mut() {
+        // Copies of a row in the target are one suspect, with one count of strikes.
+        let mut seen = HashSet::new();
+        table.candidates.retain(|subject| seen.insert(subject.clone()));
+    }
     for round in 0..ROUNDS {
         let left: usize = tables.iter().map(|table| table.candidates.len()).sum();
         if left == 0 {
@@ -87,12 +116,20 @@ fn judge(
         let stands = first.map(|state| &state.version) == second.map(|state| &state.version);
         let count = strikes.entry((at, subject.clone())).or_default();
         *count = if stands { *count + 1 } else { 0 };
-        match *count >= STRIKES {
+        match *count >= strikes_of(&subject, first) {
             true => convict(table, &subject, first, there),
             false => left.push(subject),
         }
     }
     table.candidates = left;
+}
+
+/// How often it has to be found different.
+fn strikes_of(subject: &Subject, source: Option<&State>) -> u8 {
+    match (subject, source) {
+        (Subject::Key(_), Some(_)) => STRIKES,
+        (Subject::Key(_), None) | (Subject::Copies(_) | Subject::Count, _) => VAGUE_STRIKES,
+    }
 }
 
 /// Whether the target is as the source was at some time between.
@@ -134,8 +171,14 @@ fn convict(
         Subject::Key(values) => {
             let names = table.pair.key.iter().map(|column| column.source.clone());
             let key = names.zip(values.iter().cloned()).collect();
-            let kind = kind(source.is_some(), target.is_some());
-            Difference { kind, key, copies: None, columns: Vec::new() }
+            let rows = |state: Option<&State>| state.map_or(0, |state| state.rows);
+            let (here, there) = (rows(source), rows(target));
+            let (kind, copies) = match here.max(there) {
+                2.. if here > there => (Kind::Missing, Some((here, there))),
+                2.. if here < there => (Kind::Extra, Some((here, there))),
+                _ => (kind(source.is_some(), target.is_some()), None),
+            };
+            Difference { kind, key, copies, columns: Vec::new() }
         }
         Subject::Copies(_) => {
             let (here, there) = (number(source), number(target));
@@ -171,7 +214,7 @@ async fn of(
             Subject::Copies(digest) => digests.push(digest),
             Subject::Count => {
                 let value = half.count().await?.to_string();
-                states.insert(Subject::Count, State { version: value.clone(), value });
+                states.insert(Subject::Count, State::count(value));
             }
         }
     }
@@ -188,7 +231,7 @@ async fn of(
             .each(&half.doing, &statement, |row| {
                 let value = row.get(1).unwrap_or_default().to_owned();
                 let digest = row.get(0).unwrap_or_default().to_owned();
-                states.insert(Subject::Copies(digest), State { version: value.clone(), value });
+                states.insert(Subject::Copies(digest), State::count(value));
                 Ok(())
             })
             .await?;
@@ -213,8 +256,11 @@ async fn by_key(
     );
     let read = |row: &tokio_postgres::SimpleQueryRow| {
         let text = |at| row.get(at).unwrap_or_default().to_owned();
-        let state = State { value: text(columns), version: text(columns + 1) };
-        states.insert(Subject::Key(key(row, columns)), state);
+        let state = State { value: text(columns), version: text(columns + 1), rows: 1 };
+        match states.entry(Subject::Key(key(row, columns))) {
+            Entry::Vacant(free) => drop(free.insert(state)),
+            Entry::Occupied(mut first) => first.get_mut().join(&state),
+        }
         Ok(())
     };
     half.side.each(&half.doing, &statement, read).await
@@ -258,7 +304,7 @@ mod tests {
     use super::*;
 
     fn state(value: &str) -> Option<State> {
-        Some(State { value: value.to_owned(), version: value.to_owned() })
+        Some(State::count(value.to_owned()))
     }
 
     fn agrees(subject: &Subject, states: [Option<State>; 3], fewer: bool) -> bool {
@@ -277,6 +323,67 @@ mod tests {
         assert!(!agrees([state("a"), None, state("a")], false));
         assert!(agrees([state("a"), None, state("a")], true), "a rule may have removed it");
         assert!(!agrees([None, state("a"), None], true));
+    }
+
+    /// A table of nothing but one suspect.
+    fn suspected(subject: &Subject) -> Compared {
+        let pair = Pair {
+            id: 1,
+            source_name: "public.t".to_owned(),
+            target_name: "public.t".to_owned(),
+            source: String::new(),
+            target: String::new(),
+            target_parts: (String::new(), String::new()),
+            filter: None,
+            key: Vec::new(),
+            ordered: false,
+            columns: Vec::new(),
+            skipped: Vec::new(),
+            fewer: false,
+            private: Vec::new(),
+            rows_estimated: 0,
+        };
+        let table = crate::verify::Table::default();
+        Compared { pair, table, candidates: vec![subject.clone()] }
+    }
+
+    /// In which round it is called different, if it is found like this in every one.
+    fn rounds(subject: &Subject, source: Option<State>, target: Option<State>) -> Option<usize> {
+        let states = |state: Option<State>| -> States {
+            state.into_iter().map(|state| (subject.clone(), state)).collect()
+        };
+        let (source, target) = (states(source), states(target));
+        let (mut table, mut strikes) = (suspected(subject), HashMap::new());
+        (1..=ROUNDS).find(|_| {
+            judge(&mut table, 0, (&source, &target, &source), &mut strikes);
+            table.candidates.is_empty()
+        })
+    }
+
+    #[test]
+    fn what_may_come_and_go_unseen_is_asked_for_more_often() {
+        let key = Subject::Key(vec!["1".to_owned()]);
+        assert_eq!(rounds(&key, state("a"), state("b")), Some(2));
+        assert_eq!(rounds(&key, state("a"), None), Some(2));
+        assert_eq!(rounds(&key, None, state("a")), Some(6));
+        let copies = Subject::Copies("d".to_owned());
+        assert_eq!(rounds(&copies, state("1"), state("2")), Some(6));
+        assert_eq!(rounds(&Subject::Count, state("1"), state("2")), Some(6));
+        assert_eq!(rounds(&key, None, None), Some(1), "it has settled");
+    }
+
+    #[test]
+    fn a_row_that_is_there_twice_is_not_what_it_should_be() {
+        let key = Subject::Key(vec!["1".to_owned()]);
+        for other in ["a", "b"] {
+            let mut twice = State::count("a".to_owned());
+            twice.join(&State::count(other.to_owned()));
+            let mut turned = State::count(other.to_owned());
+            turned.join(&State::count("a".to_owned()));
+            assert_eq!((&twice.value, twice.rows), (&turned.value, 2));
+            let states = [state("a"), Some(twice), state("a")];
+            assert!(!agrees(&key, states.clone(), false) && !agrees(&key, states, true));
+        }
     }
 
     #[test]

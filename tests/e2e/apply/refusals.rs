@@ -76,7 +76,10 @@ async fn a_role_needs_what_it_is_told_to_be_granted_and_no_more() {
     let site = as_filler().await;
     site.refused(&["may not make the schema kasho", "CREATE SCHEMA kasho AUTHORIZATION filler"])
         .await;
-    site.target.sql("CREATE SCHEMA kasho AUTHORIZATION filler").await;
+    // As a dump of the source would bring it.
+    site.target.sql("CREATE SCHEMA kasho").await;
+    site.refused(&["or a table in it", "ALTER SCHEMA kasho OWNER TO filler"]).await;
+    site.target.sql("ALTER SCHEMA kasho OWNER TO filler").await;
     site.refused(&["may not SELECT, INSERT, UPDATE, DELETE, TRUNCATE", "TO filler"]).await;
     let grant =
         "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA public TO filler";

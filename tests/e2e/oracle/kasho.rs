@@ -135,15 +135,37 @@ impl Kasho {
         while !left.is_empty() {
             let number = (FAULTS.len() - left.len()) as u64 + 1;
             let at = from + (to - from) * number / (FAULTS.len() as u64 + 2);
-            while stage.played.load(Ordering::Relaxed) < at {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
+            self.until_played(stage, at).await;
             let of = usize::try_from(self.random.below(left.len() as u64)).expect("few");
             let fault = left.swap_remove(of);
             let state = self.state().await.unwrap_or_else(|| "no answer".to_owned());
             self.course.push(format!("{fault:?} at statement {at}, {state}"));
             self.fault(stage, fault).await;
         }
+    }
+
+    /// Waits for a statement; not for ever, if the seeds play no more.
+    async fn until_played(&self, stage: &Stage, at: u64) {
+        let (mut last, mut since) = (0, Instant::now());
+        loop {
+            let played = stage.count.played.load(Ordering::Relaxed);
+            if played >= at {
+                return;
+            }
+            if played > last {
+                (last, since) = (played, Instant::now());
+            }
+            let course = || self.course.join("\n");
+            assert!(since.elapsed() < PATIENCE, "nobody plays after {played}\n{}", course());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// The number of the rules in force.
+    async fn generation(&self) -> Option<u64> {
+        let output = self.engine.run(&["status", "--json"]).await;
+        let status: serde_json::Value = serde_json::from_str(&output.stdout).ok()?;
+        status["generation"].as_u64()
     }
 
     async fn fault(&mut self, stage: &Stage, fault: Fault) {
@@ -184,8 +206,12 @@ impl Kasho {
                 }
             }
             Fault::Swap => {
+                let before = eventually("a generation", async || self.generation().await).await;
                 self.swaps += 1;
                 self.configure(stage);
+                let newer = async || self.generation().await.filter(|number| *number > before);
+                let number = eventually("the other rules in force", newer).await;
+                self.course.push(format!("  generation {before} → {number}"));
             }
         }
         // Whatever ended by it is started again, as a supervisor would.

@@ -2,7 +2,6 @@
 //! own subscription feeds. Several seeds share them, each with a schema of its own.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -11,7 +10,7 @@ use tokio_postgres::{Client, NoTls};
 use super::SESSIONS;
 use super::random::Random;
 use super::schema::Schema;
-use super::workload::{Sessions, play};
+use super::workload::{Count, Sessions, play};
 use crate::harness::{Postgres, eventually};
 
 /// Before the load, while tables are loaded, while changes stream: per cent of the statements.
@@ -51,7 +50,7 @@ pub(super) struct Stage {
     randoms: Vec<Random>,
     pub(super) steps: u64,
     /// Statements so far, of all seeds.
-    pub(super) played: Arc<AtomicU64>,
+    pub(super) count: Arc<Count>,
     /// How many acts may be played.
     pub(super) gate: watch::Sender<usize>,
     /// Of each seed before each statement.
@@ -63,10 +62,10 @@ impl Stage {
     pub(super) async fn set(seeds: &[u64], steps: u64) -> Stage {
         let (source, other) = tokio::join!(Postgres::start(), Postgres::start());
         let (schemas, randoms, seeds_of) = (Vec::new(), Vec::new(), seeds.to_vec());
-        let (played, gate) = (Arc::default(), watch::Sender::new(ACTS.len()));
+        let (count, gate) = (Arc::default(), watch::Sender::new(ACTS.len()));
         let pause = Duration::ZERO;
         let mut stage =
-            Stage { source, other, schemas, seeds: seeds_of, randoms, steps, played, gate, pause };
+            Stage { source, other, schemas, seeds: seeds_of, randoms, steps, count, gate, pause };
         for seed in seeds {
             let mut random = Random::new(*seed);
             let schema = Schema::new(*seed, &mut random);
@@ -122,7 +121,7 @@ impl Stage {
     /// All seeds play, at once, each act when the gate is open for it; then each leaves its mark.
     /// Between acts nobody has a transaction open.
     pub(super) fn play(&mut self) -> impl Future<Output = ()> + use<> {
-        let (steps, played, url) = (self.steps, Arc::clone(&self.played), self.source.socket_url());
+        let (steps, count, url) = (self.steps, Arc::clone(&self.count), self.source.socket_url());
         let randoms = std::mem::take(&mut self.randoms);
         let (gate, pause) = (self.gate.subscribe(), self.pause);
         let parts: Vec<_> =
@@ -130,11 +129,11 @@ impl Stage {
         async move {
             let mut playing = tokio::task::JoinSet::new();
             for ((seed, schema), random) in parts {
-                let (played, url) = (Arc::clone(&played), url.clone());
+                let (count, url) = (Arc::clone(&count), url.clone());
                 playing.spawn(one(
                     (seed, schema, random),
                     (steps, pause),
-                    played,
+                    count,
                     url,
                     gate.clone(),
                 ));
@@ -183,7 +182,7 @@ impl Stage {
 async fn one(
     (seed, schema, mut random): (u64, Schema, Random),
     (steps, pause): (u64, Duration),
-    played: Arc<AtomicU64>,
+    count: Arc<Count>,
     url: String,
     mut gate: watch::Receiver<usize>,
 ) {
@@ -191,7 +190,7 @@ async fn one(
     for _ in 0..SESSIONS {
         clients.push(connect(&url).await);
     }
-    let mut sessions = Sessions::open(clients, &schema, played, pause).await;
+    let mut sessions = Sessions::open(clients, &schema, count, pause).await;
     for (at, share) in ACTS.iter().enumerate() {
         gate.wait_for(|open| *open > at).await.expect("the stage stands");
         play(&schema, &mut random, SESSIONS, steps * share / 100, &mut sessions).await;

@@ -77,7 +77,7 @@ enum Verdict {
 /// The relation with an id.
 pub(super) type Relations<'a> = &'a dyn Fn(u32) -> Option<&'a Arc<Relation>>;
 
-/// Judges them all.
+/// Judges them all; answers with those that are leaks, and how many rows never stood still.
 pub(super) async fn judge(
     sides: &mut Sides,
     masker: &mut Masker,
@@ -85,7 +85,7 @@ pub(super) async fn judge(
     needles: &Needles,
     suspects: Vec<Suspect>,
     progress: &dyn Progress,
-) -> Result<Vec<Leak>, VerifyError> {
+) -> Result<(Vec<Leak>, u64), VerifyError> {
     let mut leaks = Vec::new();
     let (mut left, mut nameless) = (Vec::new(), Vec::new());
     for suspect in suspects {
@@ -123,7 +123,7 @@ pub(super) async fn judge(
         left = again;
     }
     leaks.extend(produced(sides, masker, relations, nameless).await?);
-    Ok(leaks)
+    Ok((leaks, left.len() as u64))
 }
 
 fn one(

@@ -133,17 +133,15 @@ async fn equal(
             Ok(())
         })
         .await?;
-    for watched in own.iter_mut() {
-        watched.looked.own_rows += known.len() as u64;
-    }
     let mut found = Vec::new();
     let text = statement(target, targets, there);
     target
         .side
         .each(&target.doing, &text, |row| {
             let key = key(row, width);
-            let Some(own) = known.get(&key) else { return Ok(()) };
-            for (at, own) in own.iter().enumerate() {
+            let Some(values) = known.get(&key) else { return Ok(()) };
+            for (at, (own, watched)) in values.iter().zip(own.iter_mut()).enumerate() {
+                watched.looked.own_rows += u64::from(own.is_some());
                 if own.is_some() && own.as_deref() == row.get(width + at) {
                     found.push((key.clone(), at));
                 }
