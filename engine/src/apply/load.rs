@@ -12,11 +12,11 @@ use kasho_plugin_sdk::Op;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::change::{Images, change};
+use super::change::{Images, change, refuse};
 use super::error::ApplyError;
 use super::progress::{At, Progress};
 use super::session::{self, Triggers, remedy};
-use super::stream::{Applier, refuse};
+use super::stream::Applier;
 use super::table::Table;
 use super::{sql, text};
 use crate::position::Position;

@@ -177,3 +177,24 @@ pub(super) fn is_fenced(error: &tokio_postgres::Error) -> bool {
 pub(super) fn number(epoch: Epoch) -> i64 {
     i64::try_from(epoch.0).unwrap_or(i64::MAX)
 }
+
+/// The parameters of [`MOVE_TABLE`].
+pub(super) fn table_params(
+    progress: &Progress,
+    name: &str,
+    was: Option<At>,
+    to: At,
+) -> Vec<Option<String>> {
+    let was_epoch = was.map_or(0, |was| number(was.epoch));
+    let was_position = was.map_or(String::new(), |was| was.position.to_string());
+    let params = [
+        progress.consumer.clone(),
+        progress.writer.clone(),
+        name.to_owned(),
+        number(to.epoch).to_string(),
+        to.position.to_string(),
+        was_epoch.to_string(),
+        was_position,
+    ];
+    params.into_iter().map(Some).collect()
+}
