@@ -167,6 +167,7 @@ impl Attempt<'_> {
         let from = From::After(applier.told(applier.position()));
         tracing::info!(from = %applier.told(applier.position()), "reading");
         let reader = StreamReader::open(redis.connect().await?, from, most / 8).await?;
+        applier.progress.is_of(epoch, &reader.runs(), reader.loaded())?;
         applier.ddl_done = self.options.ddl_done;
         applier.stand(reader.is_inside());
         let feed = Feed::start(reader, most / 4);

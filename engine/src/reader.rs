@@ -9,11 +9,13 @@
 //! stream comes next, to its `end`, and then the changes go on after the mark.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::position::{Epoch, EpochPosition, Lsn, Position};
 use crate::sink::entry::{Content, DecodeError, Entry, EntryOp, RawEntry};
 use crate::sink::id::{Id, Lane};
+use crate::sink::runs::Runs;
 use crate::sink::store::{Backend, Most, StoreError};
 
 /// Entries of a page at most.
@@ -51,6 +53,18 @@ pub enum ReaderError {
         asked: EpochPosition,
         /// The oldest cursor that would do.
         oldest: EpochPosition,
+    },
+    /// The load does not come that far.
+    #[error(
+        "{asked} lies beyond {newest}, the newest row of the load: Redis has lost its latest data \
+         since, and gives these numbers to other rows. A reader of its own begins again at \
+         \"bootstrap\"; a target is filled again by kasho reset, then kasho bootstrap"
+    )]
+    Beyond {
+        /// The cursor.
+        asked: EpochPosition,
+        /// The newest row's.
+        newest: EpochPosition,
     },
     /// The position, or the reader, is of another bootstrap.
     #[error(
@@ -97,13 +111,17 @@ pub struct StreamReader<S> {
     delivered: bool,
     page_bytes: usize,
     ready: VecDeque<Entry>,
+    /// Number of the newest entry of the load when it was opened.
+    loaded: u64,
+    runs: Arc<Runs>,
 }
 
 impl<S: Backend> StreamReader<S> {
     /// A reader of the current epoch. A page holds about `page_bytes`, or one entry.
     ///
     /// # Errors
-    /// No epoch, another epoch than the position's, a position that was trimmed.
+    /// No epoch, another epoch than the position's, a position that was trimmed or that the
+    /// load never came to.
     pub async fn open(
         mut store: S,
         from: From,
@@ -119,6 +137,13 @@ impl<S: Backend> StreamReader<S> {
                 None => at.position,
             },
         };
+        if let Position::Bootstrap(n) = position
+            && n > found.bootstrap.high
+        {
+            let at = |position| EpochPosition { epoch: Some(epoch), position };
+            let newest = at(Position::Bootstrap(found.bootstrap.high));
+            return Err(ReaderError::Beyond { asked: at(position), newest });
+        }
         let (lane, cursor) = match position {
             Position::Bootstrap(0) => (Lane::Bootstrap, Id::ZERO),
             Position::Bootstrap(n) => (Lane::Bootstrap, Id { high: n, low: u64::MAX }),
@@ -135,6 +160,8 @@ impl<S: Backend> StreamReader<S> {
             delivered: false,
             page_bytes,
             ready: VecDeque::new(),
+            loaded: found.bootstrap.high,
+            runs: Arc::default(),
         };
         reader.find_open().await?;
         reader.pass_end().await?;
@@ -150,6 +177,18 @@ impl<S: Backend> StreamReader<S> {
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// Which loader's turn wrote which entry of the load, at least of those read so far.
+    #[must_use]
+    pub fn runs(&self) -> Arc<Runs> {
+        Arc::clone(&self.runs)
+    }
+
+    /// Entries of the load when it was opened.
+    #[must_use]
+    pub fn loaded(&self) -> u64 {
+        self.loaded
     }
 
     /// Where a reader goes on that has everything handed out so far.
@@ -241,6 +280,9 @@ impl<S: Backend> StreamReader<S> {
         }
         if after < page.trim {
             return Err(self.out_of_range(page.trim, lane));
+        }
+        if page.runs != self.runs.text() {
+            self.runs = Arc::new(Runs::parse(&page.runs));
         }
         Ok(page.entries)
     }

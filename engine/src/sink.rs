@@ -17,6 +17,7 @@ pub mod load;
 pub mod memory;
 pub mod publisher;
 pub mod redis;
+pub mod runs;
 pub mod status;
 pub mod store;
 

@@ -8,6 +8,7 @@ use crate::world::{World, config};
 
 mod conflicts;
 mod life;
+mod loss;
 mod refusals;
 mod rows;
 mod schema;
@@ -58,6 +59,20 @@ impl Site {
     /// Writes the configuration again, with `apply` in its section. It is the applier's only.
     fn configure(&self, url: &str, apply: &str) {
         self.world.configure(&Site::section(url, apply));
+    }
+
+    /// The engine starts again with `redis` in that section of its configuration, and `more`
+    /// behind all of them.
+    async fn again(mut self, redis: &str, more: &str) -> Site {
+        let (world, apply) = (&self.world, Site::section(&self.target.url(), ""));
+        let home = world.engine.home();
+        let more = format!("{apply}{more}");
+        let text = config(&world.pg.url(), &world.redis.url(), home.grpc_port(), &more);
+        home.write_config(&text.replacen("[redis]\n", &format!("[redis]\n{redis}"), 1));
+        self.world.engine.terminate().await;
+        self.world.engine.start_again();
+        self.world.status().await;
+        self
     }
 
     fn pg(&self) -> &Postgres {

@@ -12,7 +12,7 @@ use kasho_plugin_sdk::event::quote_identifier;
 
 use super::config::Ddl;
 use super::error::ApplyError;
-use super::progress::At;
+use super::progress::{At, NOWHERE};
 use super::stream::Applier;
 use super::table::look;
 use crate::batch::{DdlDetail, DdlObject};
@@ -27,7 +27,7 @@ const THERE: [&str; 5] = ["42P07", "42701", "42P06", "42710", "42723"];
 const ABSENT: [&str; 4] = ["42P01", "3F000", "42704", "42883"];
 
 /// Where a table is that a query without rows has made: nowhere yet. No load comes that far.
-const UNMADE: Position = Position::Bootstrap(u64::MAX);
+const UNMADE: Position = Position::Bootstrap(NOWHERE);
 
 /// A schema change as its entry tells of it.
 pub(super) struct Told {

@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::reader::{ReaderError, StreamReader};
 use crate::sink::entry::Entry;
+use crate::sink::runs::Runs;
 use crate::sink::store::Backend;
 
 /// Entries that travel together.
@@ -26,6 +27,8 @@ pub(super) struct Chunk {
     pub(super) entries: Vec<Entry>,
     /// The load lies behind.
     pub(super) changes: bool,
+    /// Who wrote these entries, if they are of the load.
+    pub(super) runs: Arc<Runs>,
     _room: Option<OwnedSemaphorePermit>,
 }
 
@@ -80,7 +83,7 @@ async fn read<S: Backend>(
     most: usize,
 ) -> Result<Chunk, ReaderError> {
     let Some(first) = reader.next(WAIT).await? else {
-        return Ok(Chunk { entries: Vec::new(), changes: reader.reads_changes(), _room: None });
+        return Ok(chunk(reader, Vec::new(), None));
     };
     let mut bytes = first.weight;
     let mut entries = vec![first];
@@ -93,5 +96,13 @@ async fn read<S: Backend>(
     let wanted = u32::try_from((bytes * DECODED).min(most)).unwrap_or(u32::MAX);
     // Never closed, so never refused.
     let room = Arc::clone(room).acquire_many_owned(wanted).await.ok();
-    Ok(Chunk { entries, changes: reader.reads_changes(), _room: room })
+    Ok(chunk(reader, entries, room))
+}
+
+fn chunk<S: Backend>(
+    reader: &StreamReader<S>,
+    entries: Vec<Entry>,
+    room: Option<OwnedSemaphorePermit>,
+) -> Chunk {
+    Chunk { entries, changes: reader.reads_changes(), runs: reader.runs(), _room: room }
 }

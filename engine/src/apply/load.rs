@@ -177,7 +177,8 @@ impl Load {
         loading.sent.push_back((number, number));
         let (worker, table, was) = (loading.worker, Arc::clone(&loading.table), loading.was.take());
         let ours = applier.progress.tables.clone();
-        self.give(worker, applier, Job::Empty { table, was, number, ours }).await
+        let at = (number, applier.runs.of(number).into());
+        self.give(worker, applier, Job::Empty { table, was, at, ours }).await
     }
 
     /// Knows the table from now on. The first row of an epoch empties what an earlier one
@@ -254,7 +255,7 @@ impl Load {
             was: loading.was.take(),
             rows: std::mem::take(&mut loading.rows),
             piece: piece.into(),
-            last: loading.last,
+            last: (loading.last, applier.runs.of(loading.last).into()),
         };
         let worker = loading.worker;
         self.give(worker, applier, job).await

@@ -8,10 +8,12 @@
 
 use std::collections::BTreeMap;
 
+use kasho_plugin_sdk::event::quote_identifier;
 use tokio_postgres::Client;
 
 use super::error::ApplyError;
 use crate::position::{Epoch, EpochPosition, Position};
+use crate::sink::runs::Runs;
 
 /// The SQLSTATE by which a compare-and-set says no: it divides by the rows it changed, so
 /// that the COMMIT sent right behind it is a rollback.
@@ -26,33 +28,44 @@ CREATE TABLE IF NOT EXISTS kasho.applied (
     position text NOT NULL,
     writer text NOT NULL,
     system text NOT NULL DEFAULT '',
+    run text NOT NULL DEFAULT '',
     applied_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (consumer, relation));
 COMMENT ON TABLE kasho.applied IS 'How far each applier of Kasho is; an empty relation is the applier as a whole';";
 
+/// Columns that the first version of the table had not, …
+const ADDED: i64 = 1;
+/// … and what adds them.
+const ADD: &str = "
+ALTER TABLE kasho.applied
+    ADD COLUMN IF NOT EXISTS run text NOT NULL DEFAULT ''";
+
 /// Compares and moves the applier's own row: consumer, writer, old epoch, old position, new
-/// epoch, new position, stream, system.
+/// epoch, new position, stream, system, run.
 pub(super) const MOVE: &str = "
 WITH moved AS (
-    UPDATE kasho.applied SET epoch = $5::int8, position = $6::text, stream = $7::text, system = $8::text, applied_at = now()
+    UPDATE kasho.applied SET epoch = $5::int8, position = $6::text, stream = $7::text, system = $8::text, run = $9::text, applied_at = now()
     WHERE consumer = $1::text AND relation = '' AND writer = $2::text AND epoch = $3::int8 AND position = $4::text
     RETURNING 1)
 SELECT 1 / count(*) FROM moved";
 
 /// Compares and moves a table's row, or makes it: consumer, writer, relation, epoch, position,
-/// old epoch, old position. Holds the applier's own row, so that nobody takes over meanwhile.
+/// old epoch, old position, run. Holds the applier's own row, so that nobody takes over meanwhile.
 pub(super) const MOVE_TABLE: &str = "
 WITH fence AS (
     SELECT 1 FROM kasho.applied WHERE consumer = $1::text AND relation = '' AND writer = $2::text
     FOR KEY SHARE),
 moved AS (
-    INSERT INTO kasho.applied AS a (consumer, writer, relation, epoch, position, stream)
-    SELECT $1::text, $2::text, $3::text, $4::int8, $5::text, 'bootstrap' FROM fence
+    INSERT INTO kasho.applied AS a (consumer, writer, relation, epoch, position, stream, run)
+    SELECT $1::text, $2::text, $3::text, $4::int8, $5::text, 'bootstrap', $8::text FROM fence
     ON CONFLICT (consumer, relation) DO UPDATE
-    SET writer = excluded.writer, epoch = excluded.epoch, position = excluded.position, applied_at = now()
+    SET writer = excluded.writer, epoch = excluded.epoch, position = excluded.position, run = excluded.run, applied_at = now()
     WHERE a.epoch = $6::int8 AND a.position = $7::text
     RETURNING 1)
 SELECT 1 / count(*) FROM moved";
+
+/// Where a table is that no load and no row has made yet. No load comes that far.
+pub(super) const NOWHERE: u64 = u64::MAX;
 
 /// Where a table, or the applier as a whole, is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +78,14 @@ impl At {
     /// As it is told.
     pub(super) fn told(self) -> EpochPosition {
         EpochPosition { epoch: Some(self.epoch), position: self.position }
+    }
+
+    /// Who wrote the entry of the load that this is.
+    pub(super) fn run(self, runs: &Runs) -> &str {
+        match self.position {
+            Position::Bootstrap(n) if n < NOWHERE => runs.of(n),
+            _ => "",
+        }
     }
 }
 
@@ -81,6 +102,8 @@ pub(super) struct Progress {
     pub(super) system: String,
     /// The tables it has filled.
     pub(super) tables: BTreeMap<String, At>,
+    /// Entries of the load that it has, and who wrote each.
+    pub(super) loaded: Vec<(At, String)>,
 }
 
 /// Makes the table, unless it is there.
@@ -88,12 +111,16 @@ pub(super) struct Progress {
 /// # Errors
 /// The role may not.
 pub(super) async fn prepare(client: &Client, role: &str) -> Result<(), ApplyError> {
-    let doing = "looking for kasho.applied";
-    let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n \
-               ON n.oid = c.relnamespace WHERE n.nspname = 'kasho' AND c.relname = 'applied')";
-    let row = client.query_one(sql, &[]).await.map_err(|e| ApplyError::sql(doing, &e))?;
-    if row.get::<_, bool>(0) {
-        return Ok(());
+    let (doing, named) = ("looking for kasho.applied", quote_identifier(role));
+    let sql = "SELECT count(a.attname) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n \
+               ON n.oid = c.relnamespace LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid \
+               AND NOT a.attisdropped AND a.attname IN ('run') \
+               WHERE n.nspname = 'kasho' AND c.relname = 'applied' GROUP BY c.oid";
+    let row = client.query_opt(sql, &[]).await.map_err(|e| ApplyError::sql(doing, &e))?;
+    match row.map(|row| row.get::<_, i64>(0)) {
+        Some(ADDED) => return Ok(()),
+        Some(_) => return add_columns(client, role).await,
+        None => {}
     }
     let (mut made, mut mend) = (client.batch_execute(TABLE).await, "ALTER SCHEMA kasho OWNER TO");
     // Only where it is missing: to say IF NOT EXISTS takes the right to make one.
@@ -106,8 +133,7 @@ pub(super) async fn prepare(client: &Client, role: &str) -> Result<(), ApplyErro
         Err(error) if error.code().is_some_and(|code| code.code() == "42501") => {
             Err(ApplyError::Refused(format!(
                 "role {role:?} of the target may not make the schema kasho, in which progress \
-                 stands, or a table in it: {mend} {}; then start again",
-                kasho_plugin_sdk::event::quote_identifier(role)
+                 stands, or a table in it: {mend} {named}; then start again"
             )))
         }
         // Another one was quicker.
@@ -117,6 +143,22 @@ pub(super) async fn prepare(client: &Client, role: &str) -> Result<(), ApplyErro
             Ok(())
         }
         Err(error) => Err(ApplyError::sql("making kasho.applied", &error)),
+    }
+}
+
+/// Makes a table fit that an earlier version has made.
+async fn add_columns(client: &Client, role: &str) -> Result<(), ApplyError> {
+    match client.batch_execute(ADD).await {
+        Ok(()) => Ok(()),
+        Err(error) if error.code().is_some_and(|code| code.code() == "42501") => {
+            Err(ApplyError::Refused(format!(
+                "kasho.applied of the target was made by an earlier version and lacks a column, \
+                 which role {role:?} may not add: ALTER TABLE kasho.applied OWNER TO {}; then \
+                 start again",
+                quote_identifier(role)
+            )))
+        }
+        Err(error) => Err(ApplyError::sql("adding to kasho.applied", &error)),
     }
 }
 
@@ -140,7 +182,7 @@ pub(super) async fn take_over(
     transaction.execute(lock, &[&consumer]).await.map_err(failed)?;
     let mark = "UPDATE kasho.applied SET writer = $2 WHERE consumer = $1";
     transaction.execute(mark, &[&consumer, &writer]).await.map_err(failed)?;
-    let look = "SELECT relation, epoch, position, system FROM kasho.applied WHERE consumer = $1";
+    let look = "SELECT relation, epoch, position, system, run FROM kasho.applied WHERE consumer = $1";
     let rows = transaction.query(look, &[&consumer]).await.map_err(failed)?;
     transaction.commit().await.map_err(failed)?;
     let mut found = Progress {
@@ -149,6 +191,7 @@ pub(super) async fn take_over(
         main: At { epoch: Epoch(0), position: Position::START },
         system: String::new(),
         tables: BTreeMap::new(),
+        loaded: Vec::new(),
     };
     for row in rows {
         let relation: String = row.get(0);
@@ -160,12 +203,38 @@ pub(super) async fn take_over(
                  by something else"
             ))
         })?;
+        let at = At { epoch, position };
+        found.loaded.push((at, row.get(4)));
         match relation.is_empty() {
-            true => (found.main, found.system) = (At { epoch, position }, row.get(3)),
-            false => drop(found.tables.insert(relation, At { epoch, position })),
+            true => (found.main, found.system) = (at, row.get(3)),
+            false => drop(found.tables.insert(relation, at)),
         }
     }
     Ok(found)
+}
+
+impl Progress {
+    /// Whether the rows that it has of the load of `epoch` are those that Redis holds under the
+    /// same numbers, of which there are `loaded`.
+    ///
+    /// # Errors
+    /// Redis has lost some since, and other rows stand there or will.
+    pub(super) fn is_of(&self, epoch: Epoch, runs: &Runs, loaded: u64) -> Result<(), ApplyError> {
+        for (at, run) in self.loaded.iter().filter(|(at, _)| at.epoch == epoch) {
+            match at.position {
+                Position::Bootstrap(n) if n < NOWHERE && !runs.keeps(n, run, loaded) => {
+                    return Err(ApplyError::Refused(format!(
+                        "Redis has lost its latest data since the target took {} of the load: \
+                         other rows have come, or will, under the numbers after that. Load \
+                         again: kasho reset, then kasho bootstrap, which empties these tables",
+                        at.told()
+                    )));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Whether an error is a compare-and-set's no.
@@ -183,7 +252,7 @@ pub(super) fn table_params(
     progress: &Progress,
     name: &str,
     was: Option<At>,
-    to: At,
+    (to, run): (At, &str),
 ) -> Vec<Option<String>> {
     let was_epoch = was.map_or(0, |was| number(was.epoch));
     let was_position = was.map_or(String::new(), |was| was.position.to_string());
@@ -195,6 +264,7 @@ pub(super) fn table_params(
         to.position.to_string(),
         was_epoch.to_string(),
         was_position,
+        run.to_owned(),
     ];
     params.into_iter().map(Some).collect()
 }

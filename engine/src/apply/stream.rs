@@ -26,6 +26,7 @@ use super::table::{self, Mapping, Table, Tables};
 use super::{text, truncate};
 use crate::position::{EpochPosition, Position};
 use crate::sink::entry::{Content, Entry, EntryOp};
+use crate::sink::runs::Runs;
 
 /// The target's transactions end where a source's does, at the latest after so many rows, …
 const COMMIT_ROWS: usize = 20_000;
@@ -68,6 +69,8 @@ pub(super) struct Applier {
     /// The schema change at this position was made by hand.
     pub(super) ddl_done: Option<EpochPosition>,
     commit_us: i64,
+    /// Who wrote which entry of the load.
+    pub(super) runs: Arc<Runs>,
 }
 
 impl Applier {
@@ -101,6 +104,7 @@ impl Applier {
             provisional: Vec::new(),
             ddl_done: None,
             commit_us: 0,
+            runs: Arc::default(),
         }
     }
 
@@ -311,6 +315,7 @@ impl Applier {
             to.position.to_string(),
             lane.to_owned(),
             system.clone(),
+            to.run(&self.runs).to_owned(),
         ];
         let params = params.into_iter().map(Some).collect();
         self.pipe.send(MOVE, params, Check::Fence, to.told()).await?;
@@ -325,7 +330,7 @@ impl Applier {
         was: Option<At>,
         to: At,
     ) -> Result<(), ApplyError> {
-        let params = table_params(&self.progress, name, was, to);
+        let params = table_params(&self.progress, name, was, (to, to.run(&self.runs)));
         self.pipe.send(MOVE_TABLE, params, Check::Fence, to.told()).await?;
         self.progress.tables.insert(name.to_owned(), to);
         Ok(())

@@ -88,6 +88,7 @@ impl Work<'_> {
 
     /// Takes entries. Answers whether that was all that was asked for.
     async fn take(&mut self, chunk: Chunk) -> Result<bool, ApplyError> {
+        self.applier.runs = chunk.runs;
         for entry in chunk.entries {
             match (entry.position, &entry.content) {
                 (Position::Bootstrap(_), _) => {

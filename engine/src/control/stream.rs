@@ -151,7 +151,9 @@ async fn open(redis: &RedisConnector, from: From) -> Result<StreamReader<RedisSt
 fn status(error: &ReaderError) -> Status {
     match error {
         ReaderError::Store(error) => store_status(error),
-        ReaderError::OutOfRange { .. } => Status::out_of_range(error.to_string()),
+        ReaderError::OutOfRange { .. } | ReaderError::Beyond { .. } => {
+            Status::out_of_range(error.to_string())
+        }
         ReaderError::OtherEpoch { .. } | ReaderError::NoEpoch => {
             Status::failed_precondition(error.to_string())
         }

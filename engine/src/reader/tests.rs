@@ -297,3 +297,14 @@ async fn an_epoch_that_ends_ends_its_readers() {
     assert!(matches!(error, ReaderError::Store(StoreError::Unknown(_))), "{error}");
     assert_eq!(world.try_reader(From::Start).await.unwrap_err(), ReaderError::NoEpoch);
 }
+
+#[tokio::test]
+async fn a_row_that_the_load_never_came_to_is_refused() {
+    let mut world = world().await;
+    world.loaded(3).await;
+    let beyond = world.try_reader(From::After("e1:bootstrap:4".parse().unwrap())).await;
+    let error = beyond.unwrap_err();
+    assert!(matches!(error, ReaderError::Beyond { .. }), "{error}");
+    let reader = world.reader("e1:bootstrap:3").await;
+    assert_eq!((reader.loaded(), reader.runs().of(3).is_empty()), (3, false));
+}

@@ -41,7 +41,7 @@ pub async fn check<R: Rig>(rig: &R) {
     begins_an_epoch_once(rig).await;
     fences_only_what_was_read(rig).await;
     appends_all_or_nothing(rig).await;
-    keeps_long_lsns_exact(rig).await;
+    bounds::keeps_long_lsns_exact(rig).await;
     refuses_growth_when_full(rig).await;
     leases_the_load_to_one(rig).await;
     finishes_the_load_with_the_phase(rig).await;
@@ -214,19 +214,6 @@ async fn appends_all_or_nothing<R: Rig>(rig: &R) {
     assert_eq!(store.append(&now, &more()).await, Ok(Answer::Done));
 }
 
-async fn keeps_long_lsns_exact<R: Rig>(rig: &R) {
-    let (_, mut store, _) = begun(rig).await;
-    // Beyond 2^53, where a Lua number would round.
-    let (a, b) = (u64::MAX - 2, u64::MAX - 1);
-    let rows = vec![entry(a, 1, true), entry(b, u64::MAX - 1, true)];
-    assert_eq!(store.append(&guard("w", Id::ZERO), &append(rows, "0/1")).await, Ok(Answer::Done));
-    store.add_consumer("c").await.unwrap();
-    store.acknowledge("c", E1, Lane::Changes, id(a, u64::MAX)).await.unwrap();
-    assert_eq!(store.trim(Trim { epoch: E1, ceiling: None, pressed: false }).await, Ok(1));
-    assert_eq!(ids(&mut store, Lane::Changes).await, [id(b, u64::MAX - 1)]);
-    assert_eq!(store.inspect().await.unwrap().checkpoint.unwrap().trim, id(a, 1));
-}
-
 async fn refuses_growth_when_full<R: Rig>(rig: &R) {
     let (_, mut store, _) = begun(rig).await;
     let rows = || append(vec![entry(200, 1, true)], "0/C8");
@@ -306,6 +293,9 @@ async fn leases_the_load_to_one<R: Rig>(rig: &R) {
     store.release(E1, "b1").await.unwrap();
     assert!(matches!(store.lease(E1, "c", "c1", LEASE).await, Ok(Leased::Yes { .. })));
     assert_eq!(ids(&mut store, Lane::Bootstrap).await, [id(1, 1), id(2, 1), id(3, 1)]);
+    // Who wrote what is told, without those who wrote nothing.
+    let page = store.page(E1, Lane::Bootstrap, Id::ZERO, 1).await.unwrap();
+    assert_eq!(page.runs, "0:a1 2:a2 3:c1");
 }
 
 async fn finishes_the_load_with_the_phase<R: Rig>(rig: &R) {

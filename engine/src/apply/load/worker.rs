@@ -37,11 +37,11 @@ pub(super) enum Job {
         was: Option<Option<At>>,
         rows: u64,
         piece: Bytes,
-        /// The entry of the last row.
-        last: u64,
+        /// The entry of the last row, and who wrote it.
+        last: Written,
     },
     /// Empty a table.
-    Empty { table: Arc<Table>, was: Option<Option<At>>, number: u64, ours: BTreeMap<String, At> },
+    Empty { table: Arc<Table>, was: Option<Option<At>>, at: Written, ours: BTreeMap<String, At> },
     /// Commit what was done so far.
     Commit,
 }
@@ -51,8 +51,11 @@ pub(super) enum Job {
 struct Progressed {
     was: Option<At>,
     /// The last entry that is copied, if any since the last commit.
-    now: Option<u64>,
+    now: Option<Written>,
 }
+
+/// An entry's number, and the token of who wrote it.
+pub(super) type Written = (u64, Arc<str>);
 
 /// A COPY under way, by its text.
 type Copying = (Arc<str>, Pin<Box<CopyInSink<Bytes>>>);
@@ -111,9 +114,9 @@ impl Worker {
                     self.rows(copy, piece).await?;
                     self.rows += rows;
                 }
-                Job::Empty { table, was, number, ours } => {
+                Job::Empty { table, was, at, ours } => {
                     self.end_copy().await?;
-                    self.begin(&table, was, number).await?;
+                    self.begin(&table, was, at).await?;
                     let at = self.told();
                     truncate::empty(&self.client, &[table], false, &ours, at).await?;
                 }
@@ -139,9 +142,9 @@ impl Worker {
         &mut self,
         table: &Table,
         was: Option<Option<At>>,
-        entry: u64,
+        entry: Written,
     ) -> Result<(), ApplyError> {
-        self.at = (table.name.clone(), entry);
+        self.at = (table.name.clone(), entry.0);
         if !self.open {
             self.client.batch_execute("BEGIN").await.map_err(|e| self.failed(&e))?;
             if self.triggers == Triggers::Deferred {
@@ -202,16 +205,20 @@ impl Worker {
             None => self.client.prepare(MOVE_TABLE).await.map_err(|e| self.failed(&e))?,
         };
         let epoch = number(self.epoch).to_string();
-        let moved: Vec<(String, u64)> =
-            self.tables.iter().filter_map(|(name, at)| Some((name.clone(), at.now?))).collect();
-        for (name, through) in &moved {
+        let moved: Vec<(String, Written)> = self
+            .tables
+            .iter()
+            .filter_map(|(name, at)| Some((name.clone(), at.now.clone()?)))
+            .collect();
+        for (name, (through, run)) in &moved {
             let was = self.tables.get(name).and_then(|table| table.was);
             let was_epoch = was.map_or(0, |was| number(was.epoch)).to_string();
             let was_position = was.map_or(String::new(), |was| was.position.to_string());
             let position = Position::Bootstrap(*through).to_string();
-            let params =
-                [&self.consumer, &self.writer, name, &epoch, &position, &was_epoch, &was_position];
-            let params = params.map(|text| Param(Some(text)));
+            let was = [&was_epoch, &was_position];
+            let own = [&self.consumer, &self.writer, name, &epoch, &position];
+            let params = own.into_iter().chain(was).map(String::as_str).chain([&**run]);
+            let params: Vec<_> = params.map(|text| Param(Some(text))).collect();
             if let Err(error) = self.client.execute_raw(&fence, params).await {
                 let fenced = ApplyError::Fenced { consumer: self.consumer.clone() };
                 return Err(if is_fenced(&error) { fenced } else { self.failed(&error) });
@@ -222,7 +229,7 @@ impl Worker {
         self.figures.loaded.fetch_add(std::mem::take(&mut self.rows), Relaxed);
         self.figures.commits.fetch_add(1, Relaxed);
         (self.open, self.bytes) = (false, 0);
-        for (table, through) in moved {
+        for (table, (through, _)) in moved {
             let now = At { epoch: self.epoch, position: Position::Bootstrap(through) };
             if let Some(progressed) = self.tables.get_mut(&table) {
                 *progressed = Progressed { was: Some(now), now: None };

@@ -1,5 +1,5 @@
 //! Checks of what is bounded: acknowledgements by the stream, a transaction by the budget, a
-//! page by its bytes.
+//! page by its bytes, an id by 64 bits.
 
 use super::{E1, Rig, append, begun, entry, guard, id, ids};
 use crate::sink::entry::RawEntry;
@@ -108,4 +108,17 @@ pub(super) async fn names_a_key_of_another_type<R: Rig>(rig: &R) {
         rig.occupy(&key, false).await;
     }
     assert!(store.inspect().await.unwrap().checkpoint.is_some());
+}
+
+pub(super) async fn keeps_long_lsns_exact<R: Rig>(rig: &R) {
+    let (_, mut store, _) = begun(rig).await;
+    // Beyond 2^53, where a Lua number would round.
+    let (a, b) = (u64::MAX - 2, u64::MAX - 1);
+    let rows = vec![entry(a, 1, true), entry(b, u64::MAX - 1, true)];
+    assert_eq!(store.append(&guard("w", Id::ZERO), &append(rows, "0/1")).await, Ok(Answer::Done));
+    store.add_consumer("c").await.unwrap();
+    store.acknowledge("c", E1, Lane::Changes, id(a, u64::MAX)).await.unwrap();
+    assert_eq!(store.trim(Trim { epoch: E1, ceiling: None, pressed: false }).await, Ok(1));
+    assert_eq!(ids(&mut store, Lane::Changes).await, [id(b, u64::MAX - 1)]);
+    assert_eq!(store.inspect().await.unwrap().checkpoint.unwrap().trim, id(a, 1));
 }

@@ -235,7 +235,8 @@ impl Feed for MemoryStore {
                 after.take_while(fits).map(|entry| RawEntry::clone(entry)).collect()
             });
             let (trim, end) = (world.trimmed(lane), world.end(epoch));
-            Ok(Page { epoch: world.current(), trim, end, entries })
+            let runs = world.runs(epoch);
+            Ok(Page { epoch: world.current(), trim, end, runs, entries })
         })
         .await
     }

@@ -270,6 +270,13 @@ impl World {
             data.load.insert(field.to_owned(), value.to_owned());
         }
         data.load.insert("until".to_owned(), (now_ms + lease_ms).to_string());
+        let mut runs: Vec<&str> = get(&data.load, "runs").split_whitespace().collect();
+        let start = format!("{}:", top.high);
+        runs.pop_if(|run| run.starts_with(&start));
+        let run = format!("{start}{writer}");
+        runs.push(&run);
+        let runs = runs.join(" ");
+        data.load.insert("runs".to_owned(), runs);
         Leased::Yes { last: top, progress: self.progress(epoch) }
     }
 
@@ -343,6 +350,12 @@ impl World {
     pub(super) fn end(&self, epoch: Epoch) -> Id {
         let data = self.epochs.get(&epoch.0);
         data.and_then(|data| data.load.get("end")?.parse().ok()).unwrap_or(Id::ZERO)
+    }
+
+    /// Who wrote which entries of the bootstrap stream.
+    pub(super) fn runs(&self, epoch: Epoch) -> String {
+        let data = self.epochs.get(&epoch.0);
+        data.map_or("", |data| get(&data.load, "runs")).to_owned()
     }
 
     /// Through where a consumer has the bootstrap stream: all of it if it reads changes,

@@ -30,7 +30,7 @@ impl Feed for RedisStore {
         let mut call = script::PAGE.on(&keys);
         call.arg(trim).arg(after.to_string()).arg(most.entries).arg(most.bytes);
         let reply = array(self.call(&script::PAGE, call).await?)?;
-        let Ok([epoch, trim, entries, end]) = <[Value; 4]>::try_from(reply) else {
+        let Ok([epoch, trim, entries, end, runs]) = <[Value; 5]>::try_from(reply) else {
             return Err(unexpected());
         };
         let epoch = match epoch {
@@ -46,6 +46,10 @@ impl Feed for RedisStore {
             end: match end {
                 Value::Nil => Id::ZERO,
                 value => id(&text(&value)?)?,
+            },
+            runs: match runs {
+                Value::Nil => String::new(),
+                value => text(&value)?,
             },
             entries: array(entries)?.into_iter().map(entry).collect::<Result<_, _>>()?,
         })

@@ -417,6 +417,10 @@ pub struct Page {
     pub trim: Id,
     /// The newest `end` of the bootstrap stream; zero before the first.
     pub end: Id,
+    /// Which loader's turn wrote which entries of the bootstrap stream, as [`Runs`] reads it.
+    ///
+    /// [`Runs`]: crate::sink::runs::Runs
+    pub runs: String,
     /// The entries after the cursor.
     pub entries: Vec<RawEntry>,
 }
