@@ -144,8 +144,7 @@ impl Attempt<'_> {
         let Some(epoch) = self.epoch(&mut store).await? else { return Ok(()) };
         let writer = token()?;
         let mut progress = progress::take_over(&mut session, &consumer, &writer).await?;
-        let system = self.same_source(&mut store, epoch, &progress).await?;
-        progress.system = system;
+        (progress.system, progress.born) = self.same_source(&mut store, epoch, &progress).await?;
         if let Some(behind) = added.behind
             && (progress.main.epoch != epoch || progress.main.position < behind)
         {
@@ -230,13 +229,14 @@ impl Attempt<'_> {
         }
     }
 
-    /// The system identifier of the source. What the target has must be of the same.
+    /// The system identifier of the source, and the token of the epoch. What the target has must
+    /// be of the same.
     async fn same_source(
         &self,
         store: &mut RedisStore,
         epoch: Epoch,
         progress: &progress::Progress,
-    ) -> Result<String, ApplyError> {
+    ) -> Result<(String, String), ApplyError> {
         let found = store.inspect().await?.checkpoint.ok_or(ReaderError::NoEpoch)?;
         if found.epoch != epoch {
             return Err(ReaderError::OtherEpoch { asked: epoch, current: found.epoch }.into());
@@ -252,7 +252,16 @@ impl Attempt<'_> {
                 progress.system, found.system_id
             )));
         }
-        Ok(found.system_id)
+        let known = !progress.born.is_empty() && !found.born.is_empty();
+        if known && progress.main.epoch == epoch && progress.born != found.born {
+            return Err(ApplyError::Refused(format!(
+                "the target holds rows of another bootstrap of the same number, {epoch}: Redis has \
+                 lost everything since and counts from 1 again, or is another one. Name the right \
+                 one in redis.url; or if this is it: kasho reset, then kasho bootstrap, which \
+                 begins the next epoch, empties these tables and fills them again"
+            )));
+        }
+        Ok((found.system_id, found.born))
     }
 }
 

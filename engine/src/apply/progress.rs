@@ -29,22 +29,24 @@ CREATE TABLE IF NOT EXISTS kasho.applied (
     writer text NOT NULL,
     system text NOT NULL DEFAULT '',
     run text NOT NULL DEFAULT '',
+    born text NOT NULL DEFAULT '',
     applied_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (consumer, relation));
 COMMENT ON TABLE kasho.applied IS 'How far each applier of Kasho is; an empty relation is the applier as a whole';";
 
 /// Columns that the first version of the table had not, …
-const ADDED: i64 = 1;
+const ADDED: i64 = 2;
 /// … and what adds them.
 const ADD: &str = "
 ALTER TABLE kasho.applied
-    ADD COLUMN IF NOT EXISTS run text NOT NULL DEFAULT ''";
+    ADD COLUMN IF NOT EXISTS run text NOT NULL DEFAULT '',
+    ADD COLUMN IF NOT EXISTS born text NOT NULL DEFAULT ''";
 
 /// Compares and moves the applier's own row: consumer, writer, old epoch, old position, new
-/// epoch, new position, stream, system, run.
+/// epoch, new position, stream, system, run, born.
 pub(super) const MOVE: &str = "
 WITH moved AS (
-    UPDATE kasho.applied SET epoch = $5::int8, position = $6::text, stream = $7::text, system = $8::text, run = $9::text, applied_at = now()
+    UPDATE kasho.applied SET epoch = $5::int8, position = $6::text, stream = $7::text, system = $8::text, run = $9::text, born = $10::text, applied_at = now()
     WHERE consumer = $1::text AND relation = '' AND writer = $2::text AND epoch = $3::int8 AND position = $4::text
     RETURNING 1)
 SELECT 1 / count(*) FROM moved";
@@ -100,6 +102,8 @@ pub(super) struct Progress {
     pub(super) main: At,
     /// `IDENTIFY_SYSTEM`'s systemid of what it was applied from.
     pub(super) system: String,
+    /// The token of the epoch; empty if that is not known.
+    pub(super) born: String,
     /// The tables it has filled.
     pub(super) tables: BTreeMap<String, At>,
     /// Entries of the load that it has, and who wrote each.
@@ -114,7 +118,7 @@ pub(super) async fn prepare(client: &Client, role: &str) -> Result<(), ApplyErro
     let (doing, named) = ("looking for kasho.applied", quote_identifier(role));
     let sql = "SELECT count(a.attname) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n \
                ON n.oid = c.relnamespace LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid \
-               AND NOT a.attisdropped AND a.attname IN ('run') \
+               AND NOT a.attisdropped AND a.attname IN ('run', 'born') \
                WHERE n.nspname = 'kasho' AND c.relname = 'applied' GROUP BY c.oid";
     let row = client.query_opt(sql, &[]).await.map_err(|e| ApplyError::sql(doing, &e))?;
     match row.map(|row| row.get::<_, i64>(0)) {
@@ -182,7 +186,7 @@ pub(super) async fn take_over(
     transaction.execute(lock, &[&consumer]).await.map_err(failed)?;
     let mark = "UPDATE kasho.applied SET writer = $2 WHERE consumer = $1";
     transaction.execute(mark, &[&consumer, &writer]).await.map_err(failed)?;
-    let look = "SELECT relation, epoch, position, system, run FROM kasho.applied WHERE consumer = $1";
+    let look = "SELECT relation, epoch, position, system, run, born FROM kasho.applied WHERE consumer = $1";
     let rows = transaction.query(look, &[&consumer]).await.map_err(failed)?;
     transaction.commit().await.map_err(failed)?;
     let mut found = Progress {
@@ -190,6 +194,7 @@ pub(super) async fn take_over(
         writer: writer.to_owned(),
         main: At { epoch: Epoch(0), position: Position::START },
         system: String::new(),
+        born: String::new(),
         tables: BTreeMap::new(),
         loaded: Vec::new(),
     };
@@ -206,7 +211,7 @@ pub(super) async fn take_over(
         let at = At { epoch, position };
         found.loaded.push((at, row.get(4)));
         match relation.is_empty() {
-            true => (found.main, found.system) = (at, row.get(3)),
+            true => (found.main, found.system, found.born) = (at, row.get(3), row.get(5)),
             false => drop(found.tables.insert(relation, at)),
         }
     }

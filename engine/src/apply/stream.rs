@@ -301,7 +301,7 @@ impl Applier {
 
     /// The compare-and-set of the applier as a whole.
     pub(super) async fn swap(&mut self, to: At) -> Result<(), ApplyError> {
-        let Progress { consumer, writer, main, system, .. } = &self.progress;
+        let Progress { consumer, writer, main, system, born, .. } = &self.progress;
         let lane = match to.position {
             Position::Bootstrap(_) => "bootstrap",
             Position::Wal { .. } => "changes",
@@ -316,6 +316,7 @@ impl Applier {
             lane.to_owned(),
             system.clone(),
             to.run(&self.runs).to_owned(),
+            born.clone(),
         ];
         let params = params.into_iter().map(Some).collect();
         self.pipe.send(MOVE, params, Check::Fence, to.told()).await?;

@@ -62,6 +62,7 @@ pub async fn check<R: Rig>(rig: &R) {
 pub fn checkpoint(epoch: Epoch) -> Checkpoint {
     Checkpoint {
         epoch,
+        born: "b1".to_owned(),
         writer: "0-0".to_owned(),
         last: Id::ZERO,
         position: Position::after(Lsn(99)),

@@ -23,6 +23,9 @@ async fn loaded(site: &Site) -> u64 {
 
 /// The row of the load that the applier as a whole has.
 async fn taken(site: &Site) -> u64 {
+    if site.target.value("SELECT to_regclass('kasho.applied')").await.is_empty() {
+        return 0;
+    }
     let position = site.position().await;
     position.strip_prefix("bootstrap:").and_then(|n| n.parse().ok()).unwrap_or(0)
 }
@@ -33,6 +36,7 @@ async fn numbers_of_the_load_that_other_rows_have_now_are_refused() {
     let small = "[redis.budget]\nbootstrap = \"2MiB\"\n";
     let site = Site::start(LEDGER, ROWS, "", "").await;
     let mut site = site.again(PATIENT, small).await;
+    site.world.until_state("WAITING").await;
     site.world.begin_bootstrap().await;
     eventually("the load to wait for room", async || {
         let before = loaded(&site).await;
@@ -56,6 +60,7 @@ async fn numbers_of_the_load_that_other_rows_have_now_are_refused() {
     // There are some again, which are others.
     let had = taken(&site).await;
     let site = site.again(PATIENT, "").await;
+    site.world.until_state("ACCUMULATING").await;
     site.world.bootstrap().await;
     assert!(loaded(&site).await > had);
     let refused = site.catch_up().await;
@@ -72,11 +77,44 @@ async fn numbers_of_the_load_that_other_rows_have_now_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_epoch_of_the_same_number_is_not_taken_for_the_one_before() {
+    let mut site = Site::start(LEDGER, ROWS, "", "").await;
+    site.world.bootstrap().await;
+    site.catch_up().await.success();
+    site.world.engine.terminate().await;
+    site.world.redis.kill9().await;
+    site.world.redis.start_empty().await;
+    eventually("the slot to be left", async || {
+        let active = "SELECT count(*) FROM pg_replication_slots WHERE active";
+        (site.pg().value(active).await == "0").then_some(())
+    })
+    .await;
+    site.pg().sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots").await;
+    site.pg().sql("DELETE FROM ledger WHERE id % 3 = 0").await;
+    site.world.engine.start_again();
+    site.world.until_state("WAITING").await;
+    site.world.bootstrap().await;
+    let epoch: String = site.world.redis.command(&["HGET", "{kasho}:checkpoint", "epoch"]).await;
+    assert_eq!(epoch, "1");
+    let refused = site.catch_up().await;
+    let said = "another bootstrap of the same number";
+    assert!(refused.code == 1 && refused.stderr.contains(said), "{}", refused.stderr);
+    // What it says to do.
+    site.world.engine.run(&["reset", "--yes"]).await.success();
+    site.world.until_state("WAITING").await;
+    site.world.bootstrap().await;
+    let applier = site.applier();
+    site.settle().await;
+    site.same(&["ledger", "other"]).await;
+    assert!(Site::end(&applier).await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_table_of_progress_made_by_an_earlier_version_is_made_fit() {
     let site = Site::start(LEDGER, ROWS, "", "").await;
     site.world.bootstrap().await;
     site.world.engine.run(&["apply", "--until-loaded"]).await.success();
-    site.target.sql("ALTER TABLE kasho.applied DROP COLUMN run").await;
+    site.target.sql("ALTER TABLE kasho.applied DROP COLUMN run, DROP COLUMN born").await;
     let applier = site.applier();
     site.settle().await;
     site.same(&["ledger", "other"]).await;

@@ -2,12 +2,12 @@
 //! step. What can go wrong: phase or epoch were changed by somebody else meanwhile, or keys of
 //! an epoch stand in Redis without their checkpoint.
 
-use super::open::{before, check_server};
+use super::open::{WriterToken, before, check_server};
 use crate::position::{Epoch, Lsn};
 use crate::sink::config::Encoding;
 use crate::sink::error::SinkError;
 use crate::sink::id::Id;
-use crate::sink::store::{Begin, Begun, Checkpoint, Registry, Store};
+use crate::sink::store::{Begin, Begun, Checkpoint, Registry, Store, StoreError};
 
 /// Epoch numbers tried beyond the stored one before giving up.
 const EPOCHS: u64 = 1_000;
@@ -60,12 +60,16 @@ pub async fn begin_epoch_from<S: Store + Registry>(
     check_server(&store.server().await?)?;
     let stored = store.inspect().await?.checkpoint;
     let old = stored.as_ref().map(|checkpoint| checkpoint.epoch);
+    let born = WriterToken::random().map(|token| token.after("")).map_err(|error| {
+        let text = format!("the system gives no random bytes for the epoch's token: {error}");
+        SinkError::from(StoreError::Unsupported(text))
+    })?;
     let first = old.map_or(1, |epoch| epoch.0 + 1).max(least.0);
     for number in first..first + EPOCHS {
         let begin = Begin {
             epoch: Epoch(number),
             before: old,
-            fields: new.checkpoint(Epoch(number)).fields(),
+            fields: new.checkpoint(Epoch(number), &born).fields(),
             state: new.state,
             catalog: new.catalog,
         };
@@ -85,9 +89,10 @@ pub async fn begin_epoch_from<S: Store + Registry>(
 }
 
 impl NewEpoch<'_> {
-    fn checkpoint(&self, epoch: Epoch) -> Checkpoint {
+    fn checkpoint(&self, epoch: Epoch, born: &str) -> Checkpoint {
         Checkpoint {
             epoch,
+            born: born.to_owned(),
             // Nobody's token: the first writer raises it.
             writer: "0-0".to_owned(),
             last: Id::ZERO,

@@ -207,6 +207,9 @@ pub enum Leased {
 pub struct Checkpoint {
     /// The epoch of its streams.
     pub epoch: Epoch,
+    /// Tells it from an epoch of the same number that another Redis, or this one before it was
+    /// emptied, had; empty where an earlier version began.
+    pub born: String,
     /// Token of the rightful writer.
     pub writer: String,
     /// The last entry's id.
@@ -267,6 +270,7 @@ impl Checkpoint {
     pub fn fields(&self) -> Vec<(&'static str, String)> {
         let mut fields = vec![
             ("epoch", self.epoch.0.to_string()),
+            ("born", self.born.clone()),
             ("writer", self.writer.clone()),
             ("last", self.last.to_string()),
             ("position", self.position.to_string()),
@@ -296,6 +300,7 @@ impl Checkpoint {
         };
         Ok(Some(Checkpoint {
             epoch: Epoch(number(text("epoch")?, "epoch")?),
+            born: text("born").unwrap_or_default().to_owned(),
             writer: text("writer")?.to_owned(),
             last: number(text("last")?, "last")?,
             position: number(text("position")?, "position")?,
