@@ -59,6 +59,9 @@ use work::Work;
 
 /// Between two looks for a first bootstrap, or for the lock.
 const LOOK: Duration = Duration::from_secs(1);
+/// Whoever asks it to end waits no longer, whatever a statement of the target waits for: more than
+/// for the end of the source's transaction, less than a container's ten seconds.
+const GRACE: Duration = Duration::from_secs(8);
 
 /// When it ends by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +105,17 @@ pub async fn run(
     let mut backoff = Backoff::default();
     loop {
         let attempt = Attempt { config, info: &info, figures: &figures, options, stop: &stop };
-        match attempt.run().await {
+        let ended = tokio::select! {
+            ended = attempt.run() => ended,
+            () = late(&stop) => {
+                tracing::warn!(
+                    "the target answers nothing, a statement waits there for a lock maybe: ended \
+                     without what is not committed, which comes again"
+                );
+                return Ok(());
+            }
+        };
+        match ended {
             Ok(()) => return Ok(()),
             Err(error) if error.class() == Class::Retry && !stop.is_cancelled() => {
                 let pause = backoff.next();
@@ -119,6 +132,12 @@ pub async fn run(
             Err(error) => return Err(error),
         }
     }
+}
+
+/// When it was asked to end, and has not, for too long.
+async fn late(stop: &CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(GRACE).await;
 }
 
 /// One life of the sessions.

@@ -76,6 +76,9 @@ pub(super) async fn connect(info: &Conninfo) -> Result<(Client, Traits), ApplyEr
                 .to_owned(),
         ));
     }
+    // Who has gone ends what waits here for a lock. Where the server's system cannot tell, the
+    // lock does.
+    let _ = client.batch_execute("SET client_connection_check_interval = '2s'").await;
     let triggers = match client.batch_execute("SET session_replication_role = replica").await {
         Ok(()) => Triggers::Off,
         Err(error) if error.code().is_some_and(|code| code.code() == "42501") => Triggers::Deferred,

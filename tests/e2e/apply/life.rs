@@ -230,6 +230,34 @@ async fn another_writers_token_fences_an_applier_off() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn it_ends_although_a_statement_waits_for_a_lock() {
+    let site = Site::start(LEDGER, "", "", "").await;
+    let applier = site.applier();
+    site.world.bootstrap().await;
+    site.settle().await;
+    let holder = site.target.client().await;
+    holder.batch_execute("BEGIN; LOCK TABLE ledger").await.expect("a lock");
+    site.pg().sql("INSERT INTO ledger VALUES (1, 1)").await;
+    let waits = "SELECT count(*) FROM pg_stat_activity \
+                 WHERE application_name = 'kasho apply' AND wait_event_type = 'Lock'";
+    let until = async |count: &str| {
+        eventually("the sessions that wait", async || {
+            (site.target.value(waits).await == count).then_some(())
+        })
+        .await;
+    };
+    until("1").await;
+    assert!(Site::end(&applier).await.success());
+    // Nobody is left there to wait for the lock.
+    until("0").await;
+    holder.batch_execute("ROLLBACK").await.expect("no lock");
+    let applier = site.applier();
+    site.settle().await;
+    site.same(&["ledger"]).await;
+    assert!(Site::end(&applier).await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_restarts_is_waited_for() {
     let mut site = Site::start(LEDGER, ROWS, "", "").await;
     let applier = site.applier();
