@@ -163,6 +163,7 @@ impl Attempt<'_> {
         let Some(epoch) = self.epoch(&mut store).await? else { return Ok(()) };
         let writer = token()?;
         let mut progress = progress::take_over(&mut session, &consumer, &writer).await?;
+        let names = (consumer.clone(), writer);
         (progress.system, progress.born) = self.same_source(&mut store, epoch, &progress).await?;
         if let Some(behind) = added.behind
             && (progress.main.epoch != epoch || progress.main.position < behind)
@@ -196,7 +197,24 @@ impl Attempt<'_> {
         // Both end together: whoever fails first says why, and with no error the last
         // acknowledgement is waited for.
         let (worked, acknowledged) = (work.run(), acknowledging);
-        futures_util::future::try_join(worked, acknowledged).await.map(drop)
+        let ended = futures_util::future::try_join(worked, acknowledged).await.map(drop);
+        match ended {
+            Err(error) if error.class() == Class::Halt => Err(self.why(names, error).await),
+            ended => ended,
+        }
+    }
+
+    /// What an error comes from. Whoever was taken over, and has not noticed yet, finds rows that
+    /// are the other one's: no conflict of the target, and nothing to mend there.
+    async fn why(&self, (consumer, writer): (String, String), error: ApplyError) -> ApplyError {
+        let owner = async {
+            let (session, _) = session::connect(self.info).await.ok()?;
+            progress::owner(&session, &consumer).await.ok()?
+        };
+        match owner.await {
+            Some(owner) if owner != writer => ApplyError::Fenced { consumer },
+            _ => error,
+        }
     }
 
     /// Waits for the lock of this consumer. Not with a statement that waits, for that would

@@ -218,6 +218,17 @@ pub(super) async fn take_over(
     Ok(found)
 }
 
+/// The token that stands there now.
+///
+/// # Errors
+/// The server's.
+pub(super) async fn owner(client: &Client, consumer: &str) -> Result<Option<String>, ApplyError> {
+    let sql = "SELECT writer FROM kasho.applied WHERE consumer = $1 AND relation = ''";
+    let row = client.query_opt(sql, &[&consumer]).await;
+    let row = row.map_err(|e| ApplyError::sql("reading kasho.applied", &e))?;
+    Ok(row.map(|row| row.get(0)))
+}
+
 impl Progress {
     /// Whether the rows that it has of the load of `epoch` are those that Redis holds under the
     /// same numbers, of which there are `loaded`.

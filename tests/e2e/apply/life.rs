@@ -229,6 +229,21 @@ async fn another_writers_token_fences_an_applier_off() {
     assert!(rows(&site.target, "ledger").await.is_empty());
 }
 
+/// A process that was frozen meanwhile may come to the rows before it hears of its lock.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_taken_over_takes_the_others_rows_for_no_conflict() {
+    let site = Site::start(LEDGER, "", "", "").await;
+    let applier = site.applier();
+    site.world.bootstrap().await;
+    site.settle().await;
+    site.target.sql("UPDATE kasho.applied SET writer = 'another'").await;
+    site.target.sql("INSERT INTO ledger VALUES (1, 1)").await;
+    site.pg().sql("INSERT INTO ledger VALUES (1, 1)").await;
+    assert_eq!(applier.wait_exit().await.code(), Some(1));
+    applier.wait_for("has taken over as consumer \"apply\"").await;
+    assert!(!applier.lines().join("\n").contains("23505"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn it_ends_although_a_statement_waits_for_a_lock() {
     let site = Site::start(LEDGER, "", "", "").await;
