@@ -16,6 +16,7 @@ use super::{Attempt, Until};
 use crate::position::Position;
 use crate::reader::ReaderError;
 use crate::sink::budget::Budgeter;
+use crate::sink::config::{Budget, Share};
 use crate::sink::entry::{Content, Entry};
 use crate::sink::id::Lane;
 use crate::sink::redis::RedisStore;
@@ -142,7 +143,12 @@ impl Work<'_> {
     async fn make_room(&mut self) -> Result<(), ApplyError> {
         let usage = self.store.usage(self.applier.progress.main.epoch).await?;
         let redis = &self.attempt.config.redis;
-        let full = Budgeter::new(Lane::Changes, redis.budget, redis.retention).is_full(&usage);
+        // The budget that counts is the writer's, whose configuration may be another one.
+        let told = self.store.inspect().await?.checkpoint;
+        let told = told.and_then(|found| Share::stored(&found.budget));
+        let changes = told.unwrap_or(redis.budget.changes);
+        let budget = Budget { changes, ..redis.budget };
+        let full = Budgeter::new(Lane::Changes, budget, redis.retention).is_full(&usage);
         if full && self.applier.pends() {
             self.applier.commit().await?;
             self.attempt.figures.parts.fetch_add(1, Relaxed);

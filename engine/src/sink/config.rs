@@ -151,6 +151,27 @@ pub enum Share {
     Bytes(Size),
 }
 
+/// For those who read it where it is stored: a part has a point in it, bytes have none.
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Share::Part(part) => write!(f, "{part:?}"),
+            Share::Bytes(size) => write!(f, "{}", size.0),
+        }
+    }
+}
+
+impl Share {
+    /// What [`Display`](fmt::Display) has written.
+    #[must_use]
+    pub fn stored(text: &str) -> Option<Share> {
+        match text.parse() {
+            Ok(bytes) => Some(Share::Bytes(Size(bytes))),
+            Err(_) => text.parse().ok().map(Share::Part),
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for Share {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Share, D::Error> {
         struct Any;
@@ -208,5 +229,19 @@ impl Config {
             found.must(a + b <= 1.0, "budget", message);
         }
         found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_read_as_it_is_stored() {
+        for share in [Share::Part(0.5), Share::Part(1.0), Share::Part(1e-9), Share::Bytes(Size(1))]
+        {
+            assert_eq!(Share::stored(&share.to_string()), Some(share));
+        }
+        assert_eq!(Share::stored(""), None);
     }
 }

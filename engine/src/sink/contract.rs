@@ -78,6 +78,7 @@ pub fn checkpoint(epoch: Epoch) -> Checkpoint {
         trim: Id::ZERO,
         trim_bootstrap: Id::ZERO,
         mark: String::new(),
+        budget: "0.5".to_owned(),
     }
 }
 

@@ -329,11 +329,9 @@ async fn a_transaction_of_any_size_takes_no_more_memory() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_larger_than_redis_is_committed_in_parts_and_said_so() {
     let more = "[redis.budget]\nchanges = \"4MiB\"\n";
-    let site = Site::start(LEDGER, "", "", "").await;
-    site.world.configure(&format!("{}{more}", Site::section(&site.target.url(), "")));
-    let mut site = site;
-    site.world.engine.terminate().await;
-    site.world.engine.start_again();
+    let site = Site::start(LEDGER, "", "", "").await.again("", more).await;
+    // The applier's own configuration says nothing of that budget.
+    site.configure(&site.target.url(), "");
     site.world.until_state("WAITING").await;
     let applier = site.applier();
     site.world.bootstrap().await;

@@ -109,6 +109,8 @@ impl NewEpoch<'_> {
             trim: Id::ZERO,
             trim_bootstrap: Id::ZERO,
             mark: String::new(),
+            // The first writer's.
+            budget: String::new(),
         }
     }
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use super::{Pending, Publisher};
 use crate::position::{Epoch, Lsn, Position};
-use crate::sink::config::Config;
+use crate::sink::config::{Config, Share};
 use crate::sink::entry::Entry;
 use crate::sink::error::SinkError;
 use crate::sink::id::{Id, Lane};
@@ -160,7 +160,7 @@ impl<S: Backend> Publisher<S> {
     ) -> Result<(Publisher<S>, Opened), SinkError> {
         let server = claim.store.server().await?;
         check_server(&server)?;
-        let checkpoint = take_over(&mut claim, opening).await?;
+        let checkpoint = take_over(&mut claim, opening, config.budget.changes).await?;
         let store = claim.store;
         let guard = Guard {
             epoch: checkpoint.epoch,
@@ -240,6 +240,7 @@ pub(crate) fn check_server(server: &Server) -> Result<(), SinkError> {
 async fn take_over<S: Backend>(
     claim: &mut Claim<S>,
     opening: &Opening,
+    budget: Share,
 ) -> Result<Checkpoint, SinkError> {
     let mut seen = (String::new(), String::new());
     for _ in 0..ATTEMPTS {
@@ -250,6 +251,7 @@ async fn take_over<S: Backend>(
             return Err(lost("there is no checkpoint".to_owned()));
         };
         checkpoint.writer = opening.token.after(&stored.writer);
+        checkpoint.budget = budget.to_string();
         let fence = Fence {
             epoch: checkpoint.epoch,
             writer: stored.writer.clone(),

@@ -240,6 +240,9 @@ pub struct Checkpoint {
     pub trim_bootstrap: Id,
     /// Word and LSN of the last mark in the changes stream; empty if there never was one.
     pub mark: String,
+    /// The writer's budget of the changes stream, as `Share` prints it; empty where an earlier
+    /// version wrote last.
+    pub budget: String,
 }
 
 impl Checkpoint {
@@ -282,6 +285,7 @@ impl Checkpoint {
             ("generation", self.generation.to_string()),
             ("chain", self.chain.clone()),
             ("key_fingerprint", self.key_fingerprint.clone()),
+            ("budget", self.budget.clone()),
         ];
         fields.extend(self.encoding.map(|encoding| ("encoding", encoding.name().to_owned())));
         fields
@@ -319,6 +323,7 @@ impl Checkpoint {
             trim: number(text("trim").unwrap_or("0-0"), "trim")?,
             trim_bootstrap: number(text("trim_bootstrap").unwrap_or("0-0"), "trim_bootstrap")?,
             mark: text("mark").unwrap_or_default().to_owned(),
+            budget: text("budget").unwrap_or_default().to_owned(),
         }))
     }
 }
