@@ -20,7 +20,10 @@ pub enum ApplyError {
     /// Reading the streams.
     #[error(transparent)]
     Reader(#[from] ReaderError),
-    /// What comes next was trimmed while it was read: somebody else has acknowledged it.
+    /// What comes next was trimmed while it was read: somebody else has acknowledged it. Worth
+    /// another attempt, and no more than one: either somebody else has the lock then, or, where
+    /// a ceiling has cut, what the target has lies before the cut, too, and the next attempt ends
+    /// with [`ReaderError::OutOfRange`] before it reads anything.
     #[error("{0}; another applier of this consumer may have taken over")]
     Overtaken(ReaderError),
     /// Registering, acknowledging.
@@ -193,6 +196,7 @@ fn meaning(sqlstate: &str) -> &'static str {
         "23502" => "a column of the target must not be NULL",
         "23514" => "a check of the target is not met, or no partition takes the row",
         "23P01" => "an exclusion constraint is not met",
+        "22012" => "a trigger or a check of the target divides by zero",
         "22001" | "22003" => "a value does not fit into the target's column",
         "22P02" | "22007" | "22008" | "22P03" => {
             "a value is none of the column's type: the target's column has another type"

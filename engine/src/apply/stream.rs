@@ -285,7 +285,7 @@ impl Applier {
             self.note_table(&name, None, At { epoch: self.progress.main.epoch, position }).await?;
         }
         self.swap(At { epoch: self.progress.main.epoch, position }).await?;
-        self.pipe.word("COMMIT", Check::Fence, at).await?;
+        self.pipe.word("COMMIT", Check::Commit, at).await?;
         self.pipe.drain().await?;
         (self.begun, self.rows, self.bytes) = (None, 0, 0);
         self.reached = position;

@@ -161,6 +161,26 @@ async fn triggers_do_not_act_a_second_time() {
     assert!(Site::end(&applier).await.success());
 }
 
+/// What a trigger does at the commit is no sign of another applier.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_of_the_commit_itself_is_told_as_that() {
+    let site = Site::start(TABLE, "", "", "").await;
+    site.world.bootstrap().await;
+    site.target
+        .sql(
+            "CREATE FUNCTION break() RETURNS trigger LANGUAGE plpgsql AS \
+             'BEGIN PERFORM 1 / (NEW.n - NEW.n); RETURN NULL; END'; \
+             CREATE CONSTRAINT TRIGGER late AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED \
+             FOR EACH ROW EXECUTE FUNCTION break(); ALTER TABLE t ENABLE ALWAYS TRIGGER late",
+        )
+        .await;
+    site.pg().sql("INSERT INTO t VALUES (1, 1)").await;
+    site.refused(&["committing at", "22012", "divides by zero"]).await;
+    site.target.sql("DROP TRIGGER late ON t").await;
+    site.catch_up().await.success();
+    site.same(&["t"]).await;
+}
+
 /// A table of the target that nobody fills keeps its rows, whatever the source empties.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_truncate_does_not_reach_what_it_does_not_name() {
