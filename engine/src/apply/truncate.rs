@@ -22,6 +22,15 @@ JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE k.contype = 'f' AND k.confrelid = ANY ($1) AND NOT k.conrelid = ANY ($1)";
 
+/// What the columns of these tables own: serial columns, and identities.
+const SEQUENCES: &str = "
+SELECT pg_catalog.format('%I.%I', n.nspname, s.relname)
+FROM pg_catalog.pg_depend d
+JOIN pg_catalog.pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+JOIN pg_catalog.pg_namespace n ON n.oid = s.relnamespace
+WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
+    AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0 AND d.refobjid = ANY ($1)";
+
 /// Empties `tables` in the transaction that is open.
 ///
 /// # Errors
@@ -56,5 +65,15 @@ pub(super) async fn empty(
         }
         false => tables.iter().map(|table| format!("DELETE FROM {};", table.only())).collect(),
     };
-    client.batch_execute(&sql).await.map_err(failed)
+    client.batch_execute(&sql).await.map_err(failed)?;
+    // Of these TRUNCATE itself takes care.
+    if restart_identity && !referring.is_empty() {
+        let rows = client.query(SEQUENCES, &[&oids]).await.map_err(failed)?;
+        let restart = |row: &tokio_postgres::Row| {
+            format!("ALTER SEQUENCE {} RESTART;", row.get::<_, String>(0))
+        };
+        let sql: String = rows.iter().map(restart).collect();
+        client.batch_execute(&sql).await.map_err(failed)?;
+    }
+    Ok(())
 }
