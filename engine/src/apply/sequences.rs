@@ -30,16 +30,20 @@ FROM pg_catalog.pg_sequences
 WHERE last_value IS NOT NULL AND schemaname NOT IN ('pg_catalog', 'information_schema', 'kasho')
 ORDER BY 1";
 
-/// Sets those that are there and may be set, and differ. Answers how many, and how many may not
+/// Sets those that are there and may be set, and differ (as far as the role may look: every
+/// setting is a record of the target's log). Answers how many, and how many may not
 /// be set. The lock keeps a writer who was fenced off from setting them back.
 const SET: &str = "
 WITH fence AS MATERIALIZED (
     SELECT 1 FROM kasho.applied WHERE consumer = $3 AND relation = '' AND writer = $4 FOR KEY SHARE),
 wanted AS MATERIALIZED (
-    SELECT c.oid, v.last, pg_catalog.has_sequence_privilege(c.oid, 'UPDATE') AS may
+    SELECT c.oid, v.last, pg_catalog.has_sequence_privilege(c.oid, 'UPDATE') AS may,
+        CASE WHEN pg_catalog.has_sequence_privilege(c.oid, 'SELECT, USAGE')
+            THEN pg_catalog.pg_sequence_last_value(c.oid) END AS now
     FROM fence, unnest($1::text[], $2::int8[]) v(name, last)
     JOIN pg_catalog.pg_class c ON c.oid = pg_catalog.to_regclass(v.name) AND c.relkind = 'S')
-SELECT count(CASE WHEN may THEN pg_catalog.setval(oid, last) END), count(*) FILTER (WHERE NOT may)
+SELECT count(CASE WHEN may AND last IS DISTINCT FROM now THEN pg_catalog.setval(oid, last) END),
+    count(*) FILTER (WHERE NOT may)
 FROM wanted";
 
 /// Copies values now and then, by a task of its own: rows do not wait for the source.
