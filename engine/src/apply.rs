@@ -37,6 +37,7 @@ mod feed;
 mod figures;
 mod join;
 mod load;
+mod names;
 mod pipe;
 mod progress;
 mod sequences;

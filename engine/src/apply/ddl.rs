@@ -6,12 +6,14 @@
 //! already, or of what it has nothing, is told and passed over: whoever looks after it may
 //! have been quicker, and need not have every table.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 
 use kasho_plugin_sdk::event::quote_identifier;
 
 use super::config::Ddl;
 use super::error::ApplyError;
+use super::names::may_rename;
 use super::progress::{At, NOWHERE};
 use super::stream::Applier;
 use super::table::look;
@@ -173,6 +175,10 @@ impl Applier {
         told: &Told,
         at: EpochPosition,
     ) -> Result<(), ApplyError> {
+        let ours = match may_rename(text) {
+            true => self.ours().await?,
+            false => BTreeMap::new(),
+        };
         let client = self.pipe.client();
         let doing = format!("{} ({})", told.tag, told.identity);
         let failed = |e: tokio_postgres::Error| ApplyError::row(&doing, at, &e);
@@ -189,6 +195,7 @@ impl Applier {
                 let end = "RELEASE kasho_ddl; SET LOCAL search_path = ''; SET LOCAL enable_seqscan = off; \
                            SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
                 client.batch_execute(end).await.map_err(failed)?;
+                self.follow(&ours, at).await?;
                 self.figures.schema_changes.fetch_add(1, Relaxed);
                 let (tag, object) = (&told.tag, &told.identity);
                 tracing::info!(position = %at, tag, object, "a schema change is made");

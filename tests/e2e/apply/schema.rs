@@ -94,6 +94,35 @@ async fn tables_change_between_the_rows_of_a_transaction() {
     assert!(Site::end(&applier).await.success());
 }
 
+/// A table that has another name now is as much the applier's own as it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_bootstrap_empties_a_table_under_its_new_name() {
+    let two = format!("{TABLE} CREATE TABLE u (id int PRIMARY KEY, n int);");
+    let rows =
+        "INSERT INTO t SELECT n, n FROM generate_series(1, 50) n; INSERT INTO u VALUES (1, 1)";
+    let site = Site::start(&two, rows, "", "").await;
+    let applier = site.applier();
+    site.world.bootstrap().await;
+    for (tag, text, identity) in [
+        ("ALTER TABLE", "ALTER TABLE t RENAME TO \"Other\"", "public.\"Other\""),
+        ("CREATE SCHEMA", "CREATE SCHEMA more", "more"),
+        ("ALTER TABLE", "ALTER TABLE u SET SCHEMA more", "more.u"),
+    ] {
+        site.pg().sql(&format!("BEGIN; {}; COMMIT", told(tag, text, identity))).await;
+    }
+    site.settle().await;
+    let noted = "SELECT string_agg(relation, ' ' ORDER BY relation COLLATE \"C\") FROM kasho.applied \
+                 WHERE relation NOT IN ('', 'public.mark')";
+    assert_eq!(site.target.value(noted).await, "more.u public.\"Other\"");
+    site.world.engine.run(&["reset", "--yes"]).await.success();
+    site.world.until_state("WAITING").await;
+    site.pg().sql("DELETE FROM \"Other\" WHERE id > 5").await;
+    site.world.bootstrap().await;
+    site.settle().await;
+    site.same(&["\"Other\"", "more.u"]).await;
+    assert!(Site::end(&applier).await.success());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_make_the_table_that_a_query_made() {
     let site =
