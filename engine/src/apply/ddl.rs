@@ -18,7 +18,7 @@ use super::progress::{At, NOWHERE};
 use super::stream::Applier;
 use super::table::look;
 use crate::batch::{DdlDetail, DdlObject};
-use crate::ddl::{Kind, kind, scan};
+use crate::ddl::{Kind, Scanned, kind, scan};
 use crate::error::Class;
 use crate::position::{EpochPosition, Position};
 use crate::sink::entry::Field;
@@ -89,22 +89,20 @@ fn statement(told: &Told) -> Decision {
     if !only.has_tag(&told.tag) || only.ends_transactions() {
         return Decision::ByHand("its text is of another kind");
     }
-    Decision::Run(without_concurrently(&text[only.range.clone()]))
+    Decision::Run(without_concurrently(text, only))
 }
 
 /// What is done concurrently is done outside of any transaction; the applier, whose table it
 /// is alone, need not wait for that.
-fn without_concurrently(text: &str) -> String {
-    let mut at = 0;
-    for word in text.split_whitespace().take(4) {
-        let Some(found) = text[at..].find(word) else { break };
-        let (start, end) = (at + found, at + found + word.len());
-        if word.eq_ignore_ascii_case("CONCURRENTLY") {
-            return format!("{}{}", &text[..start], text[end..].trim_start());
+fn without_concurrently(text: &str, only: &Scanned) -> String {
+    match &only.concurrently {
+        Some(word) => {
+            let (before, after) =
+                (&text[only.range.start..word.start], &text[word.end..only.range.end]);
+            format!("{before}{}", after.trim_start())
         }
-        at = end;
+        None => text[only.range.clone()].to_owned(),
     }
-    text.to_owned()
 }
 
 /// The `search_path` of the source's session, for another role here.
@@ -343,9 +341,23 @@ mod tests {
         for (text, expected) in [
             ("CREATE UNIQUE INDEX CONCURRENTLY i ON t (a)", "CREATE UNIQUE INDEX i ON t (a)"),
             ("drop index  concurrently i", "drop index  i"),
-            ("CREATE INDEX i ON concurrently (a)", "CREATE INDEX i ON concurrently (a)"),
+            (
+                "/* ours */ CREATE /* a long\nword */ UNIQUE INDEX CONCURRENTLY\"I\" ON t (a)",
+                "CREATE /* a long\nword */ UNIQUE INDEX \"I\" ON t (a)",
+            ),
+            (
+                "CREATE INDEX CONCURRENTLY IF NOT EXISTS i ON t (concurrently(a))",
+                "CREATE INDEX IF NOT EXISTS i ON t (concurrently(a))",
+            ),
+            ("CREATE INDEX i ON t (a) -- INDEX CONCURRENTLY", "CREATE INDEX i ON t (a)"),
+            (
+                "ALTER TABLE p DETACH PARTITION s.\"Part\" CONCURRENTLY",
+                "ALTER TABLE p DETACH PARTITION s.\"Part\" ",
+            ),
+            ("ALTER TABLE t ADD c concurrently", "ALTER TABLE t ADD c concurrently"),
         ] {
-            assert_eq!(without_concurrently(text), expected);
+            let scanned = scan(text).unwrap();
+            assert_eq!(without_concurrently(text, &scanned[0]), expected);
         }
     }
 

@@ -35,6 +35,9 @@ pub struct Scanned {
     pub range: Range<usize>,
     /// The statement without comments.
     pub bare: String,
+    /// Where the word CONCURRENTLY stands, if it says how this is done: behind INDEX, or behind the
+    /// partition that is detached.
+    pub concurrently: Option<Range<usize>>,
     tokens: Vec<Token>,
 }
 
@@ -93,6 +96,13 @@ impl Scanned {
         const WORDS: [&str; 8] =
             ["BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE"];
         self.words().next().is_some_and(|first| WORDS.contains(&first))
+    }
+
+    /// Whether the next word may be CONCURRENTLY, which is no name there.
+    fn may_wait(&self) -> bool {
+        let index = matches!(self.tokens.last(), Some(Token::Word(word, 0)) if word == "INDEX");
+        let mut words = self.words().skip_while(|word| *word != "DETACH");
+        index || words.nth(1) == Some("PARTITION")
     }
 
     /// Its words without those between a verb and its object.
@@ -248,7 +258,14 @@ impl Scanner<'_> {
             _ => {}
         }
         let depth = self.depth + self.atomic;
+        let concurrently = depth == 0
+            && word == "CONCURRENTLY"
+            && self.now.as_ref().is_some_and(|now| now.concurrently.is_none() && now.may_wait());
+        let from = self.at;
         self.token(len, Token::Word(word, depth));
+        if let Some(now) = self.now.as_mut().filter(|_| concurrently) {
+            now.concurrently = Some(from..from + len);
+        }
     }
 
     fn token(&mut self, len: usize, token: Token) {
@@ -256,6 +273,7 @@ impl Scanner<'_> {
         let now = self.now.get_or_insert_with(|| Scanned {
             range: from..to,
             bare: String::new(),
+            concurrently: None,
             tokens: Vec::new(),
         });
         now.range.end = to;
