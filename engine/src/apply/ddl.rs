@@ -14,22 +14,19 @@ use kasho_plugin_sdk::event::quote_identifier;
 use super::config::Ddl;
 use super::error::ApplyError;
 use super::names::may_rename;
-use super::progress::{At, NOWHERE};
+use super::progress::{At, PROVISIONAL, UNMADE};
 use super::stream::Applier;
 use super::table::look;
 use crate::batch::{DdlDetail, DdlObject};
 use crate::ddl::{Kind, Scanned, kind, scan};
 use crate::error::Class;
-use crate::position::{EpochPosition, Position};
+use crate::position::EpochPosition;
 use crate::sink::entry::Field;
 
 /// What it is about exists already: of a table, a column, a schema, anything else.
 const THERE: [&str; 5] = ["42P07", "42701", "42P06", "42710", "42723"];
 /// It is of something that does not exist: a table, a schema, a type, a function.
 const ABSENT: [&str; 4] = ["42P01", "3F000", "42704", "42883"];
-
-/// Where a table is that a query without rows has made: nowhere yet. No load comes that far.
-const UNMADE: Position = Position::Bootstrap(NOWHERE);
 
 /// A schema change as its entry tells of it.
 pub(super) struct Told {
@@ -51,6 +48,17 @@ impl Told {
         };
         let named = |name: &str| of(name).unwrap_or_default();
         Told { tag: named("tag"), identity: named("identity"), text: of("text"), detail }
+    }
+
+    /// Of values that the target makes by itself, which need not be the source's.
+    fn warn(&self, at: EpochPosition) {
+        for table in &self.detail.recomputed {
+            tracing::warn!(
+                position = %at, table,
+                "the change computes values of its own in the target: load the table again (kasho \
+                 bootstrap --table)"
+            );
+        }
     }
 }
 
@@ -141,7 +149,7 @@ impl Applier {
                     "a schema change is left to whoever looks after the target"
                 );
             }
-            Decision::Made => self.made(&told).await?,
+            Decision::Made => self.made(&told, at).await?,
             Decision::Run(text) => self.run_ddl(&text, &told, at).await?,
             Decision::ByHand(why) => return Err(by_hand_error(&told, at, why)),
         }
@@ -152,17 +160,19 @@ impl Applier {
     }
 
     /// A table was made of a query's rows. Where it had none, the first row makes it.
-    async fn made(&mut self, told: &Told) -> Result<(), ApplyError> {
+    async fn made(&mut self, told: &Told, at: EpochPosition) -> Result<(), ApplyError> {
         for name in told.detail.objects.iter().filter(|o| !o.dropped).filter_map(name) {
             self.provisional.retain(|made| *made != name);
-            match look(self.pipe.client(), &self.traits, &name).await? {
-                Some(_) => self.note(&name),
-                None => {
-                    let was = self.progress.tables.get(&name).copied();
-                    let unmade = At { epoch: self.progress.main.epoch, position: UNMADE };
-                    self.note_table(&name, was, unmade).await?;
+            let (epoch, was) = (self.progress.main.epoch, self.progress.tables.get(&name).copied());
+            let position = match look(self.pipe.client(), &self.traits, &name).await? {
+                Some(_) if was.is_none_or(|was| was.position != PROVISIONAL) => {
+                    self.note(&name);
+                    continue;
                 }
-            }
+                Some(_) => at.position,
+                None => UNMADE,
+            };
+            self.note_table(&name, was, At { epoch, position }).await?;
         }
         Ok(())
     }
@@ -229,14 +239,40 @@ impl Applier {
                 );
             }
         }
-        for table in &told.detail.recomputed {
-            tracing::warn!(
-                position = %at, table,
-                "the change computes values of its own in the target: load the table again (kasho \
-                 bootstrap --table)"
-            );
+        told.warn(at);
+        Ok(())
+    }
+
+    /// Before a part is committed: which tables are in question is known after a restart, too.
+    ///
+    /// # Errors
+    /// As [`Applier::take`].
+    pub(super) async fn keep_provisional(&mut self) -> Result<(), ApplyError> {
+        let then = At { epoch: self.progress.main.epoch, position: PROVISIONAL };
+        for name in self.provisional.clone() {
+            let was = self.progress.tables.get(&name).copied();
+            if was != Some(then) {
+                self.unnote(&name);
+                self.note_table(&name, was, then).await?;
+            }
         }
         Ok(())
+    }
+
+    /// A transaction has made a table by its rows alone, and ends.
+    pub(super) fn untold(&self, table: String, at: EpochPosition) -> ApplyError {
+        let kept = self.progress.tables.get(&table).is_some_and(|at| at.position == PROVISIONAL);
+        match kept {
+            false => ApplyError::MissingTable { table, at },
+            true => ApplyError::Refused(format!(
+                "the target had no table {table}, and a part of the transaction at {at}, which is \
+                 larger than Redis's budget, is committed with one made of what its rows say. Make \
+                 it what it is at the source (types, keys, defaults); then DELETE FROM \
+                 kasho.applied WHERE consumer = '{}' AND relation = '{}'; then start again",
+                self.progress.consumer,
+                table.replace('\'', "''")
+            )),
+        }
     }
 
     /// Makes a table of what its first row says of it: one that a query's rows make at the

@@ -67,7 +67,12 @@ moved AS (
 SELECT 1 / count(*) FROM moved";
 
 /// Where a table is that no load and no row has made yet. No load comes that far.
-pub(super) const NOWHERE: u64 = u64::MAX;
+pub(super) const UNMADE: Position = Position::Bootstrap(u64::MAX);
+/// Where a table is that rows have made, which are committed in part, and of which no schema
+/// change has told yet.
+pub(super) const PROVISIONAL: Position = Position::Bootstrap(NOWHERE);
+/// From here on it is no entry of a load.
+const NOWHERE: u64 = u64::MAX - 1;
 
 /// Where a table, or the applier as a whole, is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -230,6 +235,13 @@ pub(super) async fn owner(client: &Client, consumer: &str) -> Result<Option<Stri
 }
 
 impl Progress {
+    /// Tables of which a part was committed, and no schema change has told yet.
+    pub(super) fn provisional(&self) -> Vec<String> {
+        let then = At { epoch: self.main.epoch, position: PROVISIONAL };
+        let all = self.tables.iter().filter(|(_, at)| **at == then);
+        all.map(|(name, _)| name.clone()).collect()
+    }
+
     /// Whether the rows that it has of the load of `epoch` are those that Redis holds under the
     /// same numbers, of which there are `loaded`.
     ///

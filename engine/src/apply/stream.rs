@@ -84,6 +84,7 @@ impl Applier {
         committed: watch::Sender<Option<Position>>,
     ) -> Applier {
         let reached = progress.main.position;
+        let provisional = progress.provisional();
         let tables = Tables::new(traits.clone());
         Applier {
             config,
@@ -101,7 +102,7 @@ impl Applier {
             inside: false,
             altered: false,
             new: Vec::new(),
-            provisional: Vec::new(),
+            provisional,
             ddl_done: None,
             commit_us: 0,
             runs: Arc::default(),
@@ -176,7 +177,7 @@ impl Applier {
         if last {
             // No schema change has told of it: it is a table that the target lacks.
             if let Some(table) = self.provisional.pop() {
-                return Err(ApplyError::MissingTable { table, at });
+                return Err(self.untold(table, at));
             }
             self.figures.transactions.fetch_add(1, Relaxed);
             let long = self.begun.is_some_and(|begun| begun.elapsed() >= COMMIT_AFTER);
@@ -260,8 +261,7 @@ impl Applier {
         Ok(())
     }
 
-    /// Commits everything taken so far, with how far that is. Inside of a transaction of the
-    /// source only where there is no other way.
+    /// Commits everything taken so far, with how far that is.
     ///
     /// # Errors
     /// Fenced; what was sent before failed; the server's.
@@ -269,6 +269,16 @@ impl Applier {
         self.flush().await?;
         let reached = self.reached;
         self.move_to(reached).await
+    }
+
+    /// Commits a part of the source's transaction, because there is no other way.
+    ///
+    /// # Errors
+    /// As [`Applier::commit`].
+    pub(super) async fn commit_part(&mut self) -> Result<(), ApplyError> {
+        self.flush().await?;
+        self.keep_provisional().await?;
+        self.commit().await
     }
 
     /// Commits with this position, and tells of it.
@@ -342,6 +352,11 @@ impl Applier {
         if !self.progress.tables.contains_key(name) && !self.new.iter().any(|new| new == name) {
             self.new.push(name.to_owned());
         }
+    }
+
+    /// Takes that back: it is noted otherwise.
+    pub(super) fn unnote(&mut self, name: &str) {
+        self.new.retain(|new| new != name);
     }
 
     /// Tables are loaded again from here on: empties them, and notes that their rows begin with

@@ -150,7 +150,7 @@ impl Work<'_> {
         let budget = Budget { changes, ..redis.budget };
         let full = Budgeter::new(Lane::Changes, budget, redis.retention).is_full(&usage);
         if full && self.applier.pends() {
-            self.applier.commit().await?;
+            self.applier.commit_part().await?;
             self.attempt.figures.parts.fetch_add(1, Relaxed);
             tracing::warn!(
                 position = %self.applier.told(self.applier.position()),

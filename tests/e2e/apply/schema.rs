@@ -151,6 +151,42 @@ async fn rows_make_the_table_that_a_query_made() {
     assert_eq!(site.target.value("SELECT to_regclass('untold')").await, "");
 }
 
+/// A table that rows have made is in question until the schema change tells of it, although a part
+/// of them had to be committed before, and whoever did that is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_made_of_rows_stays_in_question_when_a_part_is_committed() {
+    let budget = "[redis.budget]\nchanges = \"4MiB\"\n";
+    let site = Site::start(TABLE, "", "", "").await.again("", budget).await;
+    site.world.until_state("WAITING").await;
+    site.world.bootstrap().await;
+    let rows = "SELECT n AS id, repeat(md5(n::text), 20) AS big FROM generate_series(1, 12000) n";
+    let text = format!("CREATE TABLE made AS {rows}");
+    let made = told("CREATE TABLE AS", &text, "public.made");
+    site.pg().sql(&format!("BEGIN; {made}; COMMIT")).await;
+    let applier = site.applier();
+    applier.wait_for("larger than Redis's budget").await;
+    applier.kill9().await;
+    let applier = site.applier();
+    site.settle().await;
+    site.same(&["made"]).await;
+    assert!(Site::end(&applier).await.success());
+    // It is a table like others now.
+    site.pg().sql("INSERT INTO made VALUES (0, 'more')").await;
+    let applier = site.applier();
+    site.settle().await;
+    site.same(&["made"]).await;
+    // Of this one nobody tells.
+    site.pg().sql(&format!("CREATE TABLE untold AS {rows}")).await;
+    for again in [applier, site.applier()] {
+        let said = again.wait_for("is committed with one made of what its rows say").await;
+        assert!(said.contains("AND relation = 'public.untold'"), "{said}");
+        assert_eq!(again.wait_exit().await.code(), Some(1));
+    }
+    site.target.sql("DELETE FROM kasho.applied WHERE relation = 'public.untold'").await;
+    site.catch_up().await.success();
+    site.same(&["untold", "made"]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_run_is_made_by_hand_and_said_so() {
     let site = Site::start(TABLE, "", "", "").await;
