@@ -1,15 +1,17 @@
 //! Rows joined into runs that one statement may apply: only where it cannot matter. Pure.
 //!
 //! A run is of changes of one table, operation and column set, between which nothing else was
-//! done to that table. Inserts may always be joined, and deletes by a key. Updates only if they
-//! touch no column of any unique or exclusion index, and no trigger sees them: a statement changes its rows in an order
-//! of its own, and where two rows exchange unique values it fails although the same updates one
-//! by one do not. Of two such updates of one row the later one is left: both write the same
-//! columns, and nobody sees the row in between.
+//! done to that table. Inserts may be joined, and deletes by a key. Updates only by a key whose
+//! values are equal if and only if their texts are, if they touch no column of any unique or
+//! exclusion index, if every such index is over plain columns and all rows, and if the table is
+//! alone (below): a statement changes its rows in an order of its own, and where two rows exchange
+//! unique values it fails although the same updates one by one do not. Of two such updates of one
+//! row the later one is left: both write the same columns, and nobody sees the row in between.
 //!
-//! Runs of several tables grow side by side where each of these tables is alone: no trigger,
-//! no rule and no foreign key leads from one to another, so that nothing tells in which order
-//! they were changed. Where one is not, nothing is moved past it.
+//! A table is alone if the session fires none of its triggers and rules and looks at none of its
+//! foreign keys (there may be some of each), and its rows stand in it and no partition. Runs of
+//! several such tables grow side by side: nothing tells in which order they were changed. Where one
+//! is not alone, nothing is moved past it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
