@@ -73,7 +73,8 @@ pub enum Until {
     Loaded,
     /// When nothing more waits in Redis, and the load is applied.
     CaughtUp,
-    /// When the target has everything up to here.
+    /// When the target has everything through here, and nothing of what comes after the end of a
+    /// transaction there.
     Position(EpochPosition),
 }
 

@@ -44,6 +44,18 @@ impl Work<'_> {
         let figures = Arc::clone(self.attempt.figures);
         figures.trouble(None);
         figures.reached(self.applier.told(self.applier.position()));
+        if let Until::Position(wanted) = self.attempt.options.until {
+            let epoch = self.applier.progress.main.epoch;
+            if wanted.epoch.is_some_and(|asked| asked != epoch) {
+                let text = format!("{wanted} is of another epoch than {epoch}, which is read");
+                return Err(ApplyError::Refused(text));
+            }
+            // What is to be applied of a load is not known before it is read.
+            let there = self.applier.position();
+            if matches!(there, Position::Wal { .. }) && self.stops_at(there) {
+                return Ok(());
+            }
+        }
         let mut ticked = tokio::time::Instant::now();
         let mut asked = None;
         loop {
@@ -91,6 +103,9 @@ impl Work<'_> {
     async fn take(&mut self, chunk: Chunk) -> Result<bool, ApplyError> {
         self.applier.runs = chunk.runs;
         for entry in chunk.entries {
+            if self.stops_before(entry.position) {
+                return self.keep().await.map(|()| true);
+            }
             match (entry.position, &entry.content) {
                 (Position::Bootstrap(_), _) => {
                     if self.load(entry).await? && self.attempt.options.until == Until::Loaded {
@@ -103,8 +118,37 @@ impl Work<'_> {
                 }
                 _ => self.applier.take(entry).await?,
             }
+            if self.stops_at(self.applier.position()) {
+                return self.keep().await.map(|()| true);
+            }
         }
         Ok(false)
+    }
+
+    /// Commits what is whole, if that is not done.
+    async fn keep(&mut self) -> Result<(), ApplyError> {
+        match self.applier.pends() {
+            true => self.applier.commit().await,
+            false => Ok(()),
+        }
+    }
+
+    /// Between transactions, and not within the load: there it may end.
+    fn whole(&self) -> bool {
+        !self.applier.inside() && self.load.is_none()
+    }
+
+    /// Whether everything that was asked for is there: through this position.
+    fn stops_at(&self, position: Position) -> bool {
+        let Until::Position(wanted) = self.attempt.options.until else { return false };
+        self.whole() && position >= wanted.position
+    }
+
+    /// Whether the next entry is of what was not asked for.
+    fn stops_before(&self, next: Position) -> bool {
+        let Until::Position(wanted) = self.attempt.options.until else { return false };
+        let has = matches!(next, Position::Wal { .. });
+        self.whole() && has && next > wanted.position
     }
 
     async fn load(&mut self, entry: Entry) -> Result<bool, ApplyError> {
@@ -163,18 +207,13 @@ impl Work<'_> {
 
     /// Whether it is where it should end. `empty` says that nothing more waits.
     async fn over(&mut self, empty: bool) -> Result<bool, ApplyError> {
-        let whole = !self.applier.inside() && self.load.is_none();
+        let whole = self.whole();
         let position = self.applier.position();
         Ok(match self.attempt.options.until {
             Until::Stopped => false,
             Until::Loaded => empty,
             Until::CaughtUp => whole && empty,
             Until::Position(wanted) => {
-                let epoch = self.applier.progress.main.epoch;
-                if wanted.epoch.is_some_and(|asked| asked != epoch) {
-                    let text = format!("{wanted} is of another epoch than {epoch}, which is read");
-                    return Err(ApplyError::Refused(text));
-                }
                 let published = match whole && empty {
                     true => self.store.inspect().await?.checkpoint.map(|found| found.position),
                     false => None,

@@ -21,7 +21,8 @@ pub struct Arguments {
     /// End when nothing more waits in Redis and the load is applied.
     #[arg(long, group = "end")]
     until_caught_up: bool,
-    /// End when the target has everything up to this position.
+    /// End when the target has everything through this position, and take no further transaction:
+    /// one that it lies inside of is the last, and of the load all is applied.
     #[arg(long, group = "end", value_name = "POSITION")]
     until: Option<EpochPosition>,
     /// The schema change at this position was made by hand in the target.
