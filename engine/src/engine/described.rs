@@ -170,6 +170,10 @@ impl Sink for Described {
             let _ = self.events.send(Event::SchemaChanged(seen)).await;
             self.noted = last;
         }
+        // Before whoever delivers them can take their rows for published.
+        for stays in &batch.aside.stays {
+            self.world.retries.fail(&stays.letter, &stays.why);
+        }
         self.publisher.publish(batch, generation, confirmed).await
     }
 

@@ -21,6 +21,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kasho_plugin_sdk::Op;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use crate::position::{Lsn, Position};
 
@@ -73,7 +75,13 @@ struct Shared {
 
 /// What the engine and the stream share.
 #[derive(Clone, Debug, Default)]
-pub struct Retries(Arc<Mutex<Shared>>);
+pub struct Retries(Arc<Desk>);
+
+#[derive(Debug, Default)]
+struct Desk {
+    shared: Mutex<Shared>,
+    told: Notify,
+}
 
 /// A letter that nobody else delivers until this is dropped.
 #[derive(Debug)]
@@ -90,7 +98,7 @@ impl Drop for Claim {
 
 impl Retries {
     fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a letter for delivery, given how far the stream is published; none if somebody
@@ -114,6 +122,11 @@ impl Retries {
         self.lock().announced.remove(word);
     }
 
+    /// Ends when something is told after this call, even before it is waited for.
+    pub fn telling(&self) -> Notified<'_> {
+        self.0.told.notified()
+    }
+
     /// What the stream has found.
     #[must_use]
     pub fn told(&self, word: &str) -> Option<Told> {
@@ -134,6 +147,16 @@ impl Retries {
         }
     }
 
+    /// The row of a letter was read, and is lost once more: the letter stays, for this reason.
+    pub fn fail(&self, letter: &str, why: &str) {
+        for (again, told) in self.lock().announced.values_mut() {
+            if again.letter == letter && matches!(told, Some(Told::Read(_))) {
+                *told = Some(Told::Failed(why.to_owned()));
+            }
+        }
+        self.0.told.notify_waiters();
+    }
+
     /// Says what was found.
     pub fn tell(&self, word: &str, told: Told) {
         let mut shared = self.lock();
@@ -143,6 +166,8 @@ impl Retries {
         if let Told::Read(lsn) | Told::Gone(lsn) = told {
             shared.read.insert(letter, lsn);
         }
+        drop(shared);
+        self.0.told.notify_waiters();
     }
 }
 
@@ -177,6 +202,21 @@ mod tests {
         assert!(retries.matching(b"word", Lsn(20)).is_some(), "nothing has come of the first");
         retries.forget("word");
         assert!(retries.matching(b"word", Lsn(20)).is_none());
+    }
+
+    #[test]
+    fn a_row_that_was_read_and_lost_again_is_told_as_such() {
+        let retries = Retries::default();
+        retries.expect("word", again());
+        retries.expect("other", Again { letter: "8-0".into(), ..again() });
+        retries.fail("7-0", "too early");
+        assert_eq!(retries.told("word"), None, "nothing was read yet");
+        for word in ["word", "other"] {
+            retries.tell(word, Told::Read(Lsn(10)));
+        }
+        retries.fail("7-0", "not an e-mail");
+        assert_eq!(retries.told("word"), Some(Told::Failed("not an e-mail".into())));
+        assert_eq!(retries.told("other"), Some(Told::Read(Lsn(10))));
     }
 
     #[test]
