@@ -157,10 +157,12 @@ impl Retries {
         self.0.told.notify_waiters();
     }
 
-    /// Says what was found.
-    pub fn tell(&self, word: &str, told: Told) {
+    /// Says what was found, and answers whether anybody still waits for it. Who waited no
+    /// longer has said that nothing was published, and somebody else may deliver the letter
+    /// by now: then nothing may be.
+    pub fn tell(&self, word: &str, told: Told) -> bool {
         let mut shared = self.lock();
-        let Some((again, there)) = shared.announced.get_mut(word) else { return };
+        let Some((again, there)) = shared.announced.get_mut(word) else { return false };
         *there = Some(told.clone());
         let letter = again.letter.clone();
         if let Told::Read(lsn) | Told::Gone(lsn) = told {
@@ -168,6 +170,7 @@ impl Retries {
         }
         drop(shared);
         self.0.told.notify_waiters();
+        true
     }
 }
 
@@ -227,6 +230,20 @@ mod tests {
         assert!(retries.claim("8-0", None).is_some());
         drop(claim);
         assert!(retries.claim("7-0", None).is_some());
+    }
+
+    #[test]
+    fn a_row_that_nobody_waits_for_any_more_is_not_published() {
+        let retries = Retries::default();
+        let claim = retries.claim("7-0", None);
+        retries.expect("word", again());
+        assert!(retries.matching(b"word", Lsn(10)).is_some());
+        // While the row is being read, whoever waited for it gives up.
+        retries.forget("word");
+        drop(claim);
+        let second = retries.claim("7-0", None);
+        assert!(second.is_some(), "nothing of the letter is on its way");
+        assert!(!retries.tell("word", Told::Read(Lsn(10))));
     }
 
     #[test]
