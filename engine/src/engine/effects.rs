@@ -330,7 +330,7 @@ impl Engine {
         // From here on keys and identities are those of this generation.
         self.world.waiting.store(false, Relaxed);
         let generation = self.world.handle.newest();
-        self.world.remember(&generation).await.map_err(unavailable)?;
+        drop(self.world.remember(&generation).await.map_err(unavailable)?);
         let new = NewEpoch {
             slot: self.world.slot.as_str(),
             system_id: &system.system_identifier,
@@ -440,9 +440,12 @@ mod tests {
             end_not_written(State::Accumulating, patience, why.map(str::to_owned))
         };
         let full = told(Some("Redis is out of memory"));
-        for words in
-            ["within 50 s", "stays ACCUMULATING", "nothing is lost: Redis is out", "bootstrap --yes"]
-        {
+        for words in [
+            "within 50 s",
+            "stays ACCUMULATING",
+            "nothing is lost: Redis is out",
+            "bootstrap --yes",
+        ] {
             assert!(full.contains(words), "no {words:?} in {full}");
         }
         assert!(told(None).contains("nothing is lost: Redis does not answer"));

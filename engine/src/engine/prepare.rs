@@ -131,9 +131,10 @@ impl World {
         for warning in generation.warnings() {
             tracing::warn!("{warning}");
         }
-        self.remember(&generation).await?;
+        let held = self.remember(&generation).await?;
         let number = generation.number();
         self.handle.publish(generation);
+        drop(held);
         if let Some(Rejected { digest, reasons }) = rejected {
             for reason in &reasons {
                 tracing::error!("not taken, generation {number} goes on: {reason}");
