@@ -330,6 +330,9 @@ impl Engine {
         // From here on keys and identities are those of this generation.
         self.world.waiting.store(false, Relaxed);
         let generation = self.world.handle.newest();
+        if report.load.mode == LoadMode::External {
+            self.world.show(&generation, &report.catalog).await.map_err(unavailable)?;
+        }
         drop(self.world.remember(&generation).await.map_err(unavailable)?);
         let new = NewEpoch {
             slot: self.world.slot.as_str(),

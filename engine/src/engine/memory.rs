@@ -65,6 +65,22 @@ impl World {
         Ok(held)
     }
 
+    /// Shows a generation tables that it was not loaded with, as rows would that pass it
+    /// here: those of a dump pass the chain of another process, which tells nothing.
+    ///
+    /// # Errors
+    /// Bugs only.
+    pub(super) async fn show(
+        &self,
+        generation: &Arc<Generation>,
+        tables: &Catalog,
+    ) -> Result<(), EngineError> {
+        let (generation, relations) = (Arc::clone(generation), tables.relations.clone());
+        let showing = move || transform::Chain::new(generation).show(&relations);
+        let shown = tokio::task::spawn_blocking(showing).await;
+        shown.map_err(|_| EngineError::Host("asking about its tables panicked".to_owned()))
+    }
+
     /// The digests that stand in Redis then.
     async fn write_down(&self, generation: &Generation) -> Result<Vec<String>, SinkError> {
         let change = |kept: &mut Vec<Remembered>, chain: Option<String>| {
