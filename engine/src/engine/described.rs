@@ -1,5 +1,10 @@
-//! A sink that writes down, with the first batch of a generation, which chain that is:
-//! a transaction that is half published at a crash is finished by the chain it began with.
+//! Chains and a sink that write down what has to outlive the rows they let through: with the
+//! first batch of a generation which chain that is, for a transaction that is half published
+//! at a crash is finished by the chain it began with; and before a batch what its rows show
+//! of tables, so that a rename unmasks nothing, whoever runs then. The engine is told what
+//! the batch means for it first, too: schema changes, and rows that were lost once more.
+//!
+//! What can go wrong: Redis does not take it, and then the rows wait.
 
 use std::sync::Arc;
 

@@ -1,5 +1,6 @@
 //! What the sink tells others while it works: counts, where it stands, why it waits.
-//! Written by the publisher, read by `status`, gRPC and metrics; holds no row data.
+//! Written by the publisher, read by `status`, gRPC and metrics, and by whoever waits for
+//! what it says, who is woken then; holds no row data.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -15,6 +15,10 @@
 //! row is published, the message is nobody's any more, and the letter is still there; it is
 //! closed in the very step that publishes its row. Of a row that is gone at T, nothing is
 //! published but where the change that failed was what took it away.
+//!
+//! Whoever gave up waiting has said that the letter stays, and somebody else may deliver it:
+//! so a row is published only if it is still waited for when it was found, and a letter
+//! whose row was found is not taken up again before that is published or out of the way.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
