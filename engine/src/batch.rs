@@ -23,7 +23,7 @@ mod letters;
 
 pub use ddl::{DdlDetail, DdlEvent, DdlObject};
 pub use events::{DDL_RELATION_ID, MESSAGE_RELATION_ID, ddl_relation, message_relation};
-pub use letters::{Aside, Closing, Letter};
+pub use letters::{Aside, Closing, Letter, Stays};
 
 /// A piece of one of the batch's segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -136,6 +136,8 @@ struct Engine {
     unstored: bool,
     /// Attempts so far at making a slot.
     attempts: u64,
+    /// Before a later snapshot of the load is made: whatever refuses one refuses the next.
+    reholding: Backoff,
     debts: Debts,
     reload: Watch,
 }
@@ -216,6 +218,7 @@ async fn serve(
         guard: Guard::default(),
         unstored: false,
         attempts: 0,
+        reholding: Backoff::default(),
         debts: Debts::default(),
         reload,
     };
@@ -345,6 +348,7 @@ impl Engine {
             Event::TableDone { oid, attempt, rows } => {
                 let command = Command::TableDone { oid, attempt, rows };
                 self.apply(command, "a table is loaded").await;
+                self.reholding = Backoff::default();
             }
             Event::SnapshotGone => {
                 self.loading = None;

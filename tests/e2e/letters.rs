@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use kasho::source::RETRY_PREFIX;
 use kasho::source::marks::Marks;
 use kasho::source::retries::{Again, Retries, Told};
-use kasho::source::wal::emit_message;
+use kasho::source::wal::{WalSource, emit_message};
 use kasho_plugin_sdk::Op;
 
 use crate::harness::{Engine, Fault, Output, Postgres, Proxy, Redis, eventually, get};
@@ -30,16 +30,22 @@ fn announced(retries: &Retries, word: &str, oid: u32, id: &str) {
     retries.expect(word, again);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_row_comes_once_however_often_its_message_was_written() {
+/// The stream of a table with one row, which is announced under the word `first`.
+async fn announcing() -> (Postgres, WalSource, Retries) {
     let server = Postgres::start().await;
     let table = "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'one')";
     wal::prepare(&server, table).await;
     let oid = server.value("SELECT 't'::regclass::oid").await.parse().expect("oid");
     let (mut source, retries) = (wal::open(&server).await, Retries::default());
     source.expect(Marks::default(), retries.clone());
-    let client = server.client().await;
     announced(&retries, "first", oid, "1");
+    (server, source, retries)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_comes_once_however_often_its_message_was_written() {
+    let (server, mut source, retries) = announcing().await;
+    let client = server.client().await;
     for word in ["first", "first", "nobody's", "first"] {
         emit_message(&client, RETRY_PREFIX, word).await.expect("message");
     }
@@ -47,6 +53,33 @@ async fn a_row_comes_once_however_often_its_message_was_written() {
     let expected = ["0 insert public.t  -> (1,one)", "1 insert public.t  -> (2,two)"];
     assert_eq!(wal::rows(&mut source, 2).await, expected);
     assert!(matches!(retries.told("first"), Some(Told::Read(_))));
+}
+
+/// Returns once whoever reads a row again waits for a lock.
+async fn reader_waits(server: &Postgres) {
+    eventually("the reader to wait", async || {
+        let waits = "SELECT count(*) FROM pg_stat_activity \
+                     WHERE application_name = 'kasho retry' AND wait_event_type = 'Lock'";
+        (server.value(waits).await != "0").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_nobody_waits_for_any_more_does_not_come() {
+    let (server, mut source, retries) = announcing().await;
+    let client = server.client().await;
+    client.batch_execute("BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE").await.expect("lock");
+    emit_message(&server.client().await, RETRY_PREFIX, "first").await.expect("message");
+    let late = async {
+        reader_waits(&server).await;
+        retries.forget("first");
+        assert!(retries.claim("first", None).is_some(), "somebody else may deliver it now");
+        client.batch_execute("COMMIT").await.expect("commit");
+        server.sql("INSERT INTO t VALUES (2, 'two')").await;
+    };
+    let (rows, ()) = tokio::join!(wal::rows(&mut source, 1), late);
+    assert_eq!(rows, ["1 insert public.t  -> (2,two)"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,12 +142,7 @@ async fn a_letter_is_delivered_by_one_at_a_time() {
     locker.batch_execute("BEGIN; LOCK TABLE people IN ACCESS EXCLUSIVE MODE").await.expect("lock");
     let retry = ["dead", "retry", "--all"];
     let second = async {
-        eventually("the reader to wait", async || {
-            let waits = "SELECT count(*) FROM pg_stat_activity \
-                         WHERE application_name = 'kasho retry' AND wait_event_type = 'Lock'";
-            (it.world.pg.value(waits).await != "0").then_some(())
-        })
-        .await;
+        reader_waits(&it.world.pg).await;
         let second = it.world.engine.run(&retry).await;
         locker.batch_execute("COMMIT").await.expect("commit");
         second
@@ -127,6 +155,38 @@ async fn a_letter_is_delivered_by_one_at_a_time() {
     let came = it.entries("changes").await;
     let came = came.iter().filter(|(_, data)| data["new"][0] == "row-5").count();
     assert_eq!((came, it.letters().await.len()), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_of_two_rows_stays_while_one_of_them_is_lost() {
+    let it = Policies::start(ASIDE).await;
+    it.world.bootstrap().await;
+    let secret = &it.secret;
+    it.world.pg.sql("INSERT INTO people VALUES ('a', 'x@y')").await;
+    it.world.pg.sql(&format!("UPDATE people SET id = 'b', email = '{secret}'")).await;
+    it.settle().await;
+    let letters = it.letters().await;
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    // The row that it is now passes; one that has the key of before fails, and nothing says
+    // any more which row that is.
+    it.world.pg.sql("UPDATE people SET email = 'b@c' WHERE id = 'b'").await;
+    it.world.pg.sql("ALTER PUBLICATION kasho_pub SET (publish = 'update')").await;
+    it.world.pg.sql(&format!("INSERT INTO people VALUES ('a', '{secret}')")).await;
+    it.world.pg.sql("ALTER PUBLICATION kasho_pub SET (publish = 'insert, update, delete')").await;
+    it.world.pg.sql("ALTER TABLE people DROP CONSTRAINT people_pkey").await;
+    it.settle().await;
+    let told = it.world.engine.run(&["dead", "retry", "--all"]).await;
+    assert_eq!(told.code, 1, "{}{}", told.stdout, told.stderr);
+    for words in [" failed ", "it failed once more", "nothing says which row it is"] {
+        assert!(told.stdout.contains(words), "no {words:?} in {}", told.stdout);
+    }
+    assert_eq!(it.letters().await, letters, "it is there as it was");
+    // Once that row is in order too, both come, and the letter goes.
+    it.world.pg.sql("ALTER TABLE people ADD PRIMARY KEY (id)").await;
+    it.world.pg.sql("UPDATE people SET email = 'a@b' WHERE id = 'a'").await;
+    it.settle().await;
+    it.world.engine.run(&["dead", "retry", "--all"]).await.success();
+    assert!(it.letters().await.is_empty());
 }
 
 /// Restarts the engine with room for so many letters.

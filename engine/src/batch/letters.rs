@@ -55,6 +55,16 @@ pub struct Closing {
     pub closes: bool,
 }
 
+/// A letter that stays although its row was read again: the row failed once more, and no
+/// other letter can take this one's place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stays {
+    /// The letter.
+    pub letter: String,
+    /// Why, in words; no row's value is in them.
+    pub why: String,
+}
+
 /// What is not published of a batch, and what is said of it.
 #[derive(Clone, Debug, Default)]
 pub struct Aside {
@@ -62,6 +72,8 @@ pub struct Aside {
     pub letters: Vec<Letter>,
     /// Letters whose rows come again here.
     pub closings: Vec<Closing>,
+    /// Letters whose rows came again here and are lost once more.
+    pub stays: Vec<Stays>,
     /// Relations of which the chain may have lost rows, so that a change of one may find
     /// none, in the order of their numbers.
     pub lossy: Vec<u32>,

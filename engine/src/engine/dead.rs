@@ -2,8 +2,13 @@
 //! marks the place, the stream reads the row when it comes there and publishes it, and the
 //! letter is closed in that very step. Why that is right: [`crate::source::retries`].
 //!
+//! A change of a row's key is two rows, the one that it was and the one that it is: they are
+//! delivered one behind the other, and the letter is closed with the second, which nobody
+//! asks for before the first is published or known to be gone.
+//!
 //! What can go wrong is told letter by letter: the key does not open it, the row cannot be
-//! read, it fails once more (then there is a new letter), or the stream does not get there.
+//! read, it fails once more (then there is a new letter, or this one stays where there can
+//! be none), or the stream does not get there.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -11,7 +16,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use kasho_plugin_sdk::Op;
 use tokio::sync::Mutex;
-use tokio::time::{Duration, Instant, sleep};
+use tokio::time::{Duration, Instant, sleep_until};
 use tokio_postgres::Client;
 
 use super::effects::unavailable;
@@ -28,8 +33,6 @@ use crate::source::retries::{Again, Claim, Told};
 use crate::source::wal::emit_message;
 use crate::transform::{DeadKey, RowKey};
 
-/// How often is looked whether the stream came by.
-const LOOK: Duration = Duration::from_millis(100);
 /// A message that was not seen for so long was lost with the server, and is written again.
 const LOST: Duration = Duration::from_secs(10);
 /// How long the stream may take.
@@ -153,39 +156,52 @@ impl Delivery {
             return Outcome::Stays(text.to_owned());
         };
         let mut outcome = Outcome::Stays("the letter does not say which row it is".to_owned());
+        // A Redis that loses what it had taken brings the stream back to the first row too.
+        let mut expected = Vec::new();
         for step in steps(&letter.id.to_string(), letter, &row) {
-            outcome = match self.place(&step).await {
-                Ok(Told::Read(lsn)) => Outcome::Published(lsn),
-                Ok(Told::Gone(_)) => Outcome::Gone,
-                Ok(Told::Failed(why)) => return Outcome::Stays(why),
+            let (told, word) = match self.place(&step).await {
+                Ok(placed) => placed,
                 Err(outcome) => return outcome,
+            };
+            expected.push(word);
+            outcome = match told {
+                Told::Read(lsn) => Outcome::Published(lsn),
+                Told::Gone(_) => Outcome::Gone,
+                Told::Failed(why) => return Outcome::Stays(why),
             };
         }
         outcome
     }
 
-    /// Marks a place in the log, and waits until the stream came by.
-    async fn place(&self, step: &Again) -> Result<Told, Outcome> {
+    /// Marks a place in the log, and waits until the stream came by and what it brought is
+    /// published. Until the word is dropped, a stream that comes by again brings the row again.
+    async fn place(&self, step: &Again) -> Result<(Told, Expected<'_>), Outcome> {
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(|e| Outcome::Stays(e.to_string()))?;
         let word: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
         self.world.retries.expect(&word, step.clone());
         let expected = Expected(&self.world, word);
-        let (begun, mut written): (_, Option<Instant>) = (Instant::now(), None);
+        let (end, mut due) = (Instant::now() + PATIENCE, Instant::now());
         loop {
-            if let Some(told) = self.world.retries.told(&expected.1) {
-                // The word stays known until what it brought is published.
-                if let Told::Read(lsn) | Told::Gone(lsn) = told {
-                    self.passed(lsn, begun).await?;
-                }
-                return Ok(told);
+            // Before the looks: what is said in between is not missed.
+            let (told, published) = (self.world.retries.telling(), self.sink.changed());
+            if let Some(told) = self.last_word(&expected.1) {
+                return Ok((told, expected));
             }
-            self.in_time(begun)?;
-            if written.is_none_or(|at| at.elapsed() > LOST) {
+            if Instant::now() >= end {
+                return Err(self.late());
+            }
+            let unheard = self.world.retries.told(&expected.1).is_none();
+            if unheard && Instant::now() >= due {
                 self.write(&expected.1).await.map_err(Outcome::Stays)?;
-                written = Some(Instant::now());
+                due = Instant::now() + LOST;
             }
-            sleep(LOOK).await;
+            let wake = if unheard { due.min(end) } else { end };
+            tokio::select! {
+                () = told => {}
+                () = published => {}
+                () = sleep_until(wake) => {}
+            }
         }
     }
 
@@ -200,22 +216,26 @@ impl Delivery {
         Ok(())
     }
 
-    /// Waits until everything up to a message is published.
-    async fn passed(&self, lsn: Lsn, begun: Instant) -> Result<(), Outcome> {
-        let goal = Position::Wal { commit_lsn: lsn, ordinal: 0 };
-        while self.sink.get().position.is_none_or(|position| position < goal) {
-            self.in_time(begun)?;
-            sleep(LOOK).await;
+    /// What became of a message's row, once nothing changes that any more: a stream that is
+    /// opened again comes to a message that is not published a second time, and may find
+    /// something else.
+    fn last_word(&self, word: &str) -> Option<Told> {
+        // In this order: of what is published by now, what is told next is the last word.
+        let published = self.sink.get().position;
+        let told = self.world.retries.told(word)?;
+        let there = |lsn| {
+            let place = Position::Wal { commit_lsn: lsn, ordinal: 0 };
+            published.is_some_and(|published| published >= place)
+        };
+        match told {
+            Told::Read(lsn) | Told::Gone(lsn) if !there(lsn) => None,
+            told => Some(told),
         }
-        Ok(())
     }
 
-    fn in_time(&self, begun: Instant) -> Result<(), Outcome> {
-        if begun.elapsed() <= PATIENCE {
-            return Ok(());
-        }
+    fn late(&self) -> Outcome {
         let why = self.sink.get().paused.map_or(String::new(), |why| format!(": {why}"));
-        Err(Outcome::Late(format!("{LATE}{why}")))
+        Outcome::Late(format!("{LATE}{why}"))
     }
 }
 

@@ -1,5 +1,10 @@
-//! A sink that writes down, with the first batch of a generation, which chain that is:
-//! a transaction that is half published at a crash is finished by the chain it began with.
+//! Chains and a sink that write down what has to outlive the rows they let through: with the
+//! first batch of a generation which chain that is, for a transaction that is half published
+//! at a crash is finished by the chain it began with; and before a batch what its rows show
+//! of tables, so that a rename unmasks nothing, whoever runs then. The engine is told what
+//! the batch means for it first, too: schema changes, and rows that were lost once more.
+//!
+//! What can go wrong: Redis does not take it, and then the rows wait.
 
 use std::sync::Arc;
 
@@ -38,8 +43,7 @@ pub(super) struct Described {
     /// The chain itself, not its number: one that finishes what another process began goes
     /// under that one's number, which may be given here too.
     told: Option<Arc<Generation>>,
-    /// The generation of which was written down what rows showed it, and how much.
-    learned: Option<(Arc<Generation>, u64)>,
+    learned: Learned,
     /// The last row of the batch whose schema changes the engine was told last.
     noted: Option<Position>,
 }
@@ -58,7 +62,7 @@ pub(super) fn pair(
     let adopted = Arc::new(ArcSwap::new(generation));
     let (world, own) = (Arc::clone(world), Arc::clone(world));
     let adopts = Arc::clone(&adopted);
-    let (told, learned, noted) = (None, None, None);
+    let (told, learned, noted) = (None, Learned::default(), None);
     let described = Described { publisher, world, events, adopted: adopts, told, learned, noted };
     (Chains { chains, world: own, adopted }, described)
 }
@@ -89,14 +93,31 @@ impl Described {
     /// A start holds the files against what rows have shown of tables too, so that stands
     /// somewhere before the rows do.
     async fn write_down(&mut self, adopted: &Arc<Generation>) -> Result<(), SinkError> {
-        let learned = adopted.learned();
-        let same =
-            |(of, number): &(Arc<Generation>, u64)| Arc::ptr_eq(of, adopted) && *number == learned;
-        if learned > 0 && !self.learned.as_ref().is_some_and(same) {
+        if let Some(learned) = self.learned.lacks(adopted) {
             self.world.learn(adopted).await?;
-            self.learned = Some((Arc::clone(adopted), learned));
+            self.learned.is(adopted, learned);
         }
         Ok(())
+    }
+}
+
+/// The generation of which was written down what rows showed it, and how much: what is known
+/// of one is not known of the next, however little is new.
+#[derive(Default)]
+struct Learned(Option<(Arc<Generation>, u64)>);
+
+impl Learned {
+    /// How much there is by now, if some of it is not written down.
+    fn lacks(&self, generation: &Arc<Generation>) -> Option<u64> {
+        let learned = generation.learned();
+        let same = |(of, number): &(Arc<Generation>, u64)| {
+            Arc::ptr_eq(of, generation) && *number == learned
+        };
+        (learned > 0 && !self.0.as_ref().is_some_and(same)).then_some(learned)
+    }
+
+    fn is(&mut self, generation: &Arc<Generation>, learned: u64) {
+        self.0 = Some((Arc::clone(generation), learned));
     }
 }
 
@@ -105,14 +126,14 @@ impl Described {
 pub(super) struct Learning {
     chains: transform::Chains,
     world: Arc<World>,
-    learned: u64,
+    learned: Learned,
 }
 
 impl Learning {
     /// Takes generations as the stream does.
     pub(super) fn new(world: &Arc<World>) -> Learning {
         let chains = transform::Chains::new(&world.handle);
-        Learning { chains, world: Arc::clone(world), learned: 0 }
+        Learning { chains, world: Arc::clone(world), learned: Learned::default() }
     }
 }
 
@@ -129,11 +150,10 @@ impl pipeline::Chains for Learning {
 
     async fn apply(&mut self, batch: Batch) -> Result<Batch, TransformError> {
         let batch = self.chains.apply(batch).await?;
-        let learned = self.chains.current().learned();
-        let mut backoff = Backoff::default();
-        while self.learned != learned {
-            match self.world.learn(self.chains.current()).await {
-                Ok(()) => self.learned = learned,
+        let (current, mut backoff) = (self.chains.current(), Backoff::default());
+        while let Some(learned) = self.learned.lacks(current) {
+            match self.world.learn(current).await {
+                Ok(()) => self.learned.is(current, learned),
                 Err(error) => {
                     tracing::warn!(%error, "what is known of tables is not written down yet");
                     tokio::time::sleep(backoff.next()).await;
@@ -170,6 +190,10 @@ impl Sink for Described {
             let _ = self.events.send(Event::SchemaChanged(seen)).await;
             self.noted = last;
         }
+        // Before whoever delivers them can take their rows for published.
+        for stays in &batch.aside.stays {
+            self.world.retries.fail(&stays.letter, &stays.why);
+        }
         self.publisher.publish(batch, generation, confirmed).await
     }
 
@@ -179,5 +203,47 @@ impl Sink for Described {
 
     async fn flush(&mut self) -> Result<(), SinkError> {
         self.publisher.flush().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kasho_plugin_sdk::{Op, Relation};
+
+    use super::*;
+    use crate::batch::{Row, ddl_relation};
+    use crate::transform::{Catalog, Chain, Config, Handle, Host, Options};
+
+    /// Has a generation pass a row of a table that was made after it was loaded.
+    fn see(generation: &Arc<Generation>, table: &str) {
+        let id = 17_000 + u32::try_from(table.len()).unwrap();
+        let (schema, table) = ("public".into(), table.into());
+        let relation = Relation { id, schema, table, ..Relation::clone(&ddl_relation()) };
+        let mut batch = Batch::default();
+        let relation = batch.relation_index(&Arc::new(relation));
+        let position = Position::Wal { commit_lsn: Lsn(10), ordinal: 1 };
+        let (op, new, old, detail, dropped) = (Op::Insert, None, None, None, false);
+        batch.rows.push(Row { position, op, relation, new, old, detail, dropped });
+        Chain::new(Arc::clone(generation)).apply(&mut batch).unwrap();
+    }
+
+    #[test]
+    fn what_was_written_down_for_one_generation_is_not_for_the_next() {
+        let host = Host::new(None).unwrap();
+        let load = || {
+            let (config, tables) = (Config::default(), Catalog::default());
+            transform::load(&host, &config, &tables, Options::default()).unwrap()
+        };
+        let handle = Handle::new(load());
+        let (first, mut learned) = (handle.newest(), Learned::default());
+        assert_eq!(learned.lacks(&first), None, "there is nothing yet");
+        see(&first, "t");
+        assert_eq!(learned.lacks(&first), Some(1));
+        learned.is(&first, 1);
+        assert_eq!(learned.lacks(&first), None);
+        handle.publish(load());
+        assert_eq!(learned.lacks(&handle.newest()), Some(1), "nothing is new but the generation");
+        see(&first, "tt");
+        assert_eq!(learned.lacks(&first), Some(2));
     }
 }

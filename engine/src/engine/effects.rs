@@ -146,8 +146,7 @@ impl Engine {
         }
         let why = self.load.sink.get().paused;
         self.load.sink.pause(None);
-        let why = why.unwrap_or_else(|| "Redis does not answer".to_owned());
-        Err(unavailable(format!("the end of the load was not written within {patience:?}: {why}")))
+        Err(unavailable(end_not_written(self.phase.state(), patience, why)))
     }
 
     async fn write_end(
@@ -156,7 +155,10 @@ impl Engine {
         text: &[u8],
         end: (Lsn, &BTreeMap<String, Lsn>, Option<Lsn>),
     ) -> Result<(), Refusal> {
-        let epoch = next.epoch().ok_or_else(|| unavailable("no epoch to complete"))?;
+        let no_epoch = "the end of a load was to be written, and the next state has no epoch whose \
+                        load it could be; nothing was written. This is a bug of Kasho, please \
+                        report it";
+        let epoch = next.epoch().ok_or_else(|| unavailable(no_epoch))?;
         let opened = loading::writer(&self.world, epoch, &self.load).await;
         let (mut writer, resumed) = opened.map_err(unavailable)?;
         if let Phase::Accumulating(load) = &self.phase
@@ -328,7 +330,10 @@ impl Engine {
         // From here on keys and identities are those of this generation.
         self.world.waiting.store(false, Relaxed);
         let generation = self.world.handle.newest();
-        self.world.remember(&generation).await.map_err(unavailable)?;
+        if report.load.mode == LoadMode::External {
+            self.world.show(&generation, &report.catalog).await.map_err(unavailable)?;
+        }
+        drop(self.world.remember(&generation).await.map_err(unavailable)?);
         let new = NewEpoch {
             slot: self.world.slot.as_str(),
             system_id: &system.system_identifier,
@@ -353,7 +358,7 @@ impl Engine {
             Ok(epoch) => {
                 self.is_stored(text);
                 let ours = report.load.epoch;
-                return Err(unavailable(format!("Redis is at {epoch}, the bootstrap at {ours}")));
+                return Err(unavailable(other_epoch(&self.world.config.redis.prefix, epoch, ours)));
             }
             Err(_) if self.holds(&text).await.unwrap_or(false) => {}
             Err(error) => {
@@ -401,6 +406,55 @@ impl Engine {
             Phase::Accumulating(_) if self.observed.epoch != self.phase.epoch() => 0,
             Phase::Accumulating(_) => self.observed.changes_entries,
             Phase::Streaming(streaming) => streaming.accumulated_changes,
+        }
+    }
+}
+
+/// Why a load could not be ended, and what to do.
+fn end_not_written(state: State, patience: Duration, why: Option<String>) -> String {
+    let why = why.unwrap_or_else(|| "Redis does not answer (is redis.url reachable?)".to_owned());
+    format!(
+        "the end of the load was not written to the bootstrap stream in Redis within {} s, so the \
+         state stays {state}, and nothing is lost: {why}. Once that is mended, the engine \
+         tries again what it does by itself, and a CompleteBootstrap (`kasho bootstrap --yes`) has \
+         to be called again",
+        patience.as_secs()
+    )
+}
+
+/// Somebody else has begun another epoch meanwhile.
+fn other_epoch(prefix: &str, theirs: Epoch, ours: Epoch) -> String {
+    format!(
+        "the bootstrap made epoch {}, and in Redis (prefix {prefix:?}) epoch {} has begun: another \
+         service writes there, and this bootstrap is given up. Give each service a redis.prefix of \
+         its own, and bootstrap again",
+        ours.0, theirs.0
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_kept_a_load_from_ending_is_told_with_what_to_do() {
+        let patience = Duration::from_secs(50);
+        let told = |why: Option<&str>| {
+            end_not_written(State::Accumulating, patience, why.map(str::to_owned))
+        };
+        let full = told(Some("Redis is out of memory"));
+        for words in [
+            "within 50 s",
+            "stays ACCUMULATING",
+            "nothing is lost: Redis is out",
+            "bootstrap --yes",
+        ] {
+            assert!(full.contains(words), "no {words:?} in {full}");
+        }
+        assert!(told(None).contains("nothing is lost: Redis does not answer"));
+        let other = other_epoch("kasho", Epoch(8), Epoch(7));
+        for words in ["made epoch 7", "\"kasho\") epoch 8 has begun", "redis.prefix of its own"] {
+            assert!(other.contains(words), "no {words:?} in {other}");
         }
     }
 }

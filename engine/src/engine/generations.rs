@@ -336,8 +336,10 @@ impl World {
         };
         let tables = self.tables();
         let back = transform::candidate(&self.host, kept.settings(), &tables, options);
-        let back = back.map_err(|rejected| told(&rejected.reasons))?;
-        runtime.block_on(self.remember(&back)).map_err(|error| error.to_string())?;
+        let mut back = back.map_err(|rejected| told(&rejected.reasons))?;
+        // What rows have shown while it was being made is its own too.
+        self.handle.lend(&mut back);
+        let held = runtime.block_on(self.remember(&back)).map_err(|error| error.to_string())?;
         let text = format!(
             "generation {} failed and is not in force any more; generation {} is what ran before \
              it: {error}",
@@ -345,6 +347,7 @@ impl World {
             back.number()
         );
         self.handle.publish(back);
+        drop(held);
         self.course().failed.insert(failed.digest().to_owned());
         let reason =
             LoadError { binding: None, at: "on_regression".to_owned(), text: text.clone() };

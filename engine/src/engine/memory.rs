@@ -2,14 +2,19 @@
 //! before covered, which stands in Redis beside the checkpoint, so that a start cannot
 //! unmask what a reload could not.
 //!
-//! A generation is written down before anybody can run it. What can go wrong: a server
-//! does not answer, and then a candidate waits; or what was covered cannot be read any
-//! more, and then only the very same files, or a confirmation, start the service.
+//! A generation is written down before anybody can run it, and what rows show of tables
+//! before any of them is published: for the generation that they pass and for the newest. So
+//! nothing is written of rows while a generation is written down and not the newest yet.
+//!
+//! What can go wrong: a server does not answer, and then a candidate waits; or what was
+//! covered cannot be read any more, and then only the very same files, or a confirmation,
+//! start the service.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Duration, Instant, sleep};
 
 use super::prepare::EngineError;
@@ -44,13 +49,36 @@ impl World {
     /// Keeps a generation and what it covers, over those before it; of these the newest stay,
     /// and the one that the checkpoint names.
     ///
+    /// Until what comes back is dropped, [`World::learn`] waits: to be held until the
+    /// generation is published.
+    ///
     /// # Errors
     /// It cannot be kept, here or in Redis: nobody may run the generation then.
-    pub(super) async fn remember(&self, generation: &Generation) -> Result<(), EngineError> {
+    pub(super) async fn remember(
+        &self,
+        generation: &Generation,
+    ) -> Result<OwnedMutexGuard<()>, EngineError> {
         self.keep(generation).await?;
+        let held = Arc::clone(&self.learning).lock_owned().await;
         let digests = self.write_down(generation).await?;
         self.forget(digests).await;
-        Ok(())
+        Ok(held)
+    }
+
+    /// Shows a generation tables that it was not loaded with, as rows would that pass it
+    /// here: those of a dump pass the chain of another process, which tells nothing.
+    ///
+    /// # Errors
+    /// Bugs only.
+    pub(super) async fn show(
+        &self,
+        generation: &Arc<Generation>,
+        tables: &Catalog,
+    ) -> Result<(), EngineError> {
+        let (generation, relations) = (Arc::clone(generation), tables.relations.clone());
+        let showing = move || transform::Chain::new(generation).show(&relations);
+        let shown = tokio::task::spawn_blocking(showing).await;
+        shown.map_err(|_| EngineError::Host("asking about its tables panicked".to_owned()))
     }
 
     /// The digests that stand in Redis then.
@@ -72,6 +100,7 @@ impl World {
     /// # Errors
     /// Redis does not answer: the rows have to wait.
     pub(super) async fn learn(&self, generation: &Generation) -> Result<(), SinkError> {
+        let _turn = self.learning.lock().await;
         let newest = self.handle.newest();
         let change = |kept: &mut Vec<Remembered>, _: Option<String>| {
             for known in [generation, &newest] {

@@ -1,6 +1,7 @@
 //! Before anything is opened: are both servers there and as they must be, does the chain
-//! fit the tables, and where did we stop. Nothing is changed anywhere but the stored
-//! phase, and that only where PostgreSQL says otherwise.
+//! fit the tables, and where did we stop. Nothing is changed anywhere but what is kept of
+//! the chain, on disk and in Redis, and the stored phase, that only where PostgreSQL says
+//! otherwise.
 
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
@@ -131,9 +132,10 @@ impl World {
         for warning in generation.warnings() {
             tracing::warn!("{warning}");
         }
-        self.remember(&generation).await?;
+        let held = self.remember(&generation).await?;
         let number = generation.number();
         self.handle.publish(generation);
+        drop(held);
         if let Some(Rejected { digest, reasons }) = rejected {
             for reason in &reasons {
                 tracing::error!("not taken, generation {number} goes on: {reason}");

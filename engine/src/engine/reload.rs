@@ -60,7 +60,8 @@ impl Engine {
         self.loading = Some(running);
     }
 
-    /// A later snapshot for the tables that are not loaded.
+    /// A later snapshot for the tables that are not loaded, after a pause that grows as long as
+    /// none is finished.
     pub(super) fn rehold(&mut self) {
         let Some(load) = self.phase.open_load() else { return };
         let spec = self.world.holder_spec(load.epoch, load.mode, None);
@@ -79,7 +80,11 @@ impl Engine {
             _ => Vec::new(),
         };
         let (world, poke) = (Arc::clone(&self.world), self.reload.poker());
-        self.loading = Some(Running::spawn(|stop| async move {
+        let pause = self.reholding.next();
+        self.loading = Some(Running::spawn(move |stop| async move {
+            if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                return;
+            }
             if !moving.is_empty() {
                 world.let_move(moving, &poke, &stop).await;
             }

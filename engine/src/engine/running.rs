@@ -3,14 +3,10 @@
 //! interrupted by the death of the process.
 
 use tokio::task::JoinHandle;
-use tokio::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::streaming::DRAIN;
 use crate::sink::status::Status;
-
-/// How often is looked whether what has to end waits for room.
-const BREATH: Duration = Duration::from_millis(100);
 
 /// A task of the engine's.
 pub(super) struct Running {
@@ -63,8 +59,14 @@ impl Running {
 
 /// Returns once a publisher waits for room in Redis.
 async fn waits_for_room(sink: Option<&Status>) {
-    while sink.is_none_or(|sink| sink.get().paused.is_none()) {
-        tokio::time::sleep(BREATH).await;
+    let Some(sink) = sink else { return std::future::pending().await };
+    loop {
+        // Before the look: what is said in between is not missed.
+        let changed = sink.changed();
+        if sink.get().paused.is_some() {
+            return;
+        }
+        changed.await;
     }
 }
 
@@ -87,5 +89,18 @@ mod tests {
         running.publishing(&sink).end().await;
         assert_eq!(Arc::strong_count(&held), 1, "it still holds what it had");
         assert_eq!(sink.get().paused, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_comes_to_wait_for_room_is_cut_off_then() {
+        let (sink, begun) = (Status::default(), tokio::time::Instant::now());
+        let (says, never) = (sink.clone(), std::future::pending::<()>());
+        let running = Running::spawn(|stop| async move {
+            stop.cancelled().await;
+            says.pause(Some("no room".to_owned()));
+            never.await;
+        });
+        running.publishing(&sink).end().await;
+        assert_eq!(begun.elapsed(), std::time::Duration::ZERO, "nobody has slept");
     }
 }

@@ -52,6 +52,8 @@ pub(super) struct World {
     /// Rows that the stream is to read again.
     pub(super) retries: Retries,
     pub(super) tables: Mutex<transform::Catalog>,
+    /// Whose turn it is to write down what generations cover.
+    pub(super) learning: Arc<tokio::sync::Mutex<()>>,
     /// Nothing is loaded, and nothing is under way.
     pub(super) waiting: AtomicBool,
     /// Generations, kept from start to start.
@@ -94,6 +96,7 @@ impl World {
             marks,
             retries,
             tables,
+            learning: Arc::default(),
             waiting: AtomicBool::default(),
             archive,
             course,
@@ -241,7 +244,8 @@ impl World {
             }),
             keep: Box::new(move |generation| {
                 match runtime.block_on(stopped.run_until_cancelled(keeping.remember(generation))) {
-                    Some(kept) => kept.map_err(|error| error.to_string()),
+                    Some(Ok(held)) => Ok(Box::new(held)),
+                    Some(Err(error)) => Err(error.to_string()),
                     None => Err("the service is stopping".to_owned()),
                 }
             }),

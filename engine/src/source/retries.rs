@@ -15,12 +15,18 @@
 //! row is published, the message is nobody's any more, and the letter is still there; it is
 //! closed in the very step that publishes its row. Of a row that is gone at T, nothing is
 //! published but where the change that failed was what took it away.
+//!
+//! Whoever gave up waiting has said that the letter stays, and somebody else may deliver it:
+//! so a row is published only if it is still waited for when it was found, and a letter
+//! whose row was found is not taken up again before that is published or out of the way.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kasho_plugin_sdk::Op;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use crate::position::{Lsn, Position};
 
@@ -73,7 +79,13 @@ struct Shared {
 
 /// What the engine and the stream share.
 #[derive(Clone, Debug, Default)]
-pub struct Retries(Arc<Mutex<Shared>>);
+pub struct Retries(Arc<Desk>);
+
+#[derive(Debug, Default)]
+struct Desk {
+    shared: Mutex<Shared>,
+    told: Notify,
+}
 
 /// A letter that nobody else delivers until this is dropped.
 #[derive(Debug)]
@@ -90,7 +102,7 @@ impl Drop for Claim {
 
 impl Retries {
     fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a letter for delivery, given how far the stream is published; none if somebody
@@ -114,6 +126,11 @@ impl Retries {
         self.lock().announced.remove(word);
     }
 
+    /// Ends when something is told after this call, even before it is waited for.
+    pub fn telling(&self) -> Notified<'_> {
+        self.0.told.notified()
+    }
+
     /// What the stream has found.
     #[must_use]
     pub fn told(&self, word: &str) -> Option<Told> {
@@ -134,15 +151,30 @@ impl Retries {
         }
     }
 
-    /// Says what was found.
-    pub fn tell(&self, word: &str, told: Told) {
+    /// The row of a letter was read, and is lost once more: the letter stays, for this reason.
+    pub fn fail(&self, letter: &str, why: &str) {
+        for (again, told) in self.lock().announced.values_mut() {
+            if again.letter == letter && matches!(told, Some(Told::Read(_))) {
+                *told = Some(Told::Failed(why.to_owned()));
+            }
+        }
+        self.0.told.notify_waiters();
+    }
+
+    /// Says what was found, and answers whether anybody still waits for it. Who waited no
+    /// longer has said that nothing was published, and somebody else may deliver the letter
+    /// by now: then nothing may be.
+    pub fn tell(&self, word: &str, told: Told) -> bool {
         let mut shared = self.lock();
-        let Some((again, there)) = shared.announced.get_mut(word) else { return };
+        let Some((again, there)) = shared.announced.get_mut(word) else { return false };
         *there = Some(told.clone());
         let letter = again.letter.clone();
         if let Told::Read(lsn) | Told::Gone(lsn) = told {
             shared.read.insert(letter, lsn);
         }
+        drop(shared);
+        self.0.told.notify_waiters();
+        true
     }
 }
 
@@ -180,6 +212,21 @@ mod tests {
     }
 
     #[test]
+    fn a_row_that_was_read_and_lost_again_is_told_as_such() {
+        let retries = Retries::default();
+        retries.expect("word", again());
+        retries.expect("other", Again { letter: "8-0".into(), ..again() });
+        retries.fail("7-0", "too early");
+        assert_eq!(retries.told("word"), None, "nothing was read yet");
+        for word in ["word", "other"] {
+            retries.tell(word, Told::Read(Lsn(10)));
+        }
+        retries.fail("7-0", "not an e-mail");
+        assert_eq!(retries.told("word"), Some(Told::Failed("not an e-mail".into())));
+        assert_eq!(retries.told("other"), Some(Told::Read(Lsn(10))));
+    }
+
+    #[test]
     fn a_letter_is_delivered_by_one_at_a_time() {
         let retries = Retries::default();
         let claim = retries.claim("7-0", None);
@@ -187,6 +234,20 @@ mod tests {
         assert!(retries.claim("8-0", None).is_some());
         drop(claim);
         assert!(retries.claim("7-0", None).is_some());
+    }
+
+    #[test]
+    fn a_row_that_nobody_waits_for_any_more_is_not_published() {
+        let retries = Retries::default();
+        let claim = retries.claim("7-0", None);
+        retries.expect("word", again());
+        assert!(retries.matching(b"word", Lsn(10)).is_some());
+        // While the row is being read, whoever waited for it gives up.
+        retries.forget("word");
+        drop(claim);
+        let second = retries.claim("7-0", None);
+        assert!(second.is_some(), "nothing of the letter is on its way");
+        assert!(!retries.tell("word", Told::Read(Lsn(10))));
     }
 
     #[test]

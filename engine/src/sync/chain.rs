@@ -1,7 +1,8 @@
 //! The chain that the rows of a dump pass: the engine's own, made once more from the same
 //! files. Whether it is the same is decided by the digest that stands in the checkpoint,
 //! now and as long as the load goes on: a rule that was made stricter at noon counts for
-//! the rest of the dump too.
+//! the rest of the dump too. What its rows show of tables is not written down here: the
+//! engine was shown the same catalogue when the bootstrap began, and knows as much.
 //!
 //! What can go wrong: files that are not there, or say something else ([`ChainError`]).
 

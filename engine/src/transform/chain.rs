@@ -32,6 +32,7 @@ use super::rows::{Buckets, Plans, as_delete, as_insert, first_rows, leave, prepa
 
 mod failed;
 mod schema;
+mod show;
 mod truncate;
 
 use failed::{Reason, mark_lossy};

@@ -55,23 +55,28 @@ pub enum Stop {
     NoSeal,
 }
 
+impl Stop {
+    /// Why a row cannot be set aside; nothing if it was not to be.
+    pub(super) fn lacks(self) -> &'static str {
+        match self {
+            Stop::Halt => "",
+            Stop::NoKey => "nothing says which row it is",
+            Stop::NoDeadKey => "dead_letter_key cannot be read (put the key back, or name another)",
+            Stop::NoSeal => "this system has no random numbers to seal its key with",
+        }
+    }
+}
+
 impl fmt::Display for Stop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Stop::Halt => "on_error = \"halt\" stops here",
-            Stop::NoKey => {
-                "on_error = \"dead_letter\" cannot set it aside, for nothing says which row it is: \
-                 the stream stops here"
-            }
-            Stop::NoDeadKey => {
-                "on_error = \"dead_letter\" cannot set it aside, for dead_letter_key cannot be read: \
-                 put the key back, or name another; the stream stops here"
-            }
-            Stop::NoSeal => {
-                "on_error = \"dead_letter\" cannot set it aside, for this system has no random \
-                 numbers to seal its key with: the stream stops here"
-            }
-        })
+        match self {
+            Stop::Halt => f.write_str("on_error = \"halt\" stops here"),
+            Stop::NoKey | Stop::NoDeadKey | Stop::NoSeal => write!(
+                f,
+                "on_error = \"dead_letter\" cannot set it aside, for {}: the stream stops here",
+                self.lacks()
+            ),
+        }
     }
 }
 

@@ -159,6 +159,22 @@ fn what_rows_have_shown_of_a_table_outlives_the_chain_the_generation_and_the_pro
 }
 
 #[test]
+fn a_table_whose_rows_pass_elsewhere_is_held_against_what_they_showed() {
+    let users = people(&["id!", "email"]);
+    let rules = "\"public.*.*\" = \"pass\"\n\"public.*.email\" = \"fake_email\"";
+    let mut world = World::new(&anonymize("\"public.*\"", rules), &[&users]);
+    let handle = Handle::new(world.candidate(&anonymize("\"public.*\"", rules)).unwrap());
+    let later = |column: &str| table(18_000, "later", &["id!", column]);
+    Chain::new(handle.newest()).show(&[later("email"), Arc::clone(&users)]);
+    let covered = handle.newest().covered();
+    assert_eq!(covered.column("public.later", "email").unwrap().action, Action::Mask);
+    let told = halts(&mut Chain::new(handle.newest()), &later("mail"), &["1", SECRET]);
+    assert!(told.contains("public.later.mail"), "{told}");
+    // And of the tables that it was loaded with nothing more is to be written down.
+    assert_eq!(handle.newest().learned(), 1);
+}
+
+#[test]
 fn what_is_restored_is_held_against_what_it_covered() {
     let users = people(&["id!", "email"]);
     let renamed = people(&["id!", "mail"]);

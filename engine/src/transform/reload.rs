@@ -7,6 +7,7 @@
 //! Configuration and plugins that change together are one candidate; a plugin's `sha256`
 //! makes that so even if they are written apart.
 
+use std::any::Any;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,8 +35,12 @@ const DEBOUNCE: Duration = Duration::from_millis(50);
 /// After so many events in a row the content is looked at although they go on.
 const PATIENCE: usize = 20;
 
+/// While it lives, what rows show of tables is written down for no generation: one that is
+/// kept and not published yet would miss it.
+pub type Held = Box<dyn Any>;
+
 /// Keeps what a generation covers, or says why it cannot.
-pub type Keep = dyn Fn(&Generation) -> Result<(), String> + Send;
+pub type Keep = dyn Fn(&Generation) -> Result<Held, String> + Send;
 
 /// Where candidates come from.
 pub struct Sources {
@@ -237,14 +242,17 @@ impl Reloader {
             return Ok(());
         }
         self.probe(config, options, &running, &mut made)?;
-        if let Err(error) = (self.sources.keep)(&made) {
+        // What rows have shown while it was being made is its own too.
+        self.handle.lend(&mut made);
+        let held = (self.sources.keep)(&made).map_err(|error| {
             // It is not the candidate's fault: the same content is looked at again.
             self.seen = None;
             let text = format!("what the candidate covers cannot be kept, so it waits: {error}");
-            return Err(vec![LoadError::whole("transform", text)].into());
-        }
+            vec![LoadError::whole("transform", text)]
+        })?;
         tracing::info!(generation = made.number(), digest = made.digest(), "new generation");
         self.handle.publish(made);
+        drop(held);
         Ok(())
     }
 

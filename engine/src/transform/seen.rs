@@ -15,7 +15,12 @@ use crate::position::Position;
 
 use super::coverage::{Coverage, TableCoverage};
 
-/// Descriptions of one table that are remembered.
+/// Descriptions of one table that are remembered, the oldest of which is forgotten for a new
+/// one. Every description is held against the one before it when it first comes by, which is
+/// among the newest then; and what is written down of a table is the newest alone. Older ones
+/// are for a stream that is opened again: it is described every table anew where it begins,
+/// and what it comes to from there it has let out before. So that one is missing costs no
+/// more than noting it again.
 const VERSIONS: usize = 8;
 
 /// One description of a table, as what was made of it.
@@ -84,19 +89,20 @@ impl Seen {
     /// What a table was found to be before the row at this position.
     pub(super) fn before(&self, id: u32, position: Position, viewer: Viewer<'_>) -> Option<Sight> {
         let sights = self.sights();
-        let mut counting = sights.tables.get(&id)?.iter().filter(|s| viewer.counts(id, s));
+        let counting = sights.tables.get(&id)?.iter().filter(|s| viewer.counts(id, s));
+        let counting: Vec<&Sight> = counting.collect();
+        let loaded = |s: &Sight| matches!(s.position, Position::Bootstrap(_));
         let found = match position {
-            Position::Bootstrap(_) => counting.next_back(),
-            Position::Wal { .. } => counting
-                .filter(|s| matches!(s.position, Position::Wal { .. }) && s.position <= position)
-                .max_by_key(|s| (s.position, s.number)),
+            Position::Bootstrap(_) => counting.last(),
+            Position::Wal { .. } => {
+                let before = counting.iter().filter(|s| !loaded(s) && s.position <= position);
+                before.max_by_key(|s| (s.position, s.number))
+            }
         };
         // A load was the first to see it.
         let known = viewer.coverage.tables.values().any(|table| table.id == id);
-        let loaded = |s: &&Sight| matches!(s.position, Position::Bootstrap(_));
-        let mut counting = sights.tables.get(&id)?.iter().filter(|s| viewer.counts(id, s));
-        let loaded = counting.rfind(loaded).filter(|_| !known);
-        found.or(loaded).cloned()
+        let first = || counting.iter().rfind(|s| loaded(s)).filter(|_| !known);
+        found.or_else(first).map(|s| (*s).clone())
     }
 
     /// Notes what a generation let pass, unless that is what it was found to be `before`.
@@ -180,6 +186,21 @@ mod tests {
         let newest = seen.newest();
         seen.note("a", at(31), (again.name.clone(), again.covered.clone()), Some(&again));
         assert_eq!(seen.newest(), newest, "nothing new");
+    }
+
+    #[test]
+    fn the_oldest_of_many_descriptions_is_forgotten_and_the_newest_is_not() {
+        let (seen, coverage) = (Seen::default(), Coverage::default());
+        let viewer = Viewer { digest: "a", told: 0, coverage: &coverage };
+        let columns: Vec<String> = (0..20).map(|n| format!("c{n}")).collect();
+        for (lsn, column) in (10..).zip(&columns) {
+            see(&seen, "a", at(lsn), column);
+            let found = seen.before(9, at(lsn), viewer).unwrap();
+            assert!(found.covered.columns.contains_key(column));
+        }
+        assert!(seen.before(9, at(11), viewer).is_none());
+        let all = seen.over(viewer);
+        assert!(all.find(9, "").unwrap().1.columns.contains_key("c19"));
     }
 
     #[test]

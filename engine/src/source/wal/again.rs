@@ -7,7 +7,6 @@
 //! every row, so connection and catalogue stay from one to the next, as long as a stamp of
 //! what the catalogue says of the row's table is what it was.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -50,8 +49,8 @@ struct Kept {
     by_schema: bool,
     catalog: Catalog,
     read: Instant,
-    /// By relation; each was taken before the catalogue was read.
-    stamps: HashMap<u32, String>,
+    /// What the catalogue said of one relation, just before it was read.
+    stamp: (u32, String),
     used: Instant,
 }
 
@@ -98,10 +97,11 @@ impl Rereader {
         if let Some(kept) = kept
             && let Ok(now) = stamp(&kept.client, kept.by_schema, oid).await
         {
-            if kept.stamps.get(&oid) == Some(&now) && kept.read.elapsed() < FRESH {
+            let stamp = (oid, now);
+            if kept.stamp == stamp && kept.read.elapsed() < FRESH {
                 return Ok(kept);
             }
-            return self.anew(kept.client, kept.by_schema, (oid, now)).await;
+            return self.anew(kept.client, kept.by_schema, stamp).await;
         }
         let client = sql_connect(&self.info, APP_NAME).await.map_err(|e| e.to_string())?;
         let by_schema = publishes_schemas(&client).await?;
@@ -109,7 +109,7 @@ impl Rereader {
         self.anew(client, by_schema, (oid, now)).await
     }
 
-    /// Reads the catalogue. Stamps of other relations were taken before an older one.
+    /// Reads the catalogue, behind the stamp.
     async fn anew(
         &self,
         client: Client,
@@ -117,8 +117,8 @@ impl Rereader {
         stamp: (u32, String),
     ) -> Result<Kept, String> {
         let catalog = self.catalog(&client).await?;
-        let (read, stamps) = (Instant::now(), HashMap::from([stamp]));
-        Ok(Kept { client, by_schema, catalog, read, stamps, used: read })
+        let read = Instant::now();
+        Ok(Kept { client, by_schema, catalog, read, stamp, used: read })
     }
 
     async fn catalog(&self, client: &Client) -> Result<Catalog, String> {

@@ -221,7 +221,14 @@ impl Reader {
         let read = reading.await;
         self.rereading = None;
         match read.unwrap_or_else(|_| Err("looking for it failed".to_owned())) {
-            Ok(row) => self.found(&word, &again, lsn, us, (row, stream)),
+            Ok(row) => {
+                let gone = row.values.is_none();
+                match self.retries.tell(&word, if gone { Told::Gone(lsn) } else { Told::Read(lsn) })
+                {
+                    true => self.found(&again, lsn, us, (row, stream)),
+                    false => self.lone(lsn, us, None, 0),
+                }
+            }
             Err(why) => {
                 self.retries.tell(&word, Told::Failed(why));
                 self.lone(lsn, us, None, 0)
@@ -229,10 +236,9 @@ impl Reader {
         }
     }
 
-    /// Puts a row that was read again into its place.
+    /// Puts a row that was read again, and is waited for, into its place.
     fn found(
         &mut self,
-        word: &str,
         again: &Again,
         lsn: Lsn,
         us: i64,
@@ -268,7 +274,6 @@ impl Reader {
             let closes = again.closes;
             self.asm.batch.aside.closings.push(Closing { position, letter, row: shown, closes });
         }
-        self.retries.tell(word, if gone { Told::Gone(lsn) } else { Told::Read(lsn) });
         self.lone(lsn, us, new, bytes)
     }
 

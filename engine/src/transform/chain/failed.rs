@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use kasho_plugin_sdk::Op;
 
-use crate::batch::{Batch, Closing, Letter};
+use crate::batch::{Batch, Closing, Letter, Stays};
 
 use super::super::config::OnError;
 use super::super::error::{Stop, TransformError};
@@ -116,10 +116,16 @@ impl Chain {
             (Err(policy), None) => {
                 return Err(stop(link, batch, plan, row, reason.text, policy));
             }
-            (Err(_), Some(letter)) => {
+            (Err(policy), Some(letter)) => {
                 // No letter can take the place of the one there is, so that one stays.
                 Figures::add(&link.bound.figures.lost, 1);
                 batch.aside.closings.retain(|closing| closing.letter != *letter);
+                let why = format!(
+                    "it failed once more ({}), and no new letter can be made of it, for {}",
+                    reason.text,
+                    policy.lacks()
+                );
+                batch.aside.stays.push(Stays { letter: letter.clone(), why });
                 batch.rows[row as usize].dropped = true;
                 return Ok(());
             }
@@ -412,6 +418,9 @@ mod tests {
             assert!(shown(&batch).is_empty() && batch.aside.letters.is_empty());
             let closed: Vec<_> = batch.aside.closings.iter().map(|c| &*c.letter).collect();
             assert_eq!(closed, ["8-0"], "the letter stays, and others are closed");
+            let [Stays { letter, why }] = &*batch.aside.stays else { panic!("one stays") };
+            let lacks = if key { "nothing says which row" } else { "dead_letter_key cannot" };
+            assert!(letter == "7-0" && why.contains("not an e-mail") && why.contains(lacks));
         }
     }
 

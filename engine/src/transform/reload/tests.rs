@@ -38,7 +38,7 @@ impl World {
             config: Box::new(move || config.lock().unwrap().clone()),
             fresh: Box::new(|| false),
             catalog: Box::new(|| catalog(&[&users()])),
-            keep: Box::new(|_| Ok(())),
+            keep: Box::new(|_| Ok(Box::new(()))),
         }
     }
 
@@ -204,7 +204,7 @@ fn a_generation_that_cannot_be_kept_waits_and_is_tried_again() {
     settle(&mut reloader);
     reloader.sources.keep = Box::new(move |_| match *asked.lock().unwrap() {
         true => Err("Redis does not answer".to_owned()),
-        false => Ok(()),
+        false => Ok(Box::new(())),
     });
     world.setup.write("mask.wasm", &masks("two").wasm());
     settle(&mut reloader);
@@ -213,6 +213,45 @@ fn a_generation_that_cannot_be_kept_waits_and_is_tried_again() {
     *full.lock().unwrap() = false;
     settle(&mut reloader);
     assert_eq!((world.refused().as_str(), world.handle.newest().number()), ("", 2));
+}
+
+/// What is held until a candidate is in force: notes which generation is, when it is dropped.
+struct Holds(Arc<Handle>, Arc<Mutex<u64>>);
+
+impl Drop for Holds {
+    fn drop(&mut self) {
+        *self.1.lock().unwrap() = self.0.newest().number();
+    }
+}
+
+#[test]
+fn what_rows_show_while_a_candidate_is_made_is_kept_with_it() {
+    let mut setup = Setup::new(&masks("one"));
+    setup.binding().tables = vec!["public.*".to_owned()];
+    let world = World::of(setup);
+    let mut reloader = world.reloader();
+    settle(&mut reloader);
+    let (shows, holds) = (Arc::clone(&world.handle), Arc::clone(&world.handle));
+    reloader.sources.catalog = Box::new(move || {
+        let mut batch = super::super::testing::transaction();
+        let later = table(9, "later", &["id!", "email"]);
+        push(&mut batch, &later, kasho_plugin_sdk::Op::Insert, &["1", "a@b"], &[]);
+        super::super::Chain::new(shows.newest()).apply(&mut batch).unwrap();
+        catalog(&[&users()])
+    });
+    let (kept, released) = (Arc::new(Mutex::new(None)), Arc::new(Mutex::new(0)));
+    let (keeps, releases) = (Arc::clone(&kept), Arc::clone(&released));
+    reloader.sources.keep = Box::new(move |generation| {
+        *keeps.lock().unwrap() = Some(generation.covered());
+        Ok(Box::new(Holds(Arc::clone(&holds), Arc::clone(&releases))))
+    });
+    world.setup.write("mask.wasm", &masks("two").wasm());
+    settle(&mut reloader);
+    assert_eq!((world.refused().as_str(), world.handle.newest().number()), ("", 2));
+    let kept = kept.lock().unwrap().take().unwrap();
+    let column = kept.column("public.later", "email").expect("the table that came meanwhile");
+    assert_eq!(column.action, super::super::Action::Mask);
+    assert_eq!(*released.lock().unwrap(), 2, "held until the candidate is in force");
 }
 
 #[test]
