@@ -44,6 +44,7 @@ mod pipe;
 mod progress;
 mod sequences;
 mod session;
+mod settings;
 mod sql;
 mod stream;
 mod table;

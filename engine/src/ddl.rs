@@ -6,6 +6,8 @@
 //! statements at once, and PostgreSQL then knows only all of them together: the one that a
 //! message is of is cut out here, or nothing is, where that cannot be done for certain.
 
+use std::collections::BTreeMap;
+
 use kasho_plugin_sdk::event::quote_identifier;
 use serde::Deserialize;
 
@@ -22,6 +24,18 @@ pub const PREFIX: &str = "kasho:ddl";
 
 /// The version of the message that is understood.
 const VERSION: u32 = 1;
+
+/// Settings of the session that a message may bring; whoever makes the change sets them.
+const SETTINGS: [&str; 8] = [
+    "TimeZone",
+    "DateStyle",
+    "IntervalStyle",
+    "bytea_output",
+    "extra_float_digits",
+    "standard_conforming_strings",
+    "xmloption",
+    "check_function_bodies",
+];
 
 /// Content that is no schema change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,6 +70,8 @@ struct Message {
     username: String,
     #[serde(default)]
     database: String,
+    #[serde(default)]
+    settings: BTreeMap<String, String>,
     #[serde(default)]
     objects: Vec<DdlObject>,
     #[serde(default)]
@@ -112,6 +128,7 @@ pub fn decode(content: &[u8]) -> Result<Option<DdlEvent>, MessageError> {
     };
     let makes = ["CREATE TABLE", "CREATE TABLE AS", "SELECT INTO", "CREATE SCHEMA"]
         .contains(&message.tag.as_str());
+    message.settings.retain(|name, _| SETTINGS.contains(&name.as_str()));
     let mut seen = Vec::new();
     message.objects.retain(|object| {
         let new = !seen.contains(object);
@@ -147,6 +164,7 @@ pub fn decode(content: &[u8]) -> Result<Option<DdlEvent>, MessageError> {
             search_path: message.path,
             username: message.username,
             database: message.database,
+            settings: message.settings,
             objects: message.objects,
             recomputed,
             makes,
@@ -212,6 +230,7 @@ mod tests {
         let message = json!({
             "v": 1, "tag": "DROP TABLE", "text": "drop table t;", "path": "a, b",
             "username": "u", "database": "d", "later": true,
+            "settings": {"TimeZone": "UTC", "role": "other"},
             "objects": [{"type": "table", "identity": "a.t", "schema": "a", "name": "t",
                          "dropped": true}],
         });
@@ -220,6 +239,9 @@ mod tests {
         assert_eq!((event.identity.as_str(), event.text.as_deref()), ("a.t", Some("drop table t")));
         assert!(event.detail.objects[0].dropped);
         assert_eq!(event.detail.search_path, "a, b");
+        // A message sets nothing but what statements depend on.
+        let zone = ("TimeZone".to_owned(), "UTC".to_owned());
+        assert_eq!(event.detail.settings, BTreeMap::from([zone]));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use kasho_plugin_sdk::event::quote_identifier;
 use super::config::Ddl;
 use super::error::ApplyError;
 use super::progress::At;
+use super::settings;
 use super::stream::Applier;
 use super::table::look;
 use crate::batch::{DdlDetail, DdlObject};
@@ -182,6 +183,7 @@ impl Applier {
                      SET LOCAL enable_mergejoin = on";
         client.batch_execute(begin).await.map_err(failed)?;
         client.execute(set, &[&path(&told.detail)]).await.map_err(failed)?;
+        let ours = settings::set(client, &told.detail.settings).await.map_err(failed)?;
         // By the extended protocol, which takes one statement and no more.
         let run = client.execute(text, &[]).await;
         match run {
@@ -189,6 +191,7 @@ impl Applier {
                 let end = "RELEASE kasho_ddl; SET LOCAL search_path = ''; SET LOCAL enable_seqscan = off; \
                            SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
                 client.batch_execute(end).await.map_err(failed)?;
+                settings::set(client, &ours).await.map_err(failed)?;
                 self.figures.schema_changes.fetch_add(1, Relaxed);
                 let (tag, object) = (&told.tag, &told.identity);
                 tracing::info!(position = %at, tag, object, "a schema change is made");

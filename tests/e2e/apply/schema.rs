@@ -154,3 +154,39 @@ async fn what_cannot_be_run_is_made_by_hand_and_said_so() {
     site.same(&["t"]).await;
     assert!(Site::end(&applier).await.success());
 }
+
+/// With the event triggers themselves.
+const TRIGGERS: &str = include_str!("../../../config/sql/ddl.sql");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_become_what_they_became_in_the_sources_session() {
+    let table =
+        "CREATE TABLE t (id int PRIMARY KEY, z timestamptz, b bytea, f float8, i interval);";
+    let rows = "INSERT INTO t VALUES (1, '2024-01-31 20:00+00', '\\x00ff27', 0.123456789, '1 day -2 hours')";
+    let site = Site::start(table, rows, "", "").await;
+    site.pg().sql(TRIGGERS).await;
+    let applier = site.applier();
+    site.world.bootstrap().await;
+    let client = site.pg().client().await;
+    for statement in [
+        "SET timezone = 'Asia/Kolkata'; SET datestyle = 'SQL, DMY'; SET bytea_output = 'escape'; \
+         SET extra_float_digits = -9; SET intervalstyle = 'sql_standard'; \
+         SET standard_conforming_strings = off",
+        "ALTER TABLE t ALTER z TYPE date",
+        "ALTER TABLE t ALTER b TYPE text, ALTER f TYPE text, ALTER i TYPE text",
+        "ALTER TABLE t ADD d date DEFAULT '02/01/2024', ADD s text DEFAULT 'back\\\\slash', \
+         ADD m timestamptz DEFAULT '1/2/2024 12:00'",
+        "INSERT INTO t (id) VALUES (2)",
+    ] {
+        client.batch_execute(statement).await.expect(statement);
+    }
+    site.settle().await;
+    site.same(&["t"]).await;
+    let expected = r#"(1,2024-02-01,"\\000\\377'",0.123457,"+0-0 +1 -2:00:00",2024-01-02,"back\\slash","2024-02-01 06:30:00+00")"#;
+    assert_eq!(site.target.value("SELECT t::text FROM t WHERE id = 1").await, expected);
+    // The next ones are applied as before.
+    site.pg().sql("UPDATE t SET d = '2024-05-06', m = '2024-05-06 12:00+00' WHERE id = 1").await;
+    site.settle().await;
+    site.same(&["t"]).await;
+    assert!(Site::end(&applier).await.success());
+}
