@@ -47,6 +47,7 @@ mod session;
 mod settings;
 mod sql;
 mod stream;
+mod structure;
 mod table;
 mod text;
 mod truncate;

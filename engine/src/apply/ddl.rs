@@ -32,10 +32,10 @@ const UNMADE: Position = Position::Bootstrap(u64::MAX);
 
 /// A schema change as its entry tells of it.
 pub(super) struct Told {
-    tag: String,
-    identity: String,
-    text: Option<String>,
-    detail: DdlDetail,
+    pub(super) tag: String,
+    pub(super) identity: String,
+    pub(super) text: Option<String>,
+    pub(super) detail: DdlDetail,
 }
 
 impl Told {
@@ -113,7 +113,7 @@ fn path(detail: &DdlDetail) -> String {
 }
 
 /// As the stream calls it.
-fn name(object: &DdlObject) -> Option<String> {
+pub(super) fn name(object: &DdlObject) -> Option<String> {
     let (schema, name) = (object.schema.as_ref()?, object.name.as_ref()?);
     Some(format!("{}.{}", quote_identifier(schema), quote_identifier(name)))
 }
@@ -142,7 +142,10 @@ impl Applier {
                     "a schema change is left to whoever looks after the target"
                 );
             }
-            Decision::Made => self.made(&told).await?,
+            Decision::Made => {
+                self.complete(&told, at).await?;
+                self.made(&told).await?;
+            }
             Decision::Run(text) => self.run_ddl(&text, &told, at).await?,
             Decision::ByHand(why) => return Err(by_hand_error(&told, at, why)),
         }
@@ -168,7 +171,7 @@ impl Applier {
         Ok(())
     }
 
-    async fn run_ddl(
+    pub(super) async fn run_ddl(
         &mut self,
         text: &str,
         told: &Told,

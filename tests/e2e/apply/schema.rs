@@ -190,3 +190,37 @@ async fn values_become_what_they_became_in_the_sources_session() {
     site.same(&["t"]).await;
     assert!(Site::end(&applier).await.success());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_a_query_made_has_the_columns_that_it_has_at_the_source() {
+    let schema = "CREATE TYPE mood AS ENUM ('fine', 'sad');
+                  CREATE TABLE t (id int PRIMARY KEY, v varchar(7), n numeric(8,2), c char(3),
+                                  b varbit(9), w text COLLATE \"C\", m mood);";
+    let rows =
+        "INSERT INTO t VALUES (1, 'v', 1.5, 'c', B'101', 'w', 'sad'); INSERT INTO t VALUES (2)";
+    let site = Site::start(schema, rows, "", "").await;
+    site.pg().sql(TRIGGERS).await;
+    let applier = site.applier();
+    site.world.bootstrap().await;
+    for statement in [
+        "CREATE TABLE made AS SELECT id, v, n, c, b, w FROM t",
+        // Types of the source's own are known from its structure, if no row came before that.
+        "CREATE TABLE \"order\" AS SELECT * FROM t WHERE false",
+        "BEGIN; SELECT v, n INTO other FROM t; ALTER TABLE other REPLICA IDENTITY FULL; \
+         UPDATE other SET v = 'fine'; COMMIT",
+        "INSERT INTO \"order\" TABLE t",
+    ] {
+        site.pg().sql(statement).await;
+    }
+    site.settle().await;
+    site.same(&["made", "\"order\"", "other"]).await;
+    let columns = "SELECT string_agg(concat_ws(' ', attrelid::regclass, attname,
+                       format_type(atttypid, atttypmod), attcollation::regcollation), ', '
+                       ORDER BY attrelid::regclass::text, attnum)
+                   FROM pg_attribute WHERE attnum > 0
+                    AND attrelid IN ('made'::regclass, '\"order\"'::regclass, 'other'::regclass)";
+    let source = site.pg().value(columns).await;
+    assert_eq!(site.target.value(columns).await, source);
+    assert!(source.contains("made v character varying(7)"), "{source}");
+    assert!(Site::end(&applier).await.success());
+}
