@@ -49,6 +49,7 @@ struct Pair {
 impl Pair {
     async fn new(schema: &str, rows: &str, more: &str) -> Pair {
         let other = Postgres::builder()
+            .target()
             .setting("datestyle", "German, DMY")
             .setting("intervalstyle", "sql_standard")
             .setting("extra_float_digits", "-5")
@@ -365,7 +366,7 @@ const KEY: &str = "3b9ac2f05d7e184660c1a98f2e5d7b3490f1c8a26e4d5b7719ac30fe82d46
 /// A masked copy: made of what left the engine, by a reader that shares no code with it.
 async fn masked() -> Pair {
     let (source, target, redis) =
-        tokio::join!(Postgres::start(), Postgres::start(), Redis::start());
+        tokio::join!(Postgres::start(), Postgres::start_target(), Redis::start());
     source.sql(PEOPLE).await;
     source.sql(PEOPLE_ROWS).await;
     target.sql(PEOPLE).await;
@@ -618,7 +619,7 @@ async fn a_target_that_is_followed_under_writes_is_equal_at_its_position() {
 async fn a_target_that_nobody_follows_is_told_to_be_behind() {
     let schema = "CREATE TABLE numbers (id bigint PRIMARY KEY);";
     let (source, target, redis) =
-        tokio::join!(Postgres::start(), Postgres::start(), Redis::start());
+        tokio::join!(Postgres::start(), Postgres::start_target(), Redis::start());
     source.sql(schema).await;
     target.sql(schema).await;
     source.sql("CREATE PUBLICATION kasho_pub FOR ALL TABLES").await;
