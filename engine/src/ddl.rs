@@ -17,7 +17,7 @@ mod kind;
 mod scan;
 
 pub use kind::{Kind, kind};
-pub use scan::{Scanned, scan};
+pub use scan::{Scanned, scan, scan_under};
 
 /// Prefix of the messages of the event triggers.
 pub const PREFIX: &str = "kasho:ddl";
@@ -137,7 +137,8 @@ pub fn decode(content: &[u8]) -> Result<Option<DdlEvent>, MessageError> {
         }
         new
     });
-    if message.tag == "ALTER TABLE" && text.as_deref().is_some_and(attaches) {
+    let standard = standard_strings(&message.settings);
+    if message.tag == "ALTER TABLE" && text.as_deref().is_some_and(|t| attaches(t, standard)) {
         // The rows that it has are the parent's from now on, without being inserted there.
         let tables = message.objects.iter().filter(|object| object.kind == "table");
         let table = |object: &DdlObject| {
@@ -174,13 +175,19 @@ pub fn decode(content: &[u8]) -> Result<Option<DdlEvent>, MessageError> {
     }))
 }
 
+/// Whether a backslash is a character like others in a plain string, if that is known.
+#[must_use]
+pub fn standard_strings(settings: &BTreeMap<String, String>) -> Option<bool> {
+    settings.get("standard_conforming_strings").map(|value| value == "on")
+}
+
 /// Whether it attaches a partition.
-fn attaches(text: &str) -> bool {
+fn attaches(text: &str, standard: Option<bool>) -> bool {
     let words = |one: &Scanned| {
         let words: Vec<&str> = one.words().collect();
         words.windows(2).any(|pair| pair == ["ATTACH", "PARTITION"])
     };
-    scan(text).is_ok_and(|all| all.iter().any(words))
+    scan_under(text, standard).is_ok_and(|all| all.iter().any(words))
 }
 
 /// What a text is to a message.
@@ -195,7 +202,8 @@ enum Own<'a> {
 
 /// The one statement of `text` that the message is of.
 fn own<'a>(text: &'a str, message: &Message) -> Own<'a> {
-    let Ok(statements) = scan(text) else { return Own::Unknown };
+    let standard = standard_strings(&message.settings);
+    let Ok(statements) = scan_under(text, standard) else { return Own::Unknown };
     let tagged = || statements.iter().filter(|statement| statement.has_tag(&message.tag));
     let count = tagged().count();
     // Where one of them may have been rolled back, or the whole may run many times, counting
@@ -242,6 +250,23 @@ mod tests {
         // A message sets nothing but what statements depend on.
         let zone = ("TimeZone".to_owned(), "UTC".to_owned());
         assert_eq!(event.detail.settings, BTreeMap::from([zone]));
+    }
+
+    #[test]
+    fn what_a_backslash_is_depends_on_the_session() {
+        let of = |text: &str, standard: Option<&str>| {
+            let mut message = json!({"v": 1, "tag": "CREATE TABLE", "text": text, "nth": 1});
+            if let Some(standard) = standard {
+                message["settings"] = json!({"standard_conforming_strings": standard});
+            }
+            decode(message.to_string().as_bytes()).unwrap().unwrap().text
+        };
+        let plain = "create table a (x text default '\\'); create table b ()";
+        assert_eq!(of(plain, None), None);
+        let first = "create table a (x text default '\\')";
+        assert_eq!(of(plain, Some("on")).as_deref(), Some(first));
+        let escaped = "create table a (x text default '\\'); create table b ()')";
+        assert_eq!(of(escaped, Some("off")).as_deref(), Some(escaped));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::settings;
 use super::stream::Applier;
 use super::table::look;
 use crate::batch::{DdlDetail, DdlObject};
-use crate::ddl::{Kind, kind, scan};
+use crate::ddl::{Kind, kind, scan_under, standard_strings};
 use crate::error::Class;
 use crate::position::{EpochPosition, Position};
 use crate::sink::entry::Field;
@@ -81,7 +81,8 @@ fn decide(policy: Ddl, told: &Told) -> Decision {
 /// The one statement that the text is, of the kind that the tag says: nothing else is run.
 fn statement(told: &Told) -> Decision {
     let Some(text) = &told.text else { return Decision::ByHand("its text was not sent") };
-    let scanned = scan(text).unwrap_or_default();
+    let standard = standard_strings(&told.detail.settings);
+    let scanned = scan_under(text, standard).unwrap_or_default();
     let [only] = scanned.as_slice() else {
         return Decision::ByHand("its text is not one statement");
     };
