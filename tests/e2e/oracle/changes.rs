@@ -1,9 +1,9 @@
 //! Statements of a seed that changes its schema, by lot.
 //!
 //! Left out is what cannot be the same elsewhere: unlogged tables, whose rows no log has, and
-//! what a function in SQL runs, whose text nobody knows (it halts the stream); and REPLICA
-//! IDENTITY NOTHING, since everything is published here, and such a table's rows cannot be
-//! changed then.
+//! what a function in SQL runs, whose text nobody knows (it halts the stream); and tables
+//! whose rows have no identity, since everything is published here: their rows could not be
+//! changed, and an engine that is killed would refuse to begin again before they have one.
 
 use super::changing::{Edits, Object, Objects};
 use super::random::Random;
