@@ -41,11 +41,12 @@ bench: setup guests
 matrix: setup guests
 	@tests/matrix
 
-# Random workloads whose target is held against PostgreSQL's own subscription: SEEDS=500 for
-# the first 500, SEEDS=51-80 or SEEDS=7,9 for these, STEPS=1000 for longer ones.
+# Random workloads whose target is held against PostgreSQL's own subscription, or, where they
+# change the schema, against the source: SEEDS=500 for the first 500, SEEDS=51-80 or SEEDS=7,9
+# for these, STEPS=1000 for longer ones.
 soak: setup guests
 	ORACLE_SEEDS="$(or $(SEEDS),200)" ORACLE_STEPS="$(or $(STEPS),120)" \
-	  $(CARGO) test --locked -p kasho-tests --test e2e oracle::workloads -- --nocapture
+	  $(CARGO) test --locked -p kasho-tests --test e2e oracle::workloads -- --nocapture --test-threads=1
 
 fmt:
 	$(CARGO) fmt --all

@@ -33,7 +33,9 @@ for name in pg-change-stream pg-bootstrap-sync pg-translicator; do
   ln -sfn kasho "$DESTDIR$PREFIX/bin/$name"
 done
 install -D -m 0755 "$here/bootstrap-kasho.sh" "$DESTDIR$APP/bootstrap-kasho.sh"
-install -D -m 0644 "$config/sql/setup.sql" "$DESTDIR$PREFIX/share/kasho/setup.sql"
+for script in setup.sql ddl.sql; do
+  install -D -m 0644 "$config/sql/$script" "$DESTDIR$PREFIX/share/kasho/$script"
+done
 
 install -d -m 0755 "$etc" "$etc/plugins"
 # Below /etc nothing is written while the service runs: what it keeps goes to its state.

@@ -238,6 +238,10 @@ BEGIN
     'made', made, 'inner', nth = 0, 'nth', nth,
     'path', coalesce(current_setting('kasho.path', true), ''),
     'username', session_user, 'database', current_database(),
+    -- What literals mean, and what values of one type are as another, depends on these.
+    'settings', (SELECT jsonb_object_agg(s, current_setting(s, true)) FROM unnest(ARRAY[
+       'TimeZone', 'DateStyle', 'IntervalStyle', 'bytea_output', 'extra_float_digits',
+       'standard_conforming_strings', 'xmloption', 'check_function_bodies']) s),
     'objects', objects,
     'recomputed', coalesce(nullif(anew, '')::jsonb, '[]'))::text, 'UTF8'));
   -- A message counts as standing where its record ends, a row as standing where its begins, and

@@ -6,6 +6,8 @@
 //! statements at once, and PostgreSQL then knows only all of them together: the one that a
 //! message is of is cut out here, or nothing is, where that cannot be done for certain.
 
+use std::collections::BTreeMap;
+
 use kasho_plugin_sdk::event::quote_identifier;
 use serde::Deserialize;
 
@@ -15,13 +17,25 @@ mod kind;
 mod scan;
 
 pub use kind::{Kind, kind};
-pub use scan::{Scanned, scan};
+pub use scan::{Scanned, scan, scan_under};
 
 /// Prefix of the messages of the event triggers.
 pub const PREFIX: &str = "kasho:ddl";
 
 /// The version of the message that is understood.
 const VERSION: u32 = 1;
+
+/// Settings of the session that a message may bring; whoever makes the change sets them.
+const SETTINGS: [&str; 8] = [
+    "TimeZone",
+    "DateStyle",
+    "IntervalStyle",
+    "bytea_output",
+    "extra_float_digits",
+    "standard_conforming_strings",
+    "xmloption",
+    "check_function_bodies",
+];
 
 /// Content that is no schema change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,6 +70,8 @@ struct Message {
     username: String,
     #[serde(default)]
     database: String,
+    #[serde(default)]
+    settings: BTreeMap<String, String>,
     #[serde(default)]
     objects: Vec<DdlObject>,
     #[serde(default)]
@@ -112,6 +128,7 @@ pub fn decode(content: &[u8]) -> Result<Option<DdlEvent>, MessageError> {
     };
     let makes = ["CREATE TABLE", "CREATE TABLE AS", "SELECT INTO", "CREATE SCHEMA"]
         .contains(&message.tag.as_str());
+    message.settings.retain(|name, _| SETTINGS.contains(&name.as_str()));
     let mut seen = Vec::new();
     message.objects.retain(|object| {
         let new = !seen.contains(object);
@@ -120,7 +137,8 @@ pub fn decode(content: &[u8]) -> Result<Option<DdlEvent>, MessageError> {
         }
         new
     });
-    if message.tag == "ALTER TABLE" && text.as_deref().is_some_and(attaches) {
+    let standard = standard_strings(&message.settings);
+    if message.tag == "ALTER TABLE" && text.as_deref().is_some_and(|t| attaches(t, standard)) {
         // The rows that it has are the parent's from now on, without being inserted there.
         let tables = message.objects.iter().filter(|object| object.kind == "table");
         let table = |object: &DdlObject| {
@@ -147,6 +165,7 @@ pub fn decode(content: &[u8]) -> Result<Option<DdlEvent>, MessageError> {
             search_path: message.path,
             username: message.username,
             database: message.database,
+            settings: message.settings,
             objects: message.objects,
             recomputed,
             makes,
@@ -156,13 +175,19 @@ pub fn decode(content: &[u8]) -> Result<Option<DdlEvent>, MessageError> {
     }))
 }
 
+/// Whether a backslash is a character like others in a plain string, if that is known.
+#[must_use]
+pub fn standard_strings(settings: &BTreeMap<String, String>) -> Option<bool> {
+    settings.get("standard_conforming_strings").map(|value| value == "on")
+}
+
 /// Whether it attaches a partition.
-fn attaches(text: &str) -> bool {
+fn attaches(text: &str, standard: Option<bool>) -> bool {
     let words = |one: &Scanned| {
         let words: Vec<&str> = one.words().collect();
         words.windows(2).any(|pair| pair == ["ATTACH", "PARTITION"])
     };
-    scan(text).is_ok_and(|all| all.iter().any(words))
+    scan_under(text, standard).is_ok_and(|all| all.iter().any(words))
 }
 
 /// What a text is to a message.
@@ -177,7 +202,8 @@ enum Own<'a> {
 
 /// The one statement of `text` that the message is of.
 fn own<'a>(text: &'a str, message: &Message) -> Own<'a> {
-    let Ok(statements) = scan(text) else { return Own::Unknown };
+    let standard = standard_strings(&message.settings);
+    let Ok(statements) = scan_under(text, standard) else { return Own::Unknown };
     let tagged = || statements.iter().filter(|statement| statement.has_tag(&message.tag));
     let count = tagged().count();
     // Where one of them may have been rolled back, or the whole may run many times, counting
@@ -212,6 +238,7 @@ mod tests {
         let message = json!({
             "v": 1, "tag": "DROP TABLE", "text": "drop table t;", "path": "a, b",
             "username": "u", "database": "d", "later": true,
+            "settings": {"TimeZone": "UTC", "role": "other"},
             "objects": [{"type": "table", "identity": "a.t", "schema": "a", "name": "t",
                          "dropped": true}],
         });
@@ -220,6 +247,26 @@ mod tests {
         assert_eq!((event.identity.as_str(), event.text.as_deref()), ("a.t", Some("drop table t")));
         assert!(event.detail.objects[0].dropped);
         assert_eq!(event.detail.search_path, "a, b");
+        // A message sets nothing but what statements depend on.
+        let zone = ("TimeZone".to_owned(), "UTC".to_owned());
+        assert_eq!(event.detail.settings, BTreeMap::from([zone]));
+    }
+
+    #[test]
+    fn what_a_backslash_is_depends_on_the_session() {
+        let of = |text: &str, standard: Option<&str>| {
+            let mut message = json!({"v": 1, "tag": "CREATE TABLE", "text": text, "nth": 1});
+            if let Some(standard) = standard {
+                message["settings"] = json!({"standard_conforming_strings": standard});
+            }
+            decode(message.to_string().as_bytes()).unwrap().unwrap().text
+        };
+        let plain = "create table a (x text default '\\'); create table b ()";
+        assert_eq!(of(plain, None), None);
+        let first = "create table a (x text default '\\')";
+        assert_eq!(of(plain, Some("on")).as_deref(), Some(first));
+        let escaped = "create table a (x text default '\\'); create table b ()')";
+        assert_eq!(of(escaped, Some("off")).as_deref(), Some(escaped));
     }
 
     #[test]

@@ -26,7 +26,7 @@ impl Site {
     /// Both databases with `schema`, the source with `rows` too, all its tables published. The
     /// engine has `more` in its configuration, the applier `apply` in its section.
     async fn start(schema: &str, rows: &str, apply: &str, more: &str) -> Site {
-        let target = Postgres::start().await;
+        let target = Postgres::start_target().await;
         Site::with(target, schema, rows, apply, more).await
     }
 

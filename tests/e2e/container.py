@@ -36,8 +36,10 @@ def last(word):
 
 
 expect("project", compose["name"], "kasho")
-expect("services", sorted(compose["services"]), ["pg-change-stream", "redis"])
+expect("services", sorted(compose["services"]), ["pg-change-stream", "pg-translicator", "redis"])
 engine, redis = compose["services"]["pg-change-stream"], compose["services"]["redis"]
+applier = compose["services"]["pg-translicator"]
+applying = tomllib.loads((folder / "container/translicator.toml").read_text())
 expect("build context", (folder / "container" / engine["build"]["context"]).resolve(), folder.parent.resolve())
 expect("Dockerfile", (folder.parent / engine["build"]["dockerfile"]).resolve(), (folder / "container/Dockerfile").resolve())
 
@@ -75,6 +77,22 @@ volumes = [volume.split(":")[1] for volume in engine["volumes"]]
 expect("the state is a volume", volumes, [last("VOLUME")])
 expect("the store is in it", settings["plugins"]["store"].startswith(last("VOLUME") + "/"), True)
 expect("plugins", settings["plugins"]["folder"], str(pathlib.PurePath(config).parent / "plugins"))
+
+# The applier: the same image in a profile of its own, and no less shut in.
+expect("it is not started without a target", applier["profiles"], ["target"])
+expect("its program", applier["command"], ["pg-translicator"])
+for key in ("image", "restart", "init", "networks", "read_only", "tmpfs", "cap_drop", "security_opt", "ulimits"):
+    expect(f"its {key}", applier[key], engine[key])
+expect("its configuration", applier["configs"], [{"source": "translicator", "target": config}])
+expect("its file", compose["configs"]["translicator"]["file"], "./translicator.toml")
+for section, key in (("source", "url_file"), ("apply", "target_file")):
+    path = pathlib.PurePath(applying[section][key])
+    expect(f"the secret of {section}", (str(path.parent), path.name in applier["secrets"]), ("/run/secrets", True))
+    expect(f"its file of {section}", path.name in compose["secrets"], True)
+expect("its Redis", applying["redis"], settings["redis"])
+asked = applier["healthcheck"]["test"]
+port = applying["apply"]["listen"].rsplit(":", 1)[1]
+expect("its health check", asked, ["CMD", *(part.replace(f"/{http}", f"/{port}") for part in health)])
 
 # Redis: as the engine wants it, and reachable by nobody else.
 expect("its address", settings["redis"]["url"], "redis://redis:6379")

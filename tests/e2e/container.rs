@@ -39,6 +39,7 @@ async fn the_install_script_makes_what_the_document_names() {
         ("etc/kasho/plugins/anonymize.wasm", 0o644),
         ("usr/local/lib/systemd/system/kasho.service", 0o644),
         ("usr/local/share/kasho/setup.sql", 0o644),
+        ("usr/local/share/kasho/ddl.sql", 0o644),
         ("var/lib/kasho", 0o700),
     ] {
         assert_eq!(mode(&root.join(path)), expected, "{path}");
@@ -78,6 +79,7 @@ impl Machine {
         let state = root.join("var/lib/kasho").display().to_string();
         let text = fs::read_to_string(&config).unwrap().replace("/var/lib/kasho", &state);
         let text = text.replace("#state_dir", "state_dir");
+        let text = text.replace("#listen = \"127.0.0.1:8052\"", "listen = \"127.0.0.1:0\"");
         fs::write(&config, text).unwrap();
         // grpcurl in Python, with the name of the container resolved.
         let (grpc, http_port) = (free_port(), free_port());
@@ -157,6 +159,13 @@ async fn the_documents_commands_work_where_the_script_has_installed() {
     assert_eq!(loaded, 51);
     let told = machine.type_line("kasho status").await.success();
     assert!(told.stdout.contains("STREAMING"), "{}", told.stdout);
+    // Under its other name the program fills a target.
+    let target = Postgres::start_target().await;
+    target.sql(LEDGER).await;
+    let line = format!("REPLICA_DATABASE_URL='{}' pg-translicator --until-caught-up", target.url());
+    machine.type_line(&line).await.success();
+    let rows = "SELECT count(*) FROM ledger";
+    assert_eq!(target.value(rows).await, pg.value(rows).await);
     service.signal("TERM");
     assert!(service.wait_exit().await.success());
     service.finish();
@@ -168,16 +177,20 @@ fn config_folder() -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_containers_configuration_is_one() {
+async fn the_containers_configurations_are_such() {
     let folder = tempfile::tempdir().unwrap();
-    let text = fs::read_to_string(repository().join("config/container/kasho.toml")).unwrap();
-    let secret = folder.path().join("primary_database_url");
-    fs::write(&secret, "postgresql://kasho@db.example/app\n").unwrap();
-    let text = text.replace("/run/secrets/primary_database_url", &secret.display().to_string());
-    let path = folder.path().join("kasho.toml");
-    fs::write(&path, text).unwrap();
+    let secrets = folder.path().display().to_string();
+    for name in ["primary_database_url", "replica_database_url"] {
+        let secret = folder.path().join(name);
+        fs::write(&secret, "postgresql://kasho@db.example/app\n").unwrap();
+    }
     let program = tokio::task::spawn_blocking(binary).await.unwrap();
-    let mut check = Command::new(program);
-    check.arg("--config").arg(&path).args(["config", "check"]).env_clear();
-    Output::of(check, "").await.success();
+    for name in ["kasho.toml", "translicator.toml"] {
+        let text = fs::read_to_string(repository().join("config/container").join(name)).unwrap();
+        let path = folder.path().join(name);
+        fs::write(&path, text.replace("/run/secrets", &secrets)).unwrap();
+        let mut check = Command::new(program);
+        check.arg("--config").arg(&path).args(["config", "check"]).env_clear();
+        Output::of(check, "").await.success();
+    }
 }

@@ -49,6 +49,7 @@ struct Pair {
 impl Pair {
     async fn new(schema: &str, rows: &str, more: &str) -> Pair {
         let other = Postgres::builder()
+            .target()
             .setting("datestyle", "German, DMY")
             .setting("intervalstyle", "sql_standard")
             .setting("extra_float_digits", "-5")
@@ -365,7 +366,7 @@ const KEY: &str = "3b9ac2f05d7e184660c1a98f2e5d7b3490f1c8a26e4d5b7719ac30fe82d46
 /// A masked copy: made of what left the engine, by a reader that shares no code with it.
 async fn masked() -> Pair {
     let (source, target, redis) =
-        tokio::join!(Postgres::start(), Postgres::start(), Redis::start());
+        tokio::join!(Postgres::start(), Postgres::start_target(), Redis::start());
     source.sql(PEOPLE).await;
     source.sql(PEOPLE_ROWS).await;
     target.sql(PEOPLE).await;
@@ -497,6 +498,9 @@ async fn what_may_be_private_in_rows_that_never_stand_still_is_not_passed_over()
     // So many that reading them takes longer than changing them.
     let planted = "UPDATE people SET memo = 'ask Firstname' || id || ' Lastname' WHERE id <= 300";
     pair.target.sql(planted).await;
+    // A fake that equals its original is told from one only where its row stands still.
+    let by_chance = "SELECT count(*) FROM people WHERE id <= 300 AND pin = id";
+    let by_chance: usize = pair.target.value(by_chance).await.parse().expect("a number");
     let stop = Arc::new(AtomicBool::new(false));
     let writing = async {
         let client = pair.source.client().await;
@@ -506,21 +510,30 @@ async fn what_may_be_private_in_rows_that_never_stand_still_is_not_passed_over()
             client.batch_execute(again).await.expect("UPDATE");
         }
     };
-    let looking = async {
-        let found = pair.verify(&["--leaks", "--json"]).await;
-        stop.store(true, Ordering::Relaxed);
-        found
+    let names = |report: &Value| {
+        leaks(report).iter().filter(|leak| leak[0] == "public.people.name").count()
     };
-    let ((), output) = tokio::join!(writing, looking);
-    assert_eq!(output.code, 1, "{}{}", output.stdout, output.stderr);
-    let report: Value = serde_json::from_str(&output.stdout).expect("JSON");
-    assert_eq!(report["leaks"]["unsettled"], 300, "{}", report["leaks"]);
-    assert!(output.stderr.contains("300 values may be private"), "{}", output.stderr);
+    // Where the writer was slower for once, they are found instead.
+    let looking = eventually("rows that never stand still", async || {
+        let output = pair.verify(&["--leaks", "--json"]).await;
+        assert_eq!(output.code, 1, "{}{}", output.stdout, output.stderr);
+        let report: Value = serde_json::from_str(&output.stdout).expect("JSON");
+        let unsettled = report["leaks"]["unsettled"].as_u64().expect("a number");
+        let all = names(&report) + usize::try_from(unsettled).expect("few");
+        assert!((300..=300 + by_chance).contains(&all), "{by_chance}: {}", report["leaks"]);
+        if unsettled == 0 {
+            return None;
+        }
+        let told = format!("{unsettled} values may be private");
+        assert!(output.stderr.contains(&told), "{}", output.stderr);
+        stop.store(true, Ordering::Relaxed);
+        Some(())
+    });
+    tokio::join!(writing, looking);
     // Now they stand still, and are what they are.
     let (report, _) = pair.differing(&["--leaks"]).await;
     assert_eq!(report["leaks"]["unsettled"], 0);
-    let found = leaks(&report);
-    assert_eq!(found.iter().filter(|leak| leak[0] == "public.people.name").count(), 300);
+    assert_eq!(names(&report), 300);
 }
 
 /// A writer that never rests: new rows, old rows changed, rows that come and go, and one that
@@ -552,7 +565,7 @@ async fn a_target_that_is_followed_under_writes_is_equal_at_its_position() {
                   CREATE TABLE heap (v text);
                   ALTER TABLE heap REPLICA IDENTITY FULL;";
     let (source, target, redis) =
-        tokio::join!(Postgres::start(), Postgres::start(), Redis::start());
+        tokio::join!(Postgres::start(), Postgres::start_target(), Redis::start());
     source.sql(schema).await;
     target.sql(schema).await;
     source
@@ -618,7 +631,7 @@ async fn a_target_that_is_followed_under_writes_is_equal_at_its_position() {
 async fn a_target_that_nobody_follows_is_told_to_be_behind() {
     let schema = "CREATE TABLE numbers (id bigint PRIMARY KEY);";
     let (source, target, redis) =
-        tokio::join!(Postgres::start(), Postgres::start(), Redis::start());
+        tokio::join!(Postgres::start(), Postgres::start_target(), Redis::start());
     source.sql(schema).await;
     target.sql(schema).await;
     source.sql("CREATE PUBLICATION kasho_pub FOR ALL TABLES").await;

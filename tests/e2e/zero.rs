@@ -31,7 +31,7 @@ fn prelude(source: &Postgres, target: &Postgres, redis: &Redis) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn from_zero_to_a_masked_staging_copy() {
     let (source, target, redis) =
-        tokio::join!(Postgres::start(), Postgres::start(), Redis::start());
+        tokio::join!(Postgres::start(), Postgres::start_target(), Redis::start());
     let secret = logs::planted_unique("staged-mail");
     source.sql(TABLES).await;
     source

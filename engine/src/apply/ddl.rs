@@ -15,10 +15,11 @@ use super::config::Ddl;
 use super::error::ApplyError;
 use super::names::may_rename;
 use super::progress::{At, PROVISIONAL, UNMADE};
+use super::settings;
 use super::stream::Applier;
 use super::table::look;
 use crate::batch::{DdlDetail, DdlObject};
-use crate::ddl::{Kind, Scanned, kind, scan};
+use crate::ddl::{Kind, Scanned, kind, scan_under, standard_strings};
 use crate::error::Class;
 use crate::position::EpochPosition;
 use crate::sink::entry::Field;
@@ -30,10 +31,10 @@ const ABSENT: [&str; 4] = ["42P01", "3F000", "42704", "42883"];
 
 /// A schema change as its entry tells of it.
 pub(super) struct Told {
-    tag: String,
-    identity: String,
-    text: Option<String>,
-    detail: DdlDetail,
+    pub(super) tag: String,
+    pub(super) identity: String,
+    pub(super) text: Option<String>,
+    pub(super) detail: DdlDetail,
 }
 
 impl Told {
@@ -90,7 +91,8 @@ fn decide(policy: Ddl, told: &Told) -> Decision {
 /// The one statement that the text is, of the kind that the tag says: nothing else is run.
 fn statement(told: &Told) -> Decision {
     let Some(text) = &told.text else { return Decision::ByHand("its text was not sent") };
-    let scanned = scan(text).unwrap_or_default();
+    let standard = standard_strings(&told.detail.settings);
+    let scanned = scan_under(text, standard).unwrap_or_default();
     let [only] = scanned.as_slice() else {
         return Decision::ByHand("its text is not one statement");
     };
@@ -120,7 +122,7 @@ fn path(detail: &DdlDetail) -> String {
 }
 
 /// As the stream calls it.
-fn name(object: &DdlObject) -> Option<String> {
+pub(super) fn name(object: &DdlObject) -> Option<String> {
     let (schema, name) = (object.schema.as_ref()?, object.name.as_ref()?);
     Some(format!("{}.{}", quote_identifier(schema), quote_identifier(name)))
 }
@@ -149,7 +151,10 @@ impl Applier {
                     "a schema change is left to whoever looks after the target"
                 );
             }
-            Decision::Made => self.made(&told, at).await?,
+            Decision::Made => {
+                self.complete(&told, at).await?;
+                self.made(&told, at).await?;
+            }
             Decision::Run(text) => self.run_ddl(&text, &told, at).await?,
             Decision::ByHand(why) => return Err(by_hand_error(&told, at, why)),
         }
@@ -177,13 +182,13 @@ impl Applier {
         Ok(())
     }
 
-    async fn run_ddl(
+    pub(super) async fn run_ddl(
         &mut self,
         text: &str,
         told: &Told,
         at: EpochPosition,
     ) -> Result<(), ApplyError> {
-        let ours = match may_rename(text) {
+        let names = match may_rename(text) {
             true => self.ours().await?,
             false => BTreeMap::new(),
         };
@@ -196,6 +201,7 @@ impl Applier {
                      SET LOCAL enable_mergejoin = on";
         client.batch_execute(begin).await.map_err(failed)?;
         client.execute(set, &[&path(&told.detail)]).await.map_err(failed)?;
+        let ours = settings::set(client, &told.detail.settings).await.map_err(failed)?;
         // By the extended protocol, which takes one statement and no more.
         let run = client.execute(text, &[]).await;
         match run {
@@ -203,7 +209,8 @@ impl Applier {
                 let end = "RELEASE kasho_ddl; SET LOCAL search_path = ''; SET LOCAL enable_seqscan = off; \
                            SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
                 client.batch_execute(end).await.map_err(failed)?;
-                self.follow(&ours, at).await?;
+                settings::set(client, &ours).await.map_err(failed)?;
+                self.follow(&names, at).await?;
                 self.figures.schema_changes.fetch_add(1, Relaxed);
                 let (tag, object) = (&told.tag, &told.identity);
                 tracing::info!(position = %at, tag, object, "a schema change is made");
@@ -392,7 +399,7 @@ mod tests {
             ),
             ("ALTER TABLE t ADD c concurrently", "ALTER TABLE t ADD c concurrently"),
         ] {
-            let scanned = scan(text).unwrap();
+            let scanned = crate::ddl::scan(text).unwrap();
             assert_eq!(without_concurrently(text, &scanned[0]), expected);
         }
     }

@@ -2,6 +2,8 @@
 //! that row for whoever applies it. Names and settings only; no value of any row. Nothing
 //! can go wrong here.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Batch, Cell, DDL_RELATION_ID, Detail, Image, Span};
@@ -37,6 +39,10 @@ pub struct DdlDetail {
     pub username: String,
     /// The database it was run in.
     pub database: String,
+    /// Settings of its session that decide what its literals mean, and what values of one type
+    /// are as another (`TimeZone`, `DateStyle`, …).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
     /// What it concerned.
     pub objects: Vec<DdlObject>,
     /// Tables whose values the source computed anew (a volatile default): running the

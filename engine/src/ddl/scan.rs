@@ -148,7 +148,16 @@ impl Scanned {
 /// # Errors
 /// It ends within something, or a string's end depends on `standard_conforming_strings`.
 pub fn scan(text: &str) -> Result<Vec<Scanned>, Unclear> {
-    let mut scanner = Scanner { text, at: 0, depth: 0, atomic: 0, all: Vec::new(), now: None };
+    scan_under(text, None)
+}
+
+/// The same where that setting may be known.
+///
+/// # Errors
+/// As [`scan`].
+pub fn scan_under(text: &str, standard: Option<bool>) -> Result<Vec<Scanned>, Unclear> {
+    let (all, now) = (Vec::new(), None);
+    let mut scanner = Scanner { text, standard, at: 0, depth: 0, atomic: 0, all, now };
     while scanner.at < text.len() {
         scanner.step()?;
     }
@@ -158,6 +167,8 @@ pub fn scan(text: &str) -> Result<Vec<Scanned>, Unclear> {
 
 struct Scanner<'a> {
     text: &'a str,
+    /// `standard_conforming_strings`, if it is known.
+    standard: Option<bool>,
     at: usize,
     depth: u32,
     /// Within `BEGIN ATOMIC … END` and its `CASE … END`.
@@ -189,9 +200,9 @@ impl Scanner<'_> {
                 self.blank(first.len_utf8());
             }
             ('\'', _) => {
-                let len = quoted(rest, '\'', false)?;
+                let len = quoted(rest, '\'', self.standard == Some(false))?;
                 // Where backslashes escape, it would end elsewhere.
-                if rest[..len].contains('\\') {
+                if self.standard.is_none() && rest[..len].contains('\\') {
                     return Err(Unclear);
                 }
                 self.token(len, Token::Literal);

@@ -7,7 +7,7 @@
 //! where the chain may have lost rows of the table, so that a change of one may find none, a
 //! value being its text, nil for NULL, `true` for an unchanged
 //! TOASTed value and `false` for one that is not part of the image. A schema change has
-//! `ddl` too: `{search_path, username, database, objects}`. What can go wrong:
+//! `ddl` too: `{search_path, username, database, settings, objects}`. What can go wrong:
 //! text that is not UTF-8 (a bug of the source: the encoding is pinned), and, when
 //! reading, an entry that somebody else wrote.
 

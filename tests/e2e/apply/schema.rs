@@ -219,3 +219,73 @@ async fn what_cannot_be_run_is_made_by_hand_and_said_so() {
     site.same(&["t"]).await;
     assert!(Site::end(&applier).await.success());
 }
+
+/// With the event triggers themselves.
+const TRIGGERS: &str = include_str!("../../../config/sql/ddl.sql");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_become_what_they_became_in_the_sources_session() {
+    let table =
+        "CREATE TABLE t (id int PRIMARY KEY, z timestamptz, b bytea, f float8, i interval);";
+    let rows = "INSERT INTO t VALUES (1, '2024-01-31 20:00+00', '\\x00ff27', 0.123456789, '1 day -2 hours')";
+    let site = Site::start(table, rows, "", "").await;
+    site.pg().sql(TRIGGERS).await;
+    let applier = site.applier();
+    site.world.bootstrap().await;
+    let client = site.pg().client().await;
+    for statement in [
+        "SET timezone = 'Asia/Kolkata'; SET datestyle = 'SQL, DMY'; SET bytea_output = 'escape'; \
+         SET extra_float_digits = -9; SET intervalstyle = 'sql_standard'; \
+         SET standard_conforming_strings = off",
+        "ALTER TABLE t ALTER z TYPE date",
+        "ALTER TABLE t ALTER b TYPE text, ALTER f TYPE text, ALTER i TYPE text",
+        "ALTER TABLE t ADD d date DEFAULT '02/01/2024', ADD s text DEFAULT 'back\\\\slash', \
+         ADD m timestamptz DEFAULT '1/2/2024 12:00'",
+        "INSERT INTO t (id) VALUES (2)",
+    ] {
+        client.batch_execute(statement).await.expect(statement);
+    }
+    site.settle().await;
+    site.same(&["t"]).await;
+    let expected = r#"(1,2024-02-01,"\\000\\377'",0.123457,"+0-0 +1 -2:00:00",2024-01-02,"back\\slash","2024-02-01 06:30:00+00")"#;
+    assert_eq!(site.target.value("SELECT t::text FROM t WHERE id = 1").await, expected);
+    // The next ones are applied as before.
+    site.pg().sql("UPDATE t SET d = '2024-05-06', m = '2024-05-06 12:00+00' WHERE id = 1").await;
+    site.settle().await;
+    site.same(&["t"]).await;
+    assert!(Site::end(&applier).await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_a_query_made_has_the_columns_that_it_has_at_the_source() {
+    let schema = "CREATE TYPE mood AS ENUM ('fine', 'sad');
+                  CREATE TABLE t (id int PRIMARY KEY, v varchar(7), n numeric(8,2), c char(3),
+                                  b varbit(9), w text COLLATE \"C\", m mood);";
+    let rows =
+        "INSERT INTO t VALUES (1, 'v', 1.5, 'c', B'101', 'w', 'sad'); INSERT INTO t VALUES (2)";
+    let site = Site::start(schema, rows, "", "").await;
+    site.pg().sql(TRIGGERS).await;
+    let applier = site.applier();
+    site.world.bootstrap().await;
+    for statement in [
+        "CREATE TABLE made AS SELECT id, v, n, c, b, w FROM t",
+        // Types of the source's own are known from its structure, if no row came before that.
+        "CREATE TABLE \"order\" AS SELECT * FROM t WHERE false",
+        "BEGIN; SELECT v, n INTO other FROM t; ALTER TABLE other REPLICA IDENTITY FULL; \
+         UPDATE other SET v = 'fine'; COMMIT",
+        "INSERT INTO \"order\" TABLE t",
+    ] {
+        site.pg().sql(statement).await;
+    }
+    site.settle().await;
+    site.same(&["made", "\"order\"", "other"]).await;
+    let columns = "SELECT string_agg(concat_ws(' ', attrelid::regclass, attname,
+                       format_type(atttypid, atttypmod), attcollation::regcollation), ', '
+                       ORDER BY attrelid::regclass::text, attnum)
+                   FROM pg_attribute WHERE attnum > 0
+                    AND attrelid IN ('made'::regclass, '\"order\"'::regclass, 'other'::regclass)";
+    let source = site.pg().value(columns).await;
+    assert_eq!(site.target.value(columns).await, source);
+    assert!(source.contains("made v character varying(7)"), "{source}");
+    assert!(Site::end(&applier).await.success());
+}

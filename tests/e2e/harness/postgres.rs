@@ -2,7 +2,8 @@
 //! socket in the folder, logical decoding on, durability off.
 //!
 //! `KASHO_TEST_PG` chooses the version: `15`, or the folder of `initdb` and `postgres` (or
-//! the one above it); `make matrix` fetches others. The superuser's password is a canary of
+//! the one above it); `make matrix` fetches others. Servers that are filled and not read from
+//! may be of another one, `KASHO_TEST_TARGET_PG`. The superuser's password is a canary of
 //! the log register.
 
 use std::fs;
@@ -35,6 +36,7 @@ pub(crate) struct Builder {
     settings: Vec<(String, String)>,
     hba: Vec<String>,
     files: Vec<(String, Vec<u8>)>,
+    target: bool,
 }
 
 impl Builder {
@@ -56,9 +58,15 @@ impl Builder {
         self
     }
 
+    /// It is one that others are copied into, and may be of another version than these.
+    pub(crate) fn target(mut self) -> Builder {
+        self.target = true;
+        self
+    }
+
     /// Starts the server and returns when it accepts connections.
     pub(crate) async fn start(self) -> Postgres {
-        let bin = bin();
+        let bin = bin(self.target);
         let folder = tempfile::Builder::new().prefix("kasho-pg-").tempdir().expect("folder");
         let data = folder.path().join("data");
         run(Command::new("cp").arg("-a").arg(template(&bin)).arg(&data));
@@ -104,6 +112,11 @@ impl Postgres {
     /// A server with the settings of [`Postgres::builder`].
     pub(crate) async fn start() -> Postgres {
         Postgres::builder().start().await
+    }
+
+    /// A server that others are copied into.
+    pub(crate) async fn start_target() -> Postgres {
+        Postgres::builder().target().start().await
     }
 
     /// Settings for a server to be.
@@ -265,8 +278,11 @@ async fn launch(bin: &Path, folder: &Path, fixed: Option<u16>) -> (u16, Process)
 }
 
 /// The folder of the programs.
-fn bin() -> PathBuf {
-    let wanted = std::env::var("KASHO_TEST_PG").unwrap_or_else(|_| "15".to_owned());
+fn bin(target: bool) -> PathBuf {
+    let variables = ["KASHO_TEST_TARGET_PG", "KASHO_TEST_PG"];
+    let asked =
+        variables.iter().skip(usize::from(!target)).find_map(|name| std::env::var(name).ok());
+    let wanted = asked.unwrap_or_else(|| "15".to_owned());
     let bin = match wanted.parse::<u32>() {
         Ok(version) => PathBuf::from(format!("/usr/lib/postgresql/{version}/bin")),
         Err(_) => PathBuf::from(&wanted),

@@ -1,5 +1,5 @@
 //! Two databases, table by table: every row's text on either side, and what only one of them
-//! has.
+//! has; and two dumps of structure, object by object.
 
 use std::collections::BTreeMap;
 
@@ -15,37 +15,69 @@ type Rows = BTreeMap<String, i64>;
 /// What differs between two databases in the tables of a schema; empty if nothing does.
 pub(super) async fn difference(
     schema: &Schema,
-    (one, two): (&str, &str),
-    (a, b): (&tokio_postgres::Client, &tokio_postgres::Client),
+    names: (&str, &str),
+    sides: (&tokio_postgres::Client, &tokio_postgres::Client),
 ) -> String {
     let mut told = String::new();
     for table in &schema.tables {
-        let (left, right) = (rows(a, &table.name).await, rows(b, &table.name).await);
-        if left == right {
-            continue;
-        }
-        let count = |rows: &Rows| rows.values().sum::<i64>();
-        told += &format!(
-            "{} ({:?}): {} rows in {one}, {} in {two}\n",
-            table.name,
-            table.identity,
-            count(&left),
-            count(&right)
-        );
-        let mut shown = 0;
-        for row in left.keys().chain(right.keys()) {
-            let (here, there) =
-                (left.get(row).copied().unwrap_or(0), right.get(row).copied().unwrap_or(0));
-            // Rows of the second side alone come after those of the first.
-            if here == there || shown == SHOWN {
-                continue;
-            }
-            shown += 1;
-            let row: String = row.chars().take(WIDTH).collect();
-            told += &format!("  {here} × in {one}, {there} × in {two}: {row}\n");
-        }
+        let label = format!("{} ({:?})", table.name, table.identity);
+        told += &difference_of((&table.name, &label), names, sides).await;
     }
     told
+}
+
+/// What differs in one table, by its name in SQL and what it is called.
+pub(super) async fn difference_of(
+    (table, label): (&str, &str),
+    (one, two): (&str, &str),
+    (a, b): (&tokio_postgres::Client, &tokio_postgres::Client),
+) -> String {
+    let (left, right) = (rows(a, table).await, rows(b, table).await);
+    if left == right {
+        return String::new();
+    }
+    let count = |rows: &Rows| rows.values().sum::<i64>();
+    let (here, there) = (count(&left), count(&right));
+    let mut told = format!("{label}: {here} rows in {one}, {there} in {two}\n");
+    let mut shown = 0;
+    for row in left.keys().chain(right.keys()) {
+        let (here, there) =
+            (left.get(row).copied().unwrap_or(0), right.get(row).copied().unwrap_or(0));
+        // Rows of the second side alone come after those of the first.
+        if here == there || shown == SHOWN {
+            continue;
+        }
+        shown += 1;
+        let row: String = row.chars().take(WIDTH).collect();
+        told += &format!("  {here} × in {one}, {there} × in {two}: {row}\n");
+    }
+    told
+}
+
+/// What differs between two dumps of structure; objects named in `left_out` apart.
+pub(super) fn structure_differs(one: &str, two: &str, left_out: &[String]) -> String {
+    let (one, two) = (objects(one), objects(two));
+    let mut told = String::new();
+    for name in one.keys().chain(two.keys().filter(|name| !one.contains_key(*name))) {
+        let (here, there) = (one.get(name), two.get(name));
+        let named = |left: &String| name.starts_with(&format!("Name: {left};"));
+        if here == there || left_out.iter().any(named) {
+            continue;
+        }
+        let shown = |text: Option<&String>| text.map_or("nothing", |text| text.trim()).to_owned();
+        told += &format!("{name}\n  the source: {}\n  the target: {}\n", shown(here), shown(there));
+    }
+    told
+}
+
+/// What stands under each heading of a dump.
+fn objects(dump: &str) -> BTreeMap<String, String> {
+    let mut objects = BTreeMap::<String, String>::new();
+    for part in dump.split("\n--\n-- ").skip(1) {
+        let (name, text) = part.split_once("\n--\n").unwrap_or((part, ""));
+        *objects.entry(name.to_owned()).or_default() += text;
+    }
+    objects
 }
 
 async fn rows(client: &tokio_postgres::Client, table: &str) -> Rows {

@@ -5,9 +5,11 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use kasho_plugin_sdk::event::quote_identifier;
+
 use super::random::Random;
 use super::schema::{Identity, Schema};
-use super::stage::{ACTS, PUBLICATIONS, Stage};
+use super::stage::{PUBLICATIONS, Stage};
 use crate::harness::{Engine, PATIENCE, Process, Redis, eventually};
 
 /// What happens on the way.
@@ -63,15 +65,33 @@ impl Kasho {
 
     /// The configuration with rules of this turn: they keep every row, each time in other words.
     fn configure(&self, stage: &Stage) {
-        let rules: String =
-            stage.schemas.iter().flat_map(|schema| rules(schema, self.swaps)).collect();
+        let schemas = stage.schemas.iter();
+        let rules: String = match stage.changing {
+            // Of the one table that stays what it is.
+            true => schemas
+                .map(|s| {
+                    format!("\"{}.done\" = {{ keep = 'seed > -{}' }}\n", s.name, 1 + self.swaps)
+                })
+                .collect(),
+            false => schemas.flat_map(|schema| rules(schema, self.swaps)).collect(),
+        };
+        let (publications, missing, ddl) = match stage.changing {
+            true => (&PUBLICATIONS[..1], "missing_rows = \"load\"", "ddl = \"all\""),
+            false => (&PUBLICATIONS[..], "", ""),
+        };
+        let top = match stage.changing {
+            true => "ddl = \"text\"\nallow_unmasked = true\nunruled_tables = \"pass\"\n",
+            false => "",
+        };
         let tables: Vec<String> =
             stage.schemas.iter().map(|s| format!("\"{}.*\"", s.name)).collect();
         let home = self.engine.home();
         let text = format!(
-            "accept_unmask = true\n[source]\nurl = \"{}\"\npublications = {PUBLICATIONS:?}\n[redis]\nurl = \"{}\"\n\
-             [grpc]\nlisten = \"127.0.0.1:{}\"\n[bootstrap]\nmax_rate = \"500KiB\"\n[plugins]\npoll_ms = 200\n[apply]\ntarget = \"{}\"\nlisten = \"127.0.0.1:0\"\n\
-             sequences_ms = 0\n[[transform]]\nname = \"rows\"\nplugin = \"filter.wasm\"\ntables = [{}]\n\
+            "accept_unmask = true\n{top}[source]\nurl = \"{}\"\npublications = {publications:?}\n\
+             [redis]\nurl = \"{}\"\n\
+             [grpc]\nlisten = \"127.0.0.1:{}\"\n[bootstrap]\nmax_rate = \"500KiB\"\n{missing}\n\
+             [plugins]\npoll_ms = 200\n[apply]\ntarget = \"{}\"\nlisten = \"127.0.0.1:0\"\n\
+             sequences_ms = 0\n{ddl}\n[[transform]]\nname = \"rows\"\nplugin = \"filter.wasm\"\ntables = [{}]\n\
              deadline_ms = 5000\n[transform.rules]\n{rules}",
             stage.source.url(),
             self.redis.url(),
@@ -115,7 +135,7 @@ impl Kasho {
     /// while their changes stream; ends with everything running.
     pub(super) async fn suffer(&mut self, stage: &Stage) {
         let all = stage.steps * stage.schemas.len() as u64;
-        let share = |acts: usize| all * ACTS.iter().take(acts).sum::<u64>() / 100;
+        let share = |acts: usize| all * stage.acts.iter().take(acts).sum::<u64>() / 100;
         // Somebody asks for the bootstrap; whatever becomes of that, it is asked for again.
         let mut asking = self.engine.spawn(&["bootstrap", "--yes"]);
         self.until("ACCUMULATING").await;
@@ -183,26 +203,24 @@ impl Kasho {
                 self.redis.start_again().await;
             }
             Fault::Reload => {
-                let at =
-                    usize::try_from(self.random.below(stage.schemas.len() as u64)).expect("few");
-                let schema = &stage.schemas[at];
-                let at =
-                    usize::try_from(self.random.below(schema.tables.len() as u64)).expect("few");
-                let table = &schema.tables[at];
-                let name = table.published();
                 // While the tables are loaded it may come too early; later it has to be done.
                 let begun = Instant::now();
+                let mut name = self.table(stage).await;
                 loop {
                     let output = self.engine.run(&["bootstrap", "--table", &name, "--yes"]).await;
                     let told = [output.stdout.trim(), output.stderr.trim()].join("\n");
                     let last = told.trim().lines().last().unwrap_or_default();
                     self.course.push(format!("  {name}: {last}"));
-                    if output.code == 0 || *stage.gate.borrow() < ACTS.len() {
+                    if output.code == 0 || *stage.gate.borrow() < stage.acts.len() {
                         break;
                     }
                     self.supervise();
                     assert!(begun.elapsed() < PATIENCE, "{}", self.course.join("\n"));
                     tokio::time::sleep(Duration::from_millis(200)).await;
+                    if stage.changing {
+                        // It may be gone.
+                        name = self.table(stage).await;
+                    }
                 }
             }
             Fault::Swap => {
@@ -216,6 +234,22 @@ impl Kasho {
         }
         // Whatever ended by it is started again, as a supervisor would.
         self.supervise();
+    }
+
+    /// A table by lot, as Kasho names it.
+    async fn table(&mut self, stage: &Stage) -> String {
+        let mut lot = |n: usize| usize::try_from(self.random.below(n as u64)).expect("few");
+        if stage.changing {
+            let query = "SELECT nspname::text, relname::text FROM pg_class c JOIN pg_namespace n \
+                         ON n.oid = relnamespace WHERE nspname LIKE 'seed\\_%' AND relkind = 'r' \
+                         ORDER BY 1, 2";
+            let rows = stage.source().await.query(query, &[]).await.expect("pg_class");
+            let row = &rows[lot(rows.len())];
+            let quoted = |at: usize| quote_identifier(row.get(at));
+            return format!("{}.{}", quoted(0), quoted(1));
+        }
+        let schema = &stage.schemas[lot(stage.schemas.len())];
+        schema.tables[lot(schema.tables.len())].published()
     }
 
     fn supervise(&mut self) {
@@ -240,6 +274,37 @@ impl Kasho {
                 self.applier.lines().join("\n")
             );
             tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Waits until every table is loaded whose values the stream did not bring.
+    pub(super) async fn settle_loads(&mut self, stage: &Stage) {
+        let begun = Instant::now();
+        loop {
+            self.supervise();
+            let output = self.engine.run(&["status", "--json"]).await;
+            let status: serde_json::Value =
+                serde_json::from_str(&output.stdout).unwrap_or_default();
+            if status["not_loaded"].as_array().is_some_and(Vec::is_empty) {
+                break;
+            }
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "tables stay without their rows: {}\n{}\n{}",
+                status["not_loaded"],
+                self.course.join("\n"),
+                self.engine.log()
+            );
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        for schema in &stage.schemas {
+            stage.source.sql(&format!("DELETE FROM {}.done", schema.name)).await;
+        }
+        let target = stage.target().await;
+        while stage.done(&target).await > 0 {
+            self.supervise();
+            assert!(begun.elapsed() < PATIENCE, "the target stands still:\n{}", self.applier_log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 

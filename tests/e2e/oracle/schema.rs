@@ -76,7 +76,7 @@ impl Schema {
     }
 }
 
-fn table(schema: &str, at: u64, random: &mut Random) -> Table {
+pub(super) fn table(schema: &str, at: u64, random: &mut Random) -> Table {
     let identity = random.one(&IDENTITIES);
     let plain = random.one(&["t", "Table", "a \"b\"", "select"]);
     let name = format!("{schema}.\"{}_{at}\"", plain.replace('"', "\"\""));
@@ -93,7 +93,7 @@ fn table(schema: &str, at: u64, random: &mut Random) -> Table {
 }
 
 /// The statements that make a table, and its first rows.
-fn made(table: &Table, random: &mut Random) -> String {
+pub(super) fn made(table: &Table, random: &mut Random) -> String {
     let Table { name, identity, columns, .. } = table;
     let key = match identity {
         Identity::Always => "k int4 GENERATED ALWAYS AS IDENTITY",

@@ -8,13 +8,28 @@ use tokio::sync::watch;
 use tokio_postgres::{Client, NoTls};
 
 use super::SESSIONS;
+use super::changing::Changing;
+use super::compare::{difference_of, structure_differs};
 use super::random::Random;
-use super::schema::Schema;
+use super::schema::{Identity, Schema};
 use super::workload::{Count, Sessions, play};
 use crate::harness::{Postgres, eventually};
 
 /// Before the load, while tables are loaded, while changes stream: per cent of the statements.
-pub(super) const ACTS: [u64; 3] = [20, 30, 50];
+pub(super) type Acts = [u64; 3];
+const ACTS: Acts = [20, 30, 50];
+/// Where the schema changes. Before the load the target is made as the source is.
+const CHANGING_ACTS: Acts = [0, 35, 65];
+
+const TRIGGERS: &str = include_str!("../../../config/sql/ddl.sql");
+
+/// Sessions that change a schema read and write values each in a way of its own.
+const SETTINGS: [&str; SESSIONS] = [
+    "",
+    "SET timezone = 'Asia/Kolkata'; SET datestyle = 'SQL, DMY'; SET intervalstyle = 'sql_standard'",
+    "SET timezone = 'America/New_York'; SET datestyle = 'German'; SET bytea_output = 'escape'; \
+     SET extra_float_digits = 0",
+];
 
 /// The third database.
 const THIRD: &str = "third";
@@ -49,6 +64,9 @@ pub(super) struct Stage {
     seeds: Vec<u64>,
     randoms: Vec<Random>,
     pub(super) steps: u64,
+    pub(super) acts: Acts,
+    /// The seeds change their schema: no subscription, and no third database.
+    pub(super) changing: bool,
     /// Statements so far, of all seeds.
     pub(super) count: Arc<Count>,
     /// How many acts may be played.
@@ -60,19 +78,7 @@ pub(super) struct Stage {
 impl Stage {
     /// Servers, schemas with their first rows, and the subscription, which copies these.
     pub(super) async fn set(seeds: &[u64], steps: u64) -> Stage {
-        let (source, other) = tokio::join!(Postgres::start(), Postgres::start());
-        let (schemas, randoms, seeds_of) = (Vec::new(), Vec::new(), seeds.to_vec());
-        let (count, gate) = (Arc::default(), watch::Sender::new(ACTS.len()));
-        let pause = Duration::ZERO;
-        let mut stage =
-            Stage { source, other, schemas, seeds: seeds_of, randoms, steps, count, gate, pause };
-        for seed in seeds {
-            let mut random = Random::new(*seed);
-            let schema = Schema::new(*seed, &mut random);
-            stage.source.sql(&schema.ddl).await;
-            stage.schemas.push(schema);
-            stage.randoms.push(random);
-        }
+        let stage = Stage::raise(seeds, steps, false).await;
         stage.source.sql(&publications(&stage.schemas)).await;
         let structure = stage.structure().await;
         stage.other.client().await.batch_execute("CREATE DATABASE third").await.expect("database");
@@ -89,18 +95,84 @@ impl Stage {
         stage
     }
 
-    /// `pg_dump --schema-only`, without what only psql understands.
+    /// Servers, schemas with their first rows, event triggers at the source, and the structure
+    /// of all of it in the target.
+    pub(super) async fn set_for_changes(seeds: &[u64], steps: u64) -> Stage {
+        let stage = Stage::raise(seeds, steps, true).await;
+        let structure = stage.structure().await;
+        stage.target().await.batch_execute(&structure).await.expect("structure");
+        stage.source.sql(TRIGGERS).await;
+        // Whatever is made on the way belongs to it.
+        stage.source.sql("CREATE PUBLICATION kasho_pub FOR ALL TABLES").await;
+        stage
+    }
+
+    async fn raise(seeds: &[u64], steps: u64, changing: bool) -> Stage {
+        let (source, other) = tokio::join!(Postgres::start(), Postgres::start_target());
+        let (schemas, randoms, seeds_of) = (Vec::new(), Vec::new(), seeds.to_vec());
+        let (count, gate) = (Arc::default(), watch::Sender::new(ACTS.len()));
+        let pause = Duration::ZERO;
+        let acts = if changing { CHANGING_ACTS } else { ACTS };
+        let mut stage = Stage {
+            source,
+            other,
+            schemas,
+            seeds: seeds_of,
+            randoms,
+            steps,
+            acts,
+            changing,
+            count,
+            gate,
+            pause,
+        };
+        for seed in seeds {
+            let mut random = Random::new(*seed);
+            let mut schema = Schema::new(*seed, &mut random);
+            stage.source.sql(&schema.ddl).await;
+            if changing {
+                stage.identify(&mut schema).await;
+            }
+            stage.schemas.push(schema);
+            stage.randoms.push(random);
+        }
+        stage
+    }
+
     async fn structure(&self) -> String {
-        let mut dump = self.source.tool("pg_dump");
-        dump.args(["-s", "-O", "--no-publications", &self.source.socket_url()]);
-        let dump = tokio::task::spawn_blocking(move || dump.output()).await;
-        let dump = dump.expect("pg_dump").expect("pg_dump");
-        assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
-        let text = String::from_utf8(dump.stdout).expect("UTF-8");
-        text.lines()
-            .filter(|line| !line.starts_with('\\'))
-            .map(|line| format!("{line}\n"))
-            .collect()
+        structure(&self.source).await
+    }
+
+    /// What differs in the seeds' schemas, and in their rows, between source and target.
+    pub(super) async fn differences(&self) -> String {
+        let (source, target) = (self.source().await, self.target().await);
+        let (one, two) = tokio::join!(structure(&self.source), structure(&self.other));
+        // What a build that was given up leaves behind is nobody's index.
+        let invalid = "SELECT relname FROM pg_index JOIN pg_class ON oid = indexrelid WHERE NOT indisvalid \
+                       AND relkind = 'i'";
+        let invalid = source.query(invalid, &[]).await.expect("pg_index");
+        let invalid: Vec<String> = invalid.iter().map(|row| row.get(0)).collect();
+        let mut told = structure_differs(&one, &two, &invalid);
+        let tables = "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace \
+                      WHERE nspname LIKE 'seed\\_%' AND relkind = 'r' ORDER BY 1";
+        for row in source.query(tables, &[]).await.expect("pg_class") {
+            let table: String = row.get(0);
+            let there = target.query_one("SELECT to_regclass($1) IS NOT NULL", &[&table]).await;
+            // One that is not there is told of already.
+            if there.expect("to_regclass").get(0) {
+                let names = ("the source", "the target");
+                told += &difference_of((&table, &table), names, (&source, &target)).await;
+            }
+        }
+        told
+    }
+
+    /// Everything is published where the schema changes; so every table needs an identity.
+    async fn identify(&self, schema: &mut Schema) {
+        for table in schema.tables.iter_mut().filter(|table| !table.changes()) {
+            self.source.sql(&format!("ALTER TABLE {} REPLICA IDENTITY FULL", table.name)).await;
+            table.identity = Identity::Keyless;
+        }
     }
 
     /// A session on the source.
@@ -124,6 +196,7 @@ impl Stage {
         let (steps, count, url) = (self.steps, Arc::clone(&self.count), self.source.socket_url());
         let randoms = std::mem::take(&mut self.randoms);
         let (gate, pause) = (self.gate.subscribe(), self.pause);
+        let (acts, changing) = (self.acts, self.changing);
         let parts: Vec<_> =
             self.seeds.iter().copied().zip(self.schemas.clone()).zip(randoms).collect();
         async move {
@@ -132,7 +205,7 @@ impl Stage {
                 let (count, url) = (Arc::clone(&count), url.clone());
                 playing.spawn(one(
                     (seed, schema, random),
-                    (steps, pause),
+                    (steps, pause, acts, changing),
                     count,
                     url,
                     gate.clone(),
@@ -181,7 +254,7 @@ impl Stage {
 /// A seed plays.
 async fn one(
     (seed, schema, mut random): (u64, Schema, Random),
-    (steps, pause): (u64, Duration),
+    (steps, pause, acts, changing): (u64, Duration, Acts, bool),
     count: Arc<Count>,
     url: String,
     mut gate: watch::Receiver<usize>,
@@ -190,13 +263,34 @@ async fn one(
     for _ in 0..SESSIONS {
         clients.push(connect(&url).await);
     }
+    if changing {
+        for (client, settings) in clients.iter().zip(SETTINGS) {
+            client.batch_execute(settings).await.expect("SET");
+        }
+    }
     let mut sessions = Sessions::open(clients, &schema, count, pause).await;
-    for (at, share) in ACTS.iter().enumerate() {
+    let mut scene = Changing::new(&schema, SESSIONS);
+    for (at, share) in acts.iter().enumerate() {
         gate.wait_for(|open| *open > at).await.expect("the stage stands");
-        play(&schema, &mut random, SESSIONS, steps * share / 100, &mut sessions).await;
+        let steps = steps * share / 100;
+        match changing {
+            true => scene.play(&mut random, steps, &mut sessions).await,
+            false => play(&schema, &mut random, SESSIONS, steps, &mut sessions).await,
+        }
     }
     let mark = format!("INSERT INTO {}.done VALUES ({seed})", schema.name);
     connect(&url).await.batch_execute(&mark).await.expect("the mark");
+}
+
+/// `pg_dump --schema-only`, without what only psql understands.
+async fn structure(server: &Postgres) -> String {
+    let mut dump = server.tool("pg_dump");
+    dump.args(["-s", "-O", "-n", "seed_*", "--no-publications", &server.socket_url()]);
+    let dump = tokio::task::spawn_blocking(move || dump.output()).await;
+    let dump = dump.expect("pg_dump").expect("pg_dump");
+    assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+    let text = String::from_utf8(dump.stdout).expect("UTF-8");
+    text.lines().filter(|line| !line.starts_with('\\')).map(|line| format!("{line}\n")).collect()
 }
 
 async fn connect(url: &str) -> Client {

@@ -27,6 +27,9 @@ pub(super) struct Count {
     /// Those that change rows, and those of them that did not fail.
     changes: AtomicU64,
     changed: AtomicU64,
+    /// Those that change the schema, and those of them that did not fail.
+    schema: AtomicU64,
+    altered: AtomicU64,
 }
 
 impl Count {
@@ -36,6 +39,18 @@ impl Count {
             [&self.changes, &self.changed].map(|count| count.load(Ordering::Relaxed));
         let told = format!("{changed} of {changes} changes succeeded");
         assert!(changed > 0 && changed * 3 >= changes * 2, "only {told}");
+        told
+    }
+
+    /// As [`Count::assert_most_succeed`], where the schema changes, too: its changes are not
+    /// those that most often fit, and wait for one another.
+    pub(super) fn assert_many_succeed(&self) -> String {
+        let counts = [&self.changes, &self.changed, &self.schema, &self.altered];
+        let [changes, changed, schema, altered] = counts.map(|count| count.load(Ordering::Relaxed));
+        let told = format!(
+            "{changed} of {changes} changes of rows and {altered} of {schema} of the schema succeeded"
+        );
+        assert!(changed * 2 >= changes && altered * 3 >= schema && altered > 0, "only {told}");
         told
     }
 }
@@ -72,10 +87,13 @@ impl Run for Sessions {
         tokio::time::sleep(self.pause).await;
         let word = statement.split(' ').next().unwrap_or_default();
         let change = u64::from(["INSERT", "UPDATE", "DELETE", "TRUNCATE"].contains(&word));
+        let schema = u64::from(["CREATE", "ALTER", "DROP", "DO", "SELECT"].contains(&word));
         self.count.changes.fetch_add(change, Ordering::Relaxed);
+        self.count.schema.fetch_add(schema, Ordering::Relaxed);
         match self.clients[session].batch_execute(statement).await {
             Ok(()) => {
                 self.count.changed.fetch_add(change, Ordering::Relaxed);
+                self.count.altered.fetch_add(schema, Ordering::Relaxed);
                 true
             }
             // Unique violations, locks, values that do not fit: part of the game.
@@ -87,9 +105,9 @@ impl Run for Sessions {
 
 /// Where a session is.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Open {
-    transaction: bool,
-    savepoints: u32,
+pub(super) struct Open {
+    pub(super) transaction: bool,
+    pub(super) savepoints: u32,
     statements: u64,
 }
 
@@ -104,7 +122,8 @@ pub(super) async fn play(
     let mut open = vec![Open::default(); sessions];
     for _ in 0..steps {
         let at = usize::try_from(random.below(sessions as u64)).expect("few");
-        let statement = statement(schema, random, &mut open[at]);
+        let words = control(random, &mut open[at]);
+        let statement = words.unwrap_or_else(|| change(schema, random));
         if !run.run(at, &statement).await && open[at].transaction {
             // Back to the last savepoint, or to the beginning.
             match open[at].savepoints {
@@ -124,41 +143,41 @@ pub(super) async fn play(
     }
 }
 
-/// The next statement of a session.
-fn statement(schema: &Schema, random: &mut Random, open: &mut Open) -> String {
+/// The next statement of a session, if it begins, ends or divides a transaction.
+pub(super) fn control(random: &mut Random, open: &mut Open) -> Option<String> {
     if !open.transaction {
         if random.often(300) {
-            return change(schema, random);
+            return None;
         }
         *open = Open { transaction: true, ..Open::default() };
-        return "BEGIN".to_owned();
+        return Some("BEGIN".to_owned());
     }
     open.statements += 1;
     let long = open.statements > 12;
     match random.below(100) {
         n if n < 12 || long && n < 40 => {
             *open = Open::default();
-            "COMMIT".to_owned()
+            Some("COMMIT".to_owned())
         }
         n if n < 17 || long && n < 50 => {
             *open = Open::default();
-            "ROLLBACK".to_owned()
+            Some("ROLLBACK".to_owned())
         }
         n if n < 27 => {
             open.savepoints += 1;
-            format!("SAVEPOINT s{}", open.savepoints)
+            Some(format!("SAVEPOINT s{}", open.savepoints))
         }
-        n if n < 32 && open.savepoints > 0 => format!("ROLLBACK TO s{}", open.savepoints),
+        n if n < 32 && open.savepoints > 0 => Some(format!("ROLLBACK TO s{}", open.savepoints)),
         n if n < 35 && open.savepoints > 0 => {
             open.savepoints -= 1;
-            format!("RELEASE s{}", open.savepoints + 1)
+            Some(format!("RELEASE s{}", open.savepoints + 1))
         }
-        _ => change(schema, random),
+        _ => None,
     }
 }
 
 /// A statement that changes rows.
-fn change(schema: &Schema, random: &mut Random) -> String {
+pub(super) fn change(schema: &Schema, random: &mut Random) -> String {
     let at = usize::try_from(random.below(schema.tables.len() as u64)).expect("few");
     let table = &schema.tables[at];
     let (k, to) = (random.within(1, 60), random.within(1, 60));
