@@ -64,7 +64,8 @@ pub(crate) async fn run(table: &mut Table) {
 
 fn tell(table: &mut Table, ours: &[Late], theirs: &[Late], rates: &[f64]) {
     let median = |of: &[Late], which: fn(&Late) -> f64| Spread::of(of.iter().map(which)).median;
-    let pair = |which| format!("{:.1} against {:.1} ms", median(ours, which), median(theirs, which));
+    let pair =
+        |which| format!("{:.1} against {:.1} ms", median(ours, which), median(theirs, which));
     let above = ours.iter().zip(theirs).map(|(ours, theirs)| ours.most - theirs.most);
     let absolute = format!(
         "99th percentile {}, median {}, longest {}, at {:.0} transactions a second",
@@ -143,7 +144,9 @@ impl World {
 
 fn fill(from: u64, rows: u64) -> String {
     let last = from + rows - 1;
-    format!("INSERT INTO rows SELECT n, repeat(md5(n::text), 8) FROM generate_series({from}, {last}) n")
+    format!(
+        "INSERT INTO rows SELECT n, repeat(md5(n::text), 8) FROM generate_series({from}, {last}) n"
+    )
 }
 
 /// Waits until a table has all of its rows, as long as it takes.
