@@ -40,6 +40,7 @@ mod feed;
 mod figures;
 mod join;
 mod load;
+mod pace;
 mod pipe;
 mod progress;
 mod sequences;
