@@ -38,6 +38,7 @@ mod figures;
 mod join;
 mod load;
 mod names;
+mod pace;
 mod pipe;
 mod progress;
 mod sequences;

@@ -45,7 +45,7 @@ pub(crate) async fn run(table: &mut Table) {
     stream(table).await;
 }
 
-fn section(target: &Postgres) -> String {
+pub(crate) fn section(target: &Postgres) -> String {
     format!("[apply]\ntarget = \"{}\"\nlisten = \"127.0.0.1:0\"\nsequences_ms = 0\n", target.url())
 }
 
@@ -132,14 +132,7 @@ async fn stream(table: &mut Table) {
     let engine = engine(&pg, &redis, &section(&ours)).await;
     engine.run(&["bootstrap", "--yes"]).await.success();
     engine.run(&["apply", "--until-loaded"]).await.success();
-    let subscribe =
-        format!("CREATE SUBSCRIPTION s CONNECTION '{}' PUBLICATION kasho_pub", pg.url());
-    theirs.sql(&subscribe).await;
-    eventually("the subscription's load", async || {
-        let left = "SELECT count(*) FROM pg_subscription_rel WHERE srsubstate <> 'r'";
-        (theirs.value(left).await == "0").then_some(())
-    })
-    .await;
+    subscribed(&pg, &theirs).await;
     theirs.sql("ANALYZE").await;
     ours.sql("ANALYZE").await;
     let (mut kasho, mut subscription) = (Vec::new(), Vec::new());
@@ -182,6 +175,18 @@ async fn stream(table: &mut Table) {
     );
     let what = "apply a pgbench-like stream : a subscription";
     table.at_least(what, &Spread::ratio(&kasho, &subscription), 1.3, &absolute);
+}
+
+/// PostgreSQL's own subscription, with everything loaded.
+pub(crate) async fn subscribed(pg: &Postgres, theirs: &Postgres) {
+    let subscribe =
+        format!("CREATE SUBSCRIPTION s CONNECTION '{}' PUBLICATION kasho_pub", pg.url());
+    theirs.sql(&subscribe).await;
+    eventually("the subscription's load", async || {
+        let left = "SELECT count(*) FROM pg_subscription_rel WHERE srsubstate <> 'r'";
+        (theirs.value(left).await == "0").then_some(())
+    })
+    .await;
 }
 
 /// Waits until Redis has everything, and answers with the position of its end.

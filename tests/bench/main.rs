@@ -17,6 +17,7 @@ mod apply;
 mod drain;
 mod dump;
 mod guest;
+mod live;
 mod load;
 mod memory;
 mod plugin;
@@ -79,6 +80,9 @@ async fn main() {
     }
     if wanted("apply") {
         apply::run(&mut table).await;
+    }
+    if wanted("live") {
+        live::run(&mut table).await;
     }
     if wanted("memory") {
         memory::run(&mut table).await;

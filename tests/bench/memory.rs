@@ -12,7 +12,7 @@ use crate::harness::{Engine, Postgres, Process, Redis, eventually};
 use crate::table::{Spread, Table};
 
 /// What no process may exceed, MiB.
-const TARGET: f64 = 100.0;
+pub(crate) const TARGET: f64 = 100.0;
 
 pub(crate) async fn run(table: &mut Table) {
     transaction(table).await;
@@ -154,7 +154,7 @@ async fn keep_up(redis: &Redis, epoch: u64) -> JoinHandle<()> {
 }
 
 /// VmHWM of proc(5), in MiB; nothing of a process that has ended.
-fn peak_mib(pid: u32) -> f64 {
+pub(crate) fn peak_mib(pid: u32) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with("VmHWM:"));
     let kib = line.and_then(|line| line.split_whitespace().nth(1));

@@ -18,6 +18,7 @@ use super::ddl::Told;
 use super::error::ApplyError;
 use super::figures::{Figures, Odd};
 use super::join::{Joiner, Run};
+use super::pace;
 use super::pipe::{Check, Pipe};
 use super::progress::{At, MOVE, MOVE_TABLE, Progress, number, table_params};
 use super::session::{Traits, Triggers};
@@ -30,10 +31,8 @@ use crate::sink::runs::Runs;
 
 /// The target's transactions end where a source's does, at the latest after so many rows, …
 const COMMIT_ROWS: usize = 20_000;
-/// … bytes, …
+/// … bytes, or the time that [`pace`] gives them.
 const COMMIT_BYTES: usize = 8 << 20;
-/// … or so long.
-const COMMIT_AFTER: Duration = Duration::from_millis(200);
 /// From so many inserts on they are copied.
 const COPY_ROWS: usize = 24;
 /// Rows of one statement: few sizes, so that few statements are prepared.
@@ -52,8 +51,10 @@ pub(super) struct Applier {
     /// Told to whoever acknowledges.
     pub(super) committed: watch::Sender<Option<Position>>,
     joiner: Joiner,
-    /// Since when the target's transaction is open.
+    /// Since when the target's transaction is open, …
     begun: Option<Instant>,
+    /// … and how long it may be.
+    open: Duration,
     rows: usize,
     bytes: usize,
     /// Everything up to here is done, or under way.
@@ -96,6 +97,7 @@ impl Applier {
             committed,
             joiner: Joiner::default(),
             begun: None,
+            open: pace::LEAST,
             rows: 0,
             bytes: 0,
             reached,
@@ -180,7 +182,7 @@ impl Applier {
                 return Err(self.untold(table, at));
             }
             self.figures.transactions.fetch_add(1, Relaxed);
-            let long = self.begun.is_some_and(|begun| begun.elapsed() >= COMMIT_AFTER);
+            let long = self.begun.is_some_and(|begun| begun.elapsed() >= self.open);
             // What uses a changed schema may not stand in its transaction (a new enum label).
             let long = std::mem::take(&mut self.altered) || long;
             if self.rows >= COMMIT_ROWS || self.bytes >= COMMIT_BYTES || long {
@@ -291,6 +293,7 @@ impl Applier {
         // COMMIT is sent before the answer of the compare-and-set is there, but not before it is
         // known that every row was as it should be.
         self.pipe.drain().await?;
+        let asked = Instant::now();
         for name in std::mem::take(&mut self.new) {
             self.note_table(&name, None, At { epoch: self.progress.main.epoch, position }).await?;
         }
@@ -298,7 +301,7 @@ impl Applier {
         self.pipe.word("COMMIT", Check::Commit, at).await?;
         self.pipe.drain().await?;
         (self.begun, self.rows, self.bytes) = (None, 0, 0);
-        self.reached = position;
+        (self.reached, self.open) = (position, pace::open_for(asked.elapsed()));
         self.figures.commits.fetch_add(1, Relaxed);
         self.figures.reached(at);
         if self.commit_us > 0 {

@@ -147,6 +147,13 @@ impl Host {
         Ok(compiled)
     }
 
+    /// Whether it has the code of this file already.
+    pub(super) fn has(&self, wasm: &[u8]) -> bool {
+        let sha256 = hex(&Sha256::digest(wasm));
+        let known = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().any(|compiled| compiled.sha256 == sha256)
+    }
+
     /// Removes old compiled code of other plugins than these, by their SHA-256.
     pub fn sweep(&self, used: &BTreeSet<String>) {
         if let Some(store) = &self.store {

@@ -22,7 +22,7 @@ use super::draft::Draft;
 use super::error::LoadError;
 use super::figures::Figures;
 use super::generation::{Bound, Generation, start};
-use super::host::{Host, hex};
+use super::host::{Compiled, Host, hex};
 use super::instance::{Ceilings, Instance};
 use super::keys::Key;
 use super::places;
@@ -311,10 +311,7 @@ fn bind(
     let patterns = patterns.collect();
     let called = called::read(&binding.also_called).unwrap_or_default();
     let key = choose_key(binding, keys);
-    let compiled = wasm.and_then(|wasm| {
-        pinned(binding, &wasm)?;
-        host.compile(&wasm, (binding.max_file_mib as usize) << 20, binding.wasi)
-    });
+    let compiled = wasm.and_then(|wasm| compile(host, binding, &wasm));
     let compiled = compiled.map_err(|e| errors.push(wrong(&binding.plugin, e))).ok();
     let (Some(compiled), true) = (compiled, errors.is_empty()) else { return Err(errors) };
     let ceilings = Ceilings {
@@ -402,6 +399,16 @@ pub(super) fn read(folder: &Path, binding: &Binding) -> Result<Vec<u8>, String> 
         ));
     }
     std::fs::read(&path).map_err(unreadable)
+}
+
+/// The code of a binding's plugin, if this is the file that it pins.
+pub(super) fn compile(
+    host: &Host,
+    binding: &Binding,
+    wasm: &[u8],
+) -> Result<Arc<Compiled>, String> {
+    pinned(binding, wasm)?;
+    host.compile(wasm, (binding.max_file_mib as usize) << 20, binding.wasi)
 }
 
 fn pinned(binding: &Binding, wasm: &[u8]) -> Result<(), String> {

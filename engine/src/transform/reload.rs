@@ -3,16 +3,18 @@
 //! File events on the folders (never on a file: a rename replaces it, Kubernetes swaps a
 //! link) only wake the watcher; what counts is content, compared every few seconds
 //! too, and only once it has been the same twice: a file being written is not a candidate.
-//! Whatever is wrong with a candidate, what runs goes on running, and the report says why.
-//! Configuration and plugins that change together are one candidate; a plugin's `sha256`
-//! makes that so even if they are written apart.
+//! While it settles its plugins are compiled already, which takes about as long; code of a
+//! file that has changed meanwhile is never run. Whatever is wrong with a candidate, what
+//! runs goes on running, and the report says why. Configuration and plugins that change
+//! together are one candidate; a plugin's `sha256` makes that so even if they are written
+//! apart.
 
 use std::any::Any;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
@@ -25,7 +27,7 @@ use super::generation::Generation;
 use super::handle::Handle;
 use super::host::{Host, hex};
 use super::keys::Key;
-use super::load::{Options, Rejected, candidate, read};
+use super::load::{Options, Rejected, candidate, compile, read};
 use super::probe::{probe, ways_on};
 
 /// Content must be the same for this long.
@@ -71,7 +73,8 @@ pub struct Watch {
     _events: Option<RecommendedWatcher>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What comes later counts for more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Wake {
     /// Something may have changed.
     Look,
@@ -156,35 +159,22 @@ struct Reloader {
     sources: Sources,
     /// Content that has been acted on.
     seen: Option<String>,
-    /// Content that was there a moment ago.
-    pending: Option<String>,
+    /// Content that was there a moment ago, and since when it is known to have been.
+    pending: Option<(String, Instant)>,
 }
 
 impl Reloader {
     fn run(mut self, woken: &Receiver<Wake>) {
-        let mut soon = true;
-        loop {
-            let wait = if soon { SETTLE } else { self.sources.poll };
-            let mut wake = match woken.recv_timeout(wait) {
-                Ok(wake) => wake,
-                Err(RecvTimeoutError::Timeout) => Wake::Look,
-                Err(RecvTimeoutError::Disconnected) => Wake::Stop,
-            };
-            for _ in 0..PATIENCE {
-                match (wake, woken.recv_timeout(DEBOUNCE)) {
-                    (Wake::Stop, _) => return,
-                    (Wake::Again, Ok(Wake::Look)) => {}
-                    (_, Ok(next)) => wake = next,
-                    (_, Err(_)) => break,
-                }
-            }
-            if wake == Wake::Stop {
-                return;
-            }
+        let mut wait = SETTLE;
+        while let Some(wake) = gather(woken, wait, self.pending.is_some()) {
             if wake == Wake::Again {
                 self.seen = None;
             }
-            soon = self.consider();
+            wait = match (self.consider(), &self.pending) {
+                (true, Some((_, since))) => SETTLE.saturating_sub(since.elapsed()),
+                (true, None) => SETTLE,
+                (false, _) => self.sources.poll,
+            };
         }
     }
 
@@ -199,11 +189,16 @@ impl Reloader {
             self.pending = None;
             return false;
         }
-        if self.pending.as_ref() != Some(&content) {
-            self.pending = Some(content);
+        if self.pending.as_ref().is_none_or(|(pending, _)| *pending != content) {
+            self.pending = Some((content, Instant::now()));
+            // Nobody has to wait for what may come to nothing.
+            drop(moving);
+            if let Ok(config) = &config {
+                self.compile(config);
+            }
             return true;
         }
-        self.seen = self.pending.take();
+        self.seen = self.pending.take().map(|(content, _)| content);
         if let Ok(config) = &config {
             self.handle.accept_by_file(config.accept.as_deref());
         }
@@ -217,6 +212,18 @@ impl Reloader {
         }
         handle.looked();
         false
+    }
+
+    /// Compiles what may become a candidate: the runtime finds its code by the file's digest
+    /// once it does. What is wrong is told then, or is gone by then.
+    fn compile(&self, config: &Config) {
+        for binding in config.plugged() {
+            if let Ok(wasm) = read(&config.plugins.folder, binding)
+                && !self.host.has(&wasm)
+            {
+                let _ = compile(&self.host, binding, &wasm);
+            }
+        }
     }
 
     fn candidate(&mut self, config: &Config, reloading: &BTreeSet<String>) -> Result<(), Rejected> {
@@ -280,6 +287,35 @@ impl Reloader {
         ways_on(&mut reasons, &digest);
         Err(Rejected { digest: Some(digest), reasons })
     }
+}
+
+/// Waits for something to look at: for so long, or until the first event and, if content
+/// `settles`, for all of that time. Where events came, they have to be over, or to be far too
+/// many. `None` is the end.
+fn gather(woken: &Receiver<Wake>, wait: Duration, settles: bool) -> Option<Wake> {
+    let (begun, mut wake) = (Instant::now(), None);
+    let mut next = |wait: Duration| match woken.recv_timeout(wait) {
+        Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => Err(()),
+        Ok(next) => {
+            wake = wake.max(Some(next));
+            Ok(true)
+        }
+        Err(RecvTimeoutError::Timeout) => Ok(false),
+    };
+    let mut came = false;
+    loop {
+        let left = wait.saturating_sub(begun.elapsed());
+        let now = next(left).ok()?;
+        came |= now;
+        if !now || !settles || left.is_zero() {
+            break;
+        }
+    }
+    let mut patience = if came { PATIENCE } else { 0 };
+    while patience > 0 && next(DEBOUNCE).ok()? {
+        patience -= 1;
+    }
+    Some(wake.unwrap_or(Wake::Look))
 }
 
 fn unreadable(text: String) -> Rejected {

@@ -105,6 +105,10 @@ impl InputBuilder {
         fields: impl Iterator<Item = Field<'a>>,
     ) -> Result<bool, TooLarge> {
         align(&mut self.out, 0);
+        let mut fields = fields.fuse();
+        if self.rows == 1 {
+            return self.single(slot, image, fields.next().unwrap_or(Field::Absent));
+        }
         let InputBuilder { out, states, ends, rows, .. } = self;
         let rows = *rows;
         let states_at = out.len();
@@ -116,7 +120,6 @@ impl InputBuilder {
         ends.clear();
         ends.resize(rows, [0; 4]);
         let (mut seen, mut text) = (0_u8, 0_usize);
-        let mut fields = fields.fuse();
         for (four, ends) in states.iter_mut().zip(ends.chunks_mut(4)) {
             for (place, end) in ends.iter_mut().enumerate() {
                 let state = match fields.next() {
@@ -145,6 +148,28 @@ impl InputBuilder {
         let states = states_at..states_at + rows.div_ceil(4);
         self.columns.push(SentColumn { slot, image, all_text, states });
         self.describe(slot, image, all_text, [states_at, offsets_at, bytes_at])?;
+        Ok(true)
+    }
+
+    /// The column of a batch of one row: what most batches of a quiet stream are. The same
+    /// regions, of lengths that the compiler knows.
+    #[inline]
+    fn single(&mut self, slot: u16, image: Image, field: Field<'_>) -> Result<bool, TooLarge> {
+        let (state, text) = match field {
+            Field::Absent => return Ok(false),
+            Field::Null => (State::Null, &[][..]),
+            Field::Unchanged => (State::Unchanged, &[][..]),
+            Field::Text(text) => (State::Text, text),
+        };
+        let states = self.out.len();
+        let end = u32::try_from(text.len()).map_err(|_| TooLarge)?;
+        // A byte of states and two offsets, each in eight.
+        let regions = [u64::from(state as u8), u64::from(end) << 32].map(u64::to_le_bytes);
+        self.out.extend_from_slice(regions.as_flattened());
+        self.out.extend_from_slice(text);
+        let all_text = state == State::Text;
+        self.columns.push(SentColumn { slot, image, all_text, states: states..states + 1 });
+        self.describe(slot, image, all_text, [states, states + 8, states + 16])?;
         Ok(true)
     }
 

@@ -194,6 +194,14 @@ impl ReplyBuilder {
         patches: impl Iterator<Item = (u16, Image, &'p PatchBuf)> + Clone,
     ) -> Result<&[u8], TooLarge> {
         let patches = patches.filter(|(_, _, patch)| !patch.is_empty());
+        if rows == 1 && verdicts.is_empty() && errors.is_empty() {
+            let (mut some, mut others) = (patches.clone(), patches.clone().skip(1));
+            if let (Some((slot, image, patch)), None) = (some.next(), others.next())
+                && !patch.nulls
+            {
+                return self.single(call, slot, image, &patch.text);
+            }
+        }
         let count = patches.clone().count();
         let mut layout = Layout { end: REPLY_HEADER };
         let verdicts_at = layout.region(verdicts.len());
@@ -206,11 +214,7 @@ impl ReplyBuilder {
         // Whatever lies within a block that is not too large fits, too.
         let total = offset(layout.end)?;
         let count = u16::try_from(count).map_err(|_| TooLarge)?;
-        self.out.clear();
-        // With room for what alignment takes before and, for a moment, behind: it may not move.
-        self.out.reserve(layout.end + 16);
-        self.start = self.out.as_ptr().align_offset(8);
-        zeros(&mut self.out, self.start);
+        self.begin(layout.end);
         let header = u32::from(count) << 16 | low(REPLY_HEADER);
         let of_errors = [errors_at, low(errors.len()), descriptors_at];
         self.words([
@@ -240,6 +244,43 @@ impl ReplyBuilder {
             self.region(&patch.text);
         }
         Ok(self.out.get(self.start..).unwrap_or_default())
+    }
+
+    /// The reply to one row of which one value is rewritten, as most of a quiet stream's are:
+    /// all places are known.
+    #[inline]
+    fn single(
+        &mut self,
+        call: u32,
+        slot: u16,
+        image: Image,
+        text: &[u8],
+    ) -> Result<&[u8], TooLarge> {
+        const BITMAP: usize = REPLY_HEADER + DESCRIPTOR;
+        const TEXT: usize = BITMAP + 16;
+        let len = offset(text.len())?;
+        let total = offset((TEXT + text.len()).next_multiple_of(8))?;
+        self.begin(TEXT + text.len());
+        let header = low(REPLY_HEADER);
+        self.words([total, 1 << 16 | header, 1, call, 0, 0, 0, header]);
+        let of = u32::from(slot) | (image as u32) << 16;
+        let bytes = if len == 0 { 0 } else { low(TEXT) };
+        self.words([of, 1, low(BITMAP), 0, low(BITMAP + 8), bytes, len, 0]);
+        // The bit of the row, and where its text begins and ends.
+        let regions = [1, u64::from(len) << 32].map(u64::to_le_bytes);
+        self.out.extend_from_slice(regions.as_flattened());
+        self.region(text);
+        Ok(self.out.get(self.start..).unwrap_or_default())
+    }
+
+    /// Makes room for a block, aligned.
+    #[inline]
+    fn begin(&mut self, len: usize) {
+        self.out.clear();
+        // With room for what alignment takes before and, for a moment, behind: it may not move.
+        self.out.reserve(len + 16);
+        self.start = self.out.as_ptr().align_offset(8);
+        zeros(&mut self.out, self.start);
     }
 
     /// A header or a descriptor: both are eight words, written as they are copied.

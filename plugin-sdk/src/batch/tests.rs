@@ -85,6 +85,73 @@ fn flaw_of(block: &[u8]) -> Flaw {
     Reply::read(block, three().sent(), ALLOWED).unwrap_err().flaw
 }
 
+/// The columns of one row lie as those of many do: the second of two rows is absent, so that
+/// nothing but the regions' lengths tells them apart.
+#[test]
+fn one_row_is_written_as_many_are() {
+    let fields = [Field::Text(b"ada"), Field::Text(b""), Field::Null, Field::Unchanged];
+    for image in Image::ALL {
+        for field in fields {
+            let written = |rows: usize| {
+                let mut builder = InputBuilder::default();
+                builder.begin(7, 3, 99, [Op::Insert, Op::Insert].into_iter().take(rows));
+                assert_eq!(builder.column(4, image, [field].into_iter()), Ok(true));
+                let block = builder.finish().unwrap().to_vec();
+                (block, builder)
+            };
+            let ((first, one), (second, two)) = (written(1), written(2));
+            let read = |block: &[u8]| {
+                let column = Input::read(block).unwrap().column(0).unwrap();
+                let offsets = column.offsets()[..2].to_vec();
+                (column.slot, column.image, offsets, column.bytes().to_owned(), column.state(0))
+            };
+            assert_eq!(read(&first), read(&second));
+            assert_eq!(one.sent().states(4, image), two.sent().states(4, image));
+            assert_eq!(one.sent().all_text(4, image), matches!(field, Field::Text(_)));
+        }
+    }
+    let mut builder = InputBuilder::default();
+    builder.begin(7, 3, 99, std::iter::once(Op::Insert));
+    let before = builder.len();
+    assert_eq!(builder.column(4, Image::New, [Field::Absent].into_iter()), Ok(false));
+    assert_eq!((builder.len(), builder.sent().states(4, Image::New)), (before, &[][..]));
+}
+
+/// The reply to one row whose only value is rewritten has a way of its own; an error list
+/// that is not empty takes the way of all others.
+#[test]
+fn a_reply_to_one_row_is_written_as_all_are() {
+    for (text, image) in [("", Image::New), ("x", Image::Old), ("grüße, Ada", Image::New)] {
+        let mut sent = InputBuilder::default();
+        sent.begin(7, 3, 99, std::iter::once(Op::Update));
+        for image in Image::ALL {
+            sent.column(0, image, [Field::Text(b"ada")].into_iter()).unwrap();
+        }
+        sent.finish().unwrap();
+        let (one, none) = (patch(&[(0, Some(text))], 1), patch(&[], 1));
+        let other = if image == Image::New { Image::Old } else { Image::New };
+        let patches = [(0, other, &none), (0, image, &one)];
+        let mut builder = ReplyBuilder::default();
+        let short = builder.write(99, 1, &[], &[], patches.into_iter()).unwrap().to_vec();
+        assert_eq!(short.as_slice().len() % 8, 0);
+        let long = builder.write(99, 1, &[0], &[], patches.into_iter()).unwrap().to_vec();
+        let read = |block| {
+            let reply = Reply::read(block, sent.sent(), ALLOWED).unwrap();
+            assert!(reply.patch(0, other).is_none() && reply.keeps_all());
+            let patch = *reply.patch(0, image).unwrap();
+            (patch.bytes().to_owned(), each(&patch))
+        };
+        assert_eq!(read(&short), read(&long));
+        assert_eq!(read(&short), (text.to_owned(), vec![(0, Some(0..text.len()))]));
+        // Without the verdict's region and what is told of it nothing else differs.
+        assert_eq!((&short[8..16], &short[32..40]), (&long[8..16], &long[40..48]));
+        assert!(
+            builder.write(99, 1, &[], &[], patches.into_iter()).unwrap().as_ptr().align_offset(8)
+                == 0
+        );
+    }
+}
+
 proptest! {
     #[test]
     fn input_comes_back(values in prop::collection::vec((value(), value()), 1..40)) {

@@ -80,6 +80,61 @@ fn content_counts_once_it_has_settled() {
 }
 
 #[test]
+fn what_settles_is_compiled_already_and_run_only_if_it_stays() {
+    let world = World::new();
+    let store = world.setup.folder.path().join("store");
+    let mut reloader = world.reloader();
+    settle(&mut reloader);
+    reloader.host = Host::new(Some(&store)).unwrap();
+    let codes = || {
+        let files = std::fs::read_dir(&store).unwrap().flatten();
+        files.filter(|file| file.path().extension().is_some_and(|e| e == "code")).count()
+    };
+    assert_eq!(codes(), 0);
+    for (at, fake) in [(1, "two"), (2, "three")] {
+        world.setup.write("mask.wasm", &masks(fake).wasm());
+        assert!(reloader.consider());
+        assert_eq!((codes(), world.handle.newest().number()), (at, 1));
+    }
+    // What is no plugin is not told of before it has stayed.
+    world.setup.write("mask.wasm", b"half a file");
+    assert!(reloader.consider());
+    assert_eq!((codes(), world.refused().as_str()), (2, ""));
+    world.setup.write("mask.wasm", &masks("three").wasm());
+    settle(&mut reloader);
+    assert_eq!((codes(), world.handle.newest().number()), (2, 2));
+    let mut chain = super::super::Chain::new(world.handle.newest());
+    let mut batch = insert("a");
+    chain.apply(&mut batch).unwrap();
+    assert!(shown(&batch)[0].contains("three"));
+}
+
+#[test]
+fn what_settles_is_left_alone_for_all_of_its_time() {
+    let (wake, woken) = channel();
+    let wait = 2 * DEBOUNCE;
+    let gathered = |settles| {
+        let begun = Instant::now();
+        (gather(&woken, wait, settles), begun.elapsed() >= wait)
+    };
+    assert_eq!(gathered(false), (Some(Wake::Look), true), "time is up");
+    for (told, want) in [(&[Wake::Look][..], Wake::Look), (&[Wake::Again, Wake::Look], Wake::Again)]
+    {
+        told.iter().for_each(|one| wake.send(*one).unwrap());
+        assert_eq!(gathered(true), (Some(want), true));
+        told.iter().for_each(|one| wake.send(*one).unwrap());
+        assert_eq!(gather(&woken, Duration::from_secs(3600), false), Some(want), "at once");
+    }
+    // Events without end are not waited for.
+    (0..10 * PATIENCE).for_each(|_| wake.send(Wake::Look).unwrap());
+    assert_eq!(gather(&woken, Duration::ZERO, true), Some(Wake::Look));
+    wake.send(Wake::Stop).unwrap();
+    assert_eq!(gather(&woken, Duration::from_secs(3600), true), None);
+    drop(wake);
+    assert_eq!(gather(&woken, Duration::from_secs(3600), false), None);
+}
+
+#[test]
 fn a_bad_candidate_changes_nothing_and_is_told_once() {
     let world = World::new();
     let mut reloader = world.reloader();
