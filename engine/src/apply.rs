@@ -353,6 +353,10 @@ impl Work<'_> {
                 (position, Content::Mark { section, tables }) => {
                     tracing::info!(tables = tables.len(), "tables are loaded again");
                     self.applier.mark(position, *section, tables).await?;
+                    // What comes next may be there already, and is behind it.
+                    if self.over(false).await? {
+                        return Ok(true);
+                    }
                 }
                 _ => self.applier.take(entry).await?,
             }

@@ -140,7 +140,7 @@ async fn rows_of_an_entry_may_be_more_or_fewer_in_the_middle_of_a_load() {
     world.bootstrap().await;
     let last = writer.finish().await;
     let told = world.check_ledger(last + 1).await;
-    assert!(told.contains(&format!("loaded {ROWS}")) && told.contains("problems 0"), "{told}");
+    assert!(told.contains("problems 0"), "{told}");
     let entries: u64 = world.redis.command(&["XLEN", "{kasho}:1:bootstrap"]).await;
     assert!(entries < ROWS, "{entries}: none was shared");
 }

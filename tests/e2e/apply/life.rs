@@ -385,8 +385,11 @@ async fn among_the_rows_of_an_entry_it_goes_on_with_the_next() {
             site.target.sql(&rewind).await;
         }
         let applier = site.applier();
-        eventually("all of it", async || (site.position().await == "bootstrap:100").then_some(()))
-            .await;
+        eventually("all of it", async || {
+            let there = site.target.value("SELECT count(*) FROM ledger").await == "100";
+            (there && site.position().await == "bootstrap:100").then_some(())
+        })
+        .await;
         applier.kill9().await;
         site.same(&["ledger"]).await;
     }
