@@ -248,7 +248,9 @@ fn a_schema_change_carries_what_its_row_does_not() {
             assert_eq!(columns[..], ["tag", "object_type", "identity", "text"]);
             let field = |text: Option<&str>| text.map_or(Field::Null, |t| Field::Text(t.into()));
             assert_eq!(new, Some(event.values().map(field).to_vec()));
-            assert_eq!(ddl.as_deref(), Some(&event.detail));
+            let mut told = event.detail.clone();
+            told.objects[0].published.clear();
+            assert_eq!(ddl.as_deref(), Some(&told));
         }
     }
     let (batch, piece) = schema_change(&event);
