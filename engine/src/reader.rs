@@ -110,6 +110,8 @@ pub struct StreamReader<S> {
     /// An entry of that transaction was handed out.
     delivered: bool,
     page_bytes: usize,
+    /// Read and not decoded yet, all behind the cursor: an entry may hold many rows.
+    raw: VecDeque<RawEntry>,
     ready: VecDeque<Entry>,
     /// Number of the newest entry of the load when it was opened.
     loaded: u64,
@@ -159,6 +161,7 @@ impl<S: Backend> StreamReader<S> {
             open: None,
             delivered: false,
             page_bytes,
+            raw: VecDeque::new(),
             ready: VecDeque::new(),
             loaded: found.bootstrap.high,
             runs: Arc::default(),
@@ -227,6 +230,10 @@ impl<S: Backend> StreamReader<S> {
             if let Some(entry) = self.buffered() {
                 return Ok(Some(entry));
             }
+            if !self.raw.is_empty() {
+                self.decode()?;
+                continue;
+            }
             if self.lane == Lane::Changes && self.load_points.is_none() && !self.find_end().await? {
                 if tokio::time::Instant::now() >= until {
                     return Ok(None);
@@ -244,15 +251,25 @@ impl<S: Backend> StreamReader<S> {
                 self.wait_until(until).await?;
                 continue;
             }
-            let lane = self.lane;
-            for raw in &page {
-                self.accept(raw)?;
-                // What comes next stands in the other stream.
-                if self.lane != lane {
-                    break;
-                }
+            self.raw = page.into();
+        }
+    }
+
+    /// Decodes about as many bytes as a page has.
+    fn decode(&mut self) -> Result<(), ReaderError> {
+        let (lane, mut bytes) = (self.lane, 0);
+        while bytes < self.page_bytes
+            && let Some(raw) = self.raw.pop_front()
+        {
+            let before = self.ready.len();
+            self.accept(&raw)?;
+            bytes += self.ready.range(before..).map(|entry| entry.weight).sum::<usize>();
+            // What comes next stands in the other stream.
+            if self.lane != lane {
+                self.raw.clear();
             }
         }
+        Ok(())
     }
 
     /// Blocks until something arrives behind the cursor, or the time is over.
@@ -288,6 +305,12 @@ impl<S: Backend> StreamReader<S> {
     }
 
     fn accept(&mut self, raw: &RawEntry) -> Result<(), ReaderError> {
+        if self.lane == Lane::Bootstrap && raw.has_rows() {
+            // A reader may have begun in the middle of them.
+            self.ready.extend(Entry::rows(raw, self.cursor)?);
+            self.cursor = raw.id;
+            return Ok(());
+        }
         let entry = Entry::decode(raw, self.lane)?;
         self.cursor = raw.id;
         match self.lane {
@@ -396,12 +419,20 @@ impl<S: Backend> StreamReader<S> {
     async fn pass_end(&mut self) -> Result<(), ReaderError> {
         if self.lane == Lane::Bootstrap
             && let Some(raw) = self.store.before(self.epoch, Lane::Bootstrap, self.cursor).await?
+            && raw.ends()
+            && (raw.id.high == self.cursor.high || self.is_last().await?)
             && let Content::End { load_points, after, .. } =
                 Entry::decode(&raw, Lane::Bootstrap)?.content
         {
             self.leave_load(load_points, after);
         }
         Ok(())
+    }
+
+    /// Nothing comes behind the cursor. What does may hold rows before it, too, so that the
+    /// entry before the cursor is not what the reader has seen last.
+    async fn is_last(&mut self) -> Result<bool, ReaderError> {
+        Ok(self.page(Lane::Bootstrap, self.cursor, 1).await?.is_empty())
     }
 
     /// Whoever has come exactly to a mark reads its section next.

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::harness::{Output, clients_of, eventually, repository};
-use crate::world::{World, Writer};
+use crate::world::{World, Writer, loaded};
 
 /// The usual pg_dump, which notes what it was given and what its file looked like, and runs
 /// the script `hook` of the folder first.
@@ -113,12 +113,11 @@ async fn every_step_may_be_typed_again() {
     running.signal("INT");
     assert_eq!(running.wait_exit().await.code(), Some(1));
     assert!(place.left().is_empty(), "{:?}", place.left());
-    let loaded = world.entries("bootstrap").await;
-    assert!(loaded < ROWS, "interrupted too late to show anything");
+    let more = world.entries("bootstrap").await;
+    assert!(more < ROWS, "interrupted too late to show anything");
 
     // kill -9: nobody is left to remove it.
     let running = world.engine.spawn(&typed);
-    let more = loaded;
     eventually("rows", async || (world.entries("bootstrap").await > more).then_some(())).await;
     running.kill9().await;
     assert_eq!(place.left(), ["kasho-dump-kasho_slot-e1"]);
@@ -149,9 +148,7 @@ async fn compressed_parallel_and_kept() {
     {
         let output = world.engine.run(&place.arguments(&[more, &["--yes"]].concat())).await;
         says(&output.success(), &["state: STREAMING"]);
-        let key = format!("{{kasho}}:{epoch}:bootstrap");
-        let entries: u64 = world.redis.command(&["XLEN", &key]).await;
-        assert_eq!(entries, 3_001, "epoch {epoch}");
+        assert_eq!(loaded(&world.redis, epoch).await, 3_001, "epoch {epoch}");
         assert_eq!(place.left().is_empty(), epoch < 3, "epoch {epoch}");
         world.engine.run(&["reset", "--yes"]).await.success();
     }

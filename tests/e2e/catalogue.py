@@ -15,7 +15,7 @@ rows = {table: {} for table in keys}
 for name in ("bootstrap", "changes"):
     start = "-"
     while page := server.xrange(f"{{kasho}}:{sys.argv[2]}:{name}", start, "+", 2000):
-        for id, entry in page:
+        for id, entry in one_by_one(page):
             table = entry.get(b"t", b"").decode()
             if table not in keys or b"d" not in entry:
                 continue

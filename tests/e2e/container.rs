@@ -11,7 +11,7 @@ use crate::harness::process::Voice;
 use crate::harness::{
     Output, Postgres, Process, Redis, eventually, free_port, get, guest, logs, python, repository,
 };
-use crate::world::{LEDGER, fill};
+use crate::world::{LEDGER, fill, loaded};
 
 /// Runs install.sh into `root`, as the Dockerfile does.
 async fn install(root: &Path) -> Output {
@@ -155,8 +155,7 @@ async fn the_documents_commands_work_where_the_script_has_installed() {
     script.success();
     let streaming = machine.type_line(&format!("{status} | grep '\"state\": \"STREAMING\"'")).await;
     streaming.success();
-    let loaded: u64 = redis.command(&["XLEN", "{kasho}:1:bootstrap"]).await;
-    assert_eq!(loaded, 51);
+    assert_eq!(loaded(&redis, 1).await, 51);
     let told = machine.type_line("kasho status").await.success();
     assert!(told.stdout.contains("STREAMING"), "{}", told.stdout);
     // Under its other name the program fills a target.

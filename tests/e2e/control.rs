@@ -235,6 +235,7 @@ async fn rows_of_the_load_are_streamed_from_redis() {
     };
     let new = NewEpoch {
         encoding: Encoding::Msgpack,
+        load_rows: 500,
         slot: "kasho_slot",
         system_id: "1",
         timeline: 1,

@@ -21,7 +21,7 @@ problems = []
 def entries(name):
     start = "-"
     while page := server.xrange(f"{{kasho}}:{epoch}:{name}", start, "+", 2000):
-        yield from page
+        yield from one_by_one(page)
         start = b"(" + page[-1][0]
 
 

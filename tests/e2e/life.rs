@@ -117,3 +117,30 @@ async fn an_emptied_redis_halts_the_engine_with_the_two_ways_on() {
     assert_eq!(world.pg.value(confirmed).await, before, "a halted engine acknowledges nothing");
     assert_eq!(world.entries("changes").await, 0, "and publishes nothing");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_an_entry_may_be_more_or_fewer_in_the_middle_of_a_load() {
+    const ROWS: u64 = 150_000;
+    let mut world = World::start(ROWS).await;
+    let writer = Writer::start(&world.pg, ROWS).await;
+    let plain = std::fs::read_to_string(world.engine.home().config_path()).expect("kasho.toml");
+    world.begin_bootstrap().await;
+    for rows in [1, 7, 10_000] {
+        let before = world.entries("bootstrap").await;
+        eventually("some rows to be loaded", async || {
+            (world.entries("bootstrap").await > before).then_some(())
+        })
+        .await;
+        world.engine.kill9().await;
+        let text = plain.replacen("[redis]", &format!("[redis]\nload_rows = {rows}"), 1);
+        world.engine.home().write_config(&text);
+        world.engine.start_again();
+        world.until_state("ACCUMULATING").await;
+    }
+    world.bootstrap().await;
+    let last = writer.finish().await;
+    let told = world.check_ledger(last + 1).await;
+    assert!(told.contains("problems 0"), "{told}");
+    let entries: u64 = world.redis.command(&["XLEN", "{kasho}:1:bootstrap"]).await;
+    assert!(entries < ROWS, "{entries}: none was shared");
+}

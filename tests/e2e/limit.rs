@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use crate::harness::{Engine, Postgres, Redis, eventually, get};
-use crate::world::{LEDGER, World, config, fill};
+use crate::world::{LEDGER, World, config, fill, loaded};
 
 /// A limit of 48 MiB; nothing times out, so that only the limit speaks.
 async fn world(on_limit: &str) -> World {
@@ -104,8 +104,7 @@ async fn at_the_limit_the_slot_is_dropped_although_redis_does_not_answer() {
     world.bootstrap().await;
     let status = world.status().await;
     assert_eq!((&status["state"], &status["epoch"]), (&"STREAMING".into(), &2.into()));
-    let loaded: u64 = world.redis.command(&["XLEN", "{kasho}:2:bootstrap"]).await;
-    assert_eq!(loaded, 21, "twenty rows and the end");
+    assert_eq!(loaded(&world.redis, 2).await, 21, "twenty rows and the end");
 }
 
 #[tokio::test(flavor = "multi_thread")]

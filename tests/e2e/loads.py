@@ -23,7 +23,7 @@ def load(url, epoch):
     server, rows = redis.Redis.from_url(url), collections.Counter()
     start = "-"
     while page := server.xrange(f"{{kasho}}:{epoch}:bootstrap", start, "+", 2000):
-        for id, entry in page:
+        for id, entry in one_by_one(page):
             if entry[b"o"] == b"read":
                 data = msgpack.unpackb(entry[b"d"])
                 rows[(entry[b"t"].decode(), tuple(data["cols"]), tuple(data["oids"]), tuple(data["new"]))] += 1

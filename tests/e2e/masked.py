@@ -17,7 +17,7 @@ problems, by_transaction = [], collections.defaultdict(set)
 for name in ("bootstrap", "changes"):
     start = "-"
     while page := server.xrange(f"{{kasho}}:{epoch}:{name}", start, "+", 2000):
-        for id, entry in page:
+        for id, entry in one_by_one(page):
             if entry.get(b"t", b"").decode() != table or b"d" not in entry:
                 continue
             data = msgpack.unpackb(entry[b"d"])

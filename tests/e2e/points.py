@@ -24,7 +24,7 @@ problems, restarts, skipped = [], [], 0
 
 def entries(name, start="-"):
     while page := server.xrange(f"{{kasho}}:{epoch}:{name}", start, "+", 2000):
-        yield from page
+        yield from one_by_one(page)
         start = b"(" + page[-1][0]
 
 

@@ -29,7 +29,7 @@ def read(stream):
             continue
         quiet = time.monotonic()
         entries = pages[0][1]
-        yield from entries
+        yield from one_by_one(entries)
         server.xack(key, name, *[id for id, _ in entries])
 
 

@@ -25,7 +25,7 @@ columns, problems, points = {}, [], {}
 def entries(name):
     start = "-"
     while page := server.xrange(f"{{kasho}}:{epoch}:{name}", start, "+", 2000):
-        yield from page
+        yield from one_by_one(page)
         start = b"(" + page[-1][0]
 
 

@@ -74,6 +74,7 @@ async fn begin(config: &RedisConfig) -> Epoch {
         Description { options: "o".into(), chain: "c".into(), key_fingerprint: "k".into() };
     let new = NewEpoch {
         encoding: Encoding::Msgpack,
+        load_rows: 500,
         slot: "kasho_slot",
         system_id: "7000",
         timeline: 1,

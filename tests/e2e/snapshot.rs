@@ -516,6 +516,7 @@ async fn begin(start_lsn: Lsn) -> MemoryServer {
     let mut store = server.connect().await.unwrap();
     let new = NewEpoch {
         encoding: Encoding::Msgpack,
+        load_rows: 500,
         slot: "kasho_slot",
         system_id: "1",
         timeline: 1,
@@ -539,10 +540,15 @@ async fn loaded_ids(server: &MemoryServer) -> BTreeMap<String, Vec<String>> {
     let mut store = server.connect().await.unwrap();
     let page = store.page(Epoch(1), Lane::Bootstrap, Id::ZERO, 100_000).await.unwrap();
     for raw in page.entries {
-        let entry = Entry::decode(&raw, Lane::Bootstrap).unwrap();
-        let Content::Row { new: Some(new), .. } = entry.content else { panic!("not a row") };
-        let Field::Text(id) = &new[0] else { panic!("no id") };
-        found.entry(entry.table).or_default().push(id.clone());
+        let entries = match raw.has_rows() {
+            true => Entry::rows(&raw, Id::ZERO).unwrap(),
+            false => vec![Entry::decode(&raw, Lane::Bootstrap).unwrap()],
+        };
+        for entry in entries {
+            let Content::Row { new: Some(new), .. } = entry.content else { panic!("not a row") };
+            let Field::Text(id) = &new[0] else { panic!("no id") };
+            found.entry(entry.table).or_default().push(id.clone());
+        }
     }
     found
 }

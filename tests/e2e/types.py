@@ -16,7 +16,7 @@ seen = {"bootstrap": {}, "changes": {}}
 for name, values in seen.items():
     start = "-"
     while page := server.xrange(f"{{kasho}}:{sys.argv[2]}:{name}", start, "+", 2000):
-        for id, entry in page:
+        for id, entry in one_by_one(page):
             if entry[b"o"] in (b"read", b"insert"):
                 data = msgpack.unpackb(entry[b"d"])
                 if "v" not in data["cols"]:

@@ -32,6 +32,15 @@ pub(crate) fn config(pg: &str, redis: &str, grpc_port: u16, more: &str) -> Strin
     )
 }
 
+/// Rows and marks of the load of an epoch: the number of the last of them.
+pub(crate) async fn loaded(redis: &Redis, epoch: u64) -> u64 {
+    let key = format!("{{kasho}}:{epoch}:bootstrap");
+    let last = redis.try_command(&["XREVRANGE", &key, "+", "-", "COUNT", "1"]).await;
+    let last: Vec<(String, redis::Value)> = last.unwrap_or_default();
+    let number = last.first().and_then(|(id, _)| id.split('-').next()?.parse().ok());
+    number.unwrap_or(0)
+}
+
 impl World {
     /// Starts all three, the ledger with `rows` rows, no plugin.
     pub(crate) async fn start(rows: u64) -> World {
@@ -94,8 +103,11 @@ impl World {
         }
     }
 
-    /// Entries of a stream of epoch 1.
+    /// Entries of a stream of epoch 1; of the load, its rows and marks.
     pub(crate) async fn entries(&self, stream: &str) -> u64 {
+        if stream == "bootstrap" {
+            return loaded(&self.redis, 1).await;
+        }
         let key = format!("{{kasho}}:1:{stream}");
         self.redis.try_command(&["XLEN", &key]).await.unwrap_or(0)
     }

@@ -49,6 +49,7 @@ impl World {
         let redis = memory::MemoryServer::new("kasho");
         let new = NewEpoch {
             encoding: Encoding::Msgpack,
+            load_rows: 500,
             slot: SLOT,
             system_id: SYSTEM,
             timeline: 1,

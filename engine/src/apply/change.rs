@@ -123,7 +123,7 @@ pub(super) fn change(
         Ok(Some(Change { at, table, shape, values, key, miss, whole }))
     };
     match op {
-        Op::Insert | Op::Read => {
+        Op::Insert => {
             let new = new.ok_or(Unfit::NoRow)?;
             if new.contains(&Field::Unchanged) {
                 return Err(Unfit::Partial);
@@ -178,6 +178,25 @@ pub(super) fn change(
         }
         _ => Err(Unfit::NoRow),
     }
+}
+
+/// The columns of a row of the load that are copied, and their values.
+///
+/// # Errors
+/// Not all of the row is there.
+pub(super) fn copied<'a>(
+    mapping: &'a Mapping,
+    image: &'a [Field],
+) -> Result<impl Iterator<Item = (usize, Option<&'a str>)> + Clone, Unfit> {
+    if image.contains(&Field::Unchanged) {
+        return Err(Unfit::Partial);
+    }
+    let value = |(place, field): (&Option<usize>, &'a Field)| match field {
+        Field::Text(text) => place.map(|place| (place, Some(text.as_str()))),
+        Field::Null => place.map(|place| (place, None)),
+        Field::Bytes(_) | Field::Unchanged | Field::Absent => None,
+    };
+    Ok(mapping.places.iter().zip(image).filter_map(value))
 }
 
 /// The columns of an image that are written, and their values.

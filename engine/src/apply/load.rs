@@ -12,7 +12,7 @@ use kasho_plugin_sdk::Op;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::change::{Images, change, refuse};
+use super::change::{Unfit, copied, refuse};
 use super::error::ApplyError;
 use super::progress::{At, Progress};
 use super::session::{self, Triggers, remedy};
@@ -134,23 +134,23 @@ impl Load {
         if number <= loading.skip {
             return Ok(());
         }
-        let images = Images { op: Op::Read, new, old: None, key: &[], miss: false };
-        let change = change(&table, &mapping, at, images).map_err(|u| refuse(&table, at, u))?;
-        let Some(change) = change else { return Ok(()) };
-        let same = loading.set == change.shape.set && !loading.copy.is_empty();
+        let values = new.as_deref().ok_or(Unfit::NoRow).and_then(|new| copied(&mapping, new));
+        let values = values.map_err(|unfit| refuse(&table, at, unfit))?;
+        let set = values.clone().map(|(place, _)| place);
+        let same = !loading.copy.is_empty() && set.clone().eq(loading.set.iter().copied());
         if !same {
             self.send(&entry.table, applier).await?;
         }
         let Some(loading) = self.tables.get_mut(&entry.table) else { return Ok(()) };
         if !same {
-            loading.set.clone_from(&change.shape.set);
+            loading.set = set.collect();
             loading.copy = sql::copy(&table, &loading.set).into();
         }
         if loading.piece.is_empty() {
             loading.first = number;
         }
         let before = loading.piece.len();
-        text::row(&change.values, &mut loading.piece);
+        text::row(values.map(|(_, value)| value), &mut loading.piece);
         (loading.last, loading.rows) = (number, loading.rows + 1);
         self.buffered += loading.piece.len() - before;
         if loading.piece.len() >= PIECE {

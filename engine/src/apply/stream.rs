@@ -426,7 +426,9 @@ impl Applier {
         let plain = otherwise == Otherwise::Nothing && !shape.set.is_empty();
         if verb == Verb::Insert && plain && run.changes.len() >= COPY_ROWS {
             let mut rows = Vec::new();
-            run.changes.iter().for_each(|change| text::row(&change.values, &mut rows));
+            run.changes.iter().for_each(|change| {
+                text::row(change.values.iter().map(Option::as_deref), &mut rows)
+            });
             let copy = sql::copy(&table, &shape.set);
             return self.pipe.copy(&copy, rows.into(), check(run.changes.len()), at).await;
         }

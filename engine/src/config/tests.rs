@@ -78,6 +78,20 @@ fn all_errors_come_at_once_each_with_its_place() {
 }
 
 #[test]
+fn rows_of_an_entry_are_many_or_one_as_the_encoding_has_it_unless_they_are_set() {
+    let text = |more: &str| format!("[source]\nurl = 'x'\n[redis]\nurl = 'y'\n{more}\n");
+    let rows = |more: &str| parse(&text(more)).unwrap().redis.load_rows();
+    assert_eq!((rows(""), rows("encoding = 'json'")), (500, 1));
+    assert_eq!((rows("load_rows = 1"), rows("encoding = 'json'\nload_rows = 10000")), (1, 10_000));
+    for bad in [0, 10_001] {
+        let found = problems(&text(&format!("load_rows = {bad}")));
+        let told =
+            "kasho.toml:5:13: redis.load_rows: must lie between 1 (one entry a row) and 10000";
+        assert!(found.len() == 1 && found[0].starts_with(told), "{found:#?}");
+    }
+}
+
+#[test]
 fn errors_of_syntax_do_not_hide_the_others() {
     let found = problems("[source]\nurl = 'hunter2\nslto = 1\n[redis]\nurl = 'x'\nprefixx = 1\n");
     assert!(found.iter().any(|line| line.starts_with("kasho.toml:2:")), "{found:#?}");

@@ -142,8 +142,7 @@ fn raw_change(entry: &Entry) -> RawChange {
     }
     match &entry.content {
         Content::Row { columns, oids, new, old, transactional, miss, .. } => {
-            raw.column_names.clone_from(columns);
-            raw.type_oids.clone_from(oids);
+            (raw.column_names, raw.type_oids) = (columns.to_vec(), oids.to_vec());
             let values = |fields: &Option<Vec<Field>>| {
                 fields.iter().flatten().map(raw_value).collect::<Vec<_>>()
             };
@@ -202,9 +201,9 @@ mod tests {
     }
 
     fn row(op: Op, new: Option<Vec<Field>>, old: Option<Vec<Field>>) -> Entry {
-        let columns = ["id", "name", "big"].map(str::to_owned).to_vec();
+        let columns = ["id", "name", "big"].map(str::to_owned).into();
         let key = if op == Op::Update && old.is_none() { vec![0] } else { Vec::new() };
-        let (oids, transactional) = (vec![23, 25, 25], None);
+        let (oids, transactional) = ([23, 25, 25].into(), None);
         let miss = false;
         let ddl = None;
         let content = Content::Row { columns, oids, new, old, key, transactional, miss, ddl };
@@ -297,8 +296,8 @@ mod tests {
     #[test]
     fn a_schema_change() {
         let content = Content::Row {
-            columns: ["tag", "object_type", "identity", "text"].map(str::to_owned).to_vec(),
-            oids: vec![25; 4],
+            columns: ["tag", "object_type", "identity", "text"].map(str::to_owned).into(),
+            oids: [25; 4].into(),
             new: Some(vec![text("CREATE TABLE"), text("table"), text("s.t"), text("CREATE …")]),
             old: None,
             key: Vec::new(),

@@ -341,6 +341,7 @@ impl Engine {
             start_lsn: report.load.start_lsn,
             description: self.world.description(&generation),
             encoding: self.world.config.redis.encoding,
+            load_rows: self.world.config.redis.load_rows(),
             generation: generation.number(),
             state: Some((self.stored.as_deref(), &text)),
             catalog: Some(&catalog),

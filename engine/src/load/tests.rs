@@ -91,6 +91,7 @@ async fn readers_are_told_once_to_empty_what_an_earlier_attempt_has_published() 
         let server = MemoryServer::default();
         let new = NewEpoch {
             encoding: Encoding::Msgpack,
+            load_rows: 500,
             slot: "s",
             system_id: "1",
             timeline: 1,

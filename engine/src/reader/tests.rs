@@ -10,7 +10,7 @@ use crate::sink::publisher::{
     Claim, Description, NewEpoch, Opening, Publisher, WriterToken, begin_epoch,
 };
 use crate::sink::status::Status;
-use crate::sink::store::{Append, Connect, Dead, Guard, NewEntry, Registry, Store, Trim};
+use crate::sink::store::{Append, Connect, Dead, Feed, Guard, NewEntry, Registry, Store, Trim};
 
 mod model;
 
@@ -29,6 +29,7 @@ async fn world() -> World {
         Description { options: "o".into(), chain: "c".into(), key_fingerprint: "k".into() };
     let new = NewEpoch {
         encoding: Encoding::Msgpack,
+        load_rows: 500,
         slot: "s",
         system_id: "1",
         timeline: 1,
@@ -48,7 +49,8 @@ async fn world() -> World {
         token: WriterToken(1),
         accept_gap: false,
     };
-    let config = Config::default();
+    // So that both entries of one row and of several are read.
+    let config = Config { load_rows: Some(3), ..Config::default() };
     let store = server.connect().await.unwrap();
     let claim = Claim::new(store).await.unwrap();
     let (sink, _) = Publisher::open(claim, &config, &opening, Status::default()).await.unwrap();
@@ -64,7 +66,7 @@ impl World {
     }
 
     async fn loaded(&mut self, rows: u64) {
-        let batch = sample::batch(&[Part::whole(1, rows)]);
+        let batch = sample::read("ledger", (1..=rows).map(|n| (n, format!("note {n}"))));
         self.load.append(&batch, 1, Vec::new()).await.unwrap();
     }
 
@@ -143,6 +145,101 @@ async fn reading_goes_on_strictly_after_any_position() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn reading_goes_on_strictly_after_every_row_of_an_entry() {
+    let mut world = world().await;
+    for rows in [7, 1, 3, 5] {
+        world.loaded(rows).await;
+    }
+    world.finish(&[]).await;
+    let mut store = world.server.connect().await.unwrap();
+    let stored = store.page(Epoch(1), Lane::Bootstrap, Id::ZERO, 100).await.unwrap().entries;
+    let ids: Vec<u64> = stored.iter().map(|raw| raw.id.high).collect();
+    assert_eq!(ids, [3, 6, 7, 8, 11, 14, 16, 17], "the last of an entry names it");
+    let all_rows: Vec<String> = (1..=16).map(|n| format!("bootstrap:{n}")).collect();
+    let whole: Vec<String> = all_rows.into_iter().chain(["bootstrap:17end".to_owned()]).collect();
+    // Pages of about one entry, and of all.
+    for page_bytes in [1, 1 << 20] {
+        for n in 0..=17 {
+            let store = world.server.connect().await.unwrap();
+            let from = From::After(format!("e1:bootstrap:{n}").parse().unwrap());
+            let mut reader = StreamReader::open(store, from, page_bytes).await.unwrap();
+            assert_eq!(all(&mut reader).await.unwrap(), whole[n..], "after {n}");
+            assert!(reader.reads_changes());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_stands_within_the_first_entry_of_a_section_has_not_passed_the_end_before_it() {
+    let mut world = world().await;
+    world.loaded(2).await;
+    world.finish(&[]).await;
+    world.publish(&[Part::whole(0x200, 1)]).await;
+    let store = world.server.connect().await.unwrap();
+    let config = Config { load_rows: Some(10), ..Config::default() };
+    let token = WriterToken(2);
+    let opened = LoadWriter::open(store, &config, Epoch(1), "e", token, Status::default()).await;
+    world.load = opened.unwrap().0;
+    // Rows 4 to 8, right behind the end of the load, number 3.
+    world.loaded(5).await;
+    for (n, rest) in [(4, 4), (5, 3), (7, 1), (8, 0)] {
+        let mut reader = world.reader(&format!("e1:bootstrap:{n}")).await;
+        assert!(!reader.reads_changes(), "after {n}");
+        let rows: Vec<String> = (n + 1..=8).map(|n| format!("bootstrap:{n}")).collect();
+        assert_eq!((all(&mut reader).await.unwrap(), rows.len()), (rows, rest), "after {n}");
+    }
+    let mut behind = world.reader("e1:bootstrap:3").await;
+    assert_eq!(all(&mut behind).await.unwrap(), ["0/200:1!"], "the load had ended there");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_acknowledged_within_an_entry_keeps_the_rest_of_it() {
+    let mut world = world().await;
+    world.loaded(9).await;
+    let mut store = world.server.connect().await.unwrap();
+    store.add_consumer("c").await.unwrap();
+    let mut read = Vec::new();
+    for n in 1..=9 {
+        let through = Id { high: n, low: 1 };
+        store.acknowledge("c", Epoch(1), Lane::Bootstrap, through).await.unwrap();
+        let trim = Trim { epoch: Epoch(1), ceiling: None, pressed: false };
+        read.push(store.trim(trim).await.unwrap());
+        let mut reader = world.reader(&format!("e1:bootstrap:{n}")).await;
+        let rest: Vec<String> = (n + 1..=9).map(|n| format!("bootstrap:{n}")).collect();
+        assert_eq!(all(&mut reader).await.unwrap(), rest, "after {n}");
+    }
+    assert_eq!(read, [0, 0, 0, 1, 0, 0, 1, 0, 0], "entries that went");
+    for gone in ["bootstrap", "bootstrap:2", "bootstrap:5"] {
+        let error = world.try_reader(From::After(gone.parse().unwrap())).await.unwrap_err();
+        assert!(matches!(error, ReaderError::OutOfRange { .. }), "{gone}: {error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn small_rows_of_large_entries_do_not_fill_the_memory() {
+    let mut world = world().await;
+    let store = world.server.connect().await.unwrap();
+    let config = Config { load_rows: Some(10_000), ..Config::default() };
+    let token = WriterToken(2);
+    let opened = LoadWriter::open(store, &config, Epoch(1), "e", token, Status::default()).await;
+    world.load = opened.unwrap().0;
+    for _ in 0..20 {
+        let rows = sample::read("ledger", (0..500).map(|n| (n, String::new())));
+        world.load.append(&rows, 1, Vec::new()).await.unwrap();
+    }
+    let mut reader = world.try_reader(From::Start).await.unwrap();
+    reader.page_bytes = 100_000;
+    let (mut seen, mut most) = (0, 0);
+    while let Some(entry) = reader.next(NOW).await.unwrap() {
+        seen += 1;
+        assert_eq!(entry.position, Position::Bootstrap(seen));
+        most = most.max(reader.ready.len());
+    }
+    assert_eq!(seen, 10_000);
+    assert!(most <= 1_100, "{most} rows at once");
+}
+
+#[tokio::test(start_paused = true)]
 async fn changes_below_a_load_point_are_skipped_and_transactions_still_end() {
     let mut world = world().await;
     let mut batch = sample::batch(&[Part::whole(0x200, 3), Part::whole(0x400, 1)]);
@@ -190,7 +287,7 @@ async fn what_was_trimmed_is_refused_with_the_oldest_position() {
     store.add_consumer("c").await.unwrap();
     let through = Id { high: 0x200, low: u64::MAX };
     store.acknowledge("c", Epoch(1), Lane::Changes, through).await.unwrap();
-    assert_eq!(store.trim(Trim { epoch: Epoch(1), ceiling: None, pressed: false }).await, Ok(4));
+    assert_eq!(store.trim(Trim { epoch: Epoch(1), ceiling: None, pressed: false }).await, Ok(3));
     let error = slow.next(NOW).await.unwrap_err();
     assert!(
         error.to_string().contains("the oldest position to go on from is e1:0/200:2"),

@@ -21,6 +21,9 @@ pub struct Config {
     pub prefix: String,
     /// How rows are written.
     pub encoding: Encoding,
+    /// Rows that an entry of the load holds at most; 1 = each row has one. None where the
+    /// file says nothing: [`Config::load_rows`] is what holds.
+    pub load_rows: Option<u64>,
     /// What counts as durable.
     pub durability: Durability,
     /// A durability wait that takes longer is an error, and tried again.
@@ -53,6 +56,7 @@ impl Default for Config {
             url: None,
             prefix: "kasho".to_owned(),
             encoding: Encoding::Msgpack,
+            load_rows: None,
             durability: Durability::Reply,
             durability_timeout_ms: 10_000,
             connect_timeout_ms: 5_000,
@@ -205,7 +209,22 @@ impl<'de> Deserialize<'de> for Share {
     }
 }
 
+/// Rows of an entry of the load, if its bytes do not end it before.
+const LOAD_ROWS: u64 = 500;
+/// Rows of an entry that one may ask for: a reader has to hold them all.
+const MOST_LOAD_ROWS: u64 = 10_000;
+
 impl Config {
+    /// Rows that an entry of the load holds at most. JSON is chosen by those who read entries
+    /// with tools and by eye: they find one row in each, unless they ask for more.
+    #[must_use]
+    pub fn load_rows(&self) -> u64 {
+        self.load_rows.unwrap_or(match self.encoding {
+            Encoding::Msgpack => LOAD_ROWS,
+            Encoding::Json => 1,
+        })
+    }
+
     /// What makes no sense.
     pub(crate) fn invalid(&self) -> Findings {
         let mut found = Findings::default();
@@ -219,6 +238,9 @@ impl Config {
             ("connect_timeout_ms", self.connect_timeout_ms),
             ("response_timeout_ms", self.response_timeout_ms),
         ]);
+        let rows = self.load_rows.is_none_or(|rows| (1..=MOST_LOAD_ROWS).contains(&rows));
+        let text = "must lie between 1 (one entry a row) and 10000: readers hold an entry whole";
+        found.must(rows, "load_rows", text);
         let text = "must lie between 1 and 100000: all of them are kept in Redis";
         found.must((1..=100_000).contains(&self.dead_letters), "dead_letters", text);
         let half = if self.tls_cert.is_some() { "tls_cert" } else { "tls_key" };

@@ -52,6 +52,7 @@ pub async fn check<R: Rig>(rig: &R) {
     trims_the_load_to_its_end(rig).await;
     keeps_a_section_until_its_mark_is_passed(rig).await;
     bounds::ends_a_page_by_its_bytes(rig).await;
+    bounds::keeps_an_entry_until_its_last_row_is_acknowledged(rig).await;
     pages_and_waits(rig).await;
     bounds::names_a_key_of_another_type(rig).await;
     letters::are_written_with_what_is_around_them(rig).await;
@@ -75,6 +76,7 @@ pub fn checkpoint(epoch: Epoch) -> Checkpoint {
         chain: "c1".to_owned(),
         key_fingerprint: "k1".to_owned(),
         encoding: Some(Encoding::Json),
+        load_rows: Some(7),
         trim: Id::ZERO,
         trim_bootstrap: Id::ZERO,
         mark: String::new(),
@@ -93,6 +95,11 @@ fn append(entries: Vec<NewEntry<'static>>, position: &str) -> Append<'static> {
         fields: vec![("position", position.to_owned())],
         dead: Dead::default(),
     }
+}
+
+fn load(entries: Vec<NewEntry<'static>>) -> Load<'static> {
+    let (progress, lease, dead) = (Vec::new(), LEASE, Dead::default());
+    Load { generation: 1, entries, progress, lease, dead }
 }
 
 fn guard(writer: &str, last: Id) -> Guard {
@@ -228,13 +235,6 @@ async fn refuses_growth_when_full<R: Rig>(rig: &R) {
     let now = guard("w", id(200, 1));
     let more = || append(vec![entry(300, 1, true)], "0/12C");
     assert_eq!(store.append(&now, &more()).await, Err(StoreError::Oom));
-    let load = |entries| Load {
-        generation: 1,
-        entries,
-        progress: Vec::new(),
-        lease: LEASE,
-        dead: Dead::default(),
-    };
     let loader = guard("l", Id::ZERO);
     assert_eq!(store.load(&loader, &load(vec![entry(1, 1, false)])).await, Err(StoreError::Oom));
     assert_eq!(store.inspect().await.unwrap(), before, "something was written");
@@ -318,13 +318,7 @@ async fn finishes_the_load_with_the_phase<R: Rig>(rig: &R) {
     assert_eq!(store.state().await, Ok(Some(b"STREAMING".to_vec())));
     let raw = store.before(E1, Lane::Bootstrap, id(9, 9)).await.unwrap().unwrap();
     assert_eq!((raw.id, raw.field("o"), raw.field("t")), (id(1, 1), Some(&b"end"[..]), None));
-    let late = Load {
-        generation: 1,
-        entries: vec![entry(2, 1, false)],
-        progress: Vec::new(),
-        lease: LEASE,
-        dead: Dead::default(),
-    };
+    let late = load(vec![entry(2, 1, false)]);
     let late = store.load(&guard("a1", id(1, 1)), &late).await;
     assert!(matches!(late, Ok(Answer::Fenced { .. })));
 }
@@ -397,9 +391,7 @@ async fn trims_what_all_consumers_have<R: Rig>(rig: &R) {
 async fn trims_the_load_to_its_end<R: Rig>(rig: &R) {
     let (_, mut store, _) = begun(rig).await;
     store.lease(E1, "a", "a1", LEASE).await.unwrap();
-    let entries = (1..=4).map(|n| entry(n, 1, false)).collect();
-    let load =
-        Load { generation: 1, entries, progress: Vec::new(), lease: LEASE, dead: Dead::default() };
+    let load = load((1..=4).map(|n| entry(n, 1, false)).collect());
     store.load(&guard("a1", Id::ZERO), &load).await.unwrap();
     store.add_consumer("c").await.unwrap();
     let trim = Trim { epoch: E1, ceiling: None, pressed: false };

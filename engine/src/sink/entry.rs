@@ -7,7 +7,8 @@
 //! where the chain may have lost rows of the table, so that a change of one may find none, a
 //! value being its text, nil for NULL, `true` for an unchanged
 //! TOASTed value and `false` for one that is not part of the image. A schema change has
-//! `ddl` too: `{search_path, username, database, settings, objects}`. What can go wrong:
+//! `ddl` too: `{search_path, username, database, settings, objects}`. Rows of the load may
+//! stand in one entry: `rows.rs` tells of it. What can go wrong:
 //! text that is not UTF-8 (a bug of the source: the encoding is pinned), and, when
 //! reading, an entry that somebody else wrote.
 
@@ -19,8 +20,10 @@ use crate::batch::{Batch, Cell, Detail, Image, Piece, Row};
 use crate::sink::config::Encoding;
 
 pub use decode::{Content, DecodeError, Entry, EntryOp, Field, RawEntry};
+pub use rows::{ROWS, size, together};
 
 mod decode;
+mod rows;
 
 /// Why a row could not be written. Names the column, never the value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -143,6 +146,7 @@ pub fn tables(batch: &Batch, row: &Row) -> String {
     }
 }
 
+#[derive(Clone, Copy)]
 struct RowData<'a> {
     batch: &'a Batch,
     piece: &'a Piece,

@@ -1,5 +1,6 @@
 //! The writer of the bootstrap stream: rows of the initial load, in the order in which
-//! they come, each with the next number, and the loader's progress in the same step.
+//! they come, each with the next number, and the loader's progress in the same step. Rows
+//! of one table share an entry, which has the number of the last of them.
 //!
 //! It has a token and a lease of its own, beside the changes' writer: two loaders at
 //! once are refused, and one that was thought dead changes nothing. What can go wrong:
@@ -20,7 +21,7 @@ use super::status::Status;
 use super::store::{
     Answer, Backend, Dead, Finish, Finished, Guard, Leased, Load, NewEntry, StoreError,
 };
-use crate::batch::{Batch, Letter};
+use crate::batch::{Batch, Letter, Piece, Row};
 use crate::position::{Epoch, Lsn, Position};
 use crate::sink::config::{Config, Durability, Encoding};
 
@@ -28,6 +29,8 @@ use crate::sink::config::{Config, Durability, Encoding};
 const LEASE_MS: u64 = 30_000;
 /// Rows and progress go in one step, so a batch must fit in one; one row may be larger.
 const STEP_BYTES: u64 = 256 << 20;
+/// An entry takes no more rows from here on: more of them would make nothing cheaper.
+const ENTRY_BYTES: usize = 64 << 10;
 
 /// Publishes the load of an epoch.
 #[derive(Debug)]
@@ -35,6 +38,7 @@ pub struct LoadWriter<S> {
     store: S,
     guard: Guard,
     encoding: Encoding,
+    load_rows: u64,
     durability: Durability,
     durability_timeout: Duration,
     max_bulk_len: u64,
@@ -50,7 +54,7 @@ pub struct LoadWriter<S> {
 /// Where a loader goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resumed {
-    /// Entries written so far; the next one is this plus one.
+    /// Rows and marks written so far; the next one has this number plus one.
     pub entries: u64,
     /// What was stored with them.
     pub progress: HashMap<String, String>,
@@ -95,6 +99,7 @@ impl<S: Backend> LoadWriter<S> {
             store,
             guard: Guard { epoch, writer, last },
             encoding: config.encoding,
+            load_rows: config.load_rows(),
             durability: config.durability,
             durability_timeout: Duration::from_millis(config.durability_timeout_ms),
             max_bulk_len: server.max_bulk_len,
@@ -125,12 +130,13 @@ impl<S: Backend> LoadWriter<S> {
     #[must_use]
     pub fn encoder(&self) -> Encoder {
         let next = self.guard.last.high + 1;
-        Encoder { encoding: self.encoding, max_bulk_len: self.max_bulk_len, next }
+        let rows = usize::try_from(self.load_rows).unwrap_or(usize::MAX);
+        Encoder { encoding: self.encoding, max_bulk_len: self.max_bulk_len, rows, next }
     }
 
     /// Appends every row that the chain kept and stores `progress` in the same step; an
     /// empty batch stores progress and renews the lease. Answers the number of the last
-    /// entry. Positions of the rows are not looked at: ranges load side by side.
+    /// row. Positions of the rows are not looked at: ranges load side by side.
     ///
     /// # Errors
     /// As [`super::Sink::publish`]; afterwards the writer is spent.
@@ -156,7 +162,7 @@ impl<S: Backend> LoadWriter<S> {
     ) -> Result<u64, SinkError> {
         self.enter()?;
         self.generation = generation;
-        if !encoded.rows.is_empty() {
+        if !encoded.entries.is_empty() {
             self.room().await?;
         }
         let last = self.guard.last.high;
@@ -265,8 +271,8 @@ impl<S: Backend> LoadWriter<S> {
         dead: Dead,
     ) -> Result<(), SinkError> {
         let last = entries.last().map_or(self.guard.last, |entry| entry.id);
-        let (count, bytes) =
-            (entries.len() as u64, entries.iter().map(|entry| entry.data.len() as u64).sum());
+        let count = last.high - self.guard.last.high;
+        let bytes = entries.iter().map(|entry| entry.data.len() as u64).sum();
         let lease = Duration::from_millis(LEASE_MS);
         let load = Load { generation: self.generation, entries, progress, lease, dead };
         let status = &self.status;
@@ -355,7 +361,9 @@ fn check_size(position: Position, table: &str, bytes: u64, limit: u64) -> Result
 pub struct Encoder {
     encoding: Encoding,
     max_bulk_len: u64,
-    /// Number of the next entry, for errors.
+    /// Of one entry, at most.
+    rows: usize,
+    /// Number of the next row, for errors.
     next: u64,
 }
 
@@ -363,11 +371,20 @@ pub struct Encoder {
 #[derive(Debug, Default)]
 pub struct Encoded {
     data: Vec<u8>,
-    /// Where each ends in `data`, its table's place in `tables`, and its operation.
-    rows: Vec<(usize, usize, &'static str)>,
+    entries: Vec<EncodedEntry>,
     tables: Vec<String>,
     /// Rows that the chain has set aside.
     letters: Vec<Letter>,
+}
+
+#[derive(Debug)]
+struct EncodedEntry {
+    /// Where it ends in the data.
+    end: usize,
+    /// Its table's place.
+    table: usize,
+    op: &'static str,
+    rows: u64,
 }
 
 impl Encoder {
@@ -376,47 +393,73 @@ impl Encoder {
     /// # Errors
     /// A row that cannot be encoded, or is larger than the server takes.
     pub fn encode(&mut self, batch: &Batch) -> Result<Encoded, SinkError> {
+        let first = Position::Bootstrap(self.next);
         let mut done = Encoded { letters: batch.aside.letters.clone(), ..Encoded::default() };
-        let mut before: Option<u32> = None;
+        let (mut together, mut before): (Vec<&Row>, Option<u32>) = (Vec::new(), None);
         for piece in &batch.pieces {
-            for row in batch.rows[piece.rows.clone()].iter().filter(|row| !row.dropped) {
-                let position = Position::Bootstrap(self.next + done.rows.len() as u64);
-                let start = done.data.len();
-                let encoded = self.encoding.row(batch, piece, row, &mut done.data);
-                encoded.map_err(|error| SinkError::Encode { position, error })?;
+            let rows = batch.rows[piece.rows.clone()].iter().filter(|row| !row.dropped);
+            let mut rows = rows.peekable();
+            while let Some(row) = rows.next() {
+                together.clear();
+                together.push(row);
+                let mut bytes = entry::size(batch, row);
+                while together.len() < self.rows
+                    && let Some(next) = rows.next_if(|next| {
+                        bytes += entry::size(batch, next);
+                        entry::together(row, next) && bytes <= ENTRY_BYTES
+                    })
+                {
+                    together.push(next);
+                }
                 // Rows of a load come by tables.
                 let relation = row.detail.is_none().then_some(row.relation);
                 if relation.is_none() || std::mem::replace(&mut before, relation) != relation {
                     done.tables.push(entry::tables(batch, row));
                 }
-                let table = done.tables.len() - 1;
-                let bytes = (done.data.len() - start) as u64;
-                check_size(position, &done.tables[table], bytes, self.max_bulk_len)?;
-                done.rows.push((done.data.len(), table, row.op.name()));
+                self.entry(batch, piece, &together, &mut done)?;
             }
         }
-        if done.rows.len() > 1 {
-            let first = Position::Bootstrap(self.next);
+        if done.entries.len() > 1 {
             check_size(first, &done.tables[0], done.data.len() as u64, STEP_BYTES)?;
         }
-        self.next += done.rows.len() as u64;
         Ok(done)
+    }
+
+    /// One entry of one table, the newest.
+    fn entry(
+        &mut self,
+        batch: &Batch,
+        piece: &Piece,
+        rows: &[&Row],
+        done: &mut Encoded,
+    ) -> Result<(), SinkError> {
+        let (start, data) = (done.data.len(), &mut done.data);
+        let (op, encoded) = match rows {
+            [row] => {
+                (row.op.name(), self.encoding.row(batch, piece, row, data).map_err(|e| (0, e)))
+            }
+            rows => (entry::ROWS, self.encoding.rows(batch, piece, rows, data)),
+        };
+        let position = |place: usize| Position::Bootstrap(self.next + place as u64);
+        encoded.map_err(|(place, error)| SinkError::Encode { position: position(place), error })?;
+        let table = done.tables.len() - 1;
+        let bytes = (data.len() - start) as u64;
+        check_size(position(0), &done.tables[table], bytes, self.max_bulk_len)?;
+        let (end, rows) = (data.len(), rows.len() as u64);
+        done.entries.push(EncodedEntry { end, table, op, rows });
+        self.next += rows;
+        Ok(())
     }
 }
 
 impl Encoded {
-    /// The rows as entries numbered after `last`.
+    /// The entries, with rows numbered after `last`.
     fn numbered(&self, last: u64) -> Vec<NewEntry<'_>> {
-        let mut start = 0;
-        let entries = self.rows.iter().zip(last + 1..).map(|(&(end, table, op), n)| {
+        let (mut start, mut high) = (0, last);
+        let entries = self.entries.iter().map(|&EncodedEntry { end, table, op, rows }| {
             let data = &self.data[std::mem::replace(&mut start, end)..end];
-            NewEntry {
-                id: Id { high: n, low: 1 },
-                op,
-                table: &self.tables[table],
-                data,
-                last: false,
-            }
+            high += rows;
+            NewEntry { id: Id { high, low: 1 }, op, table: &self.tables[table], data, last: false }
         });
         entries.collect()
     }

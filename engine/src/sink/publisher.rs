@@ -44,6 +44,8 @@ pub struct Publisher<S> {
     store: S,
     guard: Guard,
     encoding: Encoding,
+    /// Of the load, for those who write it without a configuration.
+    load_rows: u64,
     durability: Durability,
     durability_timeout: Duration,
     max_bulk_len: u64,
@@ -280,6 +282,7 @@ impl<S: Backend> Publisher<S> {
             fields.push(("chain", description.chain.clone()));
             fields.push(("key_fingerprint", description.key_fingerprint.clone()));
             fields.push(("encoding", self.encoding.name().to_owned()));
+            fields.push(("load_rows", self.load_rows.to_string()));
         }
         fields
     }
@@ -440,6 +443,7 @@ impl<S> Publisher<S> {
             store,
             guard,
             encoding: config.encoding,
+            load_rows: config.load_rows(),
             durability: config.durability,
             durability_timeout: Duration::from_millis(config.durability_timeout_ms),
             max_bulk_len: limit,

@@ -87,6 +87,7 @@ async fn once(job: &Job, figures: &Watch, stop: &Stop) -> Result<Outcome, SyncEr
     if let Some(encoding) = admitted.checkpoint.encoding {
         config.redis.encoding = encoding;
     }
+    config.redis.load_rows = admitted.checkpoint.load_rows.or(config.redis.load_rows);
     let recipe = job.recipe.clone();
     let (catalog, checkpoint) = (admitted.catalog.clone(), admitted.checkpoint.clone());
     let chain = move || Chain::load(&recipe, &catalog, &checkpoint);

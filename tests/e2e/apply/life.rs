@@ -403,3 +403,39 @@ async fn it_is_pg_translicator_too() {
     site.same(&["mark"]).await;
     assert!(Site::end(&applier).await.success());
 }
+
+/// Committed through any row of an entry of many: the rest of it comes, and nothing twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn among_the_rows_of_an_entry_it_goes_on_with_the_next() {
+    let schema = "CREATE TABLE ledger (id bigint PRIMARY KEY, note text)";
+    let rows = "INSERT INTO ledger SELECT n, 'note ' || n FROM generate_series(1, 100) n";
+    let site = Site::start(schema, rows, "", "").await;
+    site.world.begin_bootstrap().await;
+    eventually("the load", async || (site.world.entries("bootstrap").await == 100).then_some(()))
+        .await;
+    let entries: u64 = site.world.redis.command(&["XLEN", "{kasho}:1:bootstrap"]).await;
+    assert_eq!(entries, 1, "all of them in one");
+    // The applier as a whole may be behind the table.
+    for (whole, table) in [(0, 0), (1, 1), (0, 37), (50, 98), (99, 99), (60, 100)] {
+        if table > 0 {
+            let rewind = format!(
+                "DELETE FROM ledger WHERE id > {table}; \
+                 UPDATE kasho.applied SET position = 'bootstrap:{whole}' WHERE relation = ''; \
+                 UPDATE kasho.applied SET position = 'bootstrap:{table}' WHERE relation <> ''"
+            );
+            site.target.sql(&rewind).await;
+        }
+        let applier = site.applier();
+        eventually("all of it", async || {
+            let there = site.target.value("SELECT count(*) FROM ledger").await == "100";
+            (there && site.position().await == "bootstrap:100").then_some(())
+        })
+        .await;
+        applier.kill9().await;
+        site.same(&["ledger"]).await;
+    }
+    site.world.bootstrap().await;
+    site.pg().sql("INSERT INTO ledger VALUES (101, 'new')").await;
+    site.catch_up().await.success();
+    site.same(&["ledger"]).await;
+}

@@ -19,11 +19,16 @@ const REQUIREMENTS: [&str; 8] = [
     "msgpack==1.2.4",
 ];
 
+/// What readers of the streams share.
+const ONE_BY_ONE: &str = include_str!("../one_by_one.py");
+
 /// Runs a Python program, given as its text, with arguments.
 pub(crate) async fn python(program: &str, arguments: &[&str]) -> Output {
+    let reads = program.contains("one_by_one(");
+    let program = if reads { format!("{ONE_BY_ONE}{program}") } else { program.to_owned() };
     let interpreter = tokio::task::spawn_blocking(interpreter).await.expect("interpreter");
     let mut command = Command::new(interpreter);
-    command.args(["-I", "-c", program]).args(arguments);
+    command.args(["-I", "-c", &program]).args(arguments);
     Output::of(command, "").await
 }
 

@@ -1,7 +1,7 @@
-//! Checks of what is bounded: acknowledgements by the stream, a transaction by the budget, a
-//! page by its bytes, an id by 64 bits.
+//! Checks of what is bounded: acknowledgements by the stream and by an entry's last row, a
+//! transaction by the budget, a page by its bytes, an id by 64 bits.
 
-use super::{E1, Rig, append, begun, entry, guard, id, ids};
+use super::{E1, LEASE, Rig, append, begun, entry, guard, id, ids, load};
 use crate::sink::entry::RawEntry;
 use crate::sink::id::{Id, Lane};
 use crate::sink::store::{
@@ -28,6 +28,37 @@ pub(super) async fn keeps_what_was_acknowledged_too_far<R: Rig>(rig: &R) {
     store.append(&guard("w", id(400, 1)), &append(more, "0/1")).await.unwrap();
     assert_eq!(store.trim(Trim { epoch: E1, ceiling: None, pressed: true }).await, Ok(3));
     assert_eq!(ids(&mut store, Lane::Changes).await, [id(500, 1), id(600, 1)]);
+}
+
+/// Entries of several rows have the number of the last: the numbers before it are nobody's.
+pub(super) async fn keeps_an_entry_until_its_last_row_is_acknowledged<R: Rig>(rig: &R) {
+    let (_, mut store, _) = begun(rig).await;
+    store.lease(E1, "a", "a1", LEASE).await.unwrap();
+    let rows = |high| NewEntry { op: "rows", ..entry(high, 1, false) };
+    let first = load(vec![rows(3), entry(4, 1, false), rows(10)]);
+    assert_eq!(store.load(&guard("a1", Id::ZERO), &first).await, Ok(Answer::Done));
+    // Whoever goes on is where the last row is, and nowhere before it.
+    let more = || load(vec![rows(20)]);
+    for before in [id(4, 1), id(9, 1)] {
+        let moved = store.load(&guard("a1", before), &more()).await;
+        assert!(matches!(moved, Ok(Answer::Moved { .. })), "{moved:?}");
+    }
+    assert_eq!(store.load(&guard("a1", id(10, 1)), &more()).await, Ok(Answer::Done));
+    let page = store.page(E1, Lane::Bootstrap, id(6, u64::MAX), 1).await.unwrap();
+    assert_eq!(page.entries[0].id, id(10, 1), "the rest of row 6 is there");
+    let before = store.before(E1, Lane::Bootstrap, id(6, u64::MAX)).await.unwrap();
+    assert_eq!(before.map(|raw| raw.id), Some(id(4, 1)));
+
+    store.add_consumer("c").await.unwrap();
+    let trim = Trim { epoch: E1, ceiling: None, pressed: true };
+    for (acknowledged, gone) in [(2, 0), (3, 0), (4, 1), (6, 1), (9, 0), (10, 0), (11, 1)] {
+        store.acknowledge("c", E1, Lane::Bootstrap, id(acknowledged, 1)).await.unwrap();
+        assert_eq!(store.trim(trim).await, Ok(gone), "through {acknowledged}");
+    }
+    assert_eq!(ids(&mut store, Lane::Bootstrap).await, [id(20, 1)]);
+    assert_eq!(store.inspect().await.unwrap().checkpoint.unwrap().trim_bootstrap, id(10, 1));
+    store.acknowledge("c", E1, Lane::Bootstrap, id(99, 1)).await.unwrap();
+    assert_eq!(store.consumers().await.unwrap()[0].bootstrap, id(20, 1));
 }
 
 pub(super) async fn trims_inside_a_transaction_under_pressure_only<R: Rig>(rig: &R) {

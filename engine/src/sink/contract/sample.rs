@@ -91,6 +91,38 @@ pub fn batch(parts: &[Part]) -> Batch {
     batch_padded(parts, "")
 }
 
+/// A slice of the load: rows of a table, each with its number and a text.
+#[must_use]
+pub fn read(table: &str, rows: impl IntoIterator<Item = (u64, String)>) -> Batch {
+    let mut batch = Batch::default();
+    let relation = batch.relation_index(&relation(table));
+    for (number, note) in rows {
+        let cells = [number.to_string(), note].map(|text| text_cell(&mut batch, text.as_bytes()));
+        push_read(&mut batch, relation, cells);
+    }
+    batch
+}
+
+/// Adds a row of the load.
+pub fn push_read(batch: &mut Batch, relation: u32, cells: impl IntoIterator<Item = Cell>) {
+    let new = Some(batch.push_image(cells));
+    let (position, op) = (Position::START, Op::Read);
+    batch.rows.push(Row { position, op, relation, new, old: None, detail: None, dropped: false });
+    let end = batch.rows.len();
+    if let Some(piece) = batch.pieces.first_mut() {
+        piece.rows.end = end;
+        return;
+    }
+    batch.pieces.push(Piece {
+        xid: 0,
+        commit_lsn: Lsn(0),
+        commit_us: 0,
+        rows: 0..end,
+        first: true,
+        end_lsn: None,
+    });
+}
+
 /// A logical message outside any transaction, at `lsn`.
 #[must_use]
 pub fn message(lsn: u64, kept: bool) -> Batch {

@@ -7,10 +7,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use kasho_plugin_sdk::Op;
 use serde::Deserialize;
-use serde::de::{Deserializer, Visitor};
+use serde::de::{DeserializeOwned, Deserializer, Visitor};
 
 use crate::batch::DdlDetail;
 use crate::position::{Lsn, Position};
@@ -37,6 +38,12 @@ impl RawEntry {
     #[must_use]
     pub fn closes(&self) -> bool {
         self.field("l").is_some() || self.field("o") == Some(b"commit")
+    }
+
+    /// Whether the load, or that of single tables, is over with this entry.
+    #[must_use]
+    pub fn ends(&self) -> bool {
+        self.field("o") == Some(EntryOp::End.name().as_bytes())
     }
 
     /// Bytes of names and values.
@@ -136,10 +143,10 @@ impl<'de> Deserialize<'de> for Field {
 pub enum Content {
     /// A row, a schema change, or a message.
     Row {
-        /// Column names.
-        columns: Vec<String>,
+        /// Column names; rows of one entry share them.
+        columns: Arc<[String]>,
         /// Type OIDs, one a column.
-        oids: Vec<u32>,
+        oids: Arc<[u32]>,
         /// After the change.
         new: Option<Vec<Field>>,
         /// Before it.
@@ -212,7 +219,8 @@ pub struct Entry {
     pub commit_us: i64,
     /// The rest of `d`.
     pub content: Content,
-    /// Bytes of the entry in Redis.
+    /// Bytes of the entry in Redis; of a row among several its part of them, and some for
+    /// what is made of it.
     pub weight: usize,
 }
 
@@ -258,7 +266,7 @@ struct Data {
 }
 
 impl Entry {
-    /// Reads `raw`, an entry of `lane`.
+    /// Reads `raw`, an entry of `lane` that is not of several rows.
     ///
     /// # Errors
     /// It is not an entry of ours.
@@ -267,7 +275,7 @@ impl Entry {
         let op = raw.field("o").and_then(EntryOp::parse).ok_or_else(|| bad("o"))?;
         let text = |field| std::str::from_utf8(raw.field(field).unwrap_or_default()).ok();
         let generation = text("g").and_then(|g| g.parse().ok()).ok_or_else(|| bad("g"))?;
-        let data = parse(raw.field("d").unwrap_or_default()).ok_or_else(|| bad("d"))?;
+        let data: Data = parse(raw.field("d").unwrap_or_default()).ok_or_else(|| bad("d"))?;
         let (xid, commit_us) = (data.xid, data.ts);
         Ok(Entry {
             position: raw.id.position(lane),
@@ -283,7 +291,7 @@ impl Entry {
     }
 }
 
-fn parse(bytes: &[u8]) -> Option<Data> {
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     match bytes.first()? {
         b'{' => serde_json::from_slice(bytes).ok(),
         _ => rmp_serde::from_slice(bytes).ok(),
@@ -320,8 +328,8 @@ impl Data {
                 let whole = self.oids.len() == width && fits(&self.new) && fits(&self.old) && known;
                 let whole = whole && beside;
                 whole.then_some(Content::Row {
-                    columns: self.cols,
-                    oids: self.oids,
+                    columns: self.cols.into(),
+                    oids: self.oids.into(),
                     new: self.new,
                     old: self.old,
                     key: self.key,

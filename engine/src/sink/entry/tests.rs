@@ -81,9 +81,9 @@ proptest! {
         let entry = Entry::decode(&raw("update", "public.t", data), Lane::Changes).unwrap();
         prop_assert_eq!((entry.xid, entry.commit_us), (731, 1_700_000_000_000_001));
         prop_assert_eq!((entry.generation, entry.last), (7, false));
-        let columns = vec!["id".to_owned(), "note".to_owned()];
+        let columns = ["id".to_owned(), "note".to_owned()].into();
         let key = if old.is_none() { vec![0] } else { Vec::new() };
-        let (oids, transactional) = (vec![23, 25], None);
+        let (oids, transactional) = ([23, 25].into(), None);
         let miss = false;
         let ddl = None;
         let expected = Content::Row { columns, oids, new, old, key, transactional, miss, ddl };
@@ -95,6 +95,7 @@ proptest! {
         for op in ["insert", "truncate", "restart", "end", "commit", "nonsense"] {
             let _ = Entry::decode(&raw(op, "t", data.clone()), Lane::Changes);
         }
+        let _ = Entry::rows(&raw("rows", "t", data), Id::ZERO);
     }
 }
 
@@ -244,7 +245,7 @@ fn a_schema_change_carries_what_its_row_does_not() {
             let data = encode(encoding, &batch, &piece);
             let entry = Entry::decode(&raw("ddl", "kasho.ddl", data), Lane::Changes).unwrap();
             let Content::Row { columns, new, ddl, .. } = entry.content else { panic!("no row") };
-            assert_eq!(columns, ["tag", "object_type", "identity", "text"]);
+            assert_eq!(columns[..], ["tag", "object_type", "identity", "text"]);
             let field = |text: Option<&str>| text.map_or(Field::Null, |t| Field::Text(t.into()));
             assert_eq!(new, Some(event.values().map(field).to_vec()));
             let mut told = event.detail.clone();

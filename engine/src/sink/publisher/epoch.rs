@@ -27,6 +27,8 @@ pub struct NewEpoch<'a> {
     pub description: super::Description,
     /// How rows are written.
     pub encoding: Encoding,
+    /// Rows that an entry of the load holds at most.
+    pub load_rows: u64,
     /// The generation that is in use.
     pub generation: u64,
     /// The stored phase that must be found, and the one to store in the same step.
@@ -106,6 +108,7 @@ impl NewEpoch<'_> {
             chain: self.description.chain.clone(),
             key_fingerprint: self.description.key_fingerprint.clone(),
             encoding: Some(self.encoding),
+            load_rows: Some(self.load_rows),
             trim: Id::ZERO,
             trim_bootstrap: Id::ZERO,
             mark: String::new(),

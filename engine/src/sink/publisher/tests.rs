@@ -35,6 +35,7 @@ pub(super) async fn server() -> MemoryServer {
     let server = MemoryServer::default();
     let new = NewEpoch {
         encoding: Encoding::Msgpack,
+        load_rows: 500,
         slot: "kasho_slot",
         system_id: "7000",
         timeline: 1,
@@ -577,6 +578,7 @@ async fn a_new_epoch_ends_the_old_writer_and_keeps_its_consumers() {
     consumers::add(&mut store, "c").await.unwrap();
     let new = NewEpoch {
         encoding: Encoding::Msgpack,
+        load_rows: 500,
         slot: "kasho_slot",
         system_id: "7000",
         timeline: 1,

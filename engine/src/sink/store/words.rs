@@ -234,6 +234,8 @@ pub struct Checkpoint {
     pub key_fingerprint: String,
     /// How rows are written; none where an earlier version began.
     pub encoding: Option<Encoding>,
+    /// Rows that an entry of the load holds at most; none where an earlier version began.
+    pub load_rows: Option<u64>,
     /// The newest entry of the changes stream that was trimmed away.
     pub trim: Id,
     /// The same of the bootstrap stream.
@@ -288,6 +290,7 @@ impl Checkpoint {
             ("budget", self.budget.clone()),
         ];
         fields.extend(self.encoding.map(|encoding| ("encoding", encoding.name().to_owned())));
+        fields.extend(self.load_rows.map(|rows| ("load_rows", rows.to_string())));
         fields
     }
 
@@ -318,6 +321,10 @@ impl Checkpoint {
             key_fingerprint: text("key_fingerprint")?.to_owned(),
             encoding: match hash.get("encoding") {
                 Some(name) => Some(number(name, "encoding")?),
+                None => None,
+            },
+            load_rows: match hash.get("load_rows") {
+                Some(rows) => Some(number(rows, "load_rows")?),
                 None => None,
             },
             trim: number(text("trim").unwrap_or("0-0"), "trim")?,
