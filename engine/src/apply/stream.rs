@@ -427,7 +427,7 @@ impl Applier {
         if verb == Verb::Insert && plain && run.changes.len() >= COPY_ROWS {
             let mut rows = Vec::new();
             run.changes.iter().for_each(|change| {
-                text::row(change.values.iter().map(Option::as_deref), &mut rows)
+                text::row(change.values.iter().map(Option::as_deref), &mut rows);
             });
             let copy = sql::copy(&table, &shape.set);
             return self.pipe.copy(&copy, rows.into(), check(run.changes.len()), at).await;
