@@ -1,9 +1,11 @@
-//! Every candidate and every reply that the host refuses, each with its exact message, in
+//! Every candidate and every reply that the host refuses, and every former generation, row
+//! and schema change that does not go on, each with its exact message, in
 //! tables that are committed: `tests/golden/refusals`. That no message of the source is
 //! missing there is held by the repository's test `refusals`.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod candidates;
+mod former;
 mod replies;
 mod rules;
 mod successors;
