@@ -420,13 +420,14 @@ async fn among_the_rows_of_an_entry_it_goes_on_with_the_next() {
         if table > 0 {
             let rewind = format!(
                 "DELETE FROM ledger WHERE id > {table}; \
-                 UPDATE kasho.applied SET position = 'bootstrap:{whole}' WHERE relation = ''; \
+                 UPDATE kasho.applied SET position = 'bootstrap:{whole}', \
+                        run = CASE WHEN {whole} > 0 THEN run ELSE '' END WHERE relation = ''; \
                  UPDATE kasho.applied SET position = 'bootstrap:{table}' WHERE relation <> ''"
             );
             site.target.sql(&rewind).await;
         }
         let applier = site.applier();
-        eventually("all of it", async || {
+        eventually(&format!("all of it after {whole} and {table}"), async || {
             let there = site.target.value("SELECT count(*) FROM ledger").await == "100";
             (there && site.position().await == "bootstrap:100").then_some(())
         })
