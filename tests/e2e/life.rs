@@ -119,6 +119,25 @@ async fn an_emptied_redis_halts_the_engine_with_the_two_ways_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_table_without_an_identity_made_on_the_way_keeps_no_engine_from_starting() {
+    let mut world = World::start(100).await;
+    world.bootstrap().await;
+    world.pg.sql("CREATE TABLE keyless (n int)").await;
+    world.engine.kill9().await;
+    world.engine.start_again();
+    world.until_state("STREAMING").await;
+    world.pg.sql("INSERT INTO keyless VALUES (1)").await;
+    eventually("its row", async || (world.entries("changes").await >= 1).then_some(())).await;
+    let check = world.engine.run(&["check"]).await.success();
+    let told = format!("{}{}", check.stdout, check.stderr);
+    assert!(told.contains("public.keyless has no usable replica identity"), "{told}");
+    // Before there is a slot there is time to mend it.
+    world.engine.run(&["reset", "--yes"]).await.success();
+    let check = world.engine.run(&["check"]).await;
+    assert_eq!(check.code, 1, "{}", check.stdout);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_of_an_entry_may_be_more_or_fewer_in_the_middle_of_a_load() {
     const ROWS: u64 = 150_000;
     let mut world = World::start(ROWS).await;

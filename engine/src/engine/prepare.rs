@@ -197,13 +197,17 @@ impl World {
         if self.config.source.failover {
             found.extend(failover(&client).await?);
         }
+        // Without a slot nothing lags: what a rule names has to exist now.
+        let caught_up = slot_fact(&client, &self.info, &self.slot).await? == SlotFact::Absent;
         let relevant = found.into_iter().filter(|finding| !is_about_slot(finding));
-        let (warnings, errors): (Vec<_>, Vec<_>) = relevant.partition(Finding::is_warning);
+        // A table that somebody made on the way is no reason to leave the stream of all others.
+        let goes_on = |finding: &Finding| {
+            finding.is_warning() || (!caught_up && finding.is_about_table())
+        };
+        let (warnings, errors): (Vec<_>, Vec<_>) = relevant.partition(goes_on);
         if !errors.is_empty() {
             return Err(EngineError::Findings(errors));
         }
-        // Without a slot nothing lags: what a rule names has to exist now.
-        let caught_up = slot_fact(&client, &self.info, &self.slot).await? == SlotFact::Absent;
         self.take_catalog(&Catalog::read(&client, publications).await?, caught_up);
         Ok(warnings.iter().map(Finding::told).collect())
     }

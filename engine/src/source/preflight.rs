@@ -134,6 +134,17 @@ impl Finding {
         matches!(self, Finding::UnlimitedKeep | Finding::IdleTimeout(_))
     }
 
+    /// Whether it is about the rows of a single table.
+    #[must_use]
+    pub fn is_about_table(&self) -> bool {
+        matches!(
+            self,
+            Finding::NoIdentity { .. }
+                | Finding::GeneratedIdentity { .. }
+                | Finding::UnpublishedIdentity { .. }
+        )
+    }
+
     /// What mends it: a statement wherever there is one.
     #[must_use]
     pub fn remedy(&self) -> String {
