@@ -217,12 +217,17 @@ BEGIN
         SELECT e.objid FROM pg_event_trigger_ddl_commands() e WHERE e.classid = 'pg_class'::regclass
         UNION
         SELECT i.inhrelid FROM pg_inherits i JOIN altered ON altered.oid = i.inhparent),
-      given (oid) AS (
-        SELECT c.oid FROM altered JOIN pg_class c ON c.oid = altered.oid
+      -- To read an expression locks its table: of none but those that are locked already, or
+      -- the statement would wait for, or fail by, a lock on a table that it has nothing to do
+      -- with. So the planner must not read them first.
+      missing (oid, bin) AS MATERIALIZED (
+        SELECT c.oid, d.adbin FROM altered JOIN pg_class c ON c.oid = altered.oid
           JOIN pg_attribute a ON a.attrelid = c.oid AND a.atthasmissing AND NOT a.attisdropped
           JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
-         WHERE c.relpersistence <> 't' AND age(a.xmin) <= 0
-           AND pg_get_expr(d.adbin, d.adrelid) ~ '[(]|CURRENT_|LOCALTIME|_USER'),
+         WHERE c.relpersistence <> 't' AND age(a.xmin) <= 0),
+      given (oid) AS (
+        SELECT oid FROM missing
+         WHERE pg_get_expr(bin, oid) ~ '[(]|CURRENT_|LOCALTIME|_USER'),
       named (oid) AS (
         SELECT oid FROM given
         UNION

@@ -327,6 +327,25 @@ async fn a_statement_never_fails_because_of_us() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_on_another_table_does_not_keep_a_statement_from_being_told() {
+    let schema = Schema::start("", "").await;
+    schema.run(&["CREATE TABLE other (x int DEFAULT 1 + 1)"]).await;
+    let elsewhere = schema.world.pg.client().await;
+    let lock = "BEGIN; LOCK TABLE other IN ACCESS EXCLUSIVE MODE";
+    elsewhere.batch_execute(lock).await.expect("a lock");
+    let add = "ALTER TABLE ledger ADD COLUMN more int DEFAULT 7";
+    schema.run(&["SET lock_timeout = '500ms'", add]).await;
+    elsewhere.batch_execute("COMMIT").await.expect("COMMIT");
+    assert_eq!(
+        schema.changes(1).await,
+        [
+            "CREATE TABLE | public.other | CREATE TABLE other (x int DEFAULT 1 + 1)".to_owned(),
+            format!("ALTER TABLE | public.ledger | {add}"),
+        ]
+    );
+}
+
 const PEOPLE: &str = "CREATE TABLE people (id int PRIMARY KEY, email text);
     INSERT INTO people VALUES (1, 'ada@example.com');";
 

@@ -94,7 +94,7 @@ impl Changing {
         match (done, session.open.transaction, session.open.savepoints) {
             (true, true, _) => session.edits.extend(edits),
             (true, false, _) => apply(&mut self.committed, edits),
-            (false, false, _) => given_up(at, &statement, &edits, run).await,
+            (false, false, _) => {}
             (false, true, 0) => {
                 run.run(at, "ROLLBACK").await;
                 self.sessions[at].open = Open::default();
@@ -122,7 +122,6 @@ impl Changing {
             objects,
             labels: labels.collect(),
             next: self.next,
-            transaction: session.open.transaction,
             edits: Vec::new(),
         };
         let statement = changes::statement(&mut scene, random);
@@ -150,15 +149,6 @@ impl Changing {
             _ if words.starts_with("RELEASE") => session.saved.truncate(number() - 1),
             _ => {}
         }
-    }
-}
-
-/// A concurrent build that fails leaves an index behind, of which nobody is told.
-async fn given_up(at: usize, statement: &str, edits: &[(u64, Option<Object>)], run: &mut impl Run) {
-    if let (true, [(_, Some(Object::Index(name)))]) =
-        (statement.contains("INDEX CONCURRENTLY"), edits)
-    {
-        run.run(at, &format!("DROP INDEX IF EXISTS {name}")).await;
     }
 }
 

@@ -253,6 +253,12 @@ impl Kasho {
     }
 
     fn supervise(&mut self) {
+        let log = self.engine.log();
+        let halted = log.lines().find(|line| line.contains("the stream has halted"));
+        // Nobody here decides about a schema change; to wait would be in vain.
+        if let Some(line) = halted.filter(|line| line.contains("schema change")) {
+            panic!("{line}\n{}", self.course.join("\n"));
+        }
         if self.engine.process().exited().is_some() {
             self.engine.start_again();
         }

@@ -6,11 +6,6 @@ use crate::oracle::changing::Object;
 use crate::oracle::random::Random;
 use crate::oracle::schema::{Identity, Table};
 
-/// The part of a name behind its schema.
-fn plain(name: &str) -> &str {
-    name.split_once('.').map_or(name, |(_, plain)| plain)
-}
-
 fn schema_of(name: &str) -> &str {
     name.split_once('.').map_or(name, |(schema, _)| schema)
 }
@@ -55,19 +50,15 @@ pub(super) fn constraint(scene: &mut Scene, random: &mut Random) -> String {
 }
 
 pub(super) fn index(scene: &mut Scene, random: &mut Random) -> String {
-    let concurrently = match scene.transaction || random.often(400) {
-        true => "",
-        false => "CONCURRENTLY ",
-    };
     let known = scene.pick(random, |object| matches!(object, Object::Index(_)));
-    if let (Some((number, Object::Index(name))), true) = (known, random.often(400)) {
+    if let (Some((number, Object::Index(name))), true) = (known, random.often(600)) {
         if random.often(500) {
             let new = format!("\"ix \"\"{}\"", scene.number());
             scene.set(number, Object::Index(format!("{}.{new}", schema_of(&name))));
             return format!("ALTER INDEX {name} RENAME TO {new}");
         }
         scene.remove(number);
-        return format!("DROP INDEX {concurrently}{name}");
+        return format!("DROP INDEX {name}");
     }
     let (_, table) = scene.table(random);
     let column = a_column(&table, random).map(|at| table.columns[at].0.clone());
@@ -80,7 +71,7 @@ pub(super) fn index(scene: &mut Scene, random: &mut Random) -> String {
         4 => ("UNIQUE ", format!("(k, {column})")),
         _ => ("", format!("({column})")),
     };
-    let name = match random.often(200) && concurrently.is_empty() {
+    let name = match random.often(200) {
         // The server makes one up.
         true => String::new(),
         false => {
@@ -89,7 +80,7 @@ pub(super) fn index(scene: &mut Scene, random: &mut Random) -> String {
             format!("{plain} ")
         }
     };
-    format!("CREATE {unique}INDEX {concurrently}{name}ON {} {what}", table.name)
+    format!("CREATE {unique}INDEX {name}ON {} {what}", table.name)
 }
 
 /// Labels of the enum that the seed declares, and its domain's constraints.
@@ -106,7 +97,7 @@ pub(super) fn label(scene: &mut Scene, random: &mut Random) -> String {
             let name = scene.name("type", random);
             format!("CREATE TYPE {name} AS ENUM ('a;b', 'c'); ALTER TYPE {name} ADD VALUE 'd'")
         }
-        (2, Some((number, Object::Label(old)))) => {
+        (2 | 3, Some((number, Object::Label(old)))) => {
             scene.set(number, Object::Label(new.clone()));
             format!("ALTER TYPE {schema}.mood RENAME VALUE '{old}' TO '{new}'")
         }
@@ -123,7 +114,7 @@ pub(super) fn schema(scene: &mut Scene, random: &mut Random) -> String {
     let known = scene.pick(random, |object| matches!(object, Object::Schema(_)));
     let number = scene.number();
     let new = format!("{}_more_{number}", scene.schema);
-    let Some((number, Object::Schema(old))) = known.filter(|_| random.often(500)) else {
+    let Some((number, Object::Schema(old))) = known.filter(|_| random.often(200)) else {
         scene.add(Object::Schema(new.clone()));
         if random.often(500) {
             return format!("CREATE SCHEMA {new}");
@@ -142,37 +133,22 @@ pub(super) fn schema(scene: &mut Scene, random: &mut Random) -> String {
     };
     let inside = |name: &str| schema_of(name) == old;
     let objects = scene.objects.clone();
-    let dropped = random.often(400);
     let kept = |object: &Object| matches!(object, Object::Table(table) if !inside(&table.name));
-    if dropped && !objects.values().any(kept) {
+    if !objects.values().any(kept) {
         return create_table(scene, random);
     }
     for (number, object) in objects {
-        let moved = |name: &str| format!("{new}.{}", plain(name));
-        let object = match object {
-            Object::Table(table) if inside(&table.name) => {
-                Object::Table(Table { name: moved(&table.name), ..table })
-            }
-            Object::Index(name) if inside(&name) => Object::Index(moved(&name)),
-            Object::View(name, kind) if inside(&name) => Object::View(moved(&name), kind),
-            Object::Sequence(name) if inside(&name) => Object::Sequence(moved(&name)),
-            _ => continue,
+        let gone = match &object {
+            Object::Table(table) => inside(&table.name),
+            Object::Index(name) | Object::View(name, _) | Object::Sequence(name) => inside(name),
+            _ => false,
         };
-        match dropped {
-            true => scene.remove(number),
-            false => scene.set(number, object),
-        }
-    }
-    match dropped {
-        true => {
+        if gone {
             scene.remove(number);
-            format!("DROP SCHEMA {old} CASCADE")
-        }
-        false => {
-            scene.set(number, Object::Schema(new.clone()));
-            format!("ALTER SCHEMA {old} RENAME TO {new}")
         }
     }
+    scene.remove(number);
+    format!("DROP SCHEMA {old} CASCADE")
 }
 
 pub(super) fn view(scene: &mut Scene, random: &mut Random) -> String {
