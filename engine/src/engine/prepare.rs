@@ -201,9 +201,8 @@ impl World {
         let caught_up = slot_fact(&client, &self.info, &self.slot).await? == SlotFact::Absent;
         let relevant = found.into_iter().filter(|finding| !is_about_slot(finding));
         // A table that somebody made on the way is no reason to leave the stream of all others.
-        let goes_on = |finding: &Finding| {
-            finding.is_warning() || (!caught_up && finding.is_about_table())
-        };
+        let goes_on =
+            |finding: &Finding| finding.is_warning() || (!caught_up && finding.is_about_table());
         let (warnings, errors): (Vec<_>, Vec<_>) = relevant.partition(goes_on);
         if !errors.is_empty() {
             return Err(EngineError::Findings(errors));
