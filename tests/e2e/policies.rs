@@ -270,7 +270,7 @@ async fn what_was_committed_before_a_retry_is_not_overwritten_by_it() {
     it.taken(&rules(ASIDE, CONSTANT)).await;
     // Changes go on while rows are retried: whatever stands last in the stream is what the
     // source has.
-    let client = it.world.pg.client().await;
+    let (client, before) = (it.world.pg.client().await, it.world.entries("changes").await);
     let (stop, mut pace) = (Arc::new(AtomicBool::new(false)), it.world.pace().await);
     let asked = Arc::clone(&stop);
     let writer = tokio::spawn(async move {
@@ -289,6 +289,10 @@ async fn what_was_committed_before_a_retry_is_not_overwritten_by_it() {
             pace.keep(n).await;
         }
     });
+    eventually("somebody to write", async || {
+        (it.world.entries("changes").await > before).then_some(())
+    })
+    .await;
     let mut told = String::new();
     while told.is_empty() {
         told = it.world.engine.run(&["dead", "retry", "--all"]).await.stdout;

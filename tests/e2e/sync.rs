@@ -445,8 +445,8 @@ async fn rows_of_a_dump_pass_the_chain_or_do_not_pass() {
 async fn a_table_that_came_by_dump_is_not_unmasked_by_a_rename() {
     let secret = logs::planted_unique("dumped");
     let (pg, redis) = tokio::join!(Postgres::start(), Redis::start());
-    pg.sql("CREATE TABLE people (id int PRIMARY KEY); CREATE PUBLICATION kasho_pub FOR ALL TABLES")
-        .await;
+    let people = "CREATE TABLE people (id int PRIMARY KEY, mail text)";
+    pg.sql(&format!("{people}; CREATE PUBLICATION kasho_pub FOR ALL TABLES")).await;
     let builder: Builder = Engine::builder();
     let rules = "[[transform]]\nname = \"mask\"\nplugin = \"anonymize.wasm\"\n\
                  tables = [\"public.*\"]\n[transform.rules]\n\"public.*.*\" = \"pass\"\n\
@@ -454,7 +454,10 @@ async fn a_table_that_came_by_dump_is_not_unmasked_by_a_rename() {
     let text = config(&pg.url(), &redis.url(), builder.home().grpc_port(), rules);
     let engine = builder.plugin("anonymize").config(&text).start();
     let mut world = World { pg, redis, engine };
-    world.until_state("WAITING").await;
+    eventually("the rules to be loaded", async || {
+        (world.try_status().await?["generation"].as_u64()? > 0).then_some(())
+    })
+    .await;
     // The files were loaded without it, and all its rows come by the dump.
     let later = format!(
         "CREATE TABLE later (id int PRIMARY KEY, mail text); \
