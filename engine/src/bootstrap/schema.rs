@@ -25,8 +25,9 @@ fn accumulating(load: &Load, made: Vec<String>, stale: Vec<String>) -> Transitio
     if !next.published.is_empty() {
         add(&mut next.published, made);
     }
+    // One that is made, and then changed so, may come in one piece.
     let stale: Vec<String> =
-        stale.into_iter().filter(|table| load.published.contains(table)).collect();
+        stale.into_iter().filter(|table| next.published.contains(table)).collect();
     if stale.is_empty() || load.mode != LoadMode::Direct {
         return Transition { next: Phase::Accumulating(next), effects: vec![] };
     }
@@ -38,11 +39,12 @@ fn accumulating(load: &Load, made: Vec<String>, stale: Vec<String>) -> Transitio
 /// While changes stream.
 fn streaming(streaming: &Streaming, made: Vec<String>, stale: &[String]) -> Transition {
     let mut next = streaming.clone();
-    let known = stale.iter().filter(|table| streaming.tables.contains(table));
-    add(&mut next.stale, known.cloned());
     if !next.tables.is_empty() {
         add(&mut next.tables, made);
     }
+    // One that is made, and then changed so, may come in one piece.
+    let known = stale.iter().filter(|table| next.tables.contains(table));
+    add(&mut next.stale, known.cloned());
     Transition { next: Phase::Streaming(next), effects: vec![] }
 }
 

@@ -488,6 +488,15 @@ fn schema_changes_make_tables_and_make_them_stale() {
     assert_eq!(next.stale, ["public.t"]);
     assert!(done.effects.is_empty());
 
+    // A table that is made, and rewritten before the engine has heard of either.
+    let both = command(&["public.n"], &["public.n"]);
+    let done = on(&streaming(), both.clone(), &facts()).unwrap();
+    let Phase::Streaming(next) = done.next else { panic!("another state") };
+    assert_eq!(next.stale, ["public.n"]);
+    let done = on(&accumulating(), both, &facts()).unwrap();
+    let Phase::Accumulating(next) = done.next else { panic!("another state") };
+    assert_eq!(next.again, ["public.n"]);
+
     let done = on(&accumulating(), command(&["public.n"], &["public.u"]), &facts()).unwrap();
     let Phase::Accumulating(next) = done.next else { panic!("another state") };
     assert_eq!(next.published, ["public.t", "public.u", "public.n"]);
