@@ -132,6 +132,7 @@ async fn seeds_that_change_their_schemas_make_every_kind_of_change() {
         "DROP DEFAULT",
         "SET NOT NULL",
         "DROP NOT NULL",
+        "gen_random_uuid()",
         "GENERATED ALWAYS AS (k",
         "FOREIGN KEY",
         "EXCLUDE",

@@ -152,10 +152,16 @@ fn add_column(scene: &mut Scene, random: &mut Random) -> String {
     let (number, mut table) = scene.table(random);
     let name = format!("\"{}_{}\"", random.one(&["n", "New", "order"]), scene.number());
     let head = format!("ALTER TABLE {} ADD COLUMN {name}", table.name);
-    // None whose values are others elsewhere (gen_random_uuid()): of a table that was made on
-    // the way they were not always loaded again.
-    if random.below(20) == 1 {
-        return format!("{head} int8 GENERATED ALWAYS AS (k * 3::int8) STORED");
+    match random.below(20) {
+        // Values that are others elsewhere: the table is loaded again. Until then its rows are
+        // found by their keys.
+        0 if table.identity != Identity::Keyless => {
+            table.columns.push((name, a_type("uuid")));
+            scene.set(number, Object::Table(table));
+            return format!("{head} uuid DEFAULT gen_random_uuid()");
+        }
+        1 => return format!("{head} int8 GENERATED ALWAYS AS (k * 3::int8) STORED"),
+        _ => {}
     }
     let of = random.one(TYPES);
     let value = of.value(random, false);
