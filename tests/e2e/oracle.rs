@@ -228,17 +228,23 @@ fn seeds_are_chosen_by_number_range_or_list() {
     assert_eq!(chosen("9, 4"), [9, 4]);
 }
 
+/// What a stage plays to its end, suffering as this seed says.
+async fn played(stage: &mut Stage, seed: u64) -> Kasho {
+    let mut random = Random::new(seed);
+    let mut kasho = Kasho::start(stage, random.fork()).await;
+    stage.gate.send_replace(1);
+    stage.pause = PAUSE;
+    let playing = tokio::spawn(stage.play());
+    kasho.suffer(stage).await;
+    playing.await.expect("the seeds play");
+    kasho
+}
+
 /// A group plays while Kasho suffers; at the end the target and the third database are held
 /// against one another.
 async fn group(seeds: Vec<u64>, steps: u64) {
     let mut stage = Stage::set(&seeds, steps).await;
-    let mut random = Random::new(seeds[0]);
-    let mut kasho = Kasho::start(&stage, random.fork()).await;
-    stage.gate.send_replace(1);
-    stage.pause = PAUSE;
-    let playing = tokio::spawn(stage.play());
-    kasho.suffer(&stage).await;
-    playing.await.expect("the seeds play");
+    let mut kasho = played(&mut stage, seeds[0]).await;
     stage.settle().await;
     kasho.settle(&stage).await;
     let (target, third) = (stage.target().await, stage.third().await);
@@ -263,13 +269,7 @@ async fn group(seeds: Vec<u64>, steps: u64) {
 /// subscription would not follow it, so the target is held against the source.
 async fn changing_group(seeds: Vec<u64>, steps: u64) {
     let mut stage = Stage::set_for_changes(&seeds, steps).await;
-    let mut random = Random::new(seeds[0]);
-    let mut kasho = Kasho::start(&stage, random.fork()).await;
-    stage.gate.send_replace(1);
-    stage.pause = PAUSE;
-    let playing = tokio::spawn(stage.play());
-    kasho.suffer(&stage).await;
-    playing.await.expect("the seeds play");
+    let mut kasho = played(&mut stage, seeds[0]).await;
     kasho.settle(&stage).await;
     kasho.settle_loads(&stage).await;
     let differs = stage.differences().await;

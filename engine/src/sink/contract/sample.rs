@@ -7,6 +7,7 @@ use kasho_plugin_sdk::{Column, Identity, Op, Relation};
 
 use crate::batch::{Batch, Cell, Detail, Piece, Row, Span};
 use crate::position::{Lsn, Position};
+use crate::sink::entry::Field;
 
 /// `public.ledger (id int4 primary key, note text)`.
 #[must_use]
@@ -152,4 +153,16 @@ pub fn text_cell(batch: &mut Batch, text: &[u8]) -> Cell {
     let len = u32::try_from(text.len()).unwrap_or(u32::MAX);
     let segment = batch.push_segment(Bytes::copy_from_slice(text));
     Cell::Text(Span { segment, start: 0, len })
+}
+
+/// Cells that are read back as these fields.
+pub fn cells(batch: &mut Batch, fields: &[Field]) -> Vec<Cell> {
+    let cell = |field: &Field| match field {
+        Field::Text(text) => text_cell(batch, text.as_bytes()),
+        Field::Bytes(bytes) => text_cell(batch, bytes),
+        Field::Null => Cell::Null,
+        Field::Unchanged => Cell::Unchanged,
+        Field::Absent => Cell::Absent,
+    };
+    fields.iter().map(cell).collect()
 }

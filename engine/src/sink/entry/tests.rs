@@ -26,16 +26,7 @@ fn one_row(op: Op, new: Option<&[Field]>, old: Option<&[Field]>) -> (Batch, Piec
     let relation = batch.relation_index(&sample::relation("t"));
     let mut image = |values: Option<&[Field]>| {
         let values = values?;
-        let cells: Vec<Cell> = values
-            .iter()
-            .map(|value| match value {
-                Field::Text(text) => sample::text_cell(&mut batch, text.as_bytes()),
-                Field::Bytes(bytes) => sample::text_cell(&mut batch, bytes),
-                Field::Null => Cell::Null,
-                Field::Unchanged => Cell::Unchanged,
-                Field::Absent => Cell::Absent,
-            })
-            .collect();
+        let cells = sample::cells(&mut batch, values);
         Some(batch.push_image(cells))
     };
     let (new, old) = (image(new), image(old));

@@ -20,16 +20,7 @@ fn batch(rows: &[Vec<Field>]) -> Batch {
     let mut batch = Batch::default();
     let relation = batch.relation_index(&sample::relation("t"));
     for values in rows {
-        let cells: Vec<Cell> = values
-            .iter()
-            .map(|value| match value {
-                Field::Text(text) => sample::text_cell(&mut batch, text.as_bytes()),
-                Field::Bytes(bytes) => sample::text_cell(&mut batch, bytes),
-                Field::Null => Cell::Null,
-                Field::Unchanged => Cell::Unchanged,
-                Field::Absent => Cell::Absent,
-            })
-            .collect();
+        let cells = sample::cells(&mut batch, values);
         sample::push_read(&mut batch, relation, cells);
     }
     batch
