@@ -290,6 +290,8 @@ fn rewrite(bound: &mut Bound, target: &Target, reasons: &Reasons, batch: &mut Ba
         (Make::Mask { first, last, with }, _) => {
             batch.rewrite(*col, |value, out| fake::hide(value, *first, *last, *with, out));
         }
+        // How long it is was looked at with the column.
+        (Make::Constant(text), _) => batch.rewrite(*col, |_, out| out.push_str(text)),
         (_, Some(domain)) => batch.rewrite_hashed(*col, domain, |value, hash, out| {
             leaf.result(value, hash, target, reasons, out)
         }),
