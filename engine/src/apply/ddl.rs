@@ -22,6 +22,7 @@ use crate::batch::{DdlDetail, DdlObject};
 use crate::ddl::{Kind, Scanned, kind, scan_under, standard_strings};
 use crate::error::Class;
 use crate::position::EpochPosition;
+use crate::quote::{identifier, literal};
 use crate::sink::entry::Field;
 
 /// What it is about exists already: of a table, a column, a schema, anything else.
@@ -275,9 +276,9 @@ impl Applier {
                 "the target had no table {table}, and a part of the transaction at {at}, which is \
                  larger than Redis's budget, is committed with one made of what its rows say. Make \
                  it what it is at the source (types, keys, defaults); then DELETE FROM \
-                 kasho.applied WHERE consumer = '{}' AND relation = '{}'; then start again",
-                self.progress.consumer,
-                table.replace('\'', "''")
+                 kasho.applied WHERE consumer = {} AND relation = {}; then start again",
+                literal(&self.progress.consumer),
+                literal(&table)
             )),
         }
     }
@@ -312,7 +313,7 @@ impl Applier {
                      then start again"
                 )));
             };
-            definitions.push(format!("\"{}\" {kind}", column.replace('"', "\"\"")));
+            definitions.push(format!("{} {kind}", identifier(column)));
         }
         let create = format!("{doing} ({})", definitions.join(", "));
         client.batch_execute(&create).await.map_err(failed)?;
