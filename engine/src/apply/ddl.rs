@@ -271,7 +271,7 @@ impl Applier {
     pub(super) fn untold(&self, table: String, at: EpochPosition) -> ApplyError {
         let kept = self.progress.tables.get(&table).is_some_and(|at| at.position == PROVISIONAL);
         match kept {
-            false => ApplyError::MissingTable { table, at },
+            false => self.missing(table, at),
             true => ApplyError::Refused(format!(
                 "the target had no table {table}, and a part of the transaction at {at}, which is \
                  larger than Redis's budget, is committed with one made of what its rows say. Make \
@@ -309,8 +309,9 @@ impl Applier {
             let Some(kind) = row.get::<_, Option<String>>(0) else {
                 return Err(ApplyError::Refused(format!(
                     "{at} makes the table {table} of a query's rows, and its column {column:?} is \
-                     of a type of the source's own: CREATE TABLE {table} by hand in the target; \
-                     then start again"
+                     of a type of the source's own, whose name they do not say: make the \
+                     type if the target lacks it, and CREATE TABLE {table} by hand, as pg_dump \
+                     --section=pre-data --table={table} of the source shows it; then start again"
                 )));
             };
             definitions.push(format!("{} {kind}", identifier(column)));
