@@ -6,14 +6,12 @@
 //! already, or of what it has nothing, is told and passed over: whoever looks after it may
 //! have been quicker, and need not have every table.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 
 use kasho_plugin_sdk::event::quote_identifier;
 
 use super::config::Ddl;
 use super::error::ApplyError;
-use super::names::may_rename;
 use super::progress::{At, PROVISIONAL, UNMADE};
 use super::settings;
 use super::stream::Applier;
@@ -189,10 +187,7 @@ impl Applier {
         told: &Told,
         at: EpochPosition,
     ) -> Result<(), ApplyError> {
-        let names = match may_rename(text) {
-            true => self.ours().await?,
-            false => BTreeMap::new(),
-        };
+        let names = self.names_before(text, at).await?;
         let client = self.pipe.client();
         let doing = format!("{} ({})", told.tag, told.identity);
         let failed = |e: tokio_postgres::Error| ApplyError::row(&doing, at, &e);

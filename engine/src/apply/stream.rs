@@ -311,9 +311,7 @@ impl Applier {
         // known that every row was as it should be.
         self.pipe.drain().await?;
         let asked = Instant::now();
-        for name in std::mem::take(&mut self.new) {
-            self.note_table(&name, None, At { epoch: self.progress.main.epoch, position }).await?;
-        }
+        self.note_new(position).await?;
         self.swap(At { epoch: self.progress.main.epoch, position }).await?;
         self.pipe.word("COMMIT", Check::Commit, at).await?;
         self.pipe.drain().await?;
@@ -372,6 +370,14 @@ impl Applier {
         if !self.progress.tables.contains_key(name) && !self.new.iter().any(|new| new == name) {
             self.new.push(name.to_owned());
         }
+    }
+
+    /// Puts the tables that are new down as filled up to here.
+    pub(super) async fn note_new(&mut self, position: Position) -> Result<(), ApplyError> {
+        for name in std::mem::take(&mut self.new) {
+            self.note_table(&name, None, At { epoch: self.progress.main.epoch, position }).await?;
+        }
+        Ok(())
     }
 
     /// Takes that back: it is noted otherwise.

@@ -29,6 +29,7 @@ pub mod pgoutput;
 mod queue;
 mod reader;
 mod relation;
+mod renames;
 mod slot;
 mod stream;
 mod timeline;

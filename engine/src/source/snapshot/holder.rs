@@ -339,6 +339,7 @@ async fn keep(
         loaded: false,
         published: catalog.relations.iter().map(|relation| relation.qualified()).collect(),
         again: Vec::new(),
+        renamed: None,
     };
     Ok(Held { keepers: vec![keeper], report: Report { load, catalog } })
 }
