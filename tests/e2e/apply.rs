@@ -99,6 +99,13 @@ impl Site {
         .await;
     }
 
+    /// Waits until the stream has everything that the source has by now.
+    async fn published(&self) {
+        let lsn = self.world.lsn().await;
+        self.pg().sql("INSERT INTO mark SELECT count(*) FROM mark").await;
+        self.world.until_published(lsn).await;
+    }
+
     /// Both sides of these tables hold the same rows.
     async fn same(&self, tables: &[&str]) {
         for table in tables {

@@ -2,13 +2,14 @@
 //! row that is changed, missing or extra is named, and a single private value that stands in
 //! the target is found, while a masked copy has none.
 
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::harness::{Engine, Output, Postgres, Redis, eventually, logs, python};
+use crate::harness::{Engine, Output, Postgres, Redis, clients_of_both, eventually, logs, python};
 use crate::world::{World, config};
 
 /// Every way in which text depends on settings, keys of every kind, and what has no equality.
@@ -70,14 +71,18 @@ impl Pair {
 
     /// `pg_dump | psql`.
     async fn copy(&self) {
-        let mut dump = self.source.tool("pg_dump");
+        let clients = clients_of_both(&self.source, &self.target).await;
+        let mut dump = Command::new(clients.join("pg_dump"));
         dump.args(["-O", "--no-publications", &self.source.socket_url()]);
         let dump = tokio::task::spawn_blocking(move || dump.output()).await;
         let dump = dump.expect("pg_dump").expect("pg_dump");
         assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
         let script = self.engine.home().path().join("dump.sql");
-        std::fs::write(&script, dump.stdout).expect("write");
-        let mut psql = self.target.tool("psql");
+        // A setting that servers before 17 do not know.
+        let text = String::from_utf8(dump.stdout).expect("UTF-8");
+        let text = text.replacen("SET transaction_timeout = 0;\n", "", 1);
+        std::fs::write(&script, text).expect("write");
+        let mut psql = Command::new(clients.join("psql"));
         psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-f"]).arg(&script);
         psql.arg(self.target.socket_url());
         let psql = tokio::task::spawn_blocking(move || psql.output()).await;
