@@ -39,7 +39,7 @@ impl Applier {
     /// # Errors
     /// The server's.
     pub(super) async fn ours(&self) -> Result<BTreeMap<Oid, String>, ApplyError> {
-        let names: Vec<&str> = self.progress.tables.keys().map(String::as_str).collect();
+        let names: Vec<&String> = self.progress.tables.keys().chain(&self.new).collect();
         let rows = self.pipe.client().query(BEFORE, &[&names]).await;
         let rows = rows.map_err(|e| ApplyError::sql("looking at the tables", &e))?;
         Ok(rows.iter().map(|row| (row.get(1), row.get(0))).collect())
@@ -61,7 +61,13 @@ impl Applier {
             let (oid, schema, name): (Oid, String, String) = (row.get(0), row.get(1), row.get(2));
             let now = format!("{}.{}", quote_identifier(&schema), quote_identifier(&name));
             let Some(was) = before.get(&oid).filter(|was| **was != now) else { continue };
-            let Some(reached) = self.progress.tables.remove(was) else { continue };
+            let Some(reached) = self.progress.tables.remove(was) else {
+                // Its first row came in this transaction: it is noted with the commit.
+                self.unnote(was);
+                self.note(&now);
+                continue;
+            };
+            self.unnote(&now);
             let there = self.progress.tables.get(&now).copied();
             self.note_table(&now, there, reached).await?;
             let params = [&self.progress.consumer, was, &self.progress.writer];

@@ -64,7 +64,7 @@ pub(super) struct Applier {
     /// The open transaction of the source changes the schema.
     pub(super) altered: bool,
     /// Tables that are filled for the first time.
-    new: Vec<String>,
+    pub(super) new: Vec<String>,
     /// Tables made of a row, of which no schema change has told yet.
     pub(super) provisional: Vec<String>,
     /// The schema change at this position was made by hand.
@@ -295,7 +295,8 @@ impl Applier {
         self.pipe.drain().await?;
         let asked = Instant::now();
         for name in std::mem::take(&mut self.new) {
-            self.note_table(&name, None, At { epoch: self.progress.main.epoch, position }).await?;
+            let was = self.progress.tables.get(&name).copied();
+            self.note_table(&name, was, At { epoch: self.progress.main.epoch, position }).await?;
         }
         self.swap(At { epoch: self.progress.main.epoch, position }).await?;
         self.pipe.word("COMMIT", Check::Commit, at).await?;
