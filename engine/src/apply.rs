@@ -74,7 +74,8 @@ pub enum Until {
     Stopped,
     /// When the load is applied.
     Loaded,
-    /// When nothing more waits in Redis, and the load is applied.
+    /// When nothing more waits in Redis, and the load is applied. Where changes never pause, with
+    /// everything that the source had committed when this began.
     CaughtUp,
     /// When the target has everything through here, and nothing of what comes after the end of a
     /// transaction there.
@@ -198,7 +199,7 @@ impl Attempt<'_> {
         let sequences = sequences::Copier::start(self.config, self.info, &applier.progress);
         let acknowledging =
             acknowledge::run(redis.connect().await?, session, consumer, epoch, watched);
-        let work = Work { attempt: self, applier, feed, store, load: None, sequences, most };
+        let work = Work::new(self, applier, feed, store, sequences, most);
         // Both end together: whoever fails first says why, and with no error the last
         // acknowledgement is waited for.
         let (worked, acknowledged) = (work.run(), acknowledging);
