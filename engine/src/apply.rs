@@ -6,6 +6,7 @@
 //! source was, or somebody else applies under the same name, which ends the applier with
 //! what to do ([`ApplyError`]).
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -203,7 +204,10 @@ impl Attempt<'_> {
         // Both end together: whoever fails first says why, and with no error the last
         // acknowledgement is waited for.
         let (worked, acknowledged) = (work.run(), acknowledging);
-        let ended = futures_util::future::try_join(worked, acknowledged).await.map(drop);
+        // Kept until it is known why it ended: with it the lock would go, and a standby takes
+        // over at once.
+        let both = pin!(futures_util::future::try_join(worked, acknowledged));
+        let ended = both.await.map(drop);
         match ended {
             Err(error) if error.class() == Class::Halt => Err(self.why(names, error).await),
             ended => ended,
