@@ -194,7 +194,7 @@ impl Attempt<'_> {
         applier.progress.is_of(epoch, &reader.runs(), reader.loaded())?;
         applier.ddl_done = self.options.ddl_done;
         applier.stand(reader.is_inside());
-        let feed = Feed::start(reader, most / 4);
+        let feed = Feed::start(reader.undivided(), most / 4);
         let sequences = sequences::Copier::start(self.config, self.info, &applier.progress);
         let acknowledging =
             acknowledge::run(redis.connect().await?, session, consumer, epoch, watched);
