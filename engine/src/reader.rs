@@ -181,6 +181,7 @@ impl<S: Backend> StreamReader<S> {
     /// See [`ReaderError`]; after one the reader is over.
     pub async fn next(&mut self, wait: Duration) -> Result<Option<Entry>, ReaderError> {
         let until = tokio::time::Instant::now() + wait;
+        let mut woken = false;
         loop {
             if let Some(entry) = self.buffered() {
                 return Ok(Some(entry));
@@ -200,8 +201,13 @@ impl<S: Backend> StreamReader<S> {
             }
             let page = self.page(self.lane, self.cursor, MOST_COUNT).await?;
             if page.is_empty() {
-                if tokio::time::Instant::now() >= until {
+                let now = tokio::time::Instant::now();
+                if now >= until {
                     return Ok(None);
+                }
+                // Somebody else's stream under the next epoch's name wakes at once each time.
+                if std::mem::replace(&mut woken, true) {
+                    tokio::time::sleep_until(until.min(now + LOOK)).await;
                 }
                 self.wait_until(until).await?;
                 continue;

@@ -242,7 +242,8 @@ pub trait Feed: Send {
         most: impl Into<Most> + Send,
     ) -> impl Future<Output = Result<Page, StoreError>> + Send;
 
-    /// Returns as soon as the stream has an entry after `after`, or after `timeout`.
+    /// Returns as soon as the stream has an entry after `after` or the next epoch its first row,
+    /// or after `timeout`.
     /// Holds up its connection meanwhile: a reader has one of its own.
     fn wait(
         &mut self,

@@ -65,7 +65,10 @@ impl Feed for RedisStore {
         let mut command = redis::cmd("XREAD");
         let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1);
         command.arg("COUNT").arg(1).arg("BLOCK").arg(millis).arg("STREAMS");
-        command.arg(self.keys.stream(epoch, lane)).arg(after.to_string());
+        // With its first row the next epoch begins for who waits for more of this one.
+        let next = self.keys.stream(Epoch(epoch.0 + 1), Lane::Bootstrap);
+        command.arg(self.keys.stream(epoch, lane)).arg(next);
+        command.arg(after.to_string()).arg(Id::ZERO.to_string());
         self.run_within(&command, timeout + WAIT_SLACK).await.map(drop)
     }
 
