@@ -20,7 +20,7 @@ BEGIN
     INTO theirs
     FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace AND n.nspname = 'kasho'
     JOIN pg_roles r ON r.oid = p.proowner
-   WHERE p.proname IN ('ddl_path', 'ddl_drop', 'ddl_rewrite', 'ddl_end') AND p.pronargs = 0
+   WHERE p.proname IN ('ddl_path', 'ddl_start', 'ddl_drop', 'ddl_rewrite', 'ddl_end') AND p.pronargs = 0
      AND NOT r.rolsuper AND r.rolname <> current_user;
   IF theirs IS NOT NULL THEN
     RAISE EXCEPTION 'functions of the event triggers belong to roles that are no superusers: %; '
@@ -41,6 +41,19 @@ BEGIN
   PERFORM pg_catalog.set_config('kasho.path', pg_catalog.current_setting('search_path'), true);
 EXCEPTION WHEN OTHERS THEN
   NULL;
+END
+$kasho$;
+
+-- At its end a statement shows what things are called now, and a schema's tables are described
+-- on the stream under its old name until something is done to them: what it was called is
+-- noted before.
+CREATE OR REPLACE FUNCTION kasho.ddl_start() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $kasho$
+BEGIN
+  PERFORM set_config('kasho.schemas',
+    (SELECT jsonb_object_agg(oid, nspname) FROM pg_namespace)::text, true);
+EXCEPTION WHEN OTHERS THEN
+  RAISE WARNING 'kasho: what schemas are called was not noted: %', SQLERRM;
 END
 $kasho$;
 
@@ -109,6 +122,7 @@ DECLARE
   query text;
   gone text;
   anew text;
+  schemas text;
   language text;
   objects jsonb;
   stack text;
@@ -122,7 +136,9 @@ BEGIN
   -- For this statement alone.
   gone := current_setting('kasho.dropped', true);
   anew := current_setting('kasho.recomputed', true);
-  PERFORM set_config('kasho.dropped', '', true), set_config('kasho.recomputed', '', true);
+  schemas := current_setting('kasho.schemas', true);
+  PERFORM set_config('kasho.dropped', '', true), set_config('kasho.recomputed', '', true),
+          set_config('kasho.schemas', '', true);
 
   -- What a function runs is in the stack of contexts, under ours; what a client sends is not.
   -- Contexts come in the language of messages, which only a superuser may set. Without that
@@ -172,6 +188,10 @@ BEGIN
                              WHERE t.relid = rel.oid OR t.relid::oid IN (
                                    SELECT a.relid::oid FROM pg_partition_ancestors(rel.oid) a))))
                ELSE '[]' END)
+             -- What a schema was called until now.
+             || CASE WHEN nullif(schemas, '')::jsonb ->> nsp.oid::text <> nsp.nspname
+                THEN jsonb_build_object('was', nullif(schemas, '')::jsonb ->> nsp.oid::text)
+                ELSE '{}' END
       FROM pg_event_trigger_ddl_commands() WITH ORDINALITY AS c (classid, objid, objsubid,
            command_tag, object_type, schema_name, object_identity, in_extension, command, n)
       LEFT JOIN pg_class rel ON c.classid = 'pg_class'::regclass AND rel.oid = c.objid
@@ -267,9 +287,10 @@ END
 $kasho$;
 
 -- Only the triggers call them.
-REVOKE ALL ON FUNCTION kasho.ddl_drop(), kasho.ddl_rewrite(), kasho.ddl_end(), kasho.ddl_path()
-  FROM PUBLIC;
+REVOKE ALL ON FUNCTION kasho.ddl_drop(), kasho.ddl_rewrite(), kasho.ddl_end(), kasho.ddl_path(),
+  kasho.ddl_start() FROM PUBLIC;
 ALTER FUNCTION kasho.ddl_path() OWNER TO CURRENT_USER;
+ALTER FUNCTION kasho.ddl_start() OWNER TO CURRENT_USER;
 ALTER FUNCTION kasho.ddl_drop() OWNER TO CURRENT_USER;
 ALTER FUNCTION kasho.ddl_rewrite() OWNER TO CURRENT_USER;
 ALTER FUNCTION kasho.ddl_end() OWNER TO CURRENT_USER;
@@ -280,15 +301,17 @@ DECLARE
 BEGIN
   -- Of the same event they fire in the order of their names.
   FOR wanted IN
-    SELECT * FROM (VALUES ('kasho_ddl_1_path', 'ddl_command_end', 'ddl_path'),
-                          ('kasho_ddl_2_end', 'ddl_command_end', 'ddl_end'),
-                          ('kasho_ddl_drop', 'sql_drop', 'ddl_drop'),
-                          ('kasho_ddl_rewrite', 'table_rewrite', 'ddl_rewrite'))
-      AS w (name, event, function)
+    SELECT * FROM (VALUES ('kasho_ddl_1_path', 'ddl_command_end', 'ddl_path', ''),
+                          ('kasho_ddl_2_end', 'ddl_command_end', 'ddl_end', ''),
+                          ('kasho_ddl_drop', 'sql_drop', 'ddl_drop', ''),
+                          ('kasho_ddl_rewrite', 'table_rewrite', 'ddl_rewrite', ''),
+                          ('kasho_ddl_start', 'ddl_command_start', 'ddl_start',
+                           'WHEN TAG IN (''ALTER SCHEMA'')'))
+      AS w (name, event, function, tags)
   LOOP
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_event_trigger WHERE evtname = wanted.name) THEN
-      EXECUTE format('CREATE EVENT TRIGGER %I ON %s EXECUTE FUNCTION kasho.%I()',
-                     wanted.name, wanted.event, wanted.function);
+      EXECUTE format('CREATE EVENT TRIGGER %I ON %s %s EXECUTE FUNCTION kasho.%I()',
+                     wanted.name, wanted.event, wanted.tags, wanted.function);
     END IF;
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_event_trigger
                     WHERE evtname = wanted.name AND evtenabled = 'A') THEN

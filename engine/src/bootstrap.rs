@@ -23,7 +23,9 @@ mod start;
 mod stored;
 
 pub use config::MissingRows;
-pub use phase::{Load, LoadMode, Phase, Reload, Snapshot, State, Streaming, TableLoad, Waiting};
+pub use phase::{
+    Load, LoadMode, Phase, Reload, Renamed, Snapshot, State, Streaming, TableLoad, Waiting,
+};
 pub use refusal::{Refusal, RefusalCode};
 pub use resume::{Restart, restarts};
 pub use start::{Reconciled, SlotFact, reconcile, slot_exists};
@@ -107,6 +109,8 @@ pub enum Command {
         made: Vec<String>,
         /// Tables that they changed in a way that the stream does not bring.
         stale: Vec<String>,
+        /// Schemas that got other names by them, in their order.
+        renamed: Vec<Renamed>,
     },
     /// Every table is published, or the external loader said it has finished.
     LoadDone,
@@ -243,7 +247,7 @@ pub fn on(phase: &Phase, command: Command, facts: &Facts) -> Result<Transition, 
             phase,
             "nothing is loaded yet; StartBootstrap (`kasho bootstrap`) loads all of them",
         )),
-        (_, Command::SchemaChanged { made, stale }) => schema::on(phase, made, stale),
+        (_, command @ Command::SchemaChanged { .. }) => schema::on(phase, command),
         (Accumulating(load), Command::LoadDone) => Ok(load_done(load.clone())),
         (Accumulating(load), Command::Complete { force }) => complete(load, force, facts),
         (Accumulating(_), Command::Abort { .. }) => Ok(abort(phase, None)),
@@ -400,6 +404,7 @@ fn complete(load: &Load, force: bool, facts: &Facts) -> Result<Transition, Refus
         tables: load.published.clone(),
         attempts: load.tables.iter().map(|table| table.attempt).max().unwrap_or(0),
         stale: Vec::new(),
+        renamed: load.renamed,
         reload: None,
     });
     Ok(Transition { next, effects })

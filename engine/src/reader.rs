@@ -314,7 +314,11 @@ impl<S: Backend> StreamReader<S> {
         }
         let (last, position) = (entry.last, entry.position);
         let (xid, commit_us, generation) = (entry.xid, entry.commit_us, entry.generation);
-        match self.past_load_point(entry, commit_lsn) {
+        let past = match &mut self.load_points {
+            Some(points) => points::past(points, entry, commit_lsn),
+            None => Some(entry),
+        };
+        match past {
             Some(entry) => {
                 self.delivered = true;
                 self.ready.push_back(entry);
@@ -336,20 +340,6 @@ impl<S: Backend> StreamReader<S> {
         self.open = (!last).then_some(commit_lsn);
         self.delivered &= !last;
         Ok(())
-    }
-
-    /// The entry without what is part of the load already; none if that is all of it.
-    fn past_load_point(&self, mut entry: Entry, lsn: Lsn) -> Option<Entry> {
-        let Some(points) = self.load_points.as_ref().filter(|points| !points.is_empty()) else {
-            return Some(entry);
-        };
-        let loaded = |table: &String| points.get(table).is_some_and(|point| lsn < *point);
-        if let Content::Truncate { tables, .. } = &mut entry.content {
-            tables.retain(|table| !loaded(table));
-            entry.table = tables.join(",");
-            return (!tables.is_empty()).then_some(entry);
-        }
-        (!loaded(&entry.table)).then_some(entry)
     }
 
     /// Looks for the newest `end` that this reader has behind it. Later ones belong to marks
@@ -460,5 +450,6 @@ fn live(newest: Id) -> Position {
     }
 }
 
+mod points;
 #[cfg(test)]
 mod tests;

@@ -232,6 +232,34 @@ async fn a_rename_in_mid_stream_does_not_unmask() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_schema_of_another_name_does_not_unmask() {
+    const TRIGGERS: &str = include_str!("../../config/sql/ddl.sql");
+    const TABLES: &str =
+        "CREATE SCHEMA crm; CREATE TABLE crm.people (id bigint PRIMARY KEY, email text, name text);
+        CREATE PUBLICATION kasho_pub FOR ALL TABLES;";
+    let rules = |schema: &str| people(MASKED).replace("public.", schema);
+    let mut guarded = Guarded::start(TABLES, &rules("crm."), "").await;
+    guarded.world.pg.sql(TRIGGERS).await;
+    let person =
+        |schema: &str, id| guarded.person(id).replace("people", &format!("{schema}.people"));
+    let (before, renamed, after) = (
+        person("crm", 1),
+        format!("ALTER SCHEMA crm RENAME TO sales; {}", person("sales", 2)),
+        person("sales", 3),
+    );
+    guarded.publish(&before).await;
+    guarded.world.pg.sql(&renamed).await;
+    guarded.halted("sales.people").await;
+    guarded.nothing_left().await;
+    guarded.world.engine.terminate().await;
+    guarded.write("", &rules("sales."));
+    guarded.world.engine.start_again();
+    guarded.world.until_state("STREAMING").await;
+    guarded.publish(&after).await;
+    guarded.nothing_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn messages_and_new_tables_are_within_the_guard() {
     let message = "\"kasho.message.prefix\" = \"pass\"\n\"kasho.message.content\"";
     let rules = |content: &str| {

@@ -154,6 +154,8 @@ async fn seeds_that_change_their_schemas_make_every_kind_of_change() {
         "ALTER DOMAIN",
         "CREATE SCHEMA",
         "DROP SCHEMA",
+        "ALTER SCHEMA",
+        "; ALTER SCHEMA",
         "CREATE OR REPLACE VIEW",
         "CREATE MATERIALIZED VIEW",
         "CREATE SEQUENCE",

@@ -28,24 +28,38 @@ const FORGET: &str = "
 DELETE FROM kasho.applied WHERE consumer = $1::text AND relation = $2::text AND writer = $3::text";
 
 /// Whether a statement may give a table another name.
-pub(super) fn may_rename(text: &str) -> bool {
+fn may_rename(text: &str) -> bool {
     let text = text.to_ascii_uppercase();
     text.contains("RENAME") || text.contains("SCHEMA")
 }
 
 impl Applier {
-    /// The tables that it fills, by their oid.
+    /// The tables that it fills, by their oid, if a statement may give them other names. Those
+    /// of the open transaction are among them.
     ///
     /// # Errors
-    /// The server's.
-    pub(super) async fn ours(&self) -> Result<BTreeMap<Oid, String>, ApplyError> {
+    /// The server's; fenced.
+    pub(super) async fn names_before(
+        &mut self,
+        text: &str,
+        at: EpochPosition,
+    ) -> Result<BTreeMap<Oid, String>, ApplyError> {
+        if !may_rename(text) {
+            return Ok(BTreeMap::new());
+        }
+        self.note_new(at.position).await?;
+        self.pipe.drain().await?;
+        self.ours().await
+    }
+
+    async fn ours(&self) -> Result<BTreeMap<Oid, String>, ApplyError> {
         let names: Vec<&str> = self.progress.tables.keys().map(String::as_str).collect();
         let rows = self.pipe.client().query(BEFORE, &[&names]).await;
         let rows = rows.map_err(|e| ApplyError::sql("looking at the tables", &e))?;
         Ok(rows.iter().map(|row| (row.get(1), row.get(0))).collect())
     }
 
-    /// Notes the names that tables have now, of which [`Applier::ours`] has told the ones before.
+    /// Notes the names that tables have now, of which [`Applier::names_before`] has told the ones before.
     ///
     /// # Errors
     /// The server's; fenced.

@@ -211,7 +211,16 @@ impl Applier {
                 self.make(name, columns, oids, at).await?;
                 self.tables.find(self.pipe.client(), name, columns, at).await
             }
+            ApplyError::MissingTable { table, at } => Err(self.missing(table, at)),
             error => Err(error),
+        }
+    }
+
+    /// The target has no such table: whether it never had one, as far as is known.
+    pub(super) fn missing(&self, table: String, at: EpochPosition) -> ApplyError {
+        match self.progress.tables.contains_key(&table) {
+            true => ApplyError::Vanished { table, at },
+            false => ApplyError::MissingTable { table, at },
         }
     }
 
@@ -227,7 +236,15 @@ impl Applier {
         self.pipe.drain().await?;
         let mut found = Vec::with_capacity(tables.len());
         for name in tables {
-            found.push(self.tables.find(self.pipe.client(), name, &[], at).await?.0);
+            let there = self.tables.find(self.pipe.client(), name, &[], at).await;
+            found.push(
+                there
+                    .map_err(|error| match error {
+                        ApplyError::MissingTable { table, at } => self.missing(table, at),
+                        error => error,
+                    })?
+                    .0,
+            );
             self.note(name);
         }
         let (client, ours) = (self.pipe.client(), &self.progress.tables);
@@ -294,9 +311,7 @@ impl Applier {
         // known that every row was as it should be.
         self.pipe.drain().await?;
         let asked = Instant::now();
-        for name in std::mem::take(&mut self.new) {
-            self.note_table(&name, None, At { epoch: self.progress.main.epoch, position }).await?;
-        }
+        self.note_new(position).await?;
         self.swap(At { epoch: self.progress.main.epoch, position }).await?;
         self.pipe.word("COMMIT", Check::Commit, at).await?;
         self.pipe.drain().await?;
@@ -355,6 +370,14 @@ impl Applier {
         if !self.progress.tables.contains_key(name) && !self.new.iter().any(|new| new == name) {
             self.new.push(name.to_owned());
         }
+    }
+
+    /// Puts the tables that are new down as filled up to here.
+    pub(super) async fn note_new(&mut self, position: Position) -> Result<(), ApplyError> {
+        for name in std::mem::take(&mut self.new) {
+            self.note_table(&name, None, At { epoch: self.progress.main.epoch, position }).await?;
+        }
+        Ok(())
     }
 
     /// Takes that back: it is noted otherwise.

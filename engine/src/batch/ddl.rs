@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use kasho_plugin_sdk::event::quote_identifier;
 use serde::{Deserialize, Serialize};
 
 use super::{Batch, Cell, DDL_RELATION_ID, Detail, Image, Span};
@@ -23,6 +24,9 @@ pub struct DdlObject {
     pub name: Option<String>,
     /// It is gone.
     pub dropped: bool,
+    /// Of a schema that gets another name: the one that it had; not quoted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub was: Option<String>,
     /// Of a table that is new: the publications that bring every row it gets. The engine's
     /// own business.
     #[serde(skip_serializing)]
@@ -55,6 +59,23 @@ pub struct DdlDetail {
     /// An operator has said that it is done on the target by hand: not to be run again.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub done: bool,
+}
+
+impl DdlDetail {
+    /// The schemas that get another name by it: which one they had, and the new one; neither
+    /// is quoted.
+    pub fn renamed_schemas(&self) -> impl Iterator<Item = (&str, &str)> {
+        let schemas = self.objects.iter().filter(|object| object.kind == "schema");
+        schemas.filter_map(|object| Some((object.was.as_deref()?, object.name.as_deref()?)))
+    }
+}
+
+/// The name of a table (`schema.table`, quoted where SQL needs it) once its schema `from` is
+/// called `to`; none if it is in another one. Neither of these is quoted.
+#[must_use]
+pub fn moved(table: &str, (from, to): (&str, &str)) -> Option<String> {
+    let rest = table.strip_prefix(&quote_identifier(from))?.strip_prefix('.')?;
+    Some(format!("{}.{rest}", quote_identifier(to)))
 }
 
 /// A schema change.
@@ -106,5 +127,19 @@ impl DdlEvent {
         });
         batch.push_segment(text.into());
         batch.push_image(cells)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_goes_with_its_schema_and_with_no_other() {
+        assert_eq!(moved("a.t", ("a", "B")).unwrap(), "\"B\".t");
+        assert_eq!(moved("\"a.b\".\"T.x\"", ("a.b", "c")).unwrap(), "c.\"T.x\"");
+        for other in ["ab.t", "\"a.b\".t", "b.a.t", "a"] {
+            assert_eq!(moved(other, ("a", "c")), None, "{other}");
+        }
     }
 }

@@ -5,7 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::position::{Epoch, Lsn};
+use crate::batch::moved;
+use crate::position::{Epoch, Lsn, Position};
 
 /// Where the service stands; persisted as versioned JSON in `{kasho}:state`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,6 +127,38 @@ pub struct Load {
     /// Tables that are to be loaded once more when the rest is loaded, by published name.
     #[serde(default)]
     pub again: Vec<String>,
+    /// Commit and ordinal of the last rename of a schema that these names have followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renamed: Option<(u64, u64)>,
+}
+
+/// A schema that has got another name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Renamed {
+    /// Commit LSN and ordinal.
+    pub at: (u64, u64),
+    /// The name that it had; not quoted.
+    pub from: String,
+    /// The name that it has from there on; not quoted.
+    pub to: String,
+}
+
+impl Renamed {
+    /// As the change at this position tells it.
+    #[must_use]
+    pub fn new(position: Position, from: &str, to: &str) -> Renamed {
+        let at = match position {
+            Position::Wal { commit_lsn, ordinal } => (commit_lsn.0, ordinal),
+            Position::Bootstrap(_) => (0, 0),
+        };
+        Renamed { at, from: from.to_owned(), to: to.to_owned() }
+    }
+
+    /// The new name of a table, if it is one of this schema.
+    #[must_use]
+    pub fn moved(&self, table: &str) -> Option<String> {
+        moved(table, (&self.from, &self.to))
+    }
 }
 
 impl Load {
@@ -179,6 +212,9 @@ pub struct Streaming {
     /// they were loaded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stale: Vec<String>,
+    /// Commit and ordinal of the last rename of a schema that these names have followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renamed: Option<(u64, u64)>,
     /// Attempts at any table so far in this epoch.
     #[serde(default)]
     pub attempts: u32,

@@ -114,6 +114,7 @@ fn begin(mut next: Streaming, tables: Vec<String>, nonce: String, facts: &Facts)
         loaded: false,
         published: Vec::new(),
         again: Vec::new(),
+        renamed: None,
     };
     // Nobody writes the bootstrap stream after its end but a reload, one at a time.
     let section = facts.rows_loaded + 1;

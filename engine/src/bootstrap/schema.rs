@@ -1,26 +1,49 @@
 //! What schema changes mean for what is loaded. A table that is made while changes flow
 //! needs no load: the stream brings all of its rows. One whose rows were changed past the
-//! stream has to be loaded again. Pure.
+//! stream has to be loaded again. One whose schema gets another name is what it was. Pure.
+//!
+//! What can go wrong: a change that is told twice, since whoever told it was killed before it
+//! was published. To make a table twice is nothing; to rename two schemas twice would swap
+//! them back, so a rename counts once, by its place.
 
-use super::phase::{Load, LoadMode, Phase, Streaming};
-use super::{Refusal, Transition, late, reload};
+use super::phase::{Load, LoadMode, Phase, Renamed, Streaming};
+use super::{Command, Refusal, Transition, late, reload};
 
 /// Everything about it.
-pub(super) fn on(
-    phase: &Phase,
-    made: Vec<String>,
-    stale: Vec<String>,
-) -> Result<Transition, Refusal> {
+pub(super) fn on(phase: &Phase, command: Command) -> Result<Transition, Refusal> {
+    let late = Err(late("a schema change", phase));
+    let Command::SchemaChanged { made, stale, renamed } = command else { return late };
     match phase {
-        Phase::Waiting(_) => Err(late("a schema change", phase)),
-        Phase::Accumulating(load) => Ok(accumulating(load, made, stale)),
-        Phase::Streaming(before) => Ok(streaming(before, made, &stale)),
+        Phase::Waiting(_) => late,
+        Phase::Accumulating(load) => Ok(accumulating(load, made, stale, &renamed)),
+        Phase::Streaming(before) => Ok(streaming(before, made, &stale, &renamed)),
+    }
+}
+
+/// Tables by name go with their schemas.
+fn rename(names: &mut [&mut Vec<String>], last: &mut Option<(u64, u64)>, renamed: &[Renamed]) {
+    for renamed in renamed {
+        if Some(renamed.at) <= *last {
+            continue;
+        }
+        *last = Some(renamed.at);
+        for name in names.iter_mut().flat_map(|names| names.iter_mut()) {
+            if let Some(moved) = renamed.moved(name) {
+                *name = moved;
+            }
+        }
     }
 }
 
 /// While the tables are loaded.
-fn accumulating(load: &Load, made: Vec<String>, stale: Vec<String>) -> Transition {
+fn accumulating(
+    load: &Load,
+    made: Vec<String>,
+    stale: Vec<String>,
+    renamed: &[Renamed],
+) -> Transition {
     let mut next = load.clone();
+    rename(&mut [&mut next.published, &mut next.again], &mut next.renamed, renamed);
     // Where nobody knows what is loaded, a few names would say that nothing else is.
     if !next.published.is_empty() {
         add(&mut next.published, made);
@@ -37,8 +60,14 @@ fn accumulating(load: &Load, made: Vec<String>, stale: Vec<String>) -> Transitio
 }
 
 /// While changes stream.
-fn streaming(streaming: &Streaming, made: Vec<String>, stale: &[String]) -> Transition {
+fn streaming(
+    streaming: &Streaming,
+    made: Vec<String>,
+    stale: &[String],
+    renamed: &[Renamed],
+) -> Transition {
     let mut next = streaming.clone();
+    rename(&mut [&mut next.tables, &mut next.stale], &mut next.renamed, renamed);
     if !next.tables.is_empty() {
         add(&mut next.tables, made);
     }

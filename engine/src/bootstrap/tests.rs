@@ -32,6 +32,7 @@ fn a_load(mode: LoadMode) -> Load {
         loaded: false,
         published: vec!["public.t".into(), "public.u".into()],
         again: vec![],
+        renamed: None,
     }
 }
 
@@ -54,6 +55,7 @@ fn streaming() -> Phase {
         incomplete: false,
         tables: vec!["public.t".into(), "public.u".into()],
         stale: vec![],
+        renamed: None,
         attempts: 1,
         reload: None,
     })
@@ -269,6 +271,7 @@ fn a_finished_load_completes_with_its_load_points() {
         incomplete: false,
         tables: vec!["public.t".into(), "public.u".into()],
         stale: vec![],
+        renamed: None,
         attempts: 1,
         reload: None,
     };
@@ -480,6 +483,7 @@ fn schema_changes_make_tables_and_make_them_stale() {
     let command = |made: &[&str], stale: &[&str]| Command::SchemaChanged {
         made: names(made),
         stale: names(stale),
+        renamed: vec![],
     };
     let done = on(&streaming(), command(&["public.n"], &["public.t", "x.y"]), &facts()).unwrap();
     let Phase::Streaming(next) = done.next else { panic!("another state") };
@@ -502,4 +506,30 @@ fn schema_changes_make_tables_and_make_them_stale() {
     assert_eq!(next.published, ["public.t", "public.u", "public.n"]);
     assert_eq!(next.again, ["public.u"]);
     assert!(on(&waiting(), command(&["public.n"], &[]), &facts()).is_err());
+}
+
+#[test]
+fn tables_go_with_their_schemas_and_only_once() {
+    let renamed = |commit, from: &str, to: &str| Renamed {
+        at: (commit, 1),
+        from: from.to_owned(),
+        to: to.to_owned(),
+    };
+    let command = |renamed: &[Renamed]| Command::SchemaChanged {
+        made: vec![],
+        stale: vec!["public.t".to_owned()],
+        renamed: renamed.to_vec(),
+    };
+    let swap =
+        [renamed(700, "public", "x"), renamed(701, "blue", "public"), renamed(702, "x", "blue")];
+    let mut phase = streaming();
+    for told in [&swap[..2], &swap[1..], &swap[..]] {
+        phase = on(&phase, command(told), &facts()).unwrap().next;
+    }
+    let Phase::Streaming(next) = phase else { panic!("another state") };
+    assert_eq!(next.tables, ["blue.t", "blue.u"]);
+    assert_eq!(next.renamed, Some((702, 1)));
+    let done = on(&accumulating(), command(&swap), &facts()).unwrap();
+    let Phase::Accumulating(next) = done.next else { panic!("another state") };
+    assert_eq!(next.published, ["blue.t", "blue.u"]);
 }

@@ -13,7 +13,7 @@ use kasho_plugin_sdk::event::quote_identifier;
 
 use super::Engine;
 use crate::batch::{Batch, DdlDetail, DdlObject, Detail};
-use crate::bootstrap::{Command, MissingRows, Phase, Refusal, Streaming};
+use crate::bootstrap::{Command, MissingRows, Phase, Refusal, Renamed, Streaming};
 use crate::position::Position;
 use crate::transform::Decision;
 
@@ -24,6 +24,8 @@ pub(super) struct Seen {
     made: Vec<String>,
     /// Changed in a way that the stream does not bring.
     stale: Vec<String>,
+    /// Schemas that get other names, and where.
+    renamed: Vec<Renamed>,
 }
 
 impl Seen {
@@ -34,10 +36,12 @@ impl Seen {
             return seen;
         }
         // Those that do not leave too: what rows the source has is not for any policy to say.
-        let changes = batch.rows.iter().filter(|row| row.op == Op::Ddl);
-        for detail in changes.filter_map(|row| row.detail.as_deref()) {
-            if let Detail::Ddl(detail) = detail {
+        for row in batch.rows.iter().filter(|row| row.op == Op::Ddl) {
+            if let Some(Detail::Ddl(detail)) = row.detail.as_deref() {
                 seen.add(detail, publications);
+                let renamed = detail.renamed_schemas();
+                let renamed = renamed.map(|(from, to)| Renamed::new(row.position, from, to));
+                seen.renamed.extend(renamed);
             }
         }
         seen
@@ -57,13 +61,13 @@ impl Seen {
 
     /// Nothing that the engine has to know.
     pub(super) fn is_empty(&self) -> bool {
-        self.made.is_empty() && self.stale.is_empty()
+        self.made.is_empty() && self.stale.is_empty() && self.renamed.is_empty()
     }
 }
 
 impl Engine {
     /// A schema change is about to be published.
-    pub(super) async fn schema_changed(&mut self, Seen { made, stale }: Seen) {
+    pub(super) async fn schema_changed(&mut self, Seen { made, stale, renamed }: Seen) {
         for table in &stale {
             tracing::warn!(
                 %table,
@@ -71,7 +75,8 @@ impl Engine {
                  the stream does not bring that"
             );
         }
-        self.apply(Command::SchemaChanged { made, stale }, "tables were made or rewritten").await;
+        let command = Command::SchemaChanged { made, stale, renamed };
+        self.apply(command, "tables were made, rewritten or renamed").await;
     }
 
     /// Loads what nobody has loaded, if that is asked for.

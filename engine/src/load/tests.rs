@@ -58,6 +58,7 @@ fn a_load() -> Load {
         loaded: false,
         published: vec![],
         again: vec![],
+        renamed: None,
     }
 }
 

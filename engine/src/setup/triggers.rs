@@ -11,11 +11,17 @@ pub const SQL: &str = include_str!("../../../config/sql/ddl.sql");
 const BODY: &str = "$kasho$";
 
 /// Their names, each enabled for sessions in replica role too.
-pub(super) const NAMES: [&str; 4] =
-    ["kasho_ddl_1_path", "kasho_ddl_2_end", "kasho_ddl_drop", "kasho_ddl_rewrite"];
+pub(super) const NAMES: [&str; 5] = [
+    "kasho_ddl_1_path",
+    "kasho_ddl_2_end",
+    "kasho_ddl_drop",
+    "kasho_ddl_rewrite",
+    "kasho_ddl_start",
+];
 
 /// The functions that they call.
-pub(super) const FUNCTIONS: [&str; 4] = ["ddl_path", "ddl_drop", "ddl_rewrite", "ddl_end"];
+pub(super) const FUNCTIONS: [&str; 5] =
+    ["ddl_path", "ddl_start", "ddl_drop", "ddl_rewrite", "ddl_end"];
 
 /// Each function as it should be.
 pub(super) fn functions() -> Vec<(&'static str, Function)> {

@@ -62,6 +62,12 @@ pub enum SnapshotError {
         /// `schema.table`.
         table: String,
     },
+    /// Its schema got another name in the moment it was read.
+    #[error("{table} got another name while it was read; it is read on under that one")]
+    Renamed {
+        /// `schema.table`, as it was called when the load was planned.
+        table: String,
+    },
     /// A slot of that name stands in the way.
     #[error("{}", crate::bootstrap::slot_exists(slot))]
     SlotExists {
@@ -132,7 +138,9 @@ impl SnapshotError {
         match self {
             SnapshotError::Source(error) => error.class(),
             SnapshotError::Catalog(error) => error.class(),
-            SnapshotError::Holder { retry: true, .. } => Class::Retry,
+            SnapshotError::Holder { retry: true, .. } | SnapshotError::Renamed { .. } => {
+                Class::Retry
+            }
             SnapshotError::Gone
             | SnapshotError::SlotExists { .. }
             | SnapshotError::Copy { .. }
@@ -171,13 +179,3 @@ const SETTINGS: [(&str, &str); 12] = [
     ("idle_in_transaction_session_timeout", "0"),
     ("idle_session_timeout", "0"),
 ];
-
-/// As libpq's `quote_literal` for a text without backslashes of meaning.
-fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
-}
-
-/// An identifier that is always quoted: reserved words are no exception then.
-fn identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}

@@ -4,6 +4,7 @@
 use serde_json::json;
 
 use super::Site;
+use crate::harness::eventually;
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, n int);";
 
@@ -151,6 +152,29 @@ async fn rows_make_the_table_that_a_query_made() {
     assert_eq!(site.target.value("SELECT to_regclass('untold')").await, "");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_s_table_of_the_source_s_own_types_is_made_by_hand_and_all_goes_on() {
+    let types =
+        "CREATE TYPE mood AS ENUM ('sad', 'happy'); CREATE TABLE t (id int PRIMARY KEY, m mood);";
+    let site = Site::start(types, "INSERT INTO t VALUES (1, 'sad'), (2, 'happy')", "", "").await;
+    let applier = site.applier();
+    site.world.bootstrap().await;
+    let told = told("CREATE TABLE AS", "CREATE TABLE moods AS SELECT id, m FROM t", "public.moods");
+    site.pg().sql(&format!("BEGIN; {told}; INSERT INTO t VALUES (3, 'sad'); COMMIT")).await;
+    let said = applier.wait_for("of a type of the source's own").await;
+    for part in ["column \"m\"", "CREATE TABLE public.moods by hand", "--table=public.moods"] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert_eq!(applier.wait_exit().await.code(), Some(1));
+    site.target.sql("CREATE TABLE moods (id int, m mood)").await;
+    let applier = site.applier();
+    site.settle().await;
+    site.pg().sql("INSERT INTO moods VALUES (4, 'happy')").await;
+    site.settle().await;
+    site.same(&["moods", "t"]).await;
+    assert!(Site::end(&applier).await.success());
+}
+
 /// A table that rows have made is in question until the schema change tells of it, although a part
 /// of them had to be committed before, and whoever did that is gone.
 #[tokio::test(flavor = "multi_thread")]
@@ -287,5 +311,105 @@ async fn a_table_that_a_query_made_has_the_columns_that_it_has_at_the_source() {
     let source = site.pg().value(columns).await;
     assert_eq!(site.target.value(columns).await, source);
     assert!(source.contains("made v character varying(7)"), "{source}");
+    assert!(Site::end(&applier).await.success());
+}
+
+/// Two schemas with tables of the same names: whose rows are misled stand in the other one.
+const COLOURS: &str = "CREATE SCHEMA blue; CREATE SCHEMA \"Green\";
+    CREATE TABLE blue.t (id int PRIMARY KEY, v text); CREATE TABLE \"Green\".t (LIKE blue.t INCLUDING ALL);
+    CREATE TABLE blue.u (id int PRIMARY KEY, v text); CREATE TABLE \"Green\".u (LIKE blue.u INCLUDING ALL);";
+const SWAP: &str = "ALTER SCHEMA blue RENAME TO aside; ALTER SCHEMA \"Green\" RENAME TO blue; \
+                    ALTER SCHEMA aside RENAME TO \"Green\"";
+const COLOURED: [&str; 4] = ["blue.t", "blue.u", "\"Green\".t", "\"Green\".u"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_go_where_their_schema_is_whatever_it_is_called_by_then() {
+    let mut site = Site::start(COLOURS, "", "", "").await;
+    site.pg().sql(TRIGGERS).await;
+    let applier = site.applier();
+    site.world.bootstrap().await;
+    // The server describes these tables once.
+    site.pg()
+        .sql("INSERT INTO blue.t VALUES (1, 'b'); INSERT INTO \"Green\".t VALUES (1, 'g')")
+        .await;
+    site.settle().await;
+    // One that is open all the while, of tables that nobody has spoken of yet.
+    let open = site.pg().client().await;
+    open.batch_execute("BEGIN; INSERT INTO blue.u VALUES (1, 'b')").await.expect("open");
+    let client = site.pg().client().await;
+    let inside = format!(
+        "BEGIN; INSERT INTO blue.t VALUES (2, 'b'); {SWAP}; INSERT INTO \"Green\".t VALUES (3, 'b'); \
+         UPDATE blue.t SET v = 'G'; COMMIT"
+    );
+    // One by one: of several in one text nobody can tell which a schema change is.
+    for statement in inside.split("; ") {
+        client.batch_execute(statement).await.expect(statement);
+    }
+    open.batch_execute("INSERT INTO \"Green\".u VALUES (2, 'b'); COMMIT").await.expect("commit");
+    site.pg().sql("DELETE FROM \"Green\".t WHERE id = 2; INSERT INTO blue.u VALUES (1, 'g')").await;
+    site.settle().await;
+    site.same(&COLOURED).await;
+    assert_eq!(site.target.value("SELECT v FROM blue.t").await, "G");
+    // And back, in three transactions, by a function, and with one that is rolled back; kills
+    // between.
+    site.world.engine.kill9().await;
+    for statement in SWAP.split("; ") {
+        client.batch_execute(statement).await.expect(statement);
+    }
+    client.batch_execute("INSERT INTO blue.t VALUES (10, 'back')").await.expect("row");
+    let back = "CREATE FUNCTION back() RETURNS void LANGUAGE plpgsql AS $f$ BEGIN EXECUTE 'ALTER SCHEMA \
+                blue RENAME TO sky'; UPDATE sky.t SET v = 'sky'; END $f$; SELECT back()";
+    client.batch_execute(back).await.expect("back");
+    site.world.engine.start_again();
+    site.world.until_state("STREAMING").await;
+    applier.kill9().await;
+    client
+        .batch_execute("BEGIN; ALTER SCHEMA sky RENAME TO lost; ROLLBACK")
+        .await
+        .expect("rolled back");
+    client
+        .batch_execute(
+            "INSERT INTO sky.u VALUES (9, 's'); ALTER SCHEMA sky RENAME TO blue; \
+                          INSERT INTO blue.u VALUES (8, 's')",
+        )
+        .await
+        .expect("more");
+    let applier = site.applier();
+    site.settle().await;
+    site.same(&COLOURED).await;
+    // What is noted of the tables went with them: the next bootstrap finds them its own.
+    eventually("no table to count as one that nobody has loaded", async || {
+        let status = site.world.status().await;
+        status["not_loaded"].as_array().is_some_and(Vec::is_empty).then_some(())
+    })
+    .await;
+    site.world.engine.run(&["reset", "--yes"]).await.success();
+    site.world.until_state("WAITING").await;
+    site.pg().sql("DELETE FROM blue.t WHERE id > 1").await;
+    site.world.bootstrap().await;
+    site.settle().await;
+    site.same(&COLOURED).await;
+    assert!(Site::end(&applier).await.success());
+}
+
+/// The tables are locked then, and their schema is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_gets_another_name_while_its_tables_are_loaded() {
+    let rows = "INSERT INTO blue.t SELECT n, repeat('b', 200) FROM generate_series(1, 3000) n; \
+                INSERT INTO \"Green\".t SELECT n, repeat('g', 200) FROM generate_series(1, 3000) n; \
+                INSERT INTO blue.u VALUES (1, 'b')";
+    let load = "[bootstrap]\nworkers = 1\nmax_rate = \"300KiB\"\n";
+    let site = Site::start(COLOURS, rows, "", load).await;
+    site.pg().sql(TRIGGERS).await;
+    let applier = site.applier();
+    let bootstrap = site.world.engine.spawn(&["bootstrap", "--yes"]);
+    site.world.until_state("ACCUMULATING").await;
+    site.pg().sql(SWAP).await;
+    site.pg()
+        .sql("INSERT INTO \"Green\".u VALUES (2, 'b'); INSERT INTO blue.u VALUES (1, 'g')")
+        .await;
+    assert!(bootstrap.wait_exit().await.success());
+    site.settle().await;
+    site.same(&COLOURED).await;
     assert!(Site::end(&applier).await.success());
 }

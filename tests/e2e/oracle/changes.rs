@@ -3,11 +3,10 @@
 //! Left out is what cannot be the same elsewhere: unlogged tables, whose rows no log has, and
 //! what a function in SQL runs, whose text nobody knows (it halts the stream); indexes that are
 //! made or dropped CONCURRENTLY: where that fails (by a lock, which is often here), an invalid
-//! index stays that no event trigger tells of, and an ALTER COLUMN TYPE makes it valid; schemas
-//! that get other names, since a server does not describe their tables again (15.18 does not):
-//! their rows come under the old name until something else is done to the table; and tables whose
-//! rows have no identity, since everything is published here: their rows could not be
-//! changed, and an engine that is killed would refuse to begin again before they have one.
+//! index stays that no event trigger tells of, and an ALTER COLUMN TYPE makes it valid; and
+//! tables whose rows have no identity, since everything is published here: their rows could
+//! not be changed, and an engine that is killed would refuse to begin again before they have
+//! one.
 
 use super::changing::{Edits, Object, Objects};
 use super::random::Random;
@@ -98,7 +97,7 @@ pub(super) fn statement(scene: &mut Scene, random: &mut Random) -> String {
         n if n < 61 => objects::index(scene, random),
         n if n < 71 => create_table(scene, random),
         n if n < 79 => move_table(scene, random),
-        n if n < 84 => objects::label(scene, random),
+        n if n < 83 => objects::label(scene, random),
         n if n < 89 => objects::schema(scene, random),
         n if n < 93 => objects::view(scene, random),
         n if n < 95 => objects::sequence(scene, random),

@@ -39,6 +39,7 @@ fn load(points: &[u64], tables: Vec<TableLoad>) -> Load {
         loaded: false,
         published: vec![],
         again: vec![],
+        renamed: None,
     }
 }
 

@@ -9,8 +9,8 @@ use std::str::FromStr;
 use kasho_plugin_sdk::Relation;
 
 use crate::bootstrap::{Load, TableLoad};
+use crate::quote::identifier;
 use crate::source::catalog::{Catalog, Table};
-use crate::source::snapshot::identifier;
 
 /// A block of PostgreSQL, in the default that nearly every server is built with; with
 /// another one ranges are larger or smaller than asked for, and still right.
@@ -130,9 +130,10 @@ pub(super) fn units(load: &Load, progress: &Progress) -> Vec<Unit> {
 /// The statement that reads a range: blocks `range * range_blocks` up to the next range,
 /// the last one without end. Under one snapshot and the load's settings it gives the same
 /// rows in the same order each time, so `skip` rows are exactly those that came before.
+/// `name` is what SQL calls the table now; if it is another one's by then, there are no rows.
 #[must_use]
 pub fn copy_statement(
-    table: &Table,
+    (table, name): (&Table, &str),
     relation: &Relation,
     load: &TableLoad,
     range: u32,
@@ -148,17 +149,13 @@ pub fn copy_statement(
     if range + 1 < load.ranges {
         conditions.push(format!("ctid < '({},0)'", block(range + 1)));
     }
+    conditions.push(format!("tableoid = {}", table.oid));
     conditions.extend(table.filter.as_ref().map(|filter| format!("({filter})")));
-    let conditions = match conditions.as_slice() {
-        [] => String::new(),
-        all => format!(" WHERE {}", all.join(" AND ")),
-    };
     let offset = if skip > 0 { format!(" OFFSET {skip}") } else { String::new() };
     format!(
-        "COPY (SELECT {} FROM ONLY {}.{}{conditions}{offset}) TO STDOUT",
+        "COPY (SELECT {} FROM ONLY {name} WHERE {}{offset}) TO STDOUT",
         columns.join(", "),
-        identifier(&table.schema),
-        identifier(&table.table),
+        conditions.join(" AND "),
     )
 }
 
@@ -223,6 +220,7 @@ mod tests {
             loaded: false,
             published: vec![],
             again: vec![],
+            renamed: None,
         }
     }
 
@@ -246,12 +244,18 @@ mod tests {
         assert_eq!(cut, [(2, 3), (3, 1), (1, 1)]);
         let (two, described) = (table(2, 0, None), relation(2));
         let conditions: Vec<String> = (0..3)
-            .map(|range| copy_statement(&two, &described, &load.tables[0], range, 10, 0))
+            .map(|range| {
+                copy_statement((&two, "public.t2"), &described, &load.tables[0], range, 10, 0)
+            })
             .map(|sql| sql.split_once(" WHERE ").unwrap().1.replace(") TO STDOUT", ""))
             .collect();
         assert_eq!(
             conditions,
-            ["ctid < '(10,0)'", "ctid >= '(10,0)' AND ctid < '(20,0)'", "ctid >= '(20,0)'"]
+            [
+                "ctid < '(10,0)' AND tableoid = 2",
+                "ctid >= '(10,0)' AND ctid < '(20,0)' AND tableoid = 2",
+                "ctid >= '(20,0)' AND tableoid = 2"
+            ]
         );
     }
 
@@ -259,7 +263,7 @@ mod tests {
     fn the_whole_statement() {
         let load = load(&catalog());
         let sql = copy_statement(
-            &table(3, 0, Some("region = 'eu'::text")),
+            (&table(3, 0, Some("region = 'eu'::text")), "\"New\".t3"),
             &relation(3),
             &load.tables[1],
             0,
@@ -268,8 +272,8 @@ mod tests {
         );
         assert_eq!(
             sql,
-            "COPY (SELECT \"id\", \"select\"\"\" FROM ONLY \"public\".\"t3\" \
-             WHERE (region = 'eu'::text) OFFSET 7) TO STDOUT"
+            "COPY (SELECT \"id\", \"select\"\"\" FROM ONLY \"New\".t3 \
+             WHERE tableoid = 3 AND (region = 'eu'::text) OFFSET 7) TO STDOUT"
         );
     }
 

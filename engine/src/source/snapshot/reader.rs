@@ -20,13 +20,14 @@ use tokio_postgres::Client;
 use crate::batch::{Batch, Piece, Row};
 use crate::bootstrap::Load;
 use crate::position::{Lsn, Position};
+use crate::quote::literal;
 use crate::source::catalog::{Catalog, Table};
 use crate::source::conninfo::{Conninfo, sql_connect_with};
 use crate::source::copy::Decoder;
 use crate::source::error::SourceError;
 use crate::source::snapshot::holder::no_transaction_timeout;
 use crate::source::snapshot::plan::{self, Progress, RangeKey, RangeProgress, Unit};
-use crate::source::snapshot::{SETTINGS, SnapshotError, copy_statement, holder_lives, literal};
+use crate::source::snapshot::{SETTINGS, SnapshotError, copy_statement, holder_lives};
 use crate::source::wal::KnownRelations;
 
 /// Rows of a batch at most, so that a chain is called often enough.
@@ -171,23 +172,27 @@ impl Worker {
         let Some((table, relation)) = &plan.tables[unit.table] else { return Ok(true) };
         self.stand_at(load.snapshot).await?;
         let Some((client, _)) = &self.session else { return Ok(false) };
-        let statement = copy_statement(
-            table,
-            relation,
-            load,
-            unit.key.range,
-            plan.load.range_blocks,
-            unit.skip,
-        );
+        // Its lock keeps it from everything but another name of its schema.
+        let name = name(client, table.oid).await?;
+        let blocks = plan.load.range_blocks;
+        let described = (table, name.as_str());
+        let statement =
+            copy_statement(described, relation, load, unit.key.range, blocks, unit.skip);
         let failed = |error: tokio_postgres::Error| without_words(&load.table, &error);
-        let mut lines = pin!(client.copy_out(&statement).await.map_err(failed)?);
         let lsn = plan.load.load_lsn(load);
         let mut rows = Rows::new(unit, relation, lsn, &load.table);
-        while let Some(line) = lines.try_next().await.map_err(failed)? {
-            if !rows.fits(&line) && self.sender.send(Ok(rows.take(false))).await.is_err() {
-                return Ok(false);
+        {
+            let mut lines = pin!(client.copy_out(&statement).await.map_err(failed)?);
+            while let Some(line) = lines.try_next().await.map_err(failed)? {
+                if !rows.fits(&line) && self.sender.send(Ok(rows.take(false))).await.is_err() {
+                    return Ok(false);
+                }
+                rows.push(line)?;
             }
-            rows.push(line)?;
+        }
+        // Under a name that was another table's already there were no rows.
+        if self::name(client, table.oid).await? != name {
+            return Err(SnapshotError::Renamed { table: load.table.clone() });
         }
         Ok(self.sender.send(Ok(rows.take(true))).await.is_ok())
     }
@@ -223,6 +228,13 @@ impl Worker {
     }
 }
 
+/// What SQL calls the table now, whatever the snapshot is of.
+async fn name(client: &Client, oid: u32) -> Result<String, SnapshotError> {
+    let doing = "asking for the name of a table";
+    let row = client.query_one("SELECT $1::oid::regclass::text", &[&oid]).await;
+    Ok(row.map_err(|error| SourceError::sql(doing, &error))?.get(0))
+}
+
 /// Begins a transaction at an exported snapshot.
 pub(super) async fn import(client: &Client, snapshot: &str) -> Result<(), SnapshotError> {
     let begin = format!(
@@ -239,6 +251,10 @@ pub(super) async fn import(client: &Client, snapshot: &str) -> Result<(), Snapsh
 
 /// An error of a COPY: its message may quote a value (a row filter that fails does).
 fn without_words(table: &str, error: &tokio_postgres::Error) -> SnapshotError {
+    // No such table, no such schema: they are locked, so they have other names.
+    if error.code().is_some_and(|code| matches!(code.code(), "42P01" | "3F000")) {
+        return SnapshotError::Renamed { table: table.to_owned() };
+    }
     let mut error = SourceError::sql(&format!("COPY of {table}"), error);
     if let SourceError::Server { server, .. } = &mut error {
         server.message = None;

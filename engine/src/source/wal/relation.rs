@@ -3,12 +3,14 @@
 //!
 //! What can go wrong: the catalog shows the table as it is *now*, and the stream may lag
 //! behind it. Names, types and keys are therefore the stream's; the catalog adds only
-//! what the stream cannot say, column by column, where name and type still agree.
+//! what the stream cannot say, column by column, where name and type still agree. And the
+//! stream does not say that a schema has got another name ([`renames`](super::renames)).
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::batch::DdlObject;
+use crate::position::Lsn;
 use kasho_plugin_sdk::event::quote_identifier;
 use kasho_plugin_sdk::{Column, Relation};
 use tokio_postgres::types::Type;
@@ -17,22 +19,46 @@ use tokio_postgres::{Client, Statement};
 use super::super::conninfo::{Conninfo, sql_connect};
 use super::super::error::SourceError;
 use super::pgoutput::{RelationColumn, RelationMessage};
+use super::renames::Renames;
 
 /// The last description of every table ever seen in this process. It outlives a
 /// connection: a table's versions go on counting after a reconnect, and a description
 /// that did not change stays the same `Arc`.
 #[derive(Clone, Debug, Default)]
-pub struct KnownRelations(Arc<Mutex<HashMap<u32, Arc<Relation>>>>);
+pub struct KnownRelations(Arc<Mutex<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    last: HashMap<u32, Arc<Relation>>,
+    /// Schemas that have got other names.
+    renames: Renames,
+}
 
 impl KnownRelations {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Nothing can panic while it is held.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn last(&self, id: u32) -> Option<Arc<Relation>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+        self.known().last.get(&id).cloned()
+    }
+
+    /// A schema is called `to` from there on. What the load has described goes with it.
+    fn rename_schema(&self, at: (Lsn, Lsn), from: &str, to: &str) {
+        let tables: Vec<Arc<Relation>> = {
+            let mut known = self.known();
+            known.renames.note(at, from, to);
+            known.last.values().filter(|relation| relation.schema == from).cloned().collect()
+        };
+        for relation in tables {
+            self.settle(renamed(&relation, to));
+        }
     }
 
     /// `found` as the next version of its table, or the version there is if nothing changed.
     pub(crate) fn settle(&self, mut found: Relation) -> Arc<Relation> {
-        // Nothing can panic while it is held.
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = &mut self.known().last;
         if let Some(last) = known.get(&found.id) {
             found.version = last.version;
             if **last == found {
@@ -46,6 +72,11 @@ impl KnownRelations {
         known.insert(found.id, Arc::clone(&found));
         found
     }
+}
+
+/// A table as it is described once its schema is called `to`.
+fn renamed(relation: &Relation, to: &str) -> Relation {
+    Relation { schema: to.to_owned(), ..Relation::clone(relation) }
 }
 
 /// What differs between two descriptions of a table, in words; nothing if no row looks
@@ -95,12 +126,15 @@ pub(super) struct Relations {
     catalog: Catalog,
     /// Tables of which a schema change has told, and no description has come since.
     announced: HashSet<(String, String)>,
+    /// Tables of which a description has come, and no change since.
+    fresh: Vec<u32>,
 }
 
 impl Relations {
     pub(super) fn new(info: Conninfo, app_name: &str, known: KnownRelations) -> Relations {
         let catalog = Catalog { info, app_name: app_name.to_owned(), session: None };
-        Relations { entries: HashMap::new(), known, catalog, announced: HashSet::new() }
+        let (entries, announced, fresh) = (HashMap::new(), HashSet::new(), Vec::new());
+        Relations { entries, known, catalog, announced, fresh }
     }
 
     /// A description of the catalogue's, of a table that the stream has not spoken of yet.
@@ -115,6 +149,23 @@ impl Relations {
         }
         let named = objects.iter().filter_map(|o| Some((o.schema.clone()?, o.name.clone()?)));
         self.announced.extend(named);
+    }
+
+    /// The transaction that commits at `commit` gives schemas other names, at `at`. The server
+    /// need not describe their tables again, so what is known of them changes here.
+    pub(super) fn rename_schemas<'a>(
+        &mut self,
+        (commit, at): (Lsn, Lsn),
+        names: impl Iterator<Item = (&'a str, &'a str)>,
+    ) {
+        for (from, to) in names {
+            self.known.rename_schema((commit, at), from, to);
+            for entry in self.entries.values_mut().filter(|entry| entry.relation.schema == from) {
+                entry.relation = self.known.settle(renamed(&entry.relation, to));
+                entry.batch = u64::MAX;
+            }
+            tracing::info!(from, to, "a schema of the source has got another name");
+        }
     }
 
     /// Says what has become of a table. Without event triggers nothing else does, and whoever
@@ -158,7 +209,23 @@ impl Relations {
             self.tell(&before, &relation);
         }
         self.entries.insert(message.id, Entry { relation, batch: u64::MAX, index: 0 });
+        self.fresh.push(message.id);
         Ok(())
+    }
+
+    /// The change that the latest descriptions are for stands at `at`, and its transaction
+    /// commits at `commit`: they are as that change saw their tables, whose schemas may have
+    /// got other names since. (A description itself says nothing of its place.)
+    pub(super) fn place(&mut self, (commit, at): (Lsn, Lsn)) {
+        for id in self.fresh.drain(..) {
+            let Some(entry) = self.entries.get_mut(&id) else { continue };
+            let seen = &entry.relation.schema;
+            let now = self.known.known().renames.now(seen, (commit, at)).to_owned();
+            if now != *seen {
+                entry.relation = self.known.settle(renamed(&entry.relation, &now));
+                entry.batch = u64::MAX;
+            }
+        }
     }
 }
 

@@ -56,8 +56,12 @@ impl Chain {
                     of(&object.schema, schema) && of(&object.name, table)
                 })
         };
+        let moves = |schema: &str| {
+            detail.renamed_schemas().any(|(from, to)| from == schema || to == schema)
+        };
         let sources = self.generation.renames.sources();
-        let found = sources.into_iter().find(|(schema, table)| concerns(schema, table))?;
+        let found =
+            sources.into_iter().find(|(schema, table)| concerns(schema, table) || moves(schema))?;
         Some(format!("{}.{}", found.0, found.1))
     }
 
@@ -215,5 +219,21 @@ mod tests {
         let text = "ALTER TABLE orders ADD FOREIGN KEY (x) REFERENCES public.Users";
         let error = pass(&mut chain, "ALTER TABLE", text).unwrap_err();
         assert!(error.contains("public.users, which leaves under other names"), "{error}");
+        // Its schema goes elsewhere, or another one gets that name.
+        for (from, to) in [("public", "old"), ("new", "public"), ("other", "another")] {
+            let text = format!("ALTER SCHEMA {from} RENAME TO {to}");
+            let mut batch = batch("ALTER SCHEMA", to, &text);
+            let object = DdlObject {
+                kind: "schema".into(),
+                name: Some(to.into()),
+                was: Some(from.into()),
+                ..DdlObject::default()
+            };
+            let detail = DdlDetail { objects: vec![object], ..DdlDetail::default() };
+            batch.rows[0].detail = Some(Box::new(Detail::Ddl(Box::new(detail))));
+            let left = chain.apply(&mut batch).map_err(|error| error.to_string());
+            let stops = left.is_err_and(|e| e.contains("public.users, which leaves under other"));
+            assert_eq!(stops, from != "other", "{text}");
+        }
     }
 }

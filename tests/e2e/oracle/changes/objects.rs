@@ -114,7 +114,10 @@ pub(super) fn schema(scene: &mut Scene, random: &mut Random) -> String {
     let known = scene.pick(random, |object| matches!(object, Object::Schema(_)));
     let number = scene.number();
     let new = format!("{}_more_{number}", scene.schema);
-    let Some((number, Object::Schema(old))) = known.filter(|_| random.often(200)) else {
+    if let (Some((number, Object::Schema(old))), true) = (&known, random.often(350)) {
+        return rename_schema(scene, random, *number, old);
+    }
+    let Some((number, Object::Schema(old))) = known.filter(|_| random.often(250)) else {
         scene.add(Object::Schema(new.clone()));
         if random.often(500) {
             return format!("CREATE SCHEMA {new}");
@@ -149,6 +152,43 @@ pub(super) fn schema(scene: &mut Scene, random: &mut Random) -> String {
     }
     scene.remove(number);
     format!("DROP SCHEMA {old} CASCADE")
+}
+
+/// To a new name, or to that of another one, which gets its own.
+fn rename_schema(scene: &mut Scene, random: &mut Random, number: u64, old: &str) -> String {
+    let at = scene.number();
+    let new = format!("{}_more_{at}", scene.schema);
+    let other = scene.pick(random, |o| matches!(o, Object::Schema(name) if name != old));
+    let (mut names, mut sql) = (vec![(old.to_owned(), new.clone())], String::new());
+    match other {
+        Some((_, Object::Schema(other))) if random.often(500) => {
+            sql = format!(
+                "ALTER SCHEMA {other} RENAME TO {old}; ALTER SCHEMA {new} RENAME TO {other}"
+            );
+            names = vec![(old.to_owned(), other.clone()), (other, old.to_owned())];
+        }
+        _ => scene.set(number, Object::Schema(new.clone())),
+    }
+    for (at, object) in scene.objects.clone() {
+        let moved = |name: &str| {
+            let (_, to) = names.iter().find(|(from, _)| from == schema_of(name))?;
+            Some(format!("{to}{}", &name[schema_of(name).len()..]))
+        };
+        let moved = match object {
+            Object::Table(table) => {
+                moved(&table.name).map(|name| Object::Table(Table { name, ..table }))
+            }
+            Object::Index(name) => moved(&name).map(Object::Index),
+            Object::View(name, kind) => moved(&name).map(|name| Object::View(name, kind)),
+            Object::Sequence(name) => moved(&name).map(Object::Sequence),
+            Object::Constraint(..) | Object::Label(_) | Object::Schema(_) => None,
+        };
+        if let Some(moved) = moved {
+            scene.set(at, moved);
+        }
+    }
+    let first = format!("ALTER SCHEMA {old} RENAME TO {new}");
+    if sql.is_empty() { first } else { format!("{first}; {sql}") }
 }
 
 pub(super) fn view(scene: &mut Scene, random: &mut Random) -> String {
