@@ -127,8 +127,16 @@ async fn begun<R: Rig>(rig: &R) -> (R::Connect, <R::Connect as Connect>::Store, 
 }
 
 async fn ids<S: Feed>(store: &mut S, lane: Lane) -> Vec<Id> {
-    let page = store.page(E1, lane, Id::ZERO, 1000).await.unwrap();
-    page.entries.iter().map(|entry| entry.id).collect()
+    let mut ids: Vec<Id> = Vec::new();
+    loop {
+        // A page may end before the stream does.
+        let after = ids.last().copied().unwrap_or(Id::ZERO);
+        let page = store.page(E1, lane, after, 1000).await.unwrap();
+        if page.entries.is_empty() {
+            return ids;
+        }
+        ids.extend(page.entries.iter().map(|entry| entry.id));
+    }
 }
 
 async fn begins_an_epoch_once<R: Rig>(rig: &R) {

@@ -233,7 +233,8 @@ pub trait Registry: Send {
 
 /// The readers' side.
 pub trait Feed: Send {
-    /// Entries strictly after `after`, and not more than `most`, but one if there is one.
+    /// Entries strictly after `after`, and not more than `most`, but one if there is one. Only an
+    /// empty page says that there are no more.
     fn page(
         &mut self,
         epoch: Epoch,
