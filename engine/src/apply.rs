@@ -62,8 +62,10 @@ use progress::At;
 use stream::Applier;
 use work::Work;
 
-/// Between two looks for a first bootstrap, or for the lock.
+/// Between two looks for the lock.
 const LOOK: Duration = Duration::from_secs(1);
+/// Between two looks for a first bootstrap, whose load is not to wait for us.
+const LOOK_FIRST: Duration = Duration::from_millis(100);
 /// Whoever asks it to end waits no longer, whatever a statement of the target waits for: more than
 /// for the end of the source's transaction, less than a container's ten seconds.
 const GRACE: Duration = Duration::from_secs(8);
@@ -124,6 +126,12 @@ pub async fn run(
         };
         match ended {
             Ok(()) => return Ok(()),
+            // Nothing is amiss, and the new load is under way.
+            Err(ApplyError::Reader(ReaderError::OtherEpoch { asked, current }))
+                if asked < current && !stop.is_cancelled() =>
+            {
+                tracing::info!(epoch = %current, "another bootstrap has begun, going over to it");
+            }
             Err(error) if error.class() == Class::Retry && !stop.is_cancelled() => {
                 let pause = backoff.next();
                 tracing::warn!(%error, pause_ms = pause.as_millis(), "trying again");
@@ -196,7 +204,7 @@ impl Attempt<'_> {
         applier.progress.is_of(epoch, &reader.runs(), reader.loaded())?;
         applier.ddl_done = self.options.ddl_done;
         applier.stand(reader.is_inside());
-        let feed = Feed::start(reader, most / 4);
+        let feed = Feed::start(reader.undivided(), most / 4);
         let sequences = sequences::Copier::start(self.config, self.info, &applier.progress);
         let acknowledging =
             acknowledge::run(redis.connect().await?, session, consumer, epoch, watched);
@@ -270,7 +278,7 @@ impl Attempt<'_> {
             }
             told = true;
             tokio::select! {
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(LOOK_FIRST) => {}
                 () = self.stop.cancelled() => return Ok(None),
             }
         }
