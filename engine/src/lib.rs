@@ -15,6 +15,7 @@ pub mod load;
 pub mod log;
 pub mod pipeline;
 pub mod position;
+pub mod quote;
 pub mod reader;
 pub mod setup;
 pub mod sink;

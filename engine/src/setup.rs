@@ -9,6 +9,7 @@
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
+use crate::quote::literal;
 use crate::source::conninfo::{Conninfo, sql_connect_with};
 use crate::source::error::SourceError;
 
@@ -184,11 +185,6 @@ fn comment(text: &str) -> String {
     text.replace("\r\n", "\n").split(['\n', '\r']).collect::<Vec<_>>().join("\n--   ")
 }
 
-/// A name in a statement.
-fn quote(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
 /// What setup makes says so itself, in a comment of its own: teardown takes away nothing else.
 const MARK: &str = "made by kasho setup";
 
@@ -196,11 +192,6 @@ const MARK: &str = "made by kasho setup";
 fn mark(object: &str) -> Step {
     let sql = format!("COMMENT ON {object} IS {}", literal(MARK));
     Step::new("by which kasho teardown knows it", sql)
-}
-
-/// A text in a statement.
-fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
 }
 
 #[cfg(test)]

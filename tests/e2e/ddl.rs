@@ -417,6 +417,52 @@ async fn beside_a_mask_no_literal_of_a_statement_leaves() {
     assert!(!all.contains(&secret) && !all.contains(digits), "a literal is in Redis");
 }
 
+/// What was decided is remembered by the process alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_that_dies_with_the_engine_is_asked_for_again_and_nothing_leaves() {
+    let mut schema = Schema::prepare("", MASK, PEOPLE).await;
+    schema.world.bootstrap().await;
+    let secret = logs::planted_unique("default");
+    for n in 1..=4 {
+        let statement = format!(
+            "BEGIN; INSERT INTO people VALUES ({n}0, 'row before {n}');
+             ALTER TABLE ledger ALTER payload SET DEFAULT '{secret}{n}';
+             INSERT INTO people VALUES ({n}1, 'row behind {n}'); COMMIT"
+        );
+        schema.run(&[&statement]).await;
+        let (place, _) = schema.halted("ALTER TABLE").await;
+        schema.world.engine.run(&["ddl", "done", &place]).await.success();
+        // Before it was used, or behind that: both happen.
+        schema.world.engine.kill9().await;
+        schema.world.engine.start_again();
+        let behind = format!("{n}1");
+        eventually("the row behind it", async || {
+            let entries = schema.entries().await;
+            let is_it = |entry: &&Entry| entry.data["new"][0].as_str() == Some(&behind);
+            if entries.iter().any(|entry| is_it(&entry)) {
+                return Some(());
+            }
+            let status = schema.world.try_status().await?;
+            if status["last_error"].as_str()?.contains("schema change ALTER TABLE") {
+                // The same one, at the same place.
+                assert!(status["last_error"].as_str()?.contains(&place), "{status}");
+                let again = schema.world.engine.run(&["ddl", "done", &place]).await;
+                assert!(again.code == 0 || again.stderr.contains("does not wait"), "{again:?}");
+            }
+            None
+        })
+        .await;
+    }
+    let entries = schema.settled(1).await;
+    let done = entries.iter().filter(|entry| entry.op == "ddl");
+    assert!(done.clone().all(|entry| entry.data["ddl"]["done"] == true && entry.ddl(3).is_none()));
+    assert_eq!(done.count(), 4, "each once");
+    let rows = entries.iter().filter(|entry| entry.table == "public.people");
+    let rows: Vec<&str> = rows.filter_map(|entry| entry.data["new"][0].as_str()).collect();
+    assert_eq!(rows, ["10", "11", "20", "21", "30", "31", "40", "41"]);
+    assert!(!schema.everything().await.contains(&secret), "a literal is in Redis");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_a_query_makes_leaves_as_structure() {
     let top = "unruled_tables = \"drop\"";

@@ -20,6 +20,7 @@ use crate::batch::{DdlDetail, DdlObject};
 use crate::ddl::{Kind, Scanned, kind, scan_under, standard_strings};
 use crate::error::Class;
 use crate::position::EpochPosition;
+use crate::quote::{identifier, literal};
 use crate::sink::entry::Field;
 
 /// What it is about exists already: of a table, a column, a schema, anything else.
@@ -265,14 +266,14 @@ impl Applier {
     pub(super) fn untold(&self, table: String, at: EpochPosition) -> ApplyError {
         let kept = self.progress.tables.get(&table).is_some_and(|at| at.position == PROVISIONAL);
         match kept {
-            false => ApplyError::MissingTable { table, at },
+            false => self.missing(table, at),
             true => ApplyError::Refused(format!(
                 "the target had no table {table}, and a part of the transaction at {at}, which is \
                  larger than Redis's budget, is committed with one made of what its rows say. Make \
                  it what it is at the source (types, keys, defaults); then DELETE FROM \
-                 kasho.applied WHERE consumer = '{}' AND relation = '{}'; then start again",
-                self.progress.consumer,
-                table.replace('\'', "''")
+                 kasho.applied WHERE consumer = {} AND relation = {}; then start again",
+                literal(&self.progress.consumer),
+                literal(&table)
             )),
         }
     }
@@ -303,11 +304,12 @@ impl Applier {
             let Some(kind) = row.get::<_, Option<String>>(0) else {
                 return Err(ApplyError::Refused(format!(
                     "{at} makes the table {table} of a query's rows, and its column {column:?} is \
-                     of a type of the source's own: CREATE TABLE {table} by hand in the target; \
-                     then start again"
+                     of a type of the source's own, whose name they do not say: make the \
+                     type if the target lacks it, and CREATE TABLE {table} by hand, as pg_dump \
+                     --section=pre-data --table={table} of the source shows it; then start again"
                 )));
             };
-            definitions.push(format!("\"{}\" {kind}", column.replace('"', "\"\"")));
+            definitions.push(format!("{} {kind}", identifier(column)));
         }
         let create = format!("{doing} ({})", definitions.join(", "));
         client.batch_execute(&create).await.map_err(failed)?;

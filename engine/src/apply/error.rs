@@ -92,6 +92,20 @@ pub enum ApplyError {
         /// The entry.
         at: EpochPosition,
     },
+    /// The target lacks a table that it has had.
+    #[error(
+        "the target has no table {table} any more, which {at} is about and which this consumer \
+         has filled: it was renamed, moved or dropped in the target itself, and such a change is \
+         not followed. Give it its name back (ALTER TABLE … RENAME TO …, SET SCHEMA …), or make \
+         that change at the source; if it is gone, make it (pg_dump --section=pre-data of the \
+         source) and load it again (kasho bootstrap --table {table}); then start again"
+    )]
+    Vanished {
+        /// The table.
+        table: String,
+        /// The entry.
+        at: EpochPosition,
+    },
     /// The target lacks a column.
     #[error(
         "table {table} of the target has no column {column:?}, which {at} is about: ALTER TABLE \

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use super::change::{Find, Shape, Verb};
 use super::table::Table;
+use crate::quote::identifier;
 
 /// What becomes of an insert whose row is there, or an update whose row is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -208,7 +209,7 @@ fn rows(table: &Table, shape: &Shape, first: usize) -> String {
 
 fn column(table: &Table, place: usize) -> String {
     // Always in quotes: the target's keywords may be later ones than ours.
-    format!("\"{}\"", table.columns[place].name.replace('"', "\"\""))
+    identifier(&table.columns[place].name)
 }
 
 fn columns(table: &Table, set: &[usize]) -> String {

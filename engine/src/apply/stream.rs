@@ -211,7 +211,16 @@ impl Applier {
                 self.make(name, columns, oids, at).await?;
                 self.tables.find(self.pipe.client(), name, columns, at).await
             }
+            ApplyError::MissingTable { table, at } => Err(self.missing(table, at)),
             error => Err(error),
+        }
+    }
+
+    /// The target has no such table: whether it never had one, as far as is known.
+    pub(super) fn missing(&self, table: String, at: EpochPosition) -> ApplyError {
+        match self.progress.tables.contains_key(&table) {
+            true => ApplyError::Vanished { table, at },
+            false => ApplyError::MissingTable { table, at },
         }
     }
 
@@ -227,7 +236,15 @@ impl Applier {
         self.pipe.drain().await?;
         let mut found = Vec::with_capacity(tables.len());
         for name in tables {
-            found.push(self.tables.find(self.pipe.client(), name, &[], at).await?.0);
+            let there = self.tables.find(self.pipe.client(), name, &[], at).await;
+            found.push(
+                there
+                    .map_err(|error| match error {
+                        ApplyError::MissingTable { table, at } => self.missing(table, at),
+                        error => error,
+                    })?
+                    .0,
+            );
             self.note(name);
         }
         let (client, ours) = (self.pipe.client(), &self.progress.tables);

@@ -11,6 +11,7 @@ use super::table::look;
 use crate::batch::DdlObject;
 use crate::ddl::scan;
 use crate::position::EpochPosition;
+use crate::quote::identifier;
 
 /// What has to be changed of the columns of the second table, so that they are of the types of
 /// the first.
@@ -39,7 +40,7 @@ fn structure(told: &Told) -> Option<&str> {
 }
 
 fn quoted(name: Option<&String>) -> String {
-    format!("\"{}\"", name.map_or("", String::as_str).replace('"', "\"\""))
+    identifier(name.map_or("", String::as_str))
 }
 
 impl Applier {

@@ -2,6 +2,7 @@
 //! mean to stream from a slot that is not ours, or to forget one that pins the log.
 
 use crate::bootstrap::{Phase, State, Waiting};
+use crate::quote::literal;
 
 /// What `pg_replication_slots` says of the slot with our name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,10 +31,10 @@ pub struct Reconciled {
 /// PostgreSQL's own.
 #[must_use]
 pub fn slot_exists(slot: &str) -> String {
-    let literal = slot.replace('\'', "''");
+    let literal = literal(slot);
     format!(
         "replication slot \"{slot}\" already exists; if nobody needs it: `kasho reset`, or \
-         SELECT pg_drop_replication_slot('{literal}'); and start again (StartBootstrap with \
+         SELECT pg_drop_replication_slot({literal}); and start again (StartBootstrap with \
          discard = true does both at once)"
     )
 }

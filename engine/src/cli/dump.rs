@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::status::bytes;
 use super::sync;
 use crate::config::Config;
+use crate::quote::identifier;
 use crate::sink::status::Status;
 use crate::source::catalog::Catalog;
 use crate::source::conninfo::{Conninfo, FOREIGN_VARIABLES, sql_connect};
@@ -387,10 +388,9 @@ fn free(path: &Path) -> anyhow::Result<u64> {
 
 /// `--table` for each table that is published.
 fn patterns(catalog: &Catalog) -> Vec<String> {
-    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
     let tables = catalog.tables.iter();
     let patterns: Vec<String> = tables
-        .map(|table| format!("--table={}.{}", quoted(&table.schema), quoted(&table.table)))
+        .map(|table| format!("--table={}.{}", identifier(&table.schema), identifier(&table.table)))
         .collect();
     match patterns.iter().map(String::len).sum::<usize>() {
         0..=ARGUMENTS => patterns,

@@ -158,8 +158,12 @@ fn raw_change(entry: &Entry) -> RawChange {
             raw.attempt = u32::try_from(*attempt).unwrap_or(u32::MAX);
             raw.load_lsn = load_lsn.to_string();
         }
-        Content::Mark { tables, .. } => raw.tables.clone_from(tables),
-        Content::End { start_lsn, load_points, .. } => {
+        Content::Mark { section, tables } => {
+            raw.section = *section;
+            raw.tables.clone_from(tables);
+        }
+        Content::End { start_lsn, load_points, after } => {
+            raw.after = after.map_or_else(String::new, |after| after.to_string());
             raw.start_lsn = start_lsn.to_string();
             let points = load_points.iter().map(|(table, lsn)| (table.clone(), lsn.to_string()));
             raw.load_points = points.collect();
@@ -282,6 +286,20 @@ mod tests {
             assert_eq!(raw.r#type, op.name());
             assert_eq!(raw.raw.unwrap().op, op.name());
         }
+    }
+
+    #[test]
+    fn loads_of_single_tables_can_be_told_apart() {
+        let mark = Content::Mark { section: 41, tables: vec!["a.b".into()] };
+        let mark = change(Epoch(1), &entry(EntryOp::Restart, mark), true).unwrap().raw.unwrap();
+        assert_eq!((mark.section, mark.tables.as_slice()), (41, &["a.b".to_owned()][..]));
+        let end = |after| {
+            let load_points = [("a.b".into(), Lsn(2))].into();
+            let end = Content::End { start_lsn: Lsn(1), load_points, after };
+            change(Epoch(1), &entry(EntryOp::End, end), true).unwrap().raw.unwrap().after
+        };
+        assert_eq!(end(Some(Lsn(255))), "0/FF");
+        assert_eq!(end(None), "", "the whole load has no mark");
     }
 
     #[test]

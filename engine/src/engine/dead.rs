@@ -241,6 +241,10 @@ impl Delivery {
 
 const LATE: &str = "the stream has not come that far within a minute: the letter stays if the row \
                     is not published yet (see `kasho status`, and try again)";
+const GONE: &str = "the source has no row with this key any more, and the letter is closed. Most \
+                    likely it was deleted; if its key was changed just now, that change has found \
+                    no row to change in the targets: `kasho verify` names what is missing there, \
+                    and `kasho bootstrap --table` loads the table again";
 const NOT_TRIED: &str = "not tried, for the stream did not come as far as the one before";
 const UNDER_WAY: &str = "it is being delivered already: another `kasho dead retry` goes on, also if \
                          whoever called it has hung up";
@@ -283,9 +287,7 @@ fn judged(letter: &StoredLetter, outcome: Outcome, now: &Result<Now, Refusal>) -
         Outcome::Published(lsn) => {
             ("published", format!("at {}", Position::Wal { commit_lsn: lsn, ordinal: 0 }))
         }
-        Outcome::Gone => {
-            ("gone", "the row is not in the source any more: the letter is closed".to_owned())
-        }
+        Outcome::Gone => ("gone", GONE.to_owned()),
     };
     match now {
         Err(refusal) => told(&id, "failed", format!("its row was read; {}", refusal.text)),

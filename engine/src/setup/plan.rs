@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 
 use super::facts::{Facts, Function, Table};
-use super::{Plan, Spec, Step, literal, mark, quote, triggers};
+use super::{Plan, Spec, Step, mark, triggers};
+use crate::quote::{identifier, literal};
 
 /// What is to be done for `spec`.
 #[must_use]
@@ -69,7 +70,7 @@ fn chosen<'a>(facts: &'a Facts, spec: &Spec, plan: &mut Plan) -> Vec<&'a Table> 
             plan.notes.push(format!(
                 "not published: {}; to add one: ALTER PUBLICATION {} ADD TABLE …;",
                 names.join(", "),
-                quote(&spec.publications[0])
+                identifier(&spec.publications[0])
             ));
         }
     } else if spec.all_tables {
@@ -81,7 +82,7 @@ fn chosen<'a>(facts: &'a Facts, spec: &Spec, plan: &mut Plan) -> Vec<&'a Table> 
 }
 
 fn role(facts: &Facts, spec: &Spec, chosen: &[&Table], plan: &mut Plan) {
-    let (role, name) = (&facts.role, quote(&spec.role));
+    let (role, name) = (&facts.role, identifier(&spec.role));
     let mut attributes = Vec::new();
     if !role.login && role.oid.is_some() {
         attributes.push("LOGIN");
@@ -111,13 +112,13 @@ fn role(facts: &Facts, spec: &Spec, chosen: &[&Table], plan: &mut Plan) {
 }
 
 fn grants(facts: &Facts, spec: &Spec, chosen: &[&Table], plan: &mut Plan) {
-    let (role, name) = (&facts.role, quote(&spec.role));
+    let (role, name) = (&facts.role, identifier(&spec.role));
     if role.superuser {
         return;
     }
     let mut grant = |what: &str, sql: String| plan.steps.push(Step::new(what, sql));
     if !role.connect {
-        let database = quote(&facts.database);
+        let database = identifier(&facts.database);
         grant("it may connect", format!("GRANT CONNECT ON DATABASE {database} TO {name}"));
     }
     let made = role.oid.is_none();
@@ -133,7 +134,7 @@ fn grants(facts: &Facts, spec: &Spec, chosen: &[&Table], plan: &mut Plan) {
     let schemas: BTreeSet<&str> =
         chosen.iter().filter(|table| !table.usage).map(|table| table.schema.as_str()).collect();
     for schema in schemas {
-        let sql = format!("GRANT USAGE ON SCHEMA {} TO {name}", quote(schema));
+        let sql = format!("GRANT USAGE ON SCHEMA {} TO {name}", identifier(schema));
         grant("it may name the published tables", sql);
     }
     let tables: Vec<&str> =
@@ -154,7 +155,7 @@ fn grants(facts: &Facts, spec: &Spec, chosen: &[&Table], plan: &mut Plan) {
     let future: BTreeSet<(&str, &str)> =
         future.map(|table| (table.owner.as_str(), table.schema.as_str())).collect();
     for (owner, schema) in future {
-        let (owner, schema) = (quote(owner), quote(schema));
+        let (owner, schema) = (identifier(owner), identifier(schema));
         let sql = format!(
             "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA {schema} GRANT SELECT ON TABLES TO \
              {name}"
@@ -168,14 +169,14 @@ fn publication(facts: &Facts, spec: &Spec, chosen: &[&Table], plan: &mut Plan) {
     for name in spec.publications[1..].iter().filter(|n| !facts.publications.contains_key(*n)) {
         plan.notes.push(format!(
             "publication {name} does not exist; to mend it: CREATE PUBLICATION {} FOR TABLE …;",
-            quote(name)
+            identifier(name)
         ));
     }
     // Which tables an existing one has is its maker's choice.
     if spec.publications.iter().any(|name| facts.publications.contains_key(name)) {
         return;
     }
-    let name = quote(first);
+    let name = identifier(first);
     if spec.all_tables {
         let sql = format!("CREATE PUBLICATION {name} FOR ALL TABLES");
         plan.steps.push(Step::new("every table there is and will be", sql));

@@ -3,7 +3,8 @@
 //! that is said and left alone.
 
 use super::facts::Facts;
-use super::{Plan, Spec, Step, literal, quote, triggers};
+use super::{Plan, Spec, Step, triggers};
+use crate::quote::{identifier, literal};
 
 /// What is to be done.
 #[must_use]
@@ -44,7 +45,7 @@ pub fn teardown(facts: &Facts, spec: &Spec) -> Plan {
         }
     }
     for name in &spec.publications {
-        let sql = format!("DROP PUBLICATION IF EXISTS {}", quote(name));
+        let sql = format!("DROP PUBLICATION IF EXISTS {}", identifier(name));
         match facts.publications.get(name) {
             Some(true) => plan.steps.push(Step::new("a publication", sql)),
             Some(false) => plan.notes.push(format!(
@@ -58,7 +59,7 @@ pub fn teardown(facts: &Facts, spec: &Spec) -> Plan {
 }
 
 fn role(facts: &Facts, spec: &Spec, plan: &mut Plan) {
-    let (role, name) = (&facts.role, quote(&spec.role));
+    let (role, name) = (&facts.role, identifier(&spec.role));
     let kept = match role {
         role if role.oid.is_none() => return,
         role if role.me => "it is the one that asks",

@@ -9,6 +9,7 @@ use tokio_postgres::types::ToSql;
 
 use super::error::SourceError;
 use super::wal::{SlotName, SlotStatus, slot_status};
+use crate::quote::identifier;
 
 /// Something that is wrong, or will be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -155,10 +156,10 @@ impl Finding {
             }
             Finding::SqlAscii => "move the data to a database with ENCODING 'UTF8'".to_owned(),
             Finding::RoleLacksReplication(role) => {
-                format!("ALTER ROLE {} REPLICATION;", quote(role))
+                format!("ALTER ROLE {} REPLICATION;", identifier(role))
             }
             Finding::PublicationMissing(name) => {
-                format!("CREATE PUBLICATION {} FOR ALL TABLES; or FOR TABLE …", quote(name))
+                format!("CREATE PUBLICATION {} FOR ALL TABLES; or FOR TABLE …", identifier(name))
             }
             Finding::NoIdentity { table, .. } => {
                 format!("add a primary key, or: ALTER TABLE {table} REPLICA IDENTITY FULL;")
@@ -166,7 +167,7 @@ impl Finding {
             Finding::GeneratedIdentity { publication: Some(publication), .. }
             | Finding::UnpublishedIdentity { stored: true, publication, .. } => format!(
                 "ALTER PUBLICATION {} SET (publish_generated_columns = stored);",
-                quote(publication)
+                identifier(publication)
             ),
             Finding::GeneratedIdentity { table, .. } => {
                 format!("ALTER TABLE {table} REPLICA IDENTITY FULL;")
@@ -202,10 +203,6 @@ impl Finding {
             }
         }
     }
-}
-
-fn quote(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// All findings about a server, as seen by `client`, for a slot and its publications.

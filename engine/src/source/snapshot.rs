@@ -179,13 +179,3 @@ const SETTINGS: [(&str, &str); 12] = [
     ("idle_in_transaction_session_timeout", "0"),
     ("idle_session_timeout", "0"),
 ];
-
-/// As libpq's `quote_literal` for a text without backslashes of meaning.
-fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
-}
-
-/// An identifier that is always quoted: reserved words are no exception then.
-fn identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}

@@ -17,6 +17,7 @@ use super::retries::Retries;
 use super::{Received, Source};
 use crate::ack::Durable;
 use crate::position::Lsn;
+use crate::quote::{identifier, literal};
 
 mod again;
 mod connection;
@@ -207,16 +208,6 @@ impl Drop for WalSource {
         self.shared.leave();
         self.heartbeat.abort();
     }
-}
-
-/// `"name"`: an identifier in double quotes, whatever it is.
-fn identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// `'text'`: a string in single quotes.
-fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
 }
 
 /// `wal_sender_timeout` as SHOW prints it (`1min`, `2s`, `500ms`, `0`); none if it is off.

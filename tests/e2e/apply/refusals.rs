@@ -38,9 +38,19 @@ async fn what_the_target_lacks_is_told_and_once_it_is_there_all_goes_on() {
     site.catch_up().await.success();
     site.same(&["t"]).await;
 
+    // By hand, so that nobody told the applier.
+    site.target.sql("ALTER TABLE t RENAME TO other").await;
+    site.pg().sql("INSERT INTO t VALUES (900, 9)").await;
+    site.refused(&["no table public.t any more", "renamed, moved or dropped", "--table public.t"])
+        .await;
+    assert_eq!(site.target.value("SELECT coalesce(to_regclass('t')::text, 'none')").await, "none");
+    site.target.sql("ALTER TABLE other RENAME TO t").await;
+    site.catch_up().await.success();
+    site.same(&["t"]).await;
+
     site.target.sql("DROP TABLE child").await;
     site.pg().sql("INSERT INTO child VALUES (200, NULL)").await;
-    site.refused(&["no table public.child", "--section=pre-data"]).await;
+    site.refused(&["no table public.child any more", "--section=pre-data"]).await;
     site.target.sql("CREATE VIEW child AS SELECT 1 AS id").await;
     site.refused(&["public.child of the target is no table"]).await;
     // Columns in another order, of another type, and one more.

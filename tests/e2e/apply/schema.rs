@@ -152,6 +152,29 @@ async fn rows_make_the_table_that_a_query_made() {
     assert_eq!(site.target.value("SELECT to_regclass('untold')").await, "");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_s_table_of_the_source_s_own_types_is_made_by_hand_and_all_goes_on() {
+    let types =
+        "CREATE TYPE mood AS ENUM ('sad', 'happy'); CREATE TABLE t (id int PRIMARY KEY, m mood);";
+    let site = Site::start(types, "INSERT INTO t VALUES (1, 'sad'), (2, 'happy')", "", "").await;
+    let applier = site.applier();
+    site.world.bootstrap().await;
+    let told = told("CREATE TABLE AS", "CREATE TABLE moods AS SELECT id, m FROM t", "public.moods");
+    site.pg().sql(&format!("BEGIN; {told}; INSERT INTO t VALUES (3, 'sad'); COMMIT")).await;
+    let said = applier.wait_for("of a type of the source's own").await;
+    for part in ["column \"m\"", "CREATE TABLE public.moods by hand", "--table=public.moods"] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert_eq!(applier.wait_exit().await.code(), Some(1));
+    site.target.sql("CREATE TABLE moods (id int, m mood)").await;
+    let applier = site.applier();
+    site.settle().await;
+    site.pg().sql("INSERT INTO moods VALUES (4, 'happy')").await;
+    site.settle().await;
+    site.same(&["moods", "t"]).await;
+    assert!(Site::end(&applier).await.success());
+}
+
 /// A table that rows have made is in question until the schema change tells of it, although a part
 /// of them had to be committed before, and whoever did that is gone.
 #[tokio::test(flavor = "multi_thread")]

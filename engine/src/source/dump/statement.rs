@@ -5,6 +5,7 @@
 //! never hold a value.
 
 use super::token::{Token, Tokens};
+use crate::quote::identifier;
 
 /// A table as a statement names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,7 +147,7 @@ fn set(tokens: &mut Tokens<'_>) -> Option<Statement> {
         match token {
             Token::Word(text) | Token::Number(text) => value.push_str(&lossy(text)),
             Token::Name(name) => {
-                value.push_str(&format!("\"{}\"", lossy(&name).replace('"', "\"\"")));
+                value.push_str(&identifier(&lossy(&name)));
             }
             Token::Text(text) => value.push_str(&lossy(&text)),
             Token::Mark(mark) => value.push(char::from(mark)),

@@ -20,11 +20,12 @@ use tokio_postgres::Client;
 use crate::bootstrap::{Blocking, Load, LoadMode, Snapshot};
 use crate::error::Class;
 use crate::position::Epoch;
+use crate::quote::identifier;
 use crate::source::catalog::{Catalog, Table};
 use crate::source::conninfo::{Conninfo, sql_connect_with};
 use crate::source::error::SourceError;
 use crate::source::snapshot::reader::import;
-use crate::source::snapshot::{SETTINGS, SnapshotError, adopt, exists, identifier, plan};
+use crate::source::snapshot::{SETTINGS, SnapshotError, adopt, exists, plan};
 use crate::source::wal::{self, CreatedSlot, ReplSession, SlotName};
 
 /// How often is looked at what slot creation waits for, and whether the sessions live.

@@ -9,8 +9,8 @@ use std::str::FromStr;
 use kasho_plugin_sdk::Relation;
 
 use crate::bootstrap::{Load, TableLoad};
+use crate::quote::identifier;
 use crate::source::catalog::{Catalog, Table};
-use crate::source::snapshot::identifier;
 
 /// A block of PostgreSQL, in the default that nearly every server is built with; with
 /// another one ranges are larger or smaller than asked for, and still right.

@@ -20,13 +20,14 @@ use tokio_postgres::Client;
 use crate::batch::{Batch, Piece, Row};
 use crate::bootstrap::Load;
 use crate::position::{Lsn, Position};
+use crate::quote::literal;
 use crate::source::catalog::{Catalog, Table};
 use crate::source::conninfo::{Conninfo, sql_connect_with};
 use crate::source::copy::Decoder;
 use crate::source::error::SourceError;
 use crate::source::snapshot::holder::no_transaction_timeout;
 use crate::source::snapshot::plan::{self, Progress, RangeKey, RangeProgress, Unit};
-use crate::source::snapshot::{SETTINGS, SnapshotError, copy_statement, holder_lives, literal};
+use crate::source::snapshot::{SETTINGS, SnapshotError, copy_statement, holder_lives};
 use crate::source::wal::KnownRelations;
 
 /// Rows of a batch at most, so that a chain is called often enough.

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use futures_util::TryStreamExt;
 use kasho_plugin_sdk::{Op, Relation};
 
-use super::{SETTINGS, SnapshotError, identifier};
+use super::{SETTINGS, SnapshotError};
 use crate::batch::{Batch, Piece, Row};
 use crate::position::{Lsn, Position};
+use crate::quote::identifier;
 use crate::source::catalog::Catalog;
 use crate::source::conninfo::{Conninfo, sql_connect_with};
 use crate::source::copy::Decoder;

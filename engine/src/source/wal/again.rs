@@ -18,7 +18,7 @@ use super::super::catalog::{Catalog, ConstraintKind, Table};
 use super::super::conninfo::{Conninfo, sql_connect};
 use super::super::error::SourceError;
 use super::super::retries::Again;
-use super::{identifier, literal};
+use crate::quote::{identifier, literal};
 
 /// As the server's lists show the session.
 const APP_NAME: &str = "kasho retry";
