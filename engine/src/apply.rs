@@ -6,6 +6,7 @@
 //! source was, or somebody else applies under the same name, which ends the applier with
 //! what to do ([`ApplyError`]).
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -74,7 +75,8 @@ pub enum Until {
     Stopped,
     /// When the load is applied.
     Loaded,
-    /// When nothing more waits in Redis, and the load is applied.
+    /// When nothing more waits in Redis, and the load is applied. Where changes never pause, with
+    /// everything that the source had committed when this began.
     CaughtUp,
     /// When the target has everything through here, and nothing of what comes after the end of a
     /// transaction there.
@@ -198,11 +200,14 @@ impl Attempt<'_> {
         let sequences = sequences::Copier::start(self.config, self.info, &applier.progress);
         let acknowledging =
             acknowledge::run(redis.connect().await?, session, consumer, epoch, watched);
-        let work = Work { attempt: self, applier, feed, store, load: None, sequences, most };
+        let work = Work::new(self, applier, feed, store, sequences, most);
         // Both end together: whoever fails first says why, and with no error the last
         // acknowledgement is waited for.
         let (worked, acknowledged) = (work.run(), acknowledging);
-        let ended = futures_util::future::try_join(worked, acknowledged).await.map(drop);
+        // Kept until it is known why it ended: with it the lock would go, and a standby takes
+        // over at once.
+        let both = pin!(futures_util::future::try_join(worked, acknowledged));
+        let ended = both.await.map(drop);
         match ended {
             Err(error) if error.class() == Class::Halt => Err(self.why(names, error).await),
             ended => ended,

@@ -200,6 +200,12 @@ impl<S: Backend> StreamReader<S> {
         EpochPosition { epoch: Some(self.epoch), position: self.position }
     }
 
+    /// Id of the entry read last, of the stream that is read at the moment.
+    #[must_use]
+    pub(crate) fn cursor(&self) -> Id {
+        self.cursor
+    }
+
     /// What was handed out ends inside of a transaction.
     #[must_use]
     pub fn is_inside(&self) -> bool {

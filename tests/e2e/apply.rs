@@ -7,6 +7,7 @@ use crate::harness::{Engine, Output, Postgres, Process, Redis, eventually};
 use crate::world::{World, config};
 
 mod conflicts;
+mod ends;
 mod life;
 mod loss;
 mod refusals;
@@ -97,6 +98,13 @@ impl Site {
             (self.target.value(&found).await == "1").then_some(())
         })
         .await;
+    }
+
+    /// Waits until the stream has everything that the source has by now.
+    async fn published(&self) {
+        let lsn = self.world.lsn().await;
+        self.pg().sql("INSERT INTO mark SELECT count(*) FROM mark").await;
+        self.world.until_published(lsn).await;
     }
 
     /// Both sides of these tables hold the same rows.

@@ -181,8 +181,12 @@ async fn what_cannot_work_is_refused_before_anything_is_begun() {
     refused(&place.arguments(&[]), &["is no pg_dump's answer"]).await;
     std::fs::write(&place.program, PG_DUMP).unwrap();
     world.pg.sql("ALTER PUBLICATION kasho_pub RENAME TO all_of_it").await;
-    world.pg.sql("CREATE PUBLICATION kasho_pub FOR TABLE ledger WHERE (id > 5)").await;
-    refused(&place.arguments(&[]), &["public.ledger", "row filter", "--direct"]).await;
+    world.pg.sql("CREATE PUBLICATION kasho_pub FOR TABLE ledger").await;
+    // 14 has no row filters.
+    if world.pg.version().await >= 15 {
+        world.pg.sql("ALTER PUBLICATION kasho_pub SET TABLE ledger WHERE (id > 5)").await;
+        refused(&place.arguments(&[]), &["public.ledger", "row filter", "--direct"]).await;
+    }
     std::fs::create_dir_all(place.dumps.join("kasho-dump-kasho_slot-e1")).unwrap();
     world.pg.sql("ALTER PUBLICATION kasho_pub SET TABLE ledger").await;
     let output = world.engine.run(&place.arguments(&[])).await;

@@ -21,7 +21,7 @@ pub(crate) mod python;
 pub(crate) mod redis;
 
 pub(crate) use certificates::Certificates;
-pub(crate) use clients::{MAJORS, clients, clients_of};
+pub(crate) use clients::{MAJORS, clients, clients_of, clients_of_both};
 pub(crate) use engine::{Engine, Output};
 pub(crate) use go::go;
 pub(crate) use guest::guest;
@@ -34,32 +34,42 @@ pub(crate) use redis::Redis;
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, TcpListener};
+use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// How long anything may take before a test gives up. Never a measure of speed: a
 /// machine under load has to fit.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
+/// The ports of a process come in blocks, and are below the range of outgoing connections,
+/// which would take them meanwhile.
+const PORTS: RangeInclusive<u16> = 20_000..=31_999;
+const BLOCK: u16 = 100;
+
+/// What holds the blocks that are this process's, and what is left of the last of them.
+static BLOCKS: Mutex<(Vec<TcpListener>, Range<u16>)> = Mutex::new((Vec::new(), 0..0));
+
 /// A port on 127.0.0.1 that nobody listened on a moment ago, never the same one twice
-/// in a run. Below the range of outgoing connections, which would take it meanwhile.
-/// Whoever binds it must be ready to ask for another one.
+/// in a run, and none of other test binaries that run side by side: what is stopped and
+/// started again finds its port as it was. Others may take it, so whoever binds it must be
+/// ready to ask for another one.
 pub(crate) fn free_port() -> u16 {
-    const FIRST: u16 = 20_000;
-    const COUNT: u16 = 12_000;
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = u16::try_from(std::process::id() % u32::from(COUNT)).expect("below COUNT");
-    for _ in 0..COUNT {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        // A stride without a common factor spreads test binaries that run side by side.
-        let offset = (u32::from(start) * 37 + u32::from(step)) % u32::from(COUNT);
-        let port = FIRST + u16::try_from(offset).expect("below COUNT");
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+    let free = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok();
+    let mut blocks = BLOCKS.lock().unwrap_or_else(PoisonError::into_inner);
+    let (held, rest) = &mut *blocks;
+    loop {
+        if let Some(port) = rest.find(|port| free(*port).is_some()) {
             return port;
         }
+        // Whoever listens on the first port of a block has the others.
+        let mut firsts = PORTS.step_by(usize::from(BLOCK));
+        let taken = firsts.find_map(|first| free(first).map(|holder| (first, holder)));
+        let (first, holder) = taken.unwrap_or_else(|| panic!("no free ports in {PORTS:?}"));
+        held.push(holder);
+        *rest = first + 1..first + BLOCK;
     }
-    panic!("no free port between {FIRST} and {}", FIRST + COUNT);
 }
 
 /// Sixteen hexadecimal digits that occur nowhere else.

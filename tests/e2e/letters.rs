@@ -100,13 +100,20 @@ async fn what_is_kept_of_the_catalogue_is_what_it_says_now() {
     let sessions = "SELECT string_agg(pid::text, ',') FROM pg_stat_activity \
                     WHERE application_name = 'kasho retry'";
     let mut seen: Vec<String> = Vec::new();
+    // 14 has no row filters: there the row itself goes, unseen by the stream.
+    let gone = match server.version().await {
+        ..15 => "ALTER PUBLICATION p SET (publish = 'insert'); DELETE FROM t",
+        _ => "ALTER PUBLICATION p SET TABLE t WHERE (id > 7), other",
+    };
     for (word, change) in [
         ("first", "SELECT 1"),
         ("second", "ALTER TABLE t ADD COLUMN w text DEFAULT 'new'"),
-        ("third", "ALTER PUBLICATION p SET TABLE t WHERE (id > 7), other"),
+        ("third", gone),
         ("fourth", "ALTER PUBLICATION p SET TABLE other"),
     ] {
-        server.sql(change).await;
+        for statement in change.split("; ") {
+            server.sql(statement).await;
+        }
         if word == "second" {
             // The stream has to have seen the table as it is.
             server.sql("UPDATE t SET v = 'uno'").await;

@@ -24,10 +24,12 @@ pub(crate) struct World {
     pub(crate) engine: Engine,
 }
 
-/// The least configuration, with `more` behind it.
+/// The least configuration, with `more` behind it. Everything that may ever be said is: what is
+/// planted is searched for in all of it.
 pub(crate) fn config(pg: &str, redis: &str, grpc_port: u16, more: &str) -> String {
+    let log = if more.contains("[log]") { "" } else { "[log]\nlevel = \"trace\"\n" };
     format!(
-        "[source]\nurl = \"{pg}\"\n[redis]\nurl = \"{redis}\"\n\
+        "{log}[source]\nurl = \"{pg}\"\n[redis]\nurl = \"{redis}\"\n\
          [grpc]\nlisten = \"127.0.0.1:{grpc_port}\"\n{more}"
     )
 }
@@ -129,10 +131,20 @@ impl World {
     /// Waits until Redis has a change that committed after everything so far: one more
     /// row, which is number `last`.
     pub(crate) async fn settle(&self, last: u64) {
-        let lsn: u64 =
-            self.pg.value("SELECT pg_current_wal_insert_lsn() - '0/0'").await.parse().expect("LSN");
+        let lsn = self.lsn().await;
         fill(&self.pg, last, last).await;
-        eventually("the stream to reach the end of the ledger", async || {
+        self.until_published(lsn).await;
+    }
+
+    /// Where the source's log ends.
+    pub(crate) async fn lsn(&self) -> u64 {
+        let end = "SELECT pg_current_wal_insert_lsn() - '0/0'";
+        self.pg.value(end).await.parse().expect("LSN")
+    }
+
+    /// Waits until something that was committed behind this position is in the stream.
+    pub(crate) async fn until_published(&self, lsn: u64) {
+        eventually("the stream to reach what was committed last", async || {
             (self.newest().await?.0 > lsn).then_some(())
         })
         .await;

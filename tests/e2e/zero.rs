@@ -48,6 +48,10 @@ async fn from_zero_to_a_masked_staging_copy() {
     );
     let rules = block("toml zero-rules");
     let mut script = prelude(&source, &target, &redis);
+    // A setting that an older target does not know: the reader sees an error and goes on.
+    if source.version().await >= 17 && target.version().await < 17 {
+        script += "pg_dump() { command pg_dump \"$@\" | sed '/^SET transaction_timeout/d'; }\n";
+    }
     for step in ["setup", "check", "load", "target", "verify"] {
         script += &format!("echo '--- {step}'\n{}", block(&format!("sh zero-{step}")));
         // Before it there is no file but the one that the reader has made. Ports are the test's.

@@ -437,6 +437,7 @@ async fn among_the_rows_of_an_entry_it_goes_on_with_the_next() {
     }
     site.world.bootstrap().await;
     site.pg().sql("INSERT INTO ledger VALUES (101, 'new')").await;
+    site.published().await;
     site.catch_up().await.success();
     site.same(&["ledger"]).await;
 }

@@ -21,6 +21,12 @@ pub(crate) async fn clients_of(server: &Postgres) -> PathBuf {
     clients(major.unwrap_or_else(|| panic!("no pg_dump for PostgreSQL {version}"))).await
 }
 
+/// The folder of clients that can do with both servers.
+pub(crate) async fn clients_of_both(one: &Postgres, other: &Postgres) -> PathBuf {
+    let newer = if one.version().await > other.version().await { one } else { other };
+    clients_of(newer).await
+}
+
 /// The folder that holds `pg_dump` and `pg_restore` of a major version.
 pub(crate) async fn clients(major: u32) -> PathBuf {
     let named = std::env::var_os(format!("KASHO_TEST_PG_DUMP_{major}")).map(PathBuf::from);

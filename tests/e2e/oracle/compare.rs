@@ -54,6 +54,18 @@ pub(super) async fn difference_of(
     told
 }
 
+/// A dump without the names of NOT NULL, which servers before 18 do not keep.
+pub(super) fn unnamed(dump: &str) -> String {
+    let line = |line: &str| {
+        let named = line.split_once(" NOT NULL").and_then(|(before, after)| {
+            let (column, name) = before.rsplit_once(" CONSTRAINT ")?;
+            (!name.contains('(')).then(|| format!("{column} NOT NULL{after}\n"))
+        });
+        named.unwrap_or_else(|| format!("{line}\n"))
+    };
+    dump.lines().map(line).collect()
+}
+
 /// What differs between two dumps of structure; objects named in `left_out` apart.
 pub(super) fn structure_differs(one: &str, two: &str, left_out: &[String]) -> String {
     let (one, two) = (objects(one), objects(two));

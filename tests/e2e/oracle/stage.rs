@@ -1,6 +1,8 @@
 //! Where seeds play: a source, and a second server with the third database, which PostgreSQL's
 //! own subscription feeds. Several seeds share them, each with a schema of its own.
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,11 +11,11 @@ use tokio_postgres::{Client, NoTls};
 
 use super::SESSIONS;
 use super::changing::Changing;
-use super::compare::{difference_of, structure_differs};
+use super::compare::{difference_of, structure_differs, unnamed};
 use super::random::Random;
 use super::schema::{Identity, Schema};
 use super::workload::{Count, Sessions, play};
-use crate::harness::{Postgres, eventually};
+use crate::harness::{Postgres, clients_of_both, eventually};
 
 /// Before the load, while tables are loaded, while changes stream: per cent of the statements.
 pub(super) type Acts = [u64; 3];
@@ -30,6 +32,14 @@ const SETTINGS: [&str; SESSIONS] = [
     "SET timezone = 'America/New_York'; SET datestyle = 'German'; SET bytea_output = 'escape'; \
      SET extra_float_digits = 0",
 ];
+
+/// From 18 on a table whose identity is all of its columns takes no update unless its generated
+/// ones are published, and with these no subscription can fill a table that generates them.
+const PLAIN: &str = "DO $do$ DECLARE t text; BEGIN
+    FOR t IN SELECT attrelid::regclass FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
+             WHERE relreplident = 'f' AND attgenerated <> '' LOOP
+        EXECUTE format('ALTER TABLE %s ALTER made DROP EXPRESSION', t);
+    END LOOP; END $do$";
 
 /// The third database.
 const THIRD: &str = "third";
@@ -61,6 +71,10 @@ pub(super) struct Stage {
     pub(super) source: Postgres,
     pub(super) other: Postgres,
     pub(super) schemas: Vec<Schema>,
+    /// The folder of a pg_dump that both servers let in: what it writes can be compared.
+    clients: PathBuf,
+    /// The servers are of different versions.
+    mixed: bool,
     seeds: Vec<u64>,
     randoms: Vec<Random>,
     pub(super) steps: u64,
@@ -103,12 +117,18 @@ impl Stage {
         stage.target().await.batch_execute(&structure).await.expect("structure");
         stage.source.sql(TRIGGERS).await;
         // Whatever is made on the way belongs to it.
-        stage.source.sql("CREATE PUBLICATION kasho_pub FOR ALL TABLES").await;
+        let with = match stage.source.version().await {
+            18.. => " WITH (publish_generated_columns = stored)",
+            _ => "",
+        };
+        stage.source.sql(&format!("CREATE PUBLICATION kasho_pub FOR ALL TABLES{with}")).await;
         stage
     }
 
     async fn raise(seeds: &[u64], steps: u64, changing: bool) -> Stage {
         let (source, other) = tokio::join!(Postgres::start(), Postgres::start_target());
+        let (version, clients) = (source.version().await, clients_of_both(&source, &other).await);
+        let mixed = version != other.version().await;
         let (schemas, randoms, seeds_of) = (Vec::new(), Vec::new(), seeds.to_vec());
         let (count, gate) = (Arc::default(), watch::Sender::new(ACTS.len()));
         let pause = Duration::ZERO;
@@ -117,6 +137,8 @@ impl Stage {
             source,
             other,
             schemas,
+            clients,
+            mixed,
             seeds: seeds_of,
             randoms,
             steps,
@@ -136,17 +158,24 @@ impl Stage {
             stage.schemas.push(schema);
             stage.randoms.push(random);
         }
+        if !changing && version >= 18 {
+            stage.source.sql(PLAIN).await;
+        }
         stage
     }
 
     async fn structure(&self) -> String {
-        structure(&self.source).await
+        structure(&self.source, &self.clients).await
     }
 
     /// What differs in the seeds' schemas, and in their rows, between source and target.
     pub(super) async fn differences(&self) -> String {
         let (source, target) = (self.source().await, self.target().await);
-        let (one, two) = tokio::join!(structure(&self.source), structure(&self.other));
+        let dumped = async |server: &Postgres| {
+            let text = structure(server, &self.clients).await;
+            if self.mixed { unnamed(&text) } else { text }
+        };
+        let (one, two) = tokio::join!(dumped(&self.source), dumped(&self.other));
         // What a build that was given up leaves behind is nobody's index.
         let invalid = "SELECT relname FROM pg_index JOIN pg_class ON oid = indexrelid WHERE NOT indisvalid \
                        AND relkind = 'i'";
@@ -285,15 +314,17 @@ async fn one(
     connect(&url).await.batch_execute(&mark).await.expect("the mark");
 }
 
-/// `pg_dump --schema-only`, without what only psql understands.
-async fn structure(server: &Postgres) -> String {
-    let mut dump = server.tool("pg_dump");
+/// `pg_dump --schema-only`, without what only psql understands, and a setting that servers
+/// before 17 do not know.
+async fn structure(server: &Postgres, clients: &Path) -> String {
+    let mut dump = Command::new(clients.join("pg_dump"));
     dump.args(["-s", "-O", "-n", "seed_*", "--no-publications", &server.socket_url()]);
     let dump = tokio::task::spawn_blocking(move || dump.output()).await;
     let dump = dump.expect("pg_dump").expect("pg_dump");
     assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
     let text = String::from_utf8(dump.stdout).expect("UTF-8");
-    text.lines().filter(|line| !line.starts_with('\\')).map(|line| format!("{line}\n")).collect()
+    let left_out = |line: &str| line.starts_with('\\') || line.contains("transaction_timeout = 0");
+    text.lines().filter(|line| !left_out(line)).map(|line| format!("{line}\n")).collect()
 }
 
 async fn connect(url: &str) -> Client {

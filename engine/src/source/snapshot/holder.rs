@@ -30,6 +30,8 @@ use crate::source::wal::{self, CreatedSlot, ReplSession, SlotName};
 
 /// How often is looked at what slot creation waits for, and whether the sessions live.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long a session that was told to end may take for it, in milliseconds.
+const END_MS: i64 = 10_000;
 
 /// What a holder is to do. It has no `Debug`: the URL holds a password.
 #[derive(Clone, Serialize, Deserialize)]
@@ -411,13 +413,14 @@ async fn blocking(watch: &Client, slot: &SlotName) -> Result<Option<Blocking>, S
 }
 
 /// Ends a session that is making a slot. A closed socket alone would not: the server
-/// notices that only once the slot is made, and then it would stay.
+/// notices that only once the slot is made, and then it would stay. Nor is it enough to tell
+/// it: until it is gone its half-made slot stands in the way of the next one.
 async fn cancel(watch: &Client, slot: &SlotName) {
     let ended = watch
         .execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+            "SELECT pg_terminate_backend(pid, $2) FROM pg_stat_activity \
              WHERE application_name = $1 AND usename = current_user",
-            &[&session_name(slot)],
+            &[&session_name(slot), &END_MS],
         )
         .await;
     if let Err(error) = ended {
