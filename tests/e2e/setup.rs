@@ -95,7 +95,7 @@ async fn setup_prints_a_script_that_does_it_and_then_has_nothing_to_do() {
     assert_eq!(pg.value(triggers).await, "5");
 
     let script = site.kasho(&["teardown"]).await;
-    assert_eq!(pg.value(triggers).await, "4", "it only printed");
+    assert_eq!(pg.value(triggers).await, "5", "it only printed");
     pg.psql(&script).await;
     for gone in [
         "SELECT count(*) FROM pg_publication",

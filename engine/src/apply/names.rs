@@ -59,7 +59,7 @@ impl Applier {
         Ok(rows.iter().map(|row| (row.get(1), row.get(0))).collect())
     }
 
-    /// Notes the names that tables have now, of which [`Applier::names_before`] has told the ones before.
+    /// Notes the names that tables have now; [`Applier::names_before`] has told those of before.
     ///
     /// # Errors
     /// The server's; fenced.

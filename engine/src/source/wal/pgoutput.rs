@@ -153,6 +153,20 @@ pub struct RelationColumn<'a> {
     pub typmod: i32,
 }
 
+impl Message<'_> {
+    /// Whether it changes rows, and so stands where they do.
+    #[must_use]
+    pub fn is_change(&self) -> bool {
+        matches!(
+            self,
+            Message::Insert { .. }
+                | Message::Update { .. }
+                | Message::Delete { .. }
+                | Message::Truncate { .. }
+        )
+    }
+}
+
 impl<'a> RelationMessage<'a> {
     /// Its columns, in the order of the tuples.
     pub fn columns(&self) -> impl Iterator<Item = RelationColumn<'a>> + use<'a> {

@@ -136,13 +136,9 @@ impl Reader {
         bytes: usize,
     ) -> Result<(), SourceError> {
         let order = |e: OrderError| SourceError::protocol("streaming", e.to_string());
-        let commit = self.asm.commit_lsn().unwrap_or(self.last_lsn);
-        match *message {
-            Message::Insert { .. }
-            | Message::Update { .. }
-            | Message::Delete { .. }
-            | Message::Truncate { .. } => self.relations.place((commit, self.last_lsn)),
-            _ => {}
+        if message.is_change() {
+            let commit = self.asm.commit_lsn().unwrap_or(self.last_lsn);
+            self.relations.place((commit, self.last_lsn));
         }
         match *message {
             Message::Begin { final_lsn, commit_us, xid } => {
