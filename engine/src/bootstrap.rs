@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::position::{Epoch, Lsn};
 
 pub mod config;
+mod found;
 mod phase;
 mod refusal;
 mod reload;
@@ -23,6 +24,7 @@ mod start;
 mod stored;
 
 pub use config::MissingRows;
+pub use found::{Found, found};
 pub use phase::{
     Load, LoadMode, Phase, Reload, Renamed, Snapshot, State, Streaming, TableLoad, Waiting,
 };
@@ -96,12 +98,10 @@ pub enum Command {
         /// A word that nobody can guess, for the mark.
         nonce: String,
     },
-    /// The mark of a reload is published.
+    /// The mark of a reload is published: [`Facts::marked`] says where.
     Marked {
         /// Its word.
         nonce: String,
-        /// Where.
-        lsn: Lsn,
     },
     /// Schema changes are published.
     SchemaChanged {
@@ -153,6 +153,13 @@ pub struct Facts {
     pub loader_done: bool,
     /// It was asked to leave rows out.
     pub loader_partial: bool,
+    /// For [`Command::Marked`]: where Redis holds the mark asked about, if it does.
+    pub marked: Option<Lsn>,
+    /// For [`Command::LoadDone`]: the tables of our own load that Redis holds whole, by oid and
+    /// attempt, with their rows.
+    pub whole: BTreeMap<(u32, u32), u64>,
+    /// For [`Command::Reheld`]: the highest attempt at any table of which Redis holds progress.
+    pub attempts: u32,
 }
 
 /// What the engine has to do, in order, after it has stored the next phase.
@@ -231,7 +238,9 @@ pub fn on(phase: &Phase, command: Command, facts: &Facts) -> Result<Transition, 
             Ok(Transition { next: Phase::Accumulating(next), effects: vec![] })
         }
         (Accumulating(load), Command::SnapshotGone) => reload::snapshot_gone(phase, load),
-        (Accumulating(load), Command::Reheld(found)) => reload::reheld(phase, load, &found),
+        (Accumulating(load), Command::Reheld(found)) => {
+            reload::reheld(phase, load, &found, facts.attempts)
+        }
         (Accumulating(load), Command::Reload { tables, .. }) => reload::later(phase, load, &tables),
         (
             Streaming(streaming),
@@ -248,7 +257,10 @@ pub fn on(phase: &Phase, command: Command, facts: &Facts) -> Result<Transition, 
             "nothing is loaded yet; StartBootstrap (`kasho bootstrap`) loads all of them",
         )),
         (_, command @ Command::SchemaChanged { .. }) => schema::on(phase, command),
-        (Accumulating(load), Command::LoadDone) => Ok(load_done(load.clone())),
+        (Accumulating(load), Command::LoadDone) => Ok(match load.unfinished(&facts.whole) {
+            Some(next) => Transition { next: Accumulating(next), effects: load_on() },
+            None => load_done(load.clone()),
+        }),
         (Accumulating(load), Command::Complete { force }) => complete(load, force, facts),
         (Accumulating(_), Command::Abort { .. }) => Ok(abort(phase, None)),
         (Streaming(_), Command::Abort { force: true }) => Ok(abort(phase, None)),
@@ -358,6 +370,11 @@ fn with_table_done(load: &Load, (oid, attempt): (u32, u32), rows: u64) -> Result
         (table.done, table.rows) = (true, rows);
     }
     Ok(next)
+}
+
+/// Goes on with a load that is not finished.
+fn load_on() -> Vec<Effect> {
+    vec![Effect::StopLoad, Effect::BeginLoad]
 }
 
 fn load_done(mut load: Load) -> Transition {

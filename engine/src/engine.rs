@@ -72,6 +72,8 @@ enum Event {
     Loaded,
     /// The snapshot is gone before everything was loaded.
     SnapshotGone,
+    /// Redis does not hold the state that the load is of.
+    OtherState(String),
     /// A new holder keeps a later one.
     Reheld(Box<Report>, Box<Holder>),
     /// The mark of a reload is published.
@@ -355,6 +357,7 @@ impl Engine {
                 let what = "the rest is loaded from a later snapshot";
                 self.apply(Command::SnapshotGone, what).await;
             }
+            Event::OtherState(trouble) => self.other_state(trouble).await,
             Event::Reheld(report, holder) => self.reheld(*report, *holder).await,
             Event::Marked(command) => self.marked(command).await,
             Event::Loaded => {

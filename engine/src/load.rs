@@ -6,7 +6,7 @@
 //! progress that Redis holds, so no row is published twice or left out. While nothing
 //! comes (a slow table, a rate limit) the loader's lease is renewed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant, Interval, MissedTickBehavior};
@@ -153,6 +153,19 @@ pub fn settle(load: &mut Load, progress: &Progress) -> Vec<TableDone> {
         }
     }
     finished
+}
+
+/// The tables of which Redis holds every row, by oid and attempt, with how many those are.
+#[must_use]
+pub fn whole(load: &Load, progress: &Progress) -> BTreeMap<(u32, u32), u64> {
+    let tables = load.tables.iter().filter_map(|table| {
+        let ranges = (0..table.ranges).map(|range| {
+            let key = RangeKey { oid: table.oid, attempt: table.attempt, range };
+            progress.get(&key).filter(|range| range.done).map(|range| range.rows)
+        });
+        Some(((table.oid, table.attempt), ranges.sum::<Option<u64>>()?))
+    });
+    tables.collect()
 }
 
 /// A table whose last range was published: for [`crate::bootstrap::Command::TableDone`].

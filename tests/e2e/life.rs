@@ -1,7 +1,7 @@
 //! The whole life on real servers, and every way to end it early: whatever is killed,
 //! the ledger shows no gap, no repeat and no disorder, or the engine halts and says why.
 
-use crate::harness::{Postgres, Redis, eventually};
+use crate::harness::{Postgres, Redis, eventually, python};
 use crate::world::{World, Writer, fill};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,6 +116,20 @@ async fn an_emptied_redis_halts_the_engine_with_the_two_ways_on() {
     fill(&world.pg, 1_101, 1_200).await;
     assert_eq!(world.pg.value(confirmed).await, before, "a halted engine acknowledges nothing");
     assert_eq!(world.entries("changes").await, 0, "and publishes nothing");
+    // The first way, as it is told.
+    world.engine.run(&["reset", "--yes"]).await.success();
+    assert_eq!(world.status().await["state"], "WAITING");
+    assert_eq!(world.pg.value("SELECT count(*) FROM pg_replication_slots").await, "0");
+    world.bootstrap().await;
+    assert_eq!(world.status().await["epoch"], 2, "no epoch is given twice");
+    fill(&world.pg, 1_201, 1_300).await;
+    eventually("the changes after it", async || {
+        let entries: u64 = world.redis.command(&["XLEN", "{kasho}:2:changes"]).await;
+        (entries >= 100).then_some(())
+    })
+    .await;
+    let url = world.redis.url();
+    python(include_str!("ledger.py"), &[&url, "2", "1300"]).await.success();
 }
 
 #[tokio::test(flavor = "multi_thread")]

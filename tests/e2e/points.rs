@@ -515,3 +515,49 @@ async fn a_client_of_the_original_sees_a_truncate_and_the_rows_again() {
         assert_eq!(kinds(&rest), expected[at + 1..], "after {position}");
     }
 }
+
+/// As [`slow_world`], and PostgreSQL is told late what is published: what Redis loses of the
+/// changes comes again.
+async fn late_world(count: usize, more: &str) -> World {
+    let (pg, redis) = tokio::join!(Postgres::start(), Redis::start());
+    pg.sql(&tables(count, 2_000)).await;
+    pg.sql("CREATE PUBLICATION kasho_pub FOR ALL TABLES").await;
+    let builder = Engine::builder();
+    let text = config(&pg.url(), &redis.url(), builder.home().grpc_port(), more);
+    let late = "[redis]\nack_lag_ms = 600000\nack_lag_bytes = \"4GiB\"";
+    let engine = builder.config(&text.replacen("[redis]", late, 1)).start();
+    let world = World { pg, redis, engine };
+    world.until_state("WAITING").await;
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_forgets_that_a_table_is_loaded_again() {
+    let slow = "[bootstrap]\nworkers = 1\nrange_mib = 1\nmax_rate = \"100KiB\"\n";
+    let mut world = late_world(2, slow).await;
+    let churn = Churn::start(&world.pg, 2);
+    world.bootstrap().await;
+    churn.more(20).await;
+    let _: String = world.redis.command(&["SAVE"]).await;
+    let before = world.entries("bootstrap").await;
+    tokio::select! {
+        _ = world.engine.run(&["bootstrap", "--table", "t1"]) => panic!("it was loaded too soon"),
+        () = eventually("rows of the table", async || {
+            (world.entries("bootstrap").await > before + 100).then_some(())
+        }) => {}
+    }
+    world.redis.kill9().await;
+    churn.more(20).await;
+    world.redis.start_again().await;
+    eventually("the load to begin anew", async || {
+        let log = world.engine.log();
+        let forgot = log.contains("Redis has lost its last writes");
+        (forgot && world.entries("bootstrap").await > before).then_some(())
+    })
+    .await;
+    until_done(&world).await;
+    churn.more(20).await;
+    churn.finish().await;
+    let told = check(&world, &["public.t1", "public.t2"]).await;
+    assert!(told.contains("sections 1 "), "{told}");
+}

@@ -177,6 +177,41 @@ impl Load {
         latest
     }
 
+    /// The load as it really stands, if not every table is among those that Redis holds
+    /// `whole`: whoever said so may have died on the way, or Redis have lost what it had taken.
+    #[must_use]
+    pub fn unfinished(&self, whole: &BTreeMap<(u32, u32), u64>) -> Option<Load> {
+        if self.loaded || self.mode != LoadMode::Direct {
+            return None;
+        }
+        // An attempt that was given up does not count any more: its progress is forgotten.
+        let mut newest: BTreeMap<u32, u32> = BTreeMap::new();
+        for table in &self.tables {
+            let attempt = newest.entry(table.oid).or_default();
+            *attempt = table.attempt.max(*attempt);
+        }
+        let mut next = self.clone();
+        let counts =
+            |table: &TableLoad| !table.gone && newest.get(&table.oid) == Some(&table.attempt);
+        for table in next.tables.iter_mut().filter(|table| counts(table)) {
+            let rows = whole.get(&(table.oid, table.attempt));
+            (table.done, table.rows) = (rows.is_some(), rows.copied().unwrap_or(0));
+        }
+        let open = next.tables.iter().any(|table| !table.done);
+        open.then_some(next)
+    }
+
+    /// Whether both read the same tables from the same snapshots.
+    #[must_use]
+    pub fn reads_as(&self, other: &Load) -> bool {
+        let attempts = |load: &Load| -> Vec<(u32, u32)> {
+            load.tables.iter().map(|table| (table.oid, table.attempt)).collect()
+        };
+        (self.epoch, &self.holder, &self.snapshots)
+            == (other.epoch, &other.holder, &other.snapshots)
+            && attempts(self) == attempts(other)
+    }
+
     /// The LSN below which changes of `table` are in its loaded rows already.
     #[must_use]
     pub fn load_lsn(&self, table: &TableLoad) -> Lsn {

@@ -7,8 +7,8 @@
 //! skipped; so nothing is lost and nothing comes twice.
 
 use crate::bootstrap::{
-    Command, Effect, Facts, Load, LoadMode, Phase, Refusal, Reload, Streaming, Transition, late,
-    resume, with_table_done, wrong_state,
+    Command, Effect, Facts, Load, LoadMode, Phase, Refusal, Reload, Streaming, TableLoad,
+    Transition, late, load_on, resume, with_table_done, wrong_state,
 };
 use crate::position::Lsn;
 
@@ -23,11 +23,16 @@ pub(super) fn snapshot_gone(phase: &Phase, load: &Load) -> Result<Transition, Re
     Ok(Transition { next: Phase::Accumulating(next), effects })
 }
 
-pub(super) fn reheld(phase: &Phase, load: &Load, found: &Load) -> Result<Transition, Refusal> {
+pub(super) fn reheld(
+    phase: &Phase,
+    load: &Load,
+    found: &Load,
+    used: u32,
+) -> Result<Transition, Refusal> {
     if load.loaded || load.holder.is_some() {
         return Err(late("a later snapshot", phase));
     }
-    let next = Phase::Accumulating(resume::resumed(load, found, 0));
+    let next = Phase::Accumulating(resume::resumed(load, found, used));
     Ok(Transition { next, effects: vec![Effect::AdoptHolder, Effect::BeginLoad] })
 }
 
@@ -72,16 +77,22 @@ pub(super) fn on(
             let why = format!("{tables} is being loaded again just now; wait until that is done");
             return Err(wrong_state("the load of single tables", phase, &why));
         }
-        Command::Marked { nonce, lsn } if nonce == reload.nonce && reload.mark == Lsn::ZERO => {
-            reload.mark = lsn;
-            vec![Effect::Rehold]
+        Command::Marked { nonce } if nonce == reload.nonce && reload.mark == Lsn::ZERO => {
+            match facts.marked {
+                Some(lsn) => {
+                    reload.mark = lsn;
+                    vec![Effect::Rehold]
+                }
+                // It was seen there, and Redis has lost it since.
+                None => vec![Effect::Mark],
+            }
         }
         Command::Reheld(found) if reload.mark > Lsn::ZERO && load.holder.is_none() => {
             let asked = |name: &String| reload.tables.contains(name);
             let mut found = *found;
             found.tables.retain(|table| asked(&table.published_as));
             found.published.retain(asked);
-            *load = resume::resumed(load, &found, streaming.attempts);
+            *load = resume::resumed(load, &found, streaming.attempts.max(facts.attempts));
             next.attempts =
                 load.tables.iter().map(|table| table.attempt).fold(next.attempts, u32::max);
             vec![Effect::AdoptHolder, Effect::BeginLoad]
@@ -94,7 +105,13 @@ pub(super) fn on(
             *load = with_table_done(load, (oid, attempt), rows)?;
             vec![]
         }
-        Command::LoadDone if load.holder.is_some() => return Ok(end(next, *reload, facts)),
+        Command::LoadDone if load.holder.is_some() => match load.unfinished(&facts.whole) {
+            Some(open) => {
+                *load = open;
+                load_on()
+            }
+            None => return Ok(end(next, *reload, facts)),
+        },
         _ => return Err(late("news of a load", phase)),
     };
     next.reload = Some(reload);
@@ -130,7 +147,9 @@ fn end(mut next: Streaming, reload: Reload, facts: &Facts) -> Transition {
         let lsn = points.get(&table).copied().unwrap_or(newest);
         next.load_points.insert(table.clone(), lsn);
         next.stale.retain(|stale| *stale != table);
-        if !next.tables.contains(&table) {
+        // One that has another name by now is not loaded under this one either.
+        let read = |part: &TableLoad| part.published_as == table && !part.gone;
+        if reload.load.tables.iter().any(read) && !next.tables.contains(&table) {
             next.tables.push(table);
         }
     }

@@ -89,7 +89,7 @@ fn commands() -> Vec<(&'static str, Command)> {
         ("snapshot gone", Command::SnapshotGone),
         ("reheld", Command::Reheld(Box::new(a_load(LoadMode::Direct)))),
         ("reload", Command::Reload { tables: vec!["public.t".into()], nonce: "n".into() }),
-        ("marked", Command::Marked { nonce: "n".into(), lsn: Lsn(300) }),
+        ("marked", Command::Marked { nonce: "n".into() }),
         ("load done", Command::LoadDone),
         ("complete", Command::Complete { force: false }),
         ("complete!", Command::Complete { force: true }),
@@ -283,7 +283,7 @@ fn the_holder_is_released_once_with_the_last_table() {
     let phase = on(&accumulating(), Command::TableDone { oid: 1, attempt: 1, rows: 7 }, &facts())
         .unwrap()
         .next;
-    let done = on(&phase, Command::LoadDone, &facts()).unwrap();
+    let done = on(&phase, Command::LoadDone, &holding(&phase, &[])).unwrap();
     assert_eq!(done.effects, [Effect::ReleaseHolder]);
     let Phase::Accumulating(load) = &done.next else { panic!("not accumulating") };
     assert!(load.loaded && load.tables[0].done && load.tables[0].rows == 7);
@@ -378,9 +378,17 @@ fn at_start_the_server_is_right() {
     assert_eq!(renamed.phase.state(), State::Waiting);
 }
 
+/// Redis holds every table of the load whole, 7 rows each, but for these oids.
+fn holding(phase: &Phase, but: &[u32]) -> Facts {
+    let tables = phase.open_load().map(|load| load.tables.clone()).unwrap_or_default();
+    let whole = tables.iter().filter(|table| !but.contains(&table.oid));
+    let whole = whole.map(|table| ((table.oid, table.attempt), 7)).collect();
+    Facts { whole, marked: Some(Lsn(400)), ..facts() }
+}
+
 /// The phase after a command that is accepted, and its effects.
 fn step(phase: &Phase, command: Command) -> (Phase, Vec<Effect>) {
-    let Transition { next, effects } = on(phase, command, &facts()).unwrap();
+    let Transition { next, effects } = on(phase, command, &holding(phase, &[])).unwrap();
     // Whatever is stored comes back.
     assert_eq!(super::load(&store(&next)).unwrap(), next);
     (next, effects)
@@ -447,9 +455,13 @@ fn a_table_is_loaded_again_while_changes_stream() {
     let refusal = on(&phase, reload(&["public.u"]), &facts()).unwrap_err();
     assert!(refusal.text.contains("public.t"), "{refusal}");
     assert!(on(&phase, found(500), &facts()).is_err(), "no snapshot before the mark");
-    let other = Command::Marked { nonce: "other".into(), lsn: Lsn(400) };
+    let other = Command::Marked { nonce: "other".into() };
     assert!(on(&phase, other, &facts()).is_err());
-    let (phase, effects) = step(&phase, Command::Marked { nonce: "word".into(), lsn: Lsn(400) });
+    // Redis may have lost it since it was seen there.
+    let marked = || Command::Marked { nonce: "word".into() };
+    let lost = on(&phase, marked(), &facts()).unwrap();
+    assert_eq!((&lost.next, lost.effects), (&phase, vec![Effect::Mark]));
+    let (phase, effects) = step(&phase, marked());
     assert_eq!(effects, [Effect::Rehold]);
     let (phase, effects) = step(&phase, found(500));
     assert_eq!(effects, [Effect::AdoptHolder, Effect::BeginLoad]);
@@ -474,6 +486,7 @@ fn a_table_is_loaded_again_while_changes_stream() {
     assert_eq!(effects, [end, Effect::ReleaseHolder]);
     let Phase::Streaming(streaming) = &phase else { panic!("not streaming") };
     assert_eq!((&streaming.load_points, streaming.attempts), (&load_points, 3));
+    assert_eq!(streaming.tables, ["public.t", "public.u"], "of what is gone nothing is loaded");
     assert_eq!(step(&phase, reload(&["public.u"])).1, [Effect::Mark], "the next one");
 }
 
@@ -506,6 +519,68 @@ fn schema_changes_make_tables_and_make_them_stale() {
     assert_eq!(next.published, ["public.t", "public.u", "public.n"]);
     assert_eq!(next.again, ["public.u"]);
     assert!(on(&waiting(), command(&["public.n"], &[]), &facts()).is_err());
+}
+
+#[test]
+fn a_load_is_done_only_once_redis_holds_all_of_it() {
+    let (phase, _) = step(&streaming(), reload(&["public.t"]));
+    let (phase, _) = step(&phase, Command::Marked { nonce: "word".into() });
+    let (reloading, _) = step(&phase, found(500));
+    let (told, _) = step(&accumulating(), Command::TableDone { oid: 1, attempt: 1, rows: 7 });
+    for phase in [accumulating(), told, reloading] {
+        let early = on(&phase, Command::LoadDone, &holding(&phase, &[1])).unwrap();
+        assert_eq!(early.effects, [Effect::StopLoad, Effect::BeginLoad]);
+        let load = early.next.open_load().unwrap();
+        let done: Vec<_> = load.tables.iter().map(|table| (table.oid, table.done)).collect();
+        let expected = [(1, false), (2, true)];
+        assert_eq!(done, expected[..done.len()], "what Redis has lost is loaded again");
+        let (_, effects) = step(&early.next, Command::LoadDone);
+        assert!(effects.contains(&Effect::ReleaseHolder), "{effects:?}");
+    }
+    // What was dropped, and what was given up, is not waited for.
+    let Phase::Accumulating(mut load) = accumulating() else { unreachable!() };
+    let older = TableLoad { done: true, ..load.tables[0].clone() };
+    load.tables.push(TableLoad { gone: true, done: true, ..load.tables[1].clone() });
+    load.tables[0].attempt = 2;
+    load.tables.push(older);
+    load.tables[2].oid = 3;
+    let phase = Phase::Accumulating(load);
+    let facts = Facts { whole: [((1, 2), 5), ((2, 1), 5)].into(), ..facts() };
+    assert_eq!(on(&phase, Command::LoadDone, &facts).unwrap().effects, [Effect::ReleaseHolder]);
+}
+
+#[test]
+fn no_attempt_that_has_left_progress_is_given_twice() {
+    let facts = Facts { attempts: 5, ..holding(&accumulating(), &[]) };
+    let (phase, _) = step(&accumulating(), Command::SnapshotGone);
+    let next = on(&phase, found(500), &facts).unwrap().next;
+    let attempts = |phase: &Phase| -> Vec<u32> {
+        phase.open_load().unwrap().tables.iter().map(|table| table.attempt).collect()
+    };
+    assert_eq!(attempts(&next), [6, 6]);
+    let (phase, _) = step(&streaming(), reload(&["public.t"]));
+    let (phase, _) = step(&phase, Command::Marked { nonce: "word".into() });
+    assert_eq!(attempts(&on(&phase, found(500), &facts).unwrap().next), [6]);
+}
+
+#[test]
+fn what_stands_in_the_place_of_our_phase() {
+    let later = Phase::Waiting(Waiting { last_epoch: 4, last_error: None });
+    let (gone, other) = (Phase::default(), waiting());
+    let judged = [
+        (streaming(), Some(accumulating()), Found::Earlier),
+        (accumulating(), Some(loaded()), Found::Earlier),
+        (streaming(), None, Found::Lost),
+        (streaming(), Some(gone), Found::Lost),
+        (accumulating(), Some(other), Found::Lost),
+        (streaming(), Some(later.clone()), Found::Theirs),
+        (waiting(), Some(streaming()), Found::Theirs),
+        (later.clone(), Some(streaming()), Found::Idle),
+        (later, None, Found::Idle),
+    ];
+    for (ours, stored, expected) in judged {
+        assert_eq!(super::found(&ours, stored.as_ref()), expected, "{ours:?} {stored:?}");
+    }
 }
 
 #[test]

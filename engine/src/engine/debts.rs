@@ -4,15 +4,20 @@
 //!
 //! What can go wrong: a step whose reply is lost may have been done, or may be done later.
 //! What Redis holds tells, and every step compares that with what was stored before; so it
-//! is known again whose text is found, and only a stranger's is refused.
+//! is known again whose text is found. One that is not to be found among those that were
+//! tried is what a Redis that lost its last writes, or all of them, has gone back to; or it
+//! is a stranger's ([`found`]).
 
 use tokio::time::Duration;
 
-use super::Engine;
 use super::effects::unavailable;
-use crate::bootstrap::{Command, Effect, Phase, Refusal, RefusalCode};
+use super::{Engine, loading};
+use crate::bootstrap::{
+    self, Command, Effect, Found, Phase, Refusal, RefusalCode, Reload, State, Streaming, found,
+};
 use crate::position::Epoch;
 use crate::sink::SinkError;
+use crate::sink::redis::RedisStore;
 use crate::sink::store::Registry;
 use crate::source::snapshot::release_others;
 
@@ -41,8 +46,9 @@ struct Owed {
 pub(super) struct Debts {
     untold: Vec<Untold>,
     owed: Vec<Owed>,
-    /// A load that was stopped for a change that did not come to pass.
-    load: bool,
+    /// A load that was stopped for a change that did not come to pass, or because Redis does
+    /// not hold the state that it is of.
+    pub(super) load: bool,
     /// Holders that the phase does not name may be left.
     pub(super) holders: bool,
 }
@@ -115,47 +121,112 @@ impl Engine {
         Ok(true)
     }
 
-    /// Adopts a change that was given up and has been stored all the same.
+    /// Makes sure that Redis holds what was stored last, before `command` builds on it: adopts
+    /// a change that was given up and has been stored all the same, and goes back with a Redis
+    /// that has lost its last writes.
     ///
     /// # Errors
-    /// Redis does not answer.
-    pub(super) async fn catch_up(&mut self) -> Result<(), Refusal> {
-        if self.debts.untold.is_empty() {
-            return Ok(());
-        }
+    /// Redis does not answer; or it holds something else that `command` cannot build on.
+    pub(super) async fn catch_up(&mut self, command: Option<&Command>) -> Result<(), Refusal> {
         let mut store = self.world.redis_store().await.map_err(unavailable)?;
         let found = store.state().await.map_err(unavailable)?;
-        let tried = |untold: &Untold| Some(&untold.text) == found.as_ref();
-        if found != self.stored
-            && let Some(at) = self.debts.untold.iter().position(tried)
-        {
-            let found = self.debts.untold[at].text.clone();
-            let same = self.world.swap_state(&mut store, Some(&found), &found);
-            same.await.map_err(unavailable)?;
-            let Untold { text, next, effects, holder } = self.debts.untold.swap_remove(at);
-            if self.unstored {
-                // The phase has moved on without Redis: it is stored over this one.
-                self.stored = Some(text);
-                self.debts.untold.clear();
-                return Ok(());
+        if found == self.stored {
+            if std::mem::take(&mut self.debts.load) && self.loading.is_none() {
+                self.go_on_loading();
             }
-            self.is_stored(text);
-            self.debts.load = false;
-            self.phase = next;
-            let state = self.phase.state();
-            tracing::warn!(%state, "a change of state whose outcome was not known was made");
-            return self.act(effects, holder).await;
+            return Ok(());
         }
-        if std::mem::take(&mut self.debts.load) && self.loading.is_none() {
-            self.go_on_loading();
+        let tried = |untold: &Untold| Some(&untold.text) == found.as_ref();
+        match self.debts.untold.iter().position(tried) {
+            Some(at) => self.adopt(&mut store, at).await,
+            None => self.judge(found, command).await,
         }
-        Ok(())
+    }
+
+    /// Adopts a change that was given up and has been stored all the same.
+    async fn adopt(&mut self, store: &mut RedisStore, at: usize) -> Result<(), Refusal> {
+        let found = self.debts.untold[at].text.clone();
+        let same = self.world.swap_state(store, Some(&found), &found);
+        same.await.map_err(unavailable)?;
+        let Untold { text, next, effects, holder } = self.debts.untold.swap_remove(at);
+        if self.unstored {
+            // The phase has moved on without Redis: it is stored over this one.
+            self.stored = Some(text);
+            self.debts.untold.clear();
+            return Ok(());
+        }
+        self.is_stored(text);
+        self.debts.load = false;
+        self.phase = next;
+        let state = self.phase.state();
+        tracing::warn!(%state, "a change of state whose outcome was not known was made");
+        self.act(effects, holder).await
+    }
+
+    /// Redis holds something that this engine has not stored last, nor tried to store.
+    async fn judge(
+        &mut self,
+        stored: Option<Vec<u8>>,
+        command: Option<&Command>,
+    ) -> Result<(), Refusal> {
+        let text = stored.as_deref().map(String::from_utf8_lossy);
+        let phase = text.map(|text| bootstrap::load(&text)).transpose();
+        let phase = phase.map_err(|error| Refusal::precondition(error.to_string()))?;
+        // What ends the bootstrap needs nothing of it.
+        let ends = matches!(command, Some(Command::Abort { .. } | Command::SlotLost { .. }));
+        match (found(&self.phase, phase.as_ref()), phase) {
+            (Found::Theirs, _) => {
+                Err(Refusal::precondition(theirs(&self.world.config.redis.prefix)))
+            }
+            (Found::Earlier, Some(phase)) if !ends => Err(self.go_back(stored, phase).await),
+            (Found::Lost, _) if !ends => Err(unavailable(lost(self.phase.state()))),
+            _ => {
+                self.stored = stored;
+                self.debts.untold.clear();
+                Ok(())
+            }
+        }
+    }
+
+    /// Redis has lost its last writes, and `phase` is what it holds of the bootstrap under way:
+    /// the load goes on from there, as after a start. The stream looks for itself.
+    async fn go_back(&mut self, stored: Option<Vec<u8>>, phase: Phase) -> Refusal {
+        let text = format!(
+            "Redis has lost its last writes (is redis.durability enough?), or another engine serves this \
+             slot: the stored state is {}, and not the one that was stored last. It is taken up, and \
+             the load goes on from what Redis holds; look at it (GetStatus), then ask again",
+            phase.state()
+        );
+        tracing::warn!("{text}");
+        if let Some(loading) = self.loading.take() {
+            loading.end().await;
+        }
+        self.debts.untold.clear();
+        self.debts.load = false;
+        // Whatever was to be said of the load is found again by whoever goes on with it.
+        self.debts.owed.retain(|owed| matches!(owed.command, Command::SchemaChanged { .. }));
+        let before = std::mem::replace(&mut self.phase, phase);
+        self.stored = stored;
+        self.load = loading::Shared::default();
+        self.world.marks.expect(None);
+        if let (Phase::Streaming(before), Phase::Streaming(Streaming { reload: None, .. })) =
+            (before, &self.phase)
+            && let Some(Reload { tables, nonce, .. }) = before.reload.map(|reload| *reload)
+        {
+            // It was granted, and Redis has forgotten that.
+            let (command, epoch) = (Command::Reload { tables, nonce }, self.phase.epoch());
+            self.debts.owed.push(Owed { epoch, command, what: "tables are loaded again" });
+        }
+        self.go_on_loading();
+        self.debts.holders = true;
+        unavailable(text)
     }
 
     /// Does what was left undone, as far as the servers let it.
     pub(super) async fn pay(&mut self) {
         let debts = &self.debts;
-        if !(debts.untold.is_empty() && debts.owed.is_empty()) && self.redis_answers().await {
+        let owes = debts.load || !(debts.untold.is_empty() && debts.owed.is_empty());
+        if owes && self.redis_answers().await {
             self.pay_redis().await;
         }
         // One that is being made has no name in the phase yet.
@@ -172,7 +243,7 @@ impl Engine {
     }
 
     async fn pay_redis(&mut self) {
-        if let Err(refusal) = self.catch_up().await {
+        if let Err(refusal) = self.catch_up(None).await {
             tracing::debug!(%refusal, "the stored state cannot be looked at yet");
             return;
         }
@@ -205,4 +276,23 @@ impl Engine {
             Err(error) => tracing::debug!(%error, "left over holders cannot be looked for yet"),
         }
     }
+}
+
+/// Nothing of the bootstrap under way is left in Redis.
+fn lost(state: State) -> String {
+    format!(
+        "Redis has lost its data (or was swapped): of the bootstrap under way, which is {state}, \
+         nothing is stored there any more. Put the data back if you have it, or bootstrap again \
+         (`kasho reset`, then `kasho bootstrap`)"
+    )
+}
+
+/// Somebody else has begun a bootstrap.
+fn theirs(prefix: &str) -> String {
+    format!(
+        "in Redis (prefix {prefix:?}) a later bootstrap is stored than this service has begun: \
+         another one writes there, and nothing of it is touched. Give each service a redis.prefix of \
+         its own; if the other one is gone for good, start this one again, and it takes up what is \
+         stored"
+    )
 }

@@ -18,8 +18,11 @@ use crate::load;
 use crate::position::{Epoch, Lsn};
 use crate::sink::SinkError;
 use crate::sink::publisher::{NewEpoch, begin_epoch_from};
-use crate::sink::store::{Registry, Store};
-use crate::source::snapshot::{Holder, HolderSpec, Report, drop_slot, release, slot_fact};
+use crate::sink::redis::RedisStore;
+use crate::sink::store::{LEASE_UNTIL, Registry, Store};
+use crate::source::snapshot::{
+    Holder, HolderSpec, Progress, Report, drop_slot, release, slot_fact,
+};
 use crate::source::wal::ReplSession;
 use crate::sync::Stored;
 
@@ -34,8 +37,11 @@ pub(super) fn unavailable(error: impl std::fmt::Display) -> Refusal {
 impl Engine {
     /// Decides about `command`, stores the next phase, adopts it, and acts.
     pub(super) async fn transition(&mut self, command: Command) -> Result<(), Refusal> {
-        self.catch_up().await?;
-        let facts = self.facts().await?;
+        self.catch_up(Some(&command)).await?;
+        // What is decided by holds for what is stored: both go by one connection, and none
+        // outlives a server that loses its last writes.
+        let mut store = self.world.redis_store().await.map_err(unavailable)?;
+        let facts = self.facts(&mut store, &command).await?;
         let Transition { next, effects } = bootstrap::on(&self.phase, command, &facts)?;
         let text = bootstrap::store(&next).into_bytes();
         let loading = self.loading.is_some();
@@ -43,14 +49,14 @@ impl Engine {
             Some(Effect::WriteEnd { start_lsn, load_points, after }) => {
                 self.store_with_end(&next, &text, (*start_lsn, load_points, *after)).await
             }
-            _ => self.swap(&text).await,
+            _ => self.swap(&mut store, &text).await,
         };
         if let Err(error) = stored {
             // The reply may be lost, and not the step.
             if !self.holds(&text).await.unwrap_or(false) {
                 let stopped = loading && self.loading.is_none();
                 self.not_stored((text, next), effects, stopped);
-                let _ = self.catch_up().await;
+                let _ = self.catch_up(None).await;
                 return Err(error);
             }
         }
@@ -71,11 +77,28 @@ impl Engine {
         }
     }
 
-    /// What the state machine has to know of the world.
-    pub(super) async fn facts(&self) -> Result<Facts, Refusal> {
+    /// What the state machine has to know of the world to decide about `command`.
+    pub(super) async fn facts(
+        &self,
+        store: &mut RedisStore,
+        command: &Command,
+    ) -> Result<Facts, Refusal> {
         let slot = self.world.slot_fact().await.map_err(unavailable)?;
-        let found = self.world.inspect().await.map_err(unavailable)?;
-        let loader = self.external_loader().await.map_err(unavailable)?;
+        let found = store.inspect().await.map_err(unavailable)?;
+        let loader = self.external_loader(store).await.map_err(unavailable)?;
+        let marked = match command {
+            Command::Marked { nonce } => found.checkpoint.as_ref().and_then(|c| c.marked(nonce)),
+            _ => None,
+        };
+        let progress = match (command, self.phase.epoch()) {
+            (Command::LoadDone | Command::Reheld(_), Some(epoch)) => {
+                let mut stored = store.progress(epoch).await.map_err(unavailable)?;
+                stored.remove(LEASE_UNTIL);
+                load::progress(&stored).map_err(unavailable)?
+            }
+            _ => Progress::new(),
+        };
+        let whole = self.phase.open_load().map(|load| load::whole(load, &progress));
         Ok(Facts {
             slot: self.world.slot.to_string(),
             slot_exists: slot != SlotFact::Absent,
@@ -86,24 +109,28 @@ impl Engine {
             no_initial_data: self.world.config.bootstrap.no_initial_data,
             loader_done: loader.done,
             loader_partial: loader.partial,
+            marked,
+            whole: whole.unwrap_or_default(),
+            attempts: progress.keys().map(|key| key.attempt).max().unwrap_or(0),
         })
     }
 
     /// What the loader of a dump file has stored, if such a load is under way.
-    async fn external_loader(&self) -> Result<Stored, SinkError> {
+    async fn external_loader(&self, store: &mut RedisStore) -> Result<Stored, SinkError> {
         match self.phase.external_load() {
-            Some(load) => {
-                let mut store = self.world.redis_store().await?;
-                Ok(Stored::read(&store.progress(load.epoch).await?))
-            }
+            Some(load) => Ok(Stored::read(&store.progress(load.epoch).await?)),
             None => Ok(Stored::default()),
         }
     }
 
     /// Stores a phase over the one that was read or stored last.
-    pub(super) async fn store(&mut self, next: &Phase) -> Result<(), Refusal> {
+    pub(super) async fn store(
+        &mut self,
+        store: &mut RedisStore,
+        next: &Phase,
+    ) -> Result<(), Refusal> {
         let text = bootstrap::store(next).into_bytes();
-        if let Err(error) = self.swap(&text).await
+        if let Err(error) = self.swap(store, &text).await
             && !self.holds(&text).await.unwrap_or(false)
         {
             self.not_stored((text, next.clone()), Vec::new(), false);
@@ -113,9 +140,8 @@ impl Engine {
         Ok(())
     }
 
-    async fn swap(&self, text: &[u8]) -> Result<(), Refusal> {
-        let mut store = self.world.redis_store().await.map_err(unavailable)?;
-        let swapped = self.world.swap_state(&mut store, self.stored.as_deref(), text).await;
+    async fn swap(&self, store: &mut RedisStore, text: &[u8]) -> Result<(), Refusal> {
+        let swapped = self.world.swap_state(store, self.stored.as_deref(), text).await;
         swapped.map_err(unavailable)
     }
 
@@ -169,6 +195,14 @@ impl Engine {
             let name = |table: &str| self.world.handle.newest().leaves_as(table);
             let begun = load::begin_again(load, &name, &mut progress, &mut writer);
             begun.await.map_err(unavailable)?;
+        }
+        if let Phase::Streaming(streaming) = &self.phase
+            && let Some(reload) = &streaming.reload
+        {
+            let progress = load::progress(&resumed.progress).map_err(unavailable)?;
+            if reload.load.unfinished(&load::whole(&reload.load, &progress)).is_some() {
+                return Err(unavailable("Redis has lost rows of the tables that are loaded again"));
+            }
         }
         let (start, points, after) = end;
         let chain = self.world.handle.newest();
@@ -317,8 +351,9 @@ impl Engine {
     }
 
     async fn begin(&mut self, report: Report, holder: Holder) -> Result<(), Refusal> {
-        let facts = Facts { starting: true, ..self.facts().await? };
         let load = Command::Started(Box::new(report.load.clone()));
+        let mut store = self.world.redis_store().await.map_err(unavailable)?;
+        let facts = Facts { starting: true, ..self.facts(&mut store, &load).await? };
         let Transition { next, effects } = bootstrap::on(&self.phase, load, &facts)?;
         let catalog = serde_json::to_vec(&report.catalog).map_err(unavailable)?;
         self.world.take_catalog(&report.catalog, false);
@@ -326,7 +361,6 @@ impl Engine {
         let mut session =
             ReplSession::connect(&self.world.info, "kasho").await.map_err(unavailable)?;
         let system = session.identify_system().await.map_err(unavailable)?;
-        let mut store = self.world.redis_store().await.map_err(unavailable)?;
         // From here on keys and identities are those of this generation.
         self.world.waiting.store(false, Relaxed);
         let generation = self.world.handle.newest();

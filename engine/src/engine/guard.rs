@@ -11,11 +11,11 @@
 
 use std::time::{Duration, Instant};
 
+use super::effects::unavailable;
 use super::{Engine, World};
 use crate::bootstrap::{self, Command, Facts, Refusal, SlotFact, Transition};
 use crate::config::Size;
 use crate::control::NEAR_PERCENT;
-use crate::sink::store::Registry;
 use crate::source::config::OnLimit;
 use crate::source::error::SourceError;
 use crate::source::snapshot::{drop_slot, slot_fact};
@@ -148,7 +148,7 @@ impl Engine {
 
     /// Drops the slot, and is WAITING.
     async fn give_up_slot(&mut self, error: String) -> Result<(), Refusal> {
-        self.world.drop_slot().await.map_err(super::effects::unavailable)?;
+        self.world.drop_slot().await.map_err(unavailable)?;
         self.observed.slot = None;
         let command = Command::SlotLost { error };
         // Looking is all that may be cut short: a phase is stored or is not.
@@ -168,22 +168,15 @@ impl Engine {
         if !self.unstored || self.observed.sink_error.is_some() {
             return;
         }
-        let phase = self.phase.clone();
-        match self.store(&phase).await {
-            Ok(()) => tracing::info!(state = %phase.state(), "the state is stored now"),
-            Err(refusal) => {
-                tracing::warn!(%refusal, "the state cannot be stored yet");
-                self.forget_lost_state().await;
-            }
-        }
-    }
-
-    /// A Redis that came back without its data holds no phase to be replaced.
-    async fn forget_lost_state(&mut self) {
-        if let Ok(mut store) = self.world.redis_store().await
-            && let Ok(None) = store.state().await
-        {
-            self.stored = None;
+        let stored = async {
+            self.catch_up(None).await?;
+            let mut store = self.world.redis_store().await.map_err(unavailable)?;
+            let phase = self.phase.clone();
+            self.store(&mut store, &phase).await
+        };
+        match stored.await {
+            Ok(()) => tracing::info!(state = %self.phase.state(), "the state is stored now"),
+            Err(refusal) => tracing::warn!(%refusal, "the state cannot be stored yet"),
         }
     }
 }

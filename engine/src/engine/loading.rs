@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::backoff::Backoff;
 use super::described::Learning;
 use super::{Event, World};
-use crate::bootstrap::{Blocking, Load, LoadMode};
+use crate::bootstrap::{self, Blocking, Load, LoadMode, Phase};
 use crate::control::LoadFigures;
 use crate::error::Class;
 use crate::load::{self, Loader, TableDone};
@@ -50,6 +50,8 @@ pub(super) enum LoadError {
     Progress(#[from] load::ProgressError),
     #[error("no random numbers for a writer's token: {0}")]
     Random(#[from] getrandom::Error),
+    #[error("Redis does not hold the state that this load is of: looking what it holds")]
+    OtherState,
     #[error("the catalogue in Redis cannot be read ({0}): `kasho reset`, then bootstrap again")]
     Catalog(String),
 }
@@ -69,7 +71,9 @@ impl LoadError {
             LoadError::Source(e) => e.class(),
             LoadError::Snapshot(e) => e.class(),
             // A lease of before a restart runs out by itself.
-            LoadError::Sink(SinkError::Leased { .. }) | LoadError::Random(_) => Class::Retry,
+            LoadError::Sink(SinkError::Leased { .. })
+            | LoadError::Random(_)
+            | LoadError::OtherState => Class::Retry,
             LoadError::Sink(e) => e.class(),
             LoadError::Run(e) => e.class(),
             LoadError::Progress(_) | LoadError::Catalog(_) => Class::Halt,
@@ -121,6 +125,11 @@ impl Loading {
                 let _ = self.events.send(Event::SnapshotGone).await;
                 return;
             }
+            if matches!(error, LoadError::OtherState) {
+                tracing::warn!(error = %text, "the load does not go on");
+                let _ = self.events.send(Event::OtherState(text)).await;
+                return;
+            }
             if error.class() == Class::Halt {
                 tracing::error!(error = %text, "the load has halted");
                 let _ = self.events.send(Event::LoadHalted { error: text, generation }).await;
@@ -135,11 +144,24 @@ impl Loading {
         }
     }
 
+    /// Whether the stored phase is that of this load.
+    async fn is_stored(&self) -> Result<bool, LoadError> {
+        let stored = self.world.redis_store().await?.state().await.map_err(SinkError::from)?;
+        let phase = stored.and_then(|text| bootstrap::load(&String::from_utf8_lossy(&text)).ok());
+        let load = phase.as_ref().and_then(Phase::open_load);
+        Ok(load.is_some_and(|load| load.reads_as(&self.load)))
+    }
+
     async fn once(&self, stop: &CancellationToken) -> Result<Ended, LoadError> {
         let world = Arc::clone(&self.world);
         let catalog = stored_catalog(&world).await?;
         let mut load = self.load.clone();
         let (mut writer, resumed) = writer(&world, load.epoch, &self.shared).await?;
+        // From here on: with a server that has lost its last writes the writer is lost too. Else
+        // two loads might be under way by one attempt, from two snapshots.
+        if !self.is_stored().await? {
+            return Err(LoadError::OtherState);
+        }
         let mut progress = load::progress(&resumed.progress)?;
         if let Some((mark, first)) = self.section {
             load::begin_section(mark, first, &resumed, &mut writer).await?;

@@ -57,7 +57,14 @@ impl Engine {
         };
         self.troubles.load = None;
         let running = Running::spawn(|stop| loading.run(stop)).publishing(&self.load.sink);
-        self.loading = Some(running);
+        self.load_by(running);
+    }
+
+    /// Nobody else loads from now on.
+    fn load_by(&mut self, running: Running) {
+        if let Some(before) = self.loading.replace(running) {
+            tokio::spawn(before.end());
+        }
     }
 
     /// A later snapshot for the tables that are not loaded, after a pause that grows as long as
@@ -81,7 +88,7 @@ impl Engine {
         };
         let (world, poke) = (Arc::clone(&self.world), self.reload.poker());
         let pause = self.reholding.next();
-        self.loading = Some(Running::spawn(move |stop| async move {
+        self.load_by(Running::spawn(move |stop| async move {
             if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 return;
             }
@@ -103,21 +110,25 @@ impl Engine {
             self.troubles.load = Some(refusal.text);
             // Whatever was refused, and why: the phase may have come to name a holder that
             // has ended (its reply was lost, and it was stored), and nobody else loads.
-            self.go_on_loading();
+            if self.loading.is_none() {
+                self.go_on_loading();
+            }
         }
     }
 
     async fn go_on(&mut self, report: Report, holder: Holder) -> Result<(), Refusal> {
-        let facts = self.facts().await?;
         let command = Command::Reheld(Box::new(report.load));
+        self.catch_up(Some(&command)).await?;
+        let mut store = self.world.redis_store().await.map_err(unavailable)?;
+        let facts = self.facts(&mut store, &command).await?;
         let Transition { next, effects } = bootstrap::on(&self.phase, command, &facts)?;
         // Before the phase: as long as that names no holder, nobody loads by the catalogue.
         let catalog = serde_json::to_vec(&report.catalog).map_err(unavailable)?;
-        let mut store = self.world.redis_store().await.map_err(unavailable)?;
         store.set_catalog(&catalog).await.map_err(unavailable)?;
         self.world.take_catalog(&report.catalog, false);
         tell_apart(&self.phase, &next);
-        self.store(&next).await?;
+        tell_missing(&next);
+        self.store(&mut store, &next).await?;
         self.phase = next;
         self.load = loading::Shared::default();
         if let Err(error) = holder.adopt().await {
@@ -136,14 +147,32 @@ impl Engine {
         let tables = tables.iter().map(|table| chain.leaves_as(table)).collect();
         self.world.marks.expect(Some(Mark { nonce: nonce.clone(), section, tables }));
         let (world, events) = (Arc::clone(&self.world), self.events.clone());
-        self.loading = Some(Running::spawn(|stop| marking(world, nonce, events, stop)));
+        self.load_by(Running::spawn(|stop| marking(world, nonce, events, stop)));
     }
 
     /// The stream has published the mark.
     pub(super) async fn marked(&mut self, command: Command) {
         self.loading = None;
-        self.world.marks.expect(None);
         self.apply(command, "the mark is published").await;
+        // Until that is stored the stream has to know it: Redis may lose it once more.
+        if let Phase::Streaming(Streaming { reload: Some(reload), .. }) = &self.phase
+            && reload.mark.0 > 0
+        {
+            self.world.marks.expect(None);
+        }
+    }
+
+    /// What was ended, or ends by itself, goes on once it is settled what Redis holds.
+    pub(super) async fn other_state(&mut self, trouble: String) {
+        // Somebody else may load by now.
+        if self.loading.take_if(|loading| loading.has_ended()).is_none() && self.loading.is_some() {
+            return;
+        }
+        self.troubles.load = Some(trouble);
+        self.debts.load = true;
+        if let Err(refusal) = self.catch_up(None).await {
+            tracing::warn!(%refusal, "the load does not go on yet");
+        }
     }
 
     /// Loads single tables again.
@@ -227,8 +256,8 @@ async fn look_for(
     written: &mut Option<Instant>,
 ) -> Result<Option<Command>, Box<dyn std::error::Error + Send + Sync>> {
     let checkpoint = world.inspect().await?.checkpoint;
-    if let Some(lsn) = checkpoint.and_then(|checkpoint| checkpoint.marked(nonce)) {
-        return Ok(Some(Command::Marked { nonce: nonce.to_owned(), lsn }));
+    if checkpoint.is_some_and(|checkpoint| checkpoint.marked(nonce).is_some()) {
+        return Ok(Some(Command::Marked { nonce: nonce.to_owned() }));
     }
     if written.is_none_or(|at| at.elapsed() > LOST) {
         // Should it be there twice, the second one is none: the publisher knows its word.
@@ -258,6 +287,21 @@ impl World {
         if settled.is_err() {
             tracing::error!("the tables that may be mapped otherwise were not settled");
         }
+    }
+}
+
+/// Says which tables that targets empty at the mark are not there any more under that name.
+fn tell_missing(phase: &Phase) {
+    let Phase::Streaming(Streaming { reload: Some(reload), .. }) = phase else { return };
+    let tables = reload.load.tables.iter().filter(|part| !part.gone);
+    let there: Vec<&str> = tables.map(|part| part.published_as.as_str()).collect();
+    for table in reload.tables.iter().filter(|name| !there.contains(&name.as_str())) {
+        tracing::warn!(
+            table,
+            "the table was dropped, or got another name, after it was to be emptied in the targets: \
+             nothing of it is loaded. If it has another name, its rows are missing there until that \
+             one is loaded (`kasho bootstrap --table`)"
+        );
     }
 }
 

@@ -196,6 +196,7 @@ impl Streaming {
         let status = self.shared.sink.clone();
         let redis = &world.config.redis;
         let (publisher, opened) = Publisher::open(claim, redis, &opening, status).await?;
+        world.settle_marks().await?;
         // Whoever accepted this gap has not seen a later one.
         world.accept_gap.store(false, Relaxed);
         let began = match opened.unfinished {

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::generations::Course;
 use super::prepare::EngineError;
-use crate::bootstrap::{LoadMode, SlotFact, Snapshot};
+use crate::bootstrap::{self, LoadMode, Phase, SlotFact, Snapshot};
 use crate::config::Config;
 use crate::pipeline::Figures;
 use crate::position::{Epoch, Lsn};
@@ -128,6 +128,20 @@ impl World {
         let redis = &self.config.redis;
         let timeout = Duration::from_millis(redis.durability_timeout_ms);
         Ok(store.durable(redis.durability, timeout).await?)
+    }
+
+    /// Expects no mark of a reload that Redis does not know: nobody would write its section. To
+    /// be called once the stream is open: with a server that loses its last writes after
+    /// that the stream is lost too.
+    pub(super) async fn settle_marks(&self) -> Result<(), SinkError> {
+        let stored = self.redis_store().await?.state().await?;
+        let phase = stored.and_then(|text| bootstrap::load(&String::from_utf8_lossy(&text)).ok());
+        let reload = match &phase {
+            Some(Phase::Streaming(streaming)) => streaming.reload.as_ref(),
+            _ => None,
+        };
+        self.marks.keep(|mark| reload.is_some_and(|reload| reload.nonce == mark.nonce));
+        Ok(())
     }
 
     pub(super) async fn slot_fact(&self) -> Result<SlotFact, SourceError> {

@@ -16,6 +16,12 @@ impl Marks {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = mark.map(Arc::new);
     }
 
+    /// Expects the one from now on only if `wanted` says so.
+    pub fn keep(&self, wanted: impl FnOnce(&Mark) -> bool) {
+        let mut expected = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        expected.take_if(|mark| !wanted(mark));
+    }
+
     /// The expected one, if `content` is its word.
     pub(crate) fn matching(&self, content: &[u8]) -> Option<Arc<Mark>> {
         let expected = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -56,6 +56,12 @@ pub enum SnapshotError {
         /// What is wrong with a line.
         source: CopyError,
     },
+    /// A session of the load ended in the middle of what it did.
+    #[error(
+        "a task that reads the tables has died, which is a bug of Kasho: please report it, with the \
+         panic in the log. The load goes on from what is published"
+    )]
+    Died,
     /// The server answered a COPY with something that is not a row.
     #[error("COPY of {table} ended in the middle of a row")]
     Cut {
@@ -138,9 +144,9 @@ impl SnapshotError {
         match self {
             SnapshotError::Source(error) => error.class(),
             SnapshotError::Catalog(error) => error.class(),
-            SnapshotError::Holder { retry: true, .. } | SnapshotError::Renamed { .. } => {
-                Class::Retry
-            }
+            SnapshotError::Holder { retry: true, .. }
+            | SnapshotError::Renamed { .. }
+            | SnapshotError::Died => Class::Retry,
             SnapshotError::Gone
             | SnapshotError::SlotExists { .. }
             | SnapshotError::Copy { .. }

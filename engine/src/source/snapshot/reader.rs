@@ -63,7 +63,7 @@ pub struct Slice {
 pub struct Reader {
     slices: mpsc::Receiver<Result<Slice, SnapshotError>>,
     // Dropping it ends the sessions.
-    _workers: JoinSet<()>,
+    workers: JoinSet<()>,
 }
 
 struct Plan {
@@ -133,7 +133,7 @@ impl Reader {
                 }
             });
         }
-        Ok(Reader { slices, _workers: tasks })
+        Ok(Reader { slices, workers: tasks })
     }
 
     /// The next slice, `None` after the last one. Slices of one range come in order.
@@ -143,7 +143,16 @@ impl Reader {
     /// # Errors
     /// Whatever ended one of the sessions; the reader is spent then.
     pub async fn next(&mut self) -> Result<Option<Slice>, SnapshotError> {
-        self.slices.recv().await.transpose()
+        if let Some(slice) = self.slices.recv().await {
+            return slice.map(Some);
+        }
+        // Nobody sends any more: all have finished, or one has died before it could say so.
+        while let Some(ended) = self.workers.join_next().await {
+            if ended.is_err() {
+                return Err(SnapshotError::Died);
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -335,5 +344,25 @@ impl<'a> Rows<'a> {
             batch,
             bytes: std::mem::take(&mut self.bytes) as u64,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_worker_that_dies_is_not_the_end_of_the_tables() {
+        let reader = |dies: bool| {
+            let (sender, slices) = mpsc::channel(1);
+            let mut workers = JoinSet::new();
+            workers.spawn(async move {
+                let _sender = sender;
+                assert!(!dies, "a worker dies on purpose");
+            });
+            Reader { slices, workers }
+        };
+        assert!(matches!(reader(true).next().await, Err(SnapshotError::Died)));
+        assert!(matches!(reader(false).next().await, Ok(None)));
     }
 }
