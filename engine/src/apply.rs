@@ -6,6 +6,7 @@
 //! source was, or somebody else applies under the same name, which ends the applier with
 //! what to do ([`ApplyError`]).
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -61,8 +62,10 @@ use progress::At;
 use stream::Applier;
 use work::Work;
 
-/// Between two looks for a first bootstrap, or for the lock.
+/// Between two looks for the lock.
 const LOOK: Duration = Duration::from_secs(1);
+/// Between two looks for a first bootstrap, whose load is not to wait for us.
+const LOOK_FIRST: Duration = Duration::from_millis(100);
 /// Whoever asks it to end waits no longer, whatever a statement of the target waits for: more than
 /// for the end of the source's transaction, less than a container's ten seconds.
 const GRACE: Duration = Duration::from_secs(8);
@@ -74,7 +77,8 @@ pub enum Until {
     Stopped,
     /// When the load is applied.
     Loaded,
-    /// When nothing more waits in Redis, and the load is applied.
+    /// When nothing more waits in Redis, and the load is applied. Where changes never pause, with
+    /// everything that the source had committed when this began.
     CaughtUp,
     /// When the target has everything through here, and nothing of what comes after the end of a
     /// transaction there.
@@ -122,6 +126,12 @@ pub async fn run(
         };
         match ended {
             Ok(()) => return Ok(()),
+            // Nothing is amiss, and the new load is under way.
+            Err(ApplyError::Reader(ReaderError::OtherEpoch { asked, current }))
+                if asked < current && !stop.is_cancelled() =>
+            {
+                tracing::info!(epoch = %current, "another bootstrap has begun, going over to it");
+            }
             Err(error) if error.class() == Class::Retry && !stop.is_cancelled() => {
                 let pause = backoff.next();
                 tracing::warn!(%error, pause_ms = pause.as_millis(), "trying again");
@@ -194,15 +204,18 @@ impl Attempt<'_> {
         applier.progress.is_of(epoch, &reader.runs(), reader.loaded())?;
         applier.ddl_done = self.options.ddl_done;
         applier.stand(reader.is_inside());
-        let feed = Feed::start(reader, most / 4);
+        let feed = Feed::start(reader.undivided(), most / 4);
         let sequences = sequences::Copier::start(self.config, self.info, &applier.progress);
         let acknowledging =
             acknowledge::run(redis.connect().await?, session, consumer, epoch, watched);
-        let work = Work { attempt: self, applier, feed, store, load: None, sequences, most };
+        let work = Work::new(self, applier, feed, store, sequences, most);
         // Both end together: whoever fails first says why, and with no error the last
         // acknowledgement is waited for.
         let (worked, acknowledged) = (work.run(), acknowledging);
-        let ended = futures_util::future::try_join(worked, acknowledged).await.map(drop);
+        // Kept until it is known why it ended: with it the lock would go, and a standby takes
+        // over at once.
+        let both = pin!(futures_util::future::try_join(worked, acknowledged));
+        let ended = both.await.map(drop);
         match ended {
             Err(error) if error.class() == Class::Halt => Err(self.why(names, error).await),
             ended => ended,
@@ -265,7 +278,7 @@ impl Attempt<'_> {
             }
             told = true;
             tokio::select! {
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(LOOK_FIRST) => {}
                 () = self.stop.cancelled() => return Ok(None),
             }
         }

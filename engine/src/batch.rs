@@ -156,6 +156,13 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// Makes room for as much as another one holds.
+    pub fn reserve_like(&mut self, other: &Batch) {
+        self.rows.reserve_exact(other.rows.len());
+        self.cells.reserve_exact(other.cells.len());
+        self.segments.reserve_exact(other.segments.len());
+    }
+
     /// Adds a buffer that cells may point into and returns its number.
     pub fn push_segment(&mut self, bytes: Bytes) -> u32 {
         self.segments.push(bytes);

@@ -1,11 +1,17 @@
 //! What the service says about itself: to standard error, as text or JSON, at a level
 //! that can be changed while it runs. Standard output belongs to a command's answer.
+//!
+//! What can go wrong: a dependency says too much. The driver tells every statement with its
+//! literals, an HTTP library its headers: below a warning only our own words are told, at
+//! whatever level, for only of those it is known that no row value and no secret is in them.
 
 use std::io::IsTerminal;
 use std::panic::PanicHookInfo;
 use std::sync::OnceLock;
 
 use serde::Deserialize;
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
@@ -18,7 +24,8 @@ use crate::config::Findings;
 #[serde(default)]
 pub struct Config {
     /// `error`, `warn`, `info`, `debug`, `trace`, or directives such as
-    /// `info,kasho::source=debug`. Changes at run time.
+    /// `info,kasho::source=debug`. Changes at run time. Dependencies are heard from `warn`
+    /// up, whatever stands here.
     pub level: String,
     /// How lines look.
     pub format: Format,
@@ -70,6 +77,9 @@ pub fn format() -> Format {
 
 static FORMAT: OnceLock<Format> = OnceLock::new();
 
+/// Our own packages.
+const OURS: [&str; 2] = ["kasho", "kasho_plugin_sdk"];
+
 /// The running log.
 #[derive(Clone, Debug)]
 pub struct Log {
@@ -87,11 +97,18 @@ pub fn init(config: &Config) -> Result<Log, TryInitError> {
         Format::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
         Format::Json => lines.json().flatten_event(true).boxed(),
     };
-    // The filter is a layer of its own, below: it decides for all.
-    tracing_subscriber::registry().with(filter).with(lines).try_init()?;
+    // The filters are layers of their own, below: they decide for all.
+    let harmless = filter_fn(is_harmless);
+    tracing_subscriber::registry().with(filter).with(harmless).with(lines).try_init()?;
     let _ = FORMAT.set(config.format);
     std::panic::set_hook(Box::new(|panic| tracing::error!("{}", panicked(panic))));
     Ok(Log { level })
+}
+
+/// Whether a line may be told, as far as that depends on who says it.
+fn is_harmless(line: &Metadata<'_>) -> bool {
+    let told_by = line.target().split("::").next();
+    *line.level() <= Level::WARN || told_by.is_some_and(|name| OURS.contains(&name))
 }
 
 /// A panic is a bug of ours, and a line of the log as any other. Words that were put
@@ -113,7 +130,45 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(text);
+            Ok(text.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_others_say_below_a_warning_is_told_at_no_level() {
+        for level in ["trace", "tokio_postgres=trace,kasho=trace"] {
+            let lines = Lines::default();
+            let to = lines.clone();
+            let told = fmt::layer().with_writer(move || to.clone());
+            let all = tracing_subscriber::registry().with(EnvFilter::new(level));
+            tracing::subscriber::with_default(all.with(filter_fn(is_harmless)).with(told), || {
+                tracing::info!(target: "tokio_postgres::connection", "NOTICE: theirs");
+                tracing::debug!(target: "tokio_postgres::query", "theirs");
+                tracing::trace!(target: "kashohyper", "theirs");
+                let _span = tracing::trace_span!(target: "h2", "theirs").entered();
+                tracing::warn!(target: "tokio_postgres::connection", "a warning");
+                tracing::trace!(target: "kasho::apply", "one of ours");
+                tracing::debug!(target: "kasho", "another one");
+            });
+            let lines = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+            for words in ["a warning", "one of ours", "another one"] {
+                assert!(lines.contains(words), "{level}: {words}: {lines}");
+            }
+            assert!(!lines.contains("theirs"), "{level}: {lines}");
+        }
+    }
 
     #[test]
     fn a_panic_tells_its_place_and_no_value() {

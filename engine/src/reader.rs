@@ -13,10 +13,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::position::{Epoch, EpochPosition, Lsn, Position};
-use crate::sink::entry::{Content, DecodeError, Entry, EntryOp, RawEntry};
+use crate::sink::entry::{Content, Entry, EntryOp, RawEntry};
 use crate::sink::id::{Id, Lane};
 use crate::sink::runs::Runs;
-use crate::sink::store::{Backend, Most, StoreError};
+use crate::sink::store::{Backend, Most};
+
+pub use error::ReaderError;
+
+mod error;
 
 /// Entries of a page at most.
 const MOST_COUNT: usize = 4_096;
@@ -32,65 +36,6 @@ pub enum From {
     After(EpochPosition),
     /// With the next transaction.
     Live,
-}
-
-/// Why reading ended.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ReaderError {
-    /// The server, or the way to it.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// An entry that is not ours.
-    #[error(transparent)]
-    Decode(#[from] DecodeError),
-    /// What comes next was trimmed away.
-    #[error(
-        "what follows {asked} is no longer in Redis: the oldest position to go on from is {oldest}. \
-         Register a consumer (`kasho consumers add`) so that nothing is trimmed before it is read"
-    )]
-    OutOfRange {
-        /// The cursor.
-        asked: EpochPosition,
-        /// The oldest cursor that would do.
-        oldest: EpochPosition,
-    },
-    /// The load does not come that far.
-    #[error(
-        "{asked} lies beyond {newest}, the newest row of the load: Redis has lost its latest data \
-         since, and gives these numbers to other rows. A reader of its own begins again at \
-         \"bootstrap\"; a target is filled again by kasho reset, then kasho bootstrap"
-    )]
-    Beyond {
-        /// The cursor.
-        asked: EpochPosition,
-        /// The newest row's.
-        newest: EpochPosition,
-    },
-    /// The position, or the reader, is of another bootstrap.
-    #[error(
-        "epoch {asked} is over, the current one is {current}: what was read belongs to another \
-         bootstrap; begin again at \"bootstrap\""
-    )]
-    OtherEpoch {
-        /// The reader's.
-        asked: Epoch,
-        /// The current one.
-        current: Epoch,
-    },
-    /// There never was a bootstrap.
-    #[error("there is nothing to read yet: no bootstrap was started (`kasho bootstrap`)")]
-    NoEpoch,
-    /// A transaction does not end.
-    #[error(
-        "the transaction at {torn} has no end before {next} begins: the stream was changed by \
-         something other than Kasho. Bootstrap again"
-    )]
-    Torn {
-        /// The transaction.
-        torn: Lsn,
-        /// What comes after.
-        next: Lsn,
-    },
 }
 
 /// Reads one epoch over a connection of its own.
@@ -110,6 +55,8 @@ pub struct StreamReader<S> {
     /// An entry of that transaction was handed out.
     delivered: bool,
     page_bytes: usize,
+    /// Rows that share an entry are handed out as one.
+    undivided: bool,
     /// Read and not decoded yet, all behind the cursor: an entry may hold many rows.
     raw: VecDeque<RawEntry>,
     ready: VecDeque<Entry>,
@@ -161,6 +108,7 @@ impl<S: Backend> StreamReader<S> {
             open: None,
             delivered: false,
             page_bytes,
+            undivided: false,
             raw: VecDeque::new(),
             ready: VecDeque::new(),
             loaded: found.bootstrap.high,
@@ -174,6 +122,13 @@ impl<S: Backend> StreamReader<S> {
         // A position that cannot be served is refused here, not with the first page.
         reader.page(reader.lane, reader.cursor, 1).await?;
         Ok(reader)
+    }
+
+    /// Hands out rows of the load that share an entry as one ([`Content::Rows`]), for who
+    /// takes many of them.
+    #[must_use]
+    pub fn undivided(self) -> StreamReader<S> {
+        StreamReader { undivided: true, ..self }
     }
 
     /// The epoch it reads.
@@ -198,6 +153,12 @@ impl<S: Backend> StreamReader<S> {
     #[must_use]
     pub fn position(&self) -> EpochPosition {
         EpochPosition { epoch: Some(self.epoch), position: self.position }
+    }
+
+    /// Id of the entry read last, of the stream that is read at the moment.
+    #[must_use]
+    pub(crate) fn cursor(&self) -> Id {
+        self.cursor
     }
 
     /// What was handed out ends inside of a transaction.
@@ -226,6 +187,7 @@ impl<S: Backend> StreamReader<S> {
     /// See [`ReaderError`]; after one the reader is over.
     pub async fn next(&mut self, wait: Duration) -> Result<Option<Entry>, ReaderError> {
         let until = tokio::time::Instant::now() + wait;
+        let mut woken = false;
         loop {
             if let Some(entry) = self.buffered() {
                 return Ok(Some(entry));
@@ -245,8 +207,13 @@ impl<S: Backend> StreamReader<S> {
             }
             let page = self.page(self.lane, self.cursor, MOST_COUNT).await?;
             if page.is_empty() {
-                if tokio::time::Instant::now() >= until {
+                let now = tokio::time::Instant::now();
+                if now >= until {
                     return Ok(None);
+                }
+                // Somebody else's stream under the next epoch's name wakes at once each time.
+                if std::mem::replace(&mut woken, true) {
+                    tokio::time::sleep_until(until.min(now + LOOK)).await;
                 }
                 self.wait_until(until).await?;
                 continue;
@@ -262,7 +229,7 @@ impl<S: Backend> StreamReader<S> {
             && let Some(raw) = self.raw.pop_front()
         {
             let before = self.ready.len();
-            self.accept(&raw)?;
+            self.accept(raw)?;
             bytes += self.ready.range(before..).map(|entry| entry.weight).sum::<usize>();
             // What comes next stands in the other stream.
             if self.lane != lane {
@@ -304,14 +271,18 @@ impl<S: Backend> StreamReader<S> {
         Ok(page.entries)
     }
 
-    fn accept(&mut self, raw: &RawEntry) -> Result<(), ReaderError> {
+    fn accept(&mut self, raw: RawEntry) -> Result<(), ReaderError> {
         if self.lane == Lane::Bootstrap && raw.has_rows() {
             // A reader may have begun in the middle of them.
-            self.ready.extend(Entry::rows(raw, self.cursor)?);
-            self.cursor = raw.id;
+            let (id, after) = (raw.id, self.cursor);
+            match self.undivided {
+                true => self.ready.push_back(Entry::together(raw, after)?),
+                false => self.ready.extend(Entry::rows(&raw, after)?),
+            }
+            self.cursor = id;
             return Ok(());
         }
-        let entry = Entry::decode(raw, self.lane)?;
+        let entry = Entry::decode(&raw, self.lane)?;
         self.cursor = raw.id;
         match self.lane {
             Lane::Changes => self.accept_change(entry),

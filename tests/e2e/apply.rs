@@ -7,6 +7,7 @@ use crate::harness::{Engine, Output, Postgres, Process, Redis, eventually};
 use crate::world::{World, config};
 
 mod conflicts;
+mod ends;
 mod life;
 mod loss;
 mod refusals;

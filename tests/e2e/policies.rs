@@ -316,6 +316,24 @@ async fn what_was_committed_before_a_retry_is_not_overwritten_by_it() {
     assert_eq!(notes.last().expect("a note").1, format!("n{written}"));
 }
 
+/// What is sealed in a letter is sent to the source in a statement, and the driver tells of
+/// statements.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_is_read_again_is_in_no_log_at_any_level() {
+    let it = Policies::start(ASIDE).await;
+    it.world.bootstrap().await;
+    let key = logs::planted_unique("sealed-key");
+    it.world.pg.sql(&format!("INSERT INTO people VALUES ('{key}', '{}')", it.secret)).await;
+    it.settle().await;
+    assert_eq!(it.letters().await.len(), 1);
+    it.taken(&rules(ASIDE, CONSTANT)).await;
+    let told = it.world.engine.run(&["dead", "retry", "--all"]).await.success().stdout;
+    assert!(told.contains(" published "), "{told}");
+    // What it has said is searched for the key when it is dropped.
+    let config = std::fs::read_to_string(it.world.engine.home().config_path()).expect("config");
+    assert!(config.contains("level = \"trace\""), "{config}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_key_and_a_delete_are_set_aside_and_come_back() {
     let it = Policies::start(ASIDE).await;

@@ -15,7 +15,9 @@ use kasho::sink::publisher::{
 };
 use kasho::sink::redis::{RedisConnector, RedisStore};
 use kasho::sink::status::Status;
-use kasho::sink::store::{Connect, Feed, Registry, Store, StoreError, Trim};
+use kasho::sink::store::{
+    Answer, Connect, Dead, Feed, Guard, Load, Most, NewEntry, Registry, Store, StoreError, Trim,
+};
 use kasho::sink::{Sink, SinkError};
 
 use crate::harness::{Certificates, Fault, Proxy, Redis, eventually, free_port};
@@ -23,6 +25,21 @@ use crate::harness::{Certificates, Fault, Proxy, Redis, eventually, free_port};
 struct Real {
     redis: Redis,
     count: AtomicU32,
+    /// Another user than the first one.
+    user: Option<&'static str>,
+}
+
+impl Real {
+    async fn start() -> Real {
+        Real { redis: Redis::start().await, count: AtomicU32::new(0), user: None }
+    }
+
+    /// How often this command was done, as the server counts.
+    async fn done(&self, command: &str) -> u64 {
+        let stats = self.redis.cli(&["INFO", "commandstats"]).await;
+        let calls = stats.split(&format!("cmdstat_{command}:calls=")).nth(1).unwrap_or("0,");
+        calls.split(',').next().unwrap().parse().unwrap()
+    }
 }
 
 fn config(redis: &Redis) -> RedisConfig {
@@ -44,7 +61,13 @@ impl Rig for Real {
     fn fresh(&self) -> (RedisConnector, Keys) {
         let prefix = format!("k{}", self.count.fetch_add(1, Ordering::Relaxed));
         let keys = Keys::new(&prefix);
-        (RedisConnector::new(&RedisConfig { prefix, ..config(&self.redis) }), keys)
+        let url = self.redis.url();
+        let url = match self.user {
+            Some(user) => url.replacen("redis://:", &format!("redis://{user}:"), 1),
+            None => url,
+        };
+        let config = RedisConfig { url: Some(url.into()), prefix, ..RedisConfig::default() };
+        (RedisConnector::new(&config), keys)
     }
 
     async fn occupy(&self, key: &str, there: bool) {
@@ -127,8 +150,67 @@ async fn ids(redis: &Redis) -> Vec<String> {
 
 #[tokio::test]
 async fn a_real_redis_keeps_the_contract() {
+    let real = Real::start().await;
+    contract::check(&real).await;
+    assert!(real.done("exec").await > 0, "rows of a load go past the scripts");
+}
+
+#[tokio::test]
+async fn it_is_kept_where_transactions_are_forbidden() {
+    let mut real = Real::start().await;
+    let password = format!(">{}", real.redis.password());
+    let user = ["ACL", "SETUSER", "bare", "on", &password, "~*", "&*", "+@all", "-@transaction"];
+    real.redis.command::<String>(&user).await;
+    real.user = Some("bare");
+    contract::check(&real).await;
+    assert_eq!(real.done("exec").await, 0);
+}
+
+/// What is watched for a transaction changes all the time: then the script does it.
+#[tokio::test]
+async fn rows_of_a_load_arrive_once_while_others_write() {
     let redis = Redis::start().await;
-    contract::check(&Real { redis, count: AtomicU32::new(0) }).await;
+    let config = config(&redis);
+    let epoch = begin(&config).await;
+    let mut loader = connect(&config).await.unwrap();
+    loader.lease(epoch, "o", "w", Duration::from_secs(60)).await.unwrap();
+    let data = vec![b'x'; 60_000];
+    let writing = async {
+        for n in 0..200_u64 {
+            let last = if n == 0 { Id::ZERO } else { Id { high: n, low: 1 } };
+            let id = Id { high: n + 1, low: 1 };
+            let entry = NewEntry { id, op: "read", table: "public.t", data: &data, last: false };
+            let (lease, dead) = (Duration::from_secs(60), Dead::default());
+            let progress = vec![("range".to_owned(), Some(n.to_string()))];
+            let load = Load { generation: 1, entries: vec![entry], progress, lease, dead };
+            let guard = Guard { epoch, writer: "w".to_owned(), last };
+            assert_eq!(loader.load(&guard, &load).await, Ok(Answer::Done), "entry {id}");
+        }
+    };
+    let disturbing = async {
+        loop {
+            redis.command::<i64>(&["HSET", "{kasho}:checkpoint", "chain", "c"]).await;
+        }
+    };
+    tokio::select! {
+        () = writing => {}
+        () = disturbing => {}
+    }
+    let ids = read_load(&mut connect(&config).await.unwrap(), epoch).await;
+    assert_eq!(ids, (1..=200).collect::<Vec<u64>>());
+    let stored = loader.progress(epoch).await.unwrap();
+    assert_eq!(stored.get("range").map(String::as_str), Some("199"));
+}
+
+async fn read_load(store: &mut RedisStore, epoch: Epoch) -> Vec<u64> {
+    let (mut after, mut read) = (Id::ZERO, Vec::new());
+    loop {
+        let page = store.page(epoch, Lane::Bootstrap, after, Most { entries: 99, bytes: 1 << 20 });
+        let page = page.await.unwrap().entries;
+        let Some(newest) = page.last() else { return read };
+        after = newest.id;
+        read.extend(page.iter().map(|entry| entry.id.high));
+    }
 }
 
 #[tokio::test]

@@ -24,10 +24,12 @@ pub(crate) struct World {
     pub(crate) engine: Engine,
 }
 
-/// The least configuration, with `more` behind it.
+/// The least configuration, with `more` behind it. Everything that may ever be said is: what is
+/// planted is searched for in all of it.
 pub(crate) fn config(pg: &str, redis: &str, grpc_port: u16, more: &str) -> String {
+    let log = if more.contains("[log]") { "" } else { "[log]\nlevel = \"trace\"\n" };
     format!(
-        "[source]\nurl = \"{pg}\"\n[redis]\nurl = \"{redis}\"\n\
+        "{log}[source]\nurl = \"{pg}\"\n[redis]\nurl = \"{redis}\"\n\
          [grpc]\nlisten = \"127.0.0.1:{grpc_port}\"\n{more}"
     )
 }

@@ -8,15 +8,17 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
+use super::error::ApplyError;
 use crate::reader::{ReaderError, StreamReader};
 use crate::sink::entry::Entry;
+use crate::sink::id::Id;
 use crate::sink::runs::Runs;
 use crate::sink::store::Backend;
 
 /// Entries that travel together.
 const CHUNK_BYTES: usize = 128 << 10;
 /// After so long without an entry, that is told.
-const WAIT: Duration = Duration::from_millis(500);
+pub(super) const WAIT: Duration = Duration::from_millis(500);
 /// An entry's values and names take so many times its bytes once they are decoded.
 const DECODED: usize = 2;
 
@@ -27,6 +29,8 @@ pub(super) struct Chunk {
     pub(super) entries: Vec<Entry>,
     /// The load lies behind.
     pub(super) changes: bool,
+    /// Through here the stream was read.
+    pub(super) through: Id,
     /// Who wrote these entries, if they are of the load.
     pub(super) runs: Arc<Runs>,
     _room: Option<OwnedSemaphorePermit>,
@@ -66,9 +70,16 @@ impl Feed {
     ///
     /// # Errors
     /// Reading ended.
-    pub(super) async fn next(&mut self) -> Result<Chunk, ReaderError> {
-        // The task ends after an error only.
-        self.chunks.recv().await.unwrap_or(Err(ReaderError::NoEpoch))
+    pub(super) async fn next(&mut self) -> Result<Chunk, ApplyError> {
+        match self.chunks.recv().await {
+            Some(chunk) => chunk.map_err(overtaken),
+            // The task ends by itself after an error only.
+            None => Err(ApplyError::Refused(
+                "reading the streams ended in a panic, which is a bug: the log's line of it says \
+                 where. Report it; the target has what is committed, and a start goes on from there"
+                    .to_owned(),
+            )),
+        }
     }
 
     /// Whether some wait already.
@@ -104,5 +115,31 @@ fn chunk<S: Backend>(
     entries: Vec<Entry>,
     room: Option<OwnedSemaphorePermit>,
 ) -> Chunk {
-    Chunk { entries, changes: reader.reads_changes(), runs: reader.runs(), _room: room }
+    let (changes, through) = (reader.reads_changes(), reader.cursor());
+    Chunk { entries, changes, through, runs: reader.runs(), _room: room }
+}
+
+/// Where this comes while reading, and not with the start, the next start tells more.
+fn overtaken(error: ReaderError) -> ApplyError {
+    match error {
+        ReaderError::OutOfRange { .. } => ApplyError::Overtaken(error),
+        error => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reader_that_panicked_is_no_stream_without_an_epoch() {
+        let (to, chunks) = mpsc::channel(1);
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let _to = to;
+            panic!("a bug");
+        });
+        let told = Feed { chunks, _task: task }.next().await.unwrap_err().to_string();
+        assert!(told.contains("a panic") && !told.contains("no bootstrap"), "{told}");
+    }
 }

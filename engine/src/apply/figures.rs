@@ -100,8 +100,12 @@ impl Figures {
         *self.position.lock().unwrap_or_else(PoisonError::into_inner) = Some(position);
     }
 
-    /// Why nothing is applied at the moment; none while it is.
+    /// Why nothing is applied at the moment; none while it is. What waits meanwhile is not known.
     pub(super) fn trouble(&self, why: Option<String>) {
+        if why.is_some() {
+            self.caught_up.store(false, Relaxed);
+            self.loading.store(false, Relaxed);
+        }
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
@@ -182,5 +186,27 @@ impl Answers for Figures {
             text.gauge("kasho_resident_memory_bytes", "Resident memory of the process.", bytes);
         }
         text.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_applies_nothing_has_not_caught_up() {
+        let figures = Figures::default();
+        figures.trouble(None);
+        figures.commit_us.store(1, Relaxed);
+        for flag in [&figures.caught_up, &figures.loading] {
+            flag.store(true, Relaxed);
+        }
+        assert!(figures.metrics().contains("kasho_apply_lag_seconds 0\n"));
+        figures.trouble(Some("the target is away".to_owned()));
+        let told = figures.metrics();
+        for line in ["kasho_apply_caught_up 0\n", "kasho_apply_loading 0\n", "kasho_ready 0\n"] {
+            assert!(told.contains(line), "{line}: {told}");
+        }
+        assert!(figures.lag_seconds() > 1e9, "it grows from what was applied last");
     }
 }

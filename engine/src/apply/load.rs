@@ -17,10 +17,10 @@ use super::error::ApplyError;
 use super::progress::{At, Progress};
 use super::session::{self, Triggers, remedy};
 use super::stream::Applier;
-use super::table::Table;
+use super::table::{Mapping, Table};
 use super::{sql, text};
 use crate::position::Position;
-use crate::sink::entry::{Content, Entry, EntryOp};
+use crate::sink::entry::{Content, Entry, EntryOp, Lines, Rows};
 use crate::source::conninfo::Conninfo;
 
 use worker::{Job, Worker};
@@ -60,6 +60,89 @@ struct Loading {
     was: Option<Option<At>>,
 }
 
+/// How far a piece took rows.
+enum Filled {
+    /// All of them.
+    All,
+    /// It is to be sent before the next one.
+    Sendable,
+}
+
+impl Loading {
+    fn new(table: Arc<Table>, worker: usize, skip: u64, was: Option<Option<At>>) -> Loading {
+        Loading {
+            table,
+            worker,
+            copy: "".into(),
+            set: Vec::new(),
+            piece: Vec::new(),
+            rows: 0,
+            first: 0,
+            last: 0,
+            sent: VecDeque::new(),
+            skip,
+            was,
+        }
+    }
+
+    /// Takes rows into the piece. An error tells which row is none of the table.
+    fn fill(
+        &mut self,
+        table: &Table,
+        mapping: &Mapping,
+        lines: &mut Lines<'_>,
+    ) -> Result<Filled, (u64, Unfit)> {
+        while let Some((number, values)) = lines.row() {
+            if number > self.skip {
+                let values = copied(mapping, values).map_err(|unfit| (number, unfit))?;
+                let set = values.clone().map(|(place, _)| place);
+                if self.copy.is_empty() || !set.clone().eq(self.set.iter().copied()) {
+                    if !self.piece.is_empty() {
+                        return Ok(Filled::Sendable);
+                    }
+                    self.set = set.collect();
+                    self.copy = sql::copy(table, &self.set).into();
+                }
+                let values = values.map(|(_, value)| value);
+                self.line(number, values, lines.packed()).map_err(|unfit| (number, unfit))?;
+            }
+            lines.advance();
+            if self.piece.len() >= PIECE {
+                return Ok(Filled::Sendable);
+            }
+        }
+        Ok(Filled::All)
+    }
+
+    /// Takes one, whose texts stand in `packed` as they are, if there is that.
+    fn line<'a>(
+        &mut self,
+        number: u64,
+        values: impl Iterator<Item = Option<&'a [u8]>>,
+        packed: Option<&[u8]>,
+    ) -> Result<(), Unfit> {
+        if self.piece.is_empty() {
+            self.first = number;
+        }
+        // A table of a few rows needs no large one.
+        if self.piece.capacity() <= PIECE && self.piece.len() > PIECE / 8 {
+            self.piece.reserve_exact(PIECE);
+        }
+        let before = self.piece.len();
+        match packed {
+            Some(packed) if text::is_plain(packed) => text::plain(values, &mut self.piece),
+            _ => text::row(values, &mut self.piece),
+        }
+        // What is written between the values is ASCII, and ends whatever they end within.
+        if packed.is_some() && std::str::from_utf8(&self.piece[before..]).is_err() {
+            self.piece.truncate(before);
+            return Err(Unfit::NotUtf8);
+        }
+        (self.last, self.rows) = (number, self.rows + 1);
+        Ok(())
+    }
+}
+
 /// The workers, and what is with them.
 pub(super) struct Load {
     info: Conninfo,
@@ -96,12 +179,22 @@ impl Load {
         entry: Entry,
     ) -> Result<bool, ApplyError> {
         let Position::Bootstrap(number) = entry.position else { return Ok(false) };
+        let first = match &entry.content {
+            Content::Rows(rows) => rows.first,
+            _ => number,
+        };
         if self.last == 0 {
-            self.moved = number.saturating_sub(1);
+            self.moved = first.saturating_sub(1);
         }
         match entry.content {
-            Content::Row { .. } if entry.op == EntryOp::Row(Op::Read) => {
-                self.row(applier, entry, number).await?;
+            Content::Rows(rows) => self.rows(applier, &entry.table, &rows).await?,
+            Content::Row { columns, new, .. } if entry.op == EntryOp::Row(Op::Read) => {
+                let Some(row) = new else {
+                    let table = Table { name: entry.table, ..Table::default() };
+                    return Err(refuse(&table, applier.told(entry.position), Unfit::NoRow));
+                };
+                let row = Rows::one(columns, number, row);
+                self.rows(applier, &entry.table, &row).await?;
             }
             Content::Restart { .. } => self.restart(applier, &entry.table, number).await?,
             Content::End { after, .. } => {
@@ -119,43 +212,32 @@ impl Load {
         Ok(false)
     }
 
-    async fn row(
+    async fn rows(
         &mut self,
         applier: &mut Applier,
-        entry: Entry,
-        number: u64,
+        name: &str,
+        rows: &Rows,
     ) -> Result<(), ApplyError> {
-        let at = applier.told(entry.position);
-        let Content::Row { columns, new, .. } = entry.content else { return Ok(()) };
-        self.find(applier, &entry.table, number).await?;
-        let found = applier.tables.find(applier.pipe.client(), &entry.table, &columns, at).await;
+        let at = applier.told(Position::Bootstrap(rows.first));
+        self.find(applier, name, rows.first).await?;
+        let found = applier.tables.find(applier.pipe.client(), name, &rows.columns, at).await;
         let (table, mapping) = found?;
-        let Some(loading) = self.tables.get_mut(&entry.table) else { return Ok(()) };
-        if number <= loading.skip {
-            return Ok(());
+        let mut lines = rows.lines();
+        loop {
+            let Some(loading) = self.tables.get_mut(name) else { return Ok(()) };
+            let before = loading.piece.len();
+            let filled = loading.fill(&table, &mapping, &mut lines);
+            self.buffered += loading.piece.len() - before;
+            match filled {
+                Ok(Filled::All) => break,
+                Ok(Filled::Sendable) => self.send(name, applier).await?,
+                Err((number, unfit)) => {
+                    let at = applier.told(Position::Bootstrap(number));
+                    return Err(refuse(&table, at, unfit));
+                }
+            }
         }
-        let values = new.as_deref().ok_or(Unfit::NoRow).and_then(|new| copied(&mapping, new));
-        let values = values.map_err(|unfit| refuse(&table, at, unfit))?;
-        let set = values.clone().map(|(place, _)| place);
-        let same = !loading.copy.is_empty() && set.clone().eq(loading.set.iter().copied());
-        if !same {
-            self.send(&entry.table, applier).await?;
-        }
-        let Some(loading) = self.tables.get_mut(&entry.table) else { return Ok(()) };
-        if !same {
-            loading.set = set.collect();
-            loading.copy = sql::copy(&table, &loading.set).into();
-        }
-        if loading.piece.is_empty() {
-            loading.first = number;
-        }
-        let before = loading.piece.len();
-        text::row(values.map(|(_, value)| value), &mut loading.piece);
-        (loading.last, loading.rows) = (number, loading.rows + 1);
-        self.buffered += loading.piece.len() - before;
-        if loading.piece.len() >= PIECE {
-            self.send(&entry.table, applier).await?;
-        } else if self.buffered >= self.most {
+        if self.buffered >= self.most {
             self.send_all(applier).await?;
         }
         Ok(())
@@ -223,19 +305,8 @@ impl Load {
             Some(Position::Bootstrap(n)) => n,
             _ => 0,
         };
-        let loading = Loading {
-            table,
-            worker: self.tables.len() % self.workers.len(),
-            copy: "".into(),
-            set: Vec::new(),
-            piece: Vec::new(),
-            rows: 0,
-            first: 0,
-            last: 0,
-            sent: VecDeque::new(),
-            skip,
-            was: Some(was),
-        };
+        let worker = self.tables.len() % self.workers.len();
+        let loading = Loading::new(table, worker, skip, Some(was));
         self.tables.insert(name.to_owned(), loading);
         Ok(())
     }
@@ -388,3 +459,6 @@ impl Applier {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -450,7 +450,8 @@ impl Applier {
         if verb == Verb::Insert && plain && run.changes.len() >= COPY_ROWS {
             let mut rows = Vec::new();
             run.changes.iter().for_each(|change| {
-                text::row(change.values.iter().map(Option::as_deref), &mut rows);
+                let values = change.values.iter().map(|value| value.as_deref().map(str::as_bytes));
+                text::row(values, &mut rows);
             });
             let copy = sql::copy(&table, &shape.set);
             return self.pipe.copy(&copy, rows.into(), check(run.changes.len()), at).await;

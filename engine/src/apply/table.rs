@@ -88,7 +88,7 @@ pub(super) struct Tables {
 /// Where the columns of an entry are in a table of the target.
 #[derive(Debug, Default)]
 pub(super) struct Mapping {
-    of: Vec<String>,
+    pub(super) of: Vec<String>,
     /// One for each of them; none is made by the target itself.
     pub(super) places: Vec<Option<usize>>,
 }

@@ -5,22 +5,24 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
 
 use super::error::ApplyError;
-use super::feed::{Chunk, Feed};
+use super::feed::{Chunk, Feed, WAIT};
 use super::load::Load;
+use super::progress::At;
 use super::sequences::Copier;
 use super::stream::Applier;
 use super::{Attempt, Until};
 use crate::position::Position;
-use crate::reader::ReaderError;
 use crate::sink::budget::Budgeter;
 use crate::sink::config::{Budget, Share};
 use crate::sink::entry::{Content, Entry};
-use crate::sink::id::Lane;
+use crate::sink::id::{Id, Lane};
 use crate::sink::redis::RedisStore;
-use crate::sink::store::Store;
+use crate::sink::store::{Inspection, Store};
 
 /// What of the load was taken is committed so often.
 const TICK: Duration = Duration::from_secs(1);
@@ -29,16 +31,40 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The loop.
 pub(super) struct Work<'a> {
-    pub(super) attempt: &'a Attempt<'a>,
-    pub(super) applier: Applier,
-    pub(super) feed: Feed,
-    pub(super) store: RedisStore,
-    pub(super) load: Option<Load>,
-    pub(super) sequences: Copier,
-    pub(super) most: usize,
+    attempt: &'a Attempt<'a>,
+    applier: Applier,
+    feed: Feed,
+    store: RedisStore,
+    load: Option<Load>,
+    sequences: Copier,
+    most: usize,
+    /// What was taken last ends in the changes.
+    changes: bool,
+    /// What was committed at this time, µs since 1970, was so after this began; by so much that
+    /// two clocks may differ a little.
+    enough_us: i64,
 }
 
-impl Work<'_> {
+impl<'a> Work<'a> {
+    /// Nothing is taken yet.
+    pub(super) fn new(
+        attempt: &'a Attempt<'a>,
+        applier: Applier,
+        feed: Feed,
+        store: RedisStore,
+        sequences: Copier,
+        most: usize,
+    ) -> Work<'a> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let enough_us = i64::try_from((now + WAIT).as_micros()).unwrap_or(i64::MAX);
+        let (load, changes) = (None, false);
+        Work { attempt, applier, feed, store, load, sequences, most, changes, enough_us }
+    }
+
+    /// Takes what comes until it is to end.
+    ///
+    /// # Errors
+    /// See [`ApplyError`].
     pub(super) async fn run(mut self) -> Result<(), ApplyError> {
         let stop = self.attempt.stop.clone();
         let figures = Arc::clone(self.attempt.figures);
@@ -53,45 +79,43 @@ impl Work<'_> {
             // What is to be applied of a load is not known before it is read.
             let there = self.applier.position();
             if matches!(there, Position::Wal { .. }) && self.stops_at(there) {
-                return Ok(());
+                return self.leave().await;
             }
         }
-        let mut ticked = tokio::time::Instant::now();
+        let mut ticked = Instant::now();
         let mut asked = None;
         loop {
             // A transaction of the source that will not end soon is not waited for.
-            let ends = asked.is_some_and(|at: tokio::time::Instant| at.elapsed() >= PATIENCE);
+            let ends = asked.is_some_and(|at: Instant| at.elapsed() >= PATIENCE);
             if ends || asked.is_some() && !self.applier.inside() {
                 return self.end().await;
             }
-            let pends = self.applier.pends() && !self.applier.inside() && self.load.is_none();
-            if pends && !self.feed.waits() {
-                self.applier.commit().await?;
-                if self.over(false).await? {
-                    return Ok(());
-                }
+            if self.whole() && !self.feed.waits() && self.rest().await? {
+                return self.leave().await;
             }
             let chunk = tokio::select! {
-                chunk = self.feed.next() => Some(chunk.map_err(overtaken)?),
+                chunk = self.feed.next() => Some(chunk?),
                 () = stop.cancelled(), if asked.is_none() => None,
             };
-            match chunk {
-                None => asked = Some(tokio::time::Instant::now()),
-                Some(chunk) if chunk.entries.is_empty() => {
-                    self.idle(&chunk).await?;
-                    if self.over(chunk.changes).await? {
-                        return Ok(());
-                    }
+            self.changes = chunk.as_ref().map_or(self.changes, |chunk| chunk.changes);
+            let over = match chunk {
+                None => {
+                    asked = Some(Instant::now());
+                    false
                 }
+                // It was made while something else was applied, and more has come since.
+                Some(chunk) if chunk.entries.is_empty() && self.feed.waits() => false,
+                Some(chunk) if chunk.entries.is_empty() => self.idle(&chunk).await?,
                 Some(chunk) => {
                     figures.caught_up.store(false, Relaxed);
-                    if self.take(chunk).await? {
-                        return Ok(());
-                    }
+                    self.take(chunk).await?
                 }
+            };
+            if over {
+                return self.leave().await;
             }
             if ticked.elapsed() >= TICK {
-                ticked = tokio::time::Instant::now();
+                ticked = Instant::now();
                 if let Some(load) = &mut self.load {
                     load.tick(&mut self.applier).await?;
                 }
@@ -103,7 +127,7 @@ impl Work<'_> {
     async fn take(&mut self, chunk: Chunk) -> Result<bool, ApplyError> {
         self.applier.runs = chunk.runs;
         for entry in chunk.entries {
-            if self.stops_before(entry.position) {
+            if self.stops_before(&entry) {
                 return self.keep().await.map(|()| true);
             }
             match (entry.position, &entry.content) {
@@ -145,10 +169,14 @@ impl Work<'_> {
     }
 
     /// Whether the next entry is of what was not asked for.
-    fn stops_before(&self, next: Position) -> bool {
-        let Until::Position(wanted) = self.attempt.options.until else { return false };
-        let has = matches!(next, Position::Wal { .. });
-        self.whole() && has && next > wanted.position
+    fn stops_before(&self, next: &Entry) -> bool {
+        let beyond = match self.attempt.options.until {
+            Until::Position(wanted) => next.position > wanted.position,
+            // The load was applied before. After a mark there is more of it.
+            Until::Loaded => !matches!(next.content, Content::Mark { .. }),
+            Until::CaughtUp | Until::Stopped => false,
+        };
+        beyond && self.whole() && matches!(next.position, Position::Wal { .. })
     }
 
     async fn load(&mut self, entry: Entry) -> Result<bool, ApplyError> {
@@ -169,17 +197,57 @@ impl Work<'_> {
         Ok(over)
     }
 
-    /// Nothing waits.
-    async fn idle(&mut self, chunk: &Chunk) -> Result<(), ApplyError> {
+    /// Nothing waits here, and no transaction of the source is open: what there is, is
+    /// committed. Answers whether that was all that was asked for.
+    async fn rest(&mut self) -> Result<bool, ApplyError> {
+        let pends = self.applier.pends();
+        self.keep().await?;
+        match self.attempt.options.until {
+            Until::Stopped | Until::Loaded => Ok(false),
+            Until::CaughtUp => Ok(self.keeps_up()),
+            Until::Position(_) => Ok(pends && self.stops_at(self.applier.position())),
+        }
+    }
+
+    /// Whether the target has everything that the source had when this began. Where changes never
+    /// pause, no moment is seen at which nothing more waits in Redis, and where the engine is
+    /// behind, such a moment would say little.
+    fn keeps_up(&self) -> bool {
+        self.changes && self.attempt.figures.commit_us.load(Relaxed) >= self.enough_us
+    }
+
+    /// Nothing waits in Redis. Answers whether that was all that was asked for.
+    async fn idle(&mut self, chunk: &Chunk) -> Result<bool, ApplyError> {
         if let Some(load) = &mut self.load {
             load.tick(&mut self.applier).await?;
+        }
+        if self.whole() {
+            // It may have waited while something else was applied.
+            self.keep().await?;
         }
         let caught_up = chunk.changes && !self.applier.inside();
         self.attempt.figures.caught_up.store(caught_up, Relaxed);
         if self.applier.inside() {
             self.make_room().await?;
         }
-        Ok(())
+        let there = self.whole() && chunk.changes;
+        match self.attempt.options.until {
+            Until::Stopped => Ok(false),
+            Until::Loaded => Ok(chunk.changes),
+            Until::CaughtUp => Ok(there),
+            Until::Position(_) if !there => Ok(false),
+            Until::Position(wanted) => self.passed(chunk, wanted.position).await,
+        }
+    }
+
+    /// Whether nothing through this position is to come any more: the engine has come that far,
+    /// and has published nothing behind what was read.
+    async fn passed(&mut self, chunk: &Chunk, wanted: Position) -> Result<bool, ApplyError> {
+        if self.applier.position() >= wanted {
+            return Ok(true);
+        }
+        let wanted = At { position: wanted, ..self.applier.progress.main };
+        Ok(lies_behind(wanted, chunk.through, &self.store.inspect().await?))
     }
 
     /// The rest of a transaction that is larger than Redis's budget comes when the beginning
@@ -205,22 +273,12 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Whether it is where it should end. `empty` says that nothing more waits.
-    async fn over(&mut self, empty: bool) -> Result<bool, ApplyError> {
-        let whole = self.whole();
-        let position = self.applier.position();
-        Ok(match self.attempt.options.until {
-            Until::Stopped => false,
-            Until::Loaded => empty,
-            Until::CaughtUp => whole && empty,
-            Until::Position(wanted) => {
-                let published = match whole && empty {
-                    true => self.store.inspect().await?.checkpoint.map(|found| found.position),
-                    false => None,
-                };
-                whole && published.unwrap_or(position).max(position) >= wanted.position
-            }
-        })
+    /// Ends by itself: with sequences, too, that were made meanwhile, or given out further.
+    async fn leave(self) -> Result<(), ApplyError> {
+        if self.attempt.options.until != Until::Loaded {
+            self.sequences.now().await;
+        }
+        Ok(())
     }
 
     /// Ends as it was asked to: with everything that is whole.
@@ -238,10 +296,66 @@ impl Work<'_> {
     }
 }
 
-/// Where this comes while reading, and not with the start, the next start tells more.
-fn overtaken(error: ReaderError) -> ApplyError {
-    match error {
-        ReaderError::OutOfRange { .. } => ApplyError::Overtaken(error),
-        error => error.into(),
+/// Whether nothing through `wanted` comes any more behind the change `read`. What was found was
+/// found in one step: what is published first, and then told of, is not missed.
+fn lies_behind(wanted: At, read: Id, found: &Inspection) -> bool {
+    let told = found.checkpoint.as_ref().filter(|told| told.epoch == wanted.epoch);
+    found.changes <= read && told.is_some_and(|told| told.position >= wanted.position)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::position::Epoch;
+    use crate::sink::store::Checkpoint;
+
+    fn found(epoch: u64, newest: Id, position: &str) -> Inspection {
+        let (epoch, last) = (epoch.to_string(), newest.to_string());
+        let words = [
+            ("epoch", epoch.as_str()),
+            ("writer", "w"),
+            ("last", &last),
+            ("position", position),
+            ("confirmed", "0/0"),
+            ("slot", "s"),
+            ("system_id", "1"),
+            ("timeline", "1"),
+            ("options", ""),
+            ("generation", "1"),
+            ("chain", ""),
+            ("key_fingerprint", ""),
+        ];
+        let words: HashMap<String, String> =
+            words.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        Inspection {
+            checkpoint: Checkpoint::parse(&words).unwrap(),
+            changes: newest,
+            bootstrap: Id::ZERO,
+            entries: 0,
+            letters: 0,
+        }
+    }
+
+    /// Between the last look into the stream and the question how far the engine is, it may
+    /// have published what was asked for.
+    #[test]
+    fn what_was_published_since_the_stream_was_read_is_still_to_come() {
+        let read = Id { high: 0x10, low: 3 };
+        let wanted = At { epoch: Epoch(2), position: "0/20:0".parse().unwrap() };
+        for (there, after, epoch, newest, position) in [
+            ("the engine is not there", false, 2, read, "0/1F:0"),
+            ("nothing more was published", true, 2, read, "0/20:0"),
+            ("a change was", false, 2, Id { high: 0x20, low: 1 }, "0/20:1"),
+            ("the next row of a transaction was", false, 2, Id { high: 0x10, low: 4 }, "0/20:0"),
+            ("another epoch has begun", false, 3, Id::ZERO, "0/30:0"),
+        ] {
+            assert_eq!(
+                lies_behind(wanted, read, &found(epoch, newest, position)),
+                after,
+                "{there}"
+            );
+        }
     }
 }

@@ -18,7 +18,8 @@ pub struct Arguments {
     /// End when the initial load is applied.
     #[arg(long, group = "end")]
     until_loaded: bool,
-    /// End when nothing more waits in Redis and the load is applied.
+    /// End when the load is applied and nothing more waits in Redis; where changes never pause,
+    /// with everything that the source had when this began.
     #[arg(long, group = "end")]
     until_caught_up: bool,
     /// End when the target has everything through this position, and take no further transaction:

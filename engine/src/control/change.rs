@@ -168,7 +168,8 @@ fn raw_change(entry: &Entry) -> RawChange {
             let points = load_points.iter().map(|(table, lsn)| (table.clone(), lsn.to_string()));
             raw.load_points = points.collect();
         }
-        Content::Commit => {}
+        // Clients get rows one by one: the reader divides entries for them.
+        Content::Rows(_) | Content::Commit => {}
     }
     raw
 }

@@ -10,7 +10,9 @@ use crate::sink::publisher::{
     Claim, Description, NewEpoch, Opening, Publisher, WriterToken, begin_epoch,
 };
 use crate::sink::status::Status;
-use crate::sink::store::{Append, Connect, Dead, Feed, Guard, NewEntry, Registry, Store, Trim};
+use crate::sink::store::{
+    Append, Connect, Dead, Feed, Guard, NewEntry, Registry, Store, StoreError, Trim,
+};
 
 mod model;
 
@@ -166,6 +168,32 @@ async fn reading_goes_on_strictly_after_every_row_of_an_entry() {
             assert_eq!(all(&mut reader).await.unwrap(), whole[n..], "after {n}");
             assert!(reader.reads_changes());
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_takes_entries_undivided_gets_the_rest_of_the_one_he_stands_in() {
+    let mut world = world().await;
+    for rows in [7, 1, 3] {
+        world.loaded(rows).await;
+    }
+    world.finish(&[]).await;
+    for n in 0..=11 {
+        let mut reader = world.reader(&format!("e1:bootstrap:{n}")).await.undivided();
+        let (mut numbers, mut position) = (Vec::new(), n);
+        while let Some(entry) = reader.next(NOW).await.unwrap() {
+            assert_eq!(reader.position().position, entry.position);
+            let Position::Bootstrap(at) = entry.position else { panic!("{entry:?}") };
+            match &entry.content {
+                Content::Rows(rows) => {
+                    assert_eq!(rows.first + rows.count() as u64 - 1, at);
+                    numbers.extend(rows.first..=at);
+                }
+                _ => numbers.push(at),
+            }
+            position = at;
+        }
+        assert_eq!((numbers, position), ((n + 1..=12).collect(), 12), "after {n}");
     }
 }
 

@@ -34,6 +34,9 @@ pub trait Rig: Send + Sync {
 }
 
 const E1: Epoch = Epoch(1);
+/// What an entry holds: a row, and many of them.
+const SMALL: &[u8] = b"\x81data";
+const LARGE: &[u8] = &[b'x'; 40_000];
 const LEASE: Duration = Duration::from_secs(30);
 
 /// Runs every check.
@@ -42,8 +45,10 @@ pub async fn check<R: Rig>(rig: &R) {
     fences_only_what_was_read(rig).await;
     appends_all_or_nothing(rig).await;
     bounds::keeps_long_lsns_exact(rig).await;
-    refuses_growth_when_full(rig).await;
-    leases_the_load_to_one(rig).await;
+    for data in [SMALL, LARGE] {
+        refuses_growth_when_full(rig, data).await;
+        leases_the_load_to_one(rig, data).await;
+    }
     finishes_the_load_with_the_phase(rig).await;
     swaps_state_only_from_the_expected(rig).await;
     trims_what_all_consumers_have(rig).await;
@@ -52,8 +57,9 @@ pub async fn check<R: Rig>(rig: &R) {
     trims_the_load_to_its_end(rig).await;
     keeps_a_section_until_its_mark_is_passed(rig).await;
     bounds::ends_a_page_by_its_bytes(rig).await;
+    bounds::reads_the_load_whatever_its_entries_weigh(rig).await;
     bounds::keeps_an_entry_until_its_last_row_is_acknowledged(rig).await;
-    pages_and_waits(rig).await;
+    bounds::pages_and_waits(rig).await;
     bounds::names_a_key_of_another_type(rig).await;
     letters::are_written_with_what_is_around_them(rig).await;
 }
@@ -85,7 +91,7 @@ pub fn checkpoint(epoch: Epoch) -> Checkpoint {
 }
 
 fn entry(high: u64, low: u64, last: bool) -> NewEntry<'static> {
-    NewEntry { id: Id { high, low }, op: "insert", table: "public.t", data: b"\x81data", last }
+    NewEntry { id: Id { high, low }, op: "insert", table: "public.t", data: SMALL, last }
 }
 
 fn append(entries: Vec<NewEntry<'static>>, position: &str) -> Append<'static> {
@@ -97,7 +103,7 @@ fn append(entries: Vec<NewEntry<'static>>, position: &str) -> Append<'static> {
     }
 }
 
-fn load(entries: Vec<NewEntry<'static>>) -> Load<'static> {
+fn load(entries: Vec<NewEntry<'_>>) -> Load<'_> {
     let (progress, lease, dead) = (Vec::new(), LEASE, Dead::default());
     Load { generation: 1, entries, progress, lease, dead }
 }
@@ -121,8 +127,16 @@ async fn begun<R: Rig>(rig: &R) -> (R::Connect, <R::Connect as Connect>::Store, 
 }
 
 async fn ids<S: Feed>(store: &mut S, lane: Lane) -> Vec<Id> {
-    let page = store.page(E1, lane, Id::ZERO, 1000).await.unwrap();
-    page.entries.iter().map(|entry| entry.id).collect()
+    let mut ids: Vec<Id> = Vec::new();
+    loop {
+        // A page may end before the stream does.
+        let after = ids.last().copied().unwrap_or(Id::ZERO);
+        let page = store.page(E1, lane, after, 1000).await.unwrap();
+        if page.entries.is_empty() {
+            return ids;
+        }
+        ids.extend(page.entries.iter().map(|entry| entry.id));
+    }
 }
 
 async fn begins_an_epoch_once<R: Rig>(rig: &R) {
@@ -223,7 +237,7 @@ async fn appends_all_or_nothing<R: Rig>(rig: &R) {
     assert_eq!(store.append(&now, &more()).await, Ok(Answer::Done));
 }
 
-async fn refuses_growth_when_full<R: Rig>(rig: &R) {
+async fn refuses_growth_when_full<R: Rig>(rig: &R, data: &'static [u8]) {
     let (_, mut store, _) = begun(rig).await;
     let rows = || append(vec![entry(200, 1, true)], "0/C8");
     assert_eq!(store.append(&guard("w", Id::ZERO), &rows()).await, Ok(Answer::Done));
@@ -236,7 +250,8 @@ async fn refuses_growth_when_full<R: Rig>(rig: &R) {
     let more = || append(vec![entry(300, 1, true)], "0/12C");
     assert_eq!(store.append(&now, &more()).await, Err(StoreError::Oom));
     let loader = guard("l", Id::ZERO);
-    assert_eq!(store.load(&loader, &load(vec![entry(1, 1, false)])).await, Err(StoreError::Oom));
+    let row = || load(vec![NewEntry { data, ..entry(1, 1, false) }]);
+    assert_eq!(store.load(&loader, &row()).await, Err(StoreError::Oom));
     assert_eq!(store.inspect().await.unwrap(), before, "something was written");
     // What frees memory or hardly takes any goes on.
     assert_eq!(store.load(&loader, &load(Vec::new())).await, Ok(Answer::Done));
@@ -246,10 +261,11 @@ async fn refuses_growth_when_full<R: Rig>(rig: &R) {
     assert_eq!(store.trim(Trim { epoch: E1, ceiling: None, pressed: false }).await, Ok(0));
     rig.fill(false).await;
     assert_eq!(store.append(&now, &more()).await, Ok(Answer::Done));
+    assert_eq!(store.load(&loader, &row()).await, Ok(Answer::Done));
     assert_eq!(ids(&mut store, Lane::Changes).await.len(), 2);
 }
 
-async fn leases_the_load_to_one<R: Rig>(rig: &R) {
+async fn leases_the_load_to_one<R: Rig>(rig: &R, data: &'static [u8]) {
     let (connect, mut store, _) = begun(rig).await;
     let mut other = connect.connect().await.unwrap();
     let yes = |entries: u64, progress: &[(&str, &str)]| {
@@ -265,6 +281,7 @@ async fn leases_the_load_to_one<R: Rig>(rig: &R) {
 
     let set = |field: &str, value: Option<&str>| (field.to_owned(), value.map(str::to_owned));
     let progress = vec![set("t:1", Some("5 rows")), set("t:2", Some("x"))];
+    let entry = |n, low, last| NewEntry { data, ..entry(n, low, last) };
     let load = |entries, progress| Load {
         generation: 2,
         entries,
@@ -452,33 +469,4 @@ async fn keeps_a_section_until_its_mark_is_passed<R: Rig>(rig: &R) {
     store.trim(trim).await.unwrap();
     assert_eq!(ids(&mut store, Lane::Bootstrap).await, [id(5, 1)]);
     assert_eq!(store.page(E1, Lane::Bootstrap, id(5, 1), 9).await.unwrap().end, id(5, 1));
-}
-
-async fn pages_and_waits<R: Rig>(rig: &R) {
-    let (connect, mut store, _) = begun(rig).await;
-    let mut reader = connect.connect().await.unwrap();
-    let short = Duration::from_millis(20);
-    reader.wait(E1, Lane::Changes, Id::ZERO, short).await.unwrap();
-    let page = reader.page(E1, Lane::Changes, Id::ZERO, 2).await.unwrap();
-    assert_eq!((page.epoch, page.trim, page.entries.len()), (Some(E1), Id::ZERO, 0));
-    assert_eq!(reader.before(E1, Lane::Changes, id(9, 9)).await, Ok(None));
-
-    let (now, three) = (guard("w", Id::ZERO), vec![(200, 1), (200, 2), (300, 1)]);
-    let three = three.into_iter().map(|(lsn, n)| entry(lsn, n, false)).collect();
-    let three = append(three, "0/1");
-    let (woken, appended) =
-        tokio::join!(reader.wait(E1, Lane::Changes, Id::ZERO, LEASE), store.append(&now, &three),);
-    assert_eq!((woken, appended), (Ok(()), Ok(Answer::Done)));
-    let page = reader.page(E1, Lane::Changes, id(200, 1), 1).await.unwrap();
-    assert_eq!(page.entries.iter().map(|e| e.id).collect::<Vec<_>>(), [id(200, 2)]);
-    let page = reader.page(E1, Lane::Changes, id(200, u64::MAX), 9).await.unwrap();
-    assert_eq!(page.entries.iter().map(|e| e.id).collect::<Vec<_>>(), [id(300, 1)]);
-    let before = reader.before(E1, Lane::Changes, id(299, 0)).await.unwrap();
-    assert_eq!(before.map(|e| e.id), Some(id(200, 2)));
-
-    let usage = store.usage(E1).await.unwrap();
-    assert_eq!((usage.length, usage.bootstrap, usage.policy.as_str()), (3, 0, "noeviction"));
-    assert!(usage.changes > 0 && usage.used >= usage.changes && usage.now_ms > 0);
-    let server = store.server().await.unwrap();
-    assert!(server.primary && server.policy == "noeviction" && server.max_bulk_len > 1 << 20);
 }

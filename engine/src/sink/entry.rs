@@ -20,7 +20,7 @@ use crate::batch::{Batch, Cell, Detail, Image, Piece, Row};
 use crate::sink::config::Encoding;
 
 pub use decode::{Content, DecodeError, Entry, EntryOp, Field, RawEntry};
-pub use rows::{ROWS, size, together};
+pub use rows::{Lines, ROWS, Rows, Value, size, together};
 
 mod decode;
 mod rows;

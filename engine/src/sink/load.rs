@@ -395,6 +395,10 @@ impl Encoder {
     pub fn encode(&mut self, batch: &Batch) -> Result<Encoded, SinkError> {
         let first = Position::Bootstrap(self.next);
         let mut done = Encoded { letters: batch.aside.letters.clone(), ..Encoded::default() };
+        let kept = batch.rows.iter().filter(|row| !row.dropped);
+        let bytes: usize = kept.map(|row| entry::size(batch, row)).sum();
+        // Names, and what lengths take beside the values, find room as it is made.
+        done.data.reserve_exact(bytes + bytes / 8 + 1024);
         let (mut together, mut before): (Vec<&Row>, Option<u32>) = (Vec::new(), None);
         for piece in &batch.pieces {
             let rows = batch.rows[piece.rows.clone()].iter().filter(|row| !row.dropped);

@@ -14,8 +14,10 @@ use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 use self::script::Script;
 use super::id::{Id, Keys};
 use super::store::{Answer, Connect, StoreError};
+use crate::position::Epoch;
 use crate::sink::config::Config;
 
+mod bulk;
 mod connect;
 mod feed;
 mod registry;
@@ -51,8 +53,22 @@ pub struct RedisStore {
     keys: Keys,
     tag: String,
     response_timeout: Duration,
+    /// Entries of the load, as far as their sizes are known.
+    measured: Option<Measured>,
+    /// So many steps of the load go by script: others have written meanwhile.
+    disturbed: u32,
+    /// Whether transactions are allowed, once that was tried.
+    transacts: Option<bool>,
     /// Why nothing more can be asked of it.
     dead: Option<String>,
+}
+
+/// No entry of an epoch's load through this one is larger.
+#[derive(Clone, Copy, Debug)]
+struct Measured {
+    epoch: Epoch,
+    through: Id,
+    largest: usize,
 }
 
 impl std::fmt::Debug for RedisStore {
@@ -88,6 +104,58 @@ impl RedisStore {
             }
             reply => reply,
         }
+    }
+
+    /// Commands in one round trip, in their order. An error is that of the first that has one.
+    async fn pipeline(
+        &mut self,
+        commands: impl IntoIterator<Item = Cmd>,
+    ) -> Result<Vec<Value>, StoreError> {
+        if let Some(why) = &self.dead {
+            return Err(StoreError::Unknown(why.clone()));
+        }
+        self.connection.set_response_timeout(self.response_timeout);
+        let mut pipe = redis::pipe();
+        for command in commands {
+            pipe.add_command(command);
+        }
+        let replies = self.connection.send_packed_commands(&pipe, 0, pipe.len()).await;
+        let replies = replies.and_then(|replies| Value::Array(replies).extract_error());
+        array(replies.map_err(|error| self.failed(&error))?)
+    }
+
+    /// Commands in one step, without a script: what passes Lua is copied there, and hashed byte
+    /// by byte. None: a key that was watched has changed, and nothing was done.
+    async fn transaction(&mut self, commands: Vec<Cmd>) -> Result<Option<Vec<Value>>, StoreError> {
+        let begin = std::iter::once(redis::cmd("MULTI"));
+        let commands = begin.chain(commands).chain([redis::cmd("EXEC")]);
+        // What was refused before it is the reason why EXEC is.
+        match self.pipeline(commands).await?.pop() {
+            Some(Value::Array(done)) => Ok(Some(done)),
+            Some(Value::Nil) => Ok(None),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Whether there are transactions: a user's ACL may forbid them, a proxy not know them. Tried
+    /// with one of nothing, for what comes after a refused MULTI would be done at once.
+    async fn transacts(&mut self) -> Result<bool, StoreError> {
+        if let Some(known) = self.transacts {
+            return Ok(known);
+        }
+        let known = match self.transaction(Vec::new()).await {
+            Ok(_) => true,
+            Err(StoreError::Denied(_) | StoreError::Refused(_)) => {
+                // Where only EXEC is refused.
+                match self.run(&redis::cmd("DISCARD")).await {
+                    Err(error @ StoreError::Unknown(_)) => return Err(error),
+                    _ => false,
+                }
+            }
+            Err(error) => return Err(error),
+        };
+        self.transacts = Some(known);
+        Ok(known)
     }
 
     fn failed(&mut self, error: &RedisError) -> StoreError {

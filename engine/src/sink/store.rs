@@ -233,7 +233,8 @@ pub trait Registry: Send {
 
 /// The readers' side.
 pub trait Feed: Send {
-    /// Entries strictly after `after`, and not more than `most`, but one if there is one.
+    /// Entries strictly after `after`, and not more than `most`, but one if there is one. Only an
+    /// empty page says that there are no more.
     fn page(
         &mut self,
         epoch: Epoch,
@@ -242,7 +243,8 @@ pub trait Feed: Send {
         most: impl Into<Most> + Send,
     ) -> impl Future<Output = Result<Page, StoreError>> + Send;
 
-    /// Returns as soon as the stream has an entry after `after`, or after `timeout`.
+    /// Returns as soon as the stream has an entry after `after` or the next epoch its first row,
+    /// or after `timeout`.
     /// Holds up its connection meanwhile: a reader has one of its own.
     fn wait(
         &mut self,

@@ -219,6 +219,29 @@ async fn a_truncate_does_not_reach_what_it_does_not_name() {
     assert!(Site::end(&applier).await.success());
 }
 
+/// What has no row refers to none, and what is a part of a table is filled with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_is_loaded_again_although_tables_of_ours_refer_to_it() {
+    let schema = "CREATE TABLE parent (id int PRIMARY KEY, n int);
+        CREATE TABLE never (id int PRIMARY KEY, p int REFERENCES parent);
+        CREATE TABLE parted (id int PRIMARY KEY, p int REFERENCES parent) PARTITION BY RANGE (id);
+        CREATE TABLE low PARTITION OF parted FOR VALUES FROM (0) TO (5);
+        CREATE TABLE high PARTITION OF parted FOR VALUES FROM (5) TO (100);";
+    let rows = "INSERT INTO parent SELECT n, n FROM generate_series(1, 9) n;
+        INSERT INTO parted SELECT n, n FROM generate_series(1, 9) n;
+        ALTER PUBLICATION kasho_pub SET (publish_via_partition_root = true);";
+    let site = Site::start(schema, rows, "", "").await;
+    let applier = site.applier();
+    site.world.bootstrap().await;
+    site.settle().await;
+    site.target.sql("UPDATE parent SET n = -1; INSERT INTO parent VALUES (77)").await;
+    let again = ["bootstrap", "--yes", "--table", "public.parent"];
+    site.world.engine.run(&again).await.success();
+    site.settle().await;
+    site.same(&["parent", "never", "parted"]).await;
+    assert!(Site::end(&applier).await.success());
+}
+
 /// Where the target has a foreign key that the source has not, tables are not truncated.
 #[tokio::test(flavor = "multi_thread")]
 async fn identities_begin_again_with_a_truncate_however_it_is_done() {

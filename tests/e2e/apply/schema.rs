@@ -4,12 +4,12 @@
 use serde_json::json;
 
 use super::Site;
-use crate::harness::eventually;
+use crate::harness::{eventually, logs};
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, n int);";
 
 /// A statement and the message that its trigger would write, for one transaction.
-fn told(tag: &str, text: &str, identity: &str) -> String {
+pub(super) fn told(tag: &str, text: &str, identity: &str) -> String {
     format!("{text}; {}", message(tag, Some(text), identity))
 }
 
@@ -121,6 +121,67 @@ async fn a_new_bootstrap_empties_a_table_under_its_new_name() {
     site.world.bootstrap().await;
     site.settle().await;
     site.same(&["\"Other\"", "more.u"]).await;
+    assert!(Site::end(&applier).await.success());
+}
+
+/// So is one of which the same transaction has the first rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_changes_its_name_behind_its_first_rows() {
+    let tables = format!("{TABLE} CREATE TABLE u (id int PRIMARY KEY, n int);");
+    let site = Site::start(&tables, "INSERT INTO t VALUES (1, 1)", "", "").await;
+    let applier = site.applier();
+    site.world.bootstrap().await;
+    let rename = |from: &str, to: &str| {
+        let text = format!("ALTER TABLE {from} RENAME TO {to}");
+        told("ALTER TABLE", &text, &format!("public.{to}"))
+    };
+    // Its old name goes to another table, ...
+    let (away, there) = (rename("u", "u_old"), rename("t", "u"));
+    let first =
+        format!("INSERT INTO u VALUES (1, 1); {away}; {there}; INSERT INTO u VALUES (2, 2)");
+    // ... or it gets the name of one.
+    let create = "CREATE TABLE made (id int PRIMARY KEY, n int)";
+    let create = told("CREATE TABLE", create, "public.made");
+    let (away, there) = (rename("u", "bak"), rename("made", "u"));
+    let second = format!(
+        "{create}; INSERT INTO made SELECT id, n + 1 FROM u; {away}; {there}; INSERT INTO u VALUES (3, 3)"
+    );
+    let noted = "SELECT string_agg(relation, ' ' ORDER BY relation) FROM kasho.applied \
+                 WHERE relation NOT IN ('', 'public.mark')";
+    for (transaction, tables, ours) in [
+        (first, &["u", "u_old"][..], "public.u public.u_old"),
+        (second, &["u", "u_old", "bak"], "public.bak public.u public.u_old"),
+    ] {
+        site.pg().sql(&format!("BEGIN; {transaction}; COMMIT")).await;
+        site.settle().await;
+        site.same(tables).await;
+        assert_eq!(site.target.value(noted).await, ours);
+    }
+    site.world.engine.run(&["reset", "--yes"]).await.success();
+    site.world.until_state("WAITING").await;
+    site.world.bootstrap().await;
+    site.settle().await;
+    site.same(&["u", "u_old", "bak"]).await;
+    assert!(Site::end(&applier).await.success());
+}
+
+/// The driver tells of statements, and these have values in them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_literal_of_a_schema_change_is_in_no_log_at_any_level() {
+    let canary = logs::planted_unique("default");
+    let site = Site::start(TABLE, "INSERT INTO t VALUES (1, 1)", "", "").await;
+    let applier = site.applier();
+    site.world.bootstrap().await;
+    let text = format!("ALTER TABLE t ADD COLUMN extra text DEFAULT '{canary}'");
+    site.pg().sql(&format!("BEGIN; {}; COMMIT", told("ALTER TABLE", &text, "public.t"))).await;
+    site.settle().await;
+    site.same(&["t"]).await;
+    // Another one that the target refuses.
+    site.target.sql("ALTER TABLE t ADD CONSTRAINT more CHECK (true)").await;
+    let text = format!("ALTER TABLE t ADD CONSTRAINT more CHECK (extra = '{canary}')");
+    site.pg().sql(&format!("BEGIN; {}; COMMIT", told("ALTER TABLE", &text, "public.t"))).await;
+    site.settle().await;
+    assert!(applier.lines().join("\n").contains("it is there already"));
     assert!(Site::end(&applier).await.success());
 }
 

@@ -1,11 +1,15 @@
 //! Checks of what is bounded: acknowledgements by the stream and by an entry's last row, a
 //! transaction by the budget, a page by its bytes, an id by 64 bits.
 
-use super::{E1, LEASE, Rig, append, begun, entry, guard, id, ids, load};
+use std::time::Duration;
+
+use super::{E1, LEASE, Rig, append, begun, checkpoint, entry, guard, id, ids, load};
+use crate::position::Epoch;
 use crate::sink::entry::RawEntry;
 use crate::sink::id::{Id, Lane};
 use crate::sink::store::{
-    Acked, Answer, Append, Dead, Feed, Most, NewEntry, Registry, Store, StoreError, Trim,
+    Acked, Answer, Append, Begin, Begun, Connect, Dead, Feed, Guard, Leased, Most, NewEntry,
+    Registry, Store, StoreError, Trim,
 };
 
 pub(super) async fn keeps_what_was_acknowledged_too_far<R: Rig>(rig: &R) {
@@ -152,4 +156,94 @@ pub(super) async fn keeps_long_lsns_exact<R: Rig>(rig: &R) {
     assert_eq!(store.trim(Trim { epoch: E1, ceiling: None, pressed: false }).await, Ok(1));
     assert_eq!(ids(&mut store, Lane::Changes).await, [id(b, u64::MAX - 1)]);
     assert_eq!(store.inspect().await.unwrap().checkpoint.unwrap().trim, id(a, 1));
+}
+
+/// Small entries and large ones, also those that come while it is read.
+pub(super) async fn reads_the_load_whatever_its_entries_weigh<R: Rig>(rig: &R) {
+    let (connect, mut store, _) = begun(rig).await;
+    let mut reader = connect.connect().await.unwrap();
+    let leased = store.lease(E1, "o", "v", LEASE).await;
+    assert!(matches!(leased, Ok(Leased::Yes { .. })), "{leased:?}");
+    let data = vec![b'x'; 300_000];
+    let most = Most { entries: 40, bytes: 100_000 };
+    let (mut last, mut after, mut read) = (Id::ZERO, Id::ZERO, Vec::new());
+    let writes: [&[usize]; 8] = [
+        &[10_000; 30],
+        &[5],
+        &[20_000; 12],
+        &[10; 60],
+        &[20_000, 7, 300_000],
+        &[1; 50],
+        &[300_000, 300_000, 9],
+        &[],
+    ];
+    for sizes in writes {
+        let entries = sizes.iter().zip(last.high + 1..);
+        let entries =
+            entries.map(|(size, n)| NewEntry { data: &data[..*size], ..entry(n, 1, false) });
+        let now = guard("v", last);
+        last.high += sizes.len() as u64;
+        last.low = 1;
+        assert_eq!(store.load(&now, &load(entries.collect())).await, Ok(Answer::Done));
+        // One page after each, and then the rest.
+        loop {
+            let page = reader.page(E1, Lane::Bootstrap, after, most).await.unwrap();
+            let Some(newest) = page.entries.last() else { break };
+            let weight: usize = page.entries.iter().map(RawEntry::weight).sum();
+            assert!(weight - newest.weight() < most.bytes && page.entries.len() <= most.entries);
+            after = newest.id;
+            read.extend(page.entries.iter().map(|entry| entry.id.high));
+            if !sizes.is_empty() {
+                break;
+            }
+        }
+    }
+    assert_eq!(read, (1..=last.high).collect::<Vec<u64>>());
+}
+
+/// Begins it after [`E1`], and loads its first row.
+async fn next_epoch<S: Store>(store: &mut S) -> Answer {
+    let (before, fields) = (Some(E1), checkpoint(Epoch(2)).fields());
+    let begin = Begin { epoch: Epoch(2), before, fields, state: None, catalog: None };
+    assert_eq!(store.begin(&begin).await, Ok(Begun::Done));
+    let leased = store.lease(Epoch(2), "o", "v", LEASE).await;
+    assert!(matches!(leased, Ok(Leased::Yes { .. })), "{leased:?}");
+    let guard = Guard { epoch: Epoch(2), ..guard("v", Id::ZERO) };
+    store.load(&guard, &load(vec![entry(1, 1, false)])).await.unwrap()
+}
+
+pub(super) async fn pages_and_waits<R: Rig>(rig: &R) {
+    let (connect, mut store, _) = begun(rig).await;
+    let mut reader = connect.connect().await.unwrap();
+    let short = Duration::from_millis(20);
+    reader.wait(E1, Lane::Changes, Id::ZERO, short).await.unwrap();
+    let page = reader.page(E1, Lane::Changes, Id::ZERO, 2).await.unwrap();
+    assert_eq!((page.epoch, page.trim, page.entries.len()), (Some(E1), Id::ZERO, 0));
+    assert_eq!(reader.before(E1, Lane::Changes, id(9, 9)).await, Ok(None));
+
+    let (now, three) = (guard("w", Id::ZERO), vec![(200, 1), (200, 2), (300, 1)]);
+    let three = three.into_iter().map(|(lsn, n)| entry(lsn, n, false)).collect();
+    let three = append(three, "0/1");
+    let (woken, appended) =
+        tokio::join!(reader.wait(E1, Lane::Changes, Id::ZERO, LEASE), store.append(&now, &three),);
+    assert_eq!((woken, appended), (Ok(()), Ok(Answer::Done)));
+    let page = reader.page(E1, Lane::Changes, id(200, 1), 1).await.unwrap();
+    assert_eq!(page.entries.iter().map(|e| e.id).collect::<Vec<_>>(), [id(200, 2)]);
+    let page = reader.page(E1, Lane::Changes, id(200, u64::MAX), 9).await.unwrap();
+    assert_eq!(page.entries.iter().map(|e| e.id).collect::<Vec<_>>(), [id(300, 1)]);
+    let before = reader.before(E1, Lane::Changes, id(299, 0)).await.unwrap();
+    assert_eq!(before.map(|e| e.id), Some(id(200, 2)));
+
+    let newest = id(300, 1);
+    // As long as nobody would wait: the next epoch has to wake it.
+    let waiting = reader.wait(E1, Lane::Changes, newest, LEASE * 20);
+    let (woken, answer) =
+        tokio::join!(tokio::time::timeout(LEASE, waiting), next_epoch(&mut store));
+    assert_eq!((woken, answer), (Ok(Ok(())), Answer::Done), "none of this one comes any more");
+
+    let usage = store.usage(E1).await.unwrap();
+    assert_eq!((usage.length, usage.bootstrap, usage.policy.as_str()), (3, 0, "noeviction"));
+    assert!(usage.changes > 0 && usage.used >= usage.changes && usage.now_ms > 0);
+    let server = store.server().await.unwrap();
+    assert!(server.primary && server.policy == "noeviction" && server.max_bulk_len > 1 << 20);
 }

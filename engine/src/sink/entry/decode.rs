@@ -13,6 +13,7 @@ use kasho_plugin_sdk::Op;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, Visitor};
 
+use super::rows::Rows;
 use crate::batch::DdlDetail;
 use crate::position::{Lsn, Position};
 use crate::sink::id::{Id, Lane};
@@ -162,6 +163,8 @@ pub enum Content {
         /// Of a schema change: what is needed to apply it, beside its row.
         ddl: Option<Box<DdlDetail>>,
     },
+    /// Several rows of the load, for who reads them undivided.
+    Rows(Box<Rows>),
     /// Tables were emptied.
     Truncate {
         /// Their qualified names.

@@ -21,6 +21,10 @@ use crate::batch::{Batch, Cell, Image, Piece, Row};
 use crate::sink::config::Encoding;
 use crate::sink::id::{Id, Lane};
 
+pub use packed::{Lines, Rows, Value};
+
+mod packed;
+
 /// The word in the field `o`.
 pub const ROWS: &str = "rows";
 
@@ -61,7 +65,11 @@ impl Encoding {
         let Some(first) = rows.first() else { return Ok(()) };
         let start = out.len();
         let data = RowData { batch, piece, row: first, relation: batch.relation_of(first) };
-        self.map(&RowsData { shared: &data, rows }, out).map_err(|()| {
+        let written = match self {
+            Encoding::Msgpack => msgpack(&data, rows, out),
+            Encoding::Json => self.map(&RowsData { shared: &data, rows: Some(rows) }, out),
+        };
+        written.map_err(|()| {
             out.truncate(start);
             let mut blamed = rows.iter().map(|&row| RowData { row, ..data }.blame()).enumerate();
             let named = blamed.find(|(_, error)| matches!(error, EncodeError::NotUtf8 { .. }));
@@ -70,10 +78,12 @@ impl Encoding {
     }
 }
 
+/// A map of which the images come last.
 struct RowsData<'a> {
     /// The first row, for what it has in common with the others.
     shared: &'a RowData<'a>,
-    rows: &'a [&'a Row],
+    /// None: whoever asked writes them himself.
+    rows: Option<&'a [&'a Row]>,
 }
 
 impl Serialize for RowsData<'_> {
@@ -88,9 +98,35 @@ impl Serialize for RowsData<'_> {
         if miss {
             map.serialize_entry("miss", &true)?;
         }
-        map.serialize_entry("rows", &Images { batch, rows: self.rows })?;
+        if let Some(rows) = self.rows {
+            map.serialize_entry("rows", &Images { batch, rows })?;
+        }
         map.end()
     }
+}
+
+/// The same, with every value written straight to where it goes: there are many of them.
+fn msgpack(shared: &RowData<'_>, rows: &[&Row], out: &mut Vec<u8>) -> Result<(), ()> {
+    Encoding::Msgpack.map(&RowsData { shared, rows: None }, out)?;
+    packed::text(b"rows", out);
+    packed::array(rows.len(), out);
+    for row in rows {
+        let cells = row.new.map_or(&[][..], |image| shared.batch.cells(image));
+        packed::array(cells.len(), out);
+        for cell in cells {
+            match *cell {
+                Cell::Text(span) => {
+                    let bytes = shared.batch.span(span);
+                    std::str::from_utf8(bytes).map_err(drop)?;
+                    packed::text(bytes, out);
+                }
+                Cell::Null => out.push(0xc0),
+                Cell::Unchanged => out.push(0xc3),
+                Cell::Absent => out.push(0xc2),
+            }
+        }
+    }
+    Ok(())
 }
 
 struct Images<'a> {
@@ -135,12 +171,7 @@ impl Entry {
     /// It is not an entry of ours.
     pub fn rows(raw: &RawEntry, after: Id) -> Result<Vec<Entry>, DecodeError> {
         let bad = |field| DecodeError { id: raw.id, lane: Lane::Bootstrap, field };
-        let text = |field| std::str::from_utf8(raw.field(field).unwrap_or_default()).ok();
-        if !raw.has_rows() {
-            return Err(bad("o"));
-        }
-        let generation = text("g").and_then(|g| g.parse().ok()).ok_or_else(|| bad("g"))?;
-        let table = text("t").filter(|table| !table.is_empty()).ok_or_else(|| bad("t"))?;
+        let (generation, table) = shared(raw)?;
         let data: Data = parse(raw.field("d").unwrap_or_default()).ok_or_else(|| bad("d"))?;
         let (width, count) = (data.cols.len(), data.rows.len() as u64);
         let whole = data.oids.len() == width && data.rows.iter().all(|row| row.len() == width);
@@ -172,6 +203,47 @@ impl Entry {
         let rows = data.rows.into_iter().enumerate();
         Ok(rows.filter(|(place, _)| id(*place) > after).map(entry).collect())
     }
+}
+
+impl Entry {
+    /// Reads `raw`, an entry of several rows of the bootstrap stream, as one: without those
+    /// rows that are not after `after`.
+    ///
+    /// # Errors
+    /// It is not an entry of ours.
+    pub fn together(raw: RawEntry, after: Id) -> Result<Entry, DecodeError> {
+        let id = raw.id;
+        let bad = |field| DecodeError { id, lane: Lane::Bootstrap, field };
+        let (generation, table) = shared(&raw)?;
+        let (weight, table) = (raw.weight(), table.to_owned());
+        let data = raw.fields.into_iter().find(|(name, _)| name == b"d").unwrap_or_default().1;
+        // Rows have numbers; whoever stands on one has low or more of its id.
+        let after = after.high.saturating_sub(u64::from(after.low == 0));
+        let (rows, shared) = Rows::of(data, id.high, after).ok_or_else(|| bad("d"))?;
+        Ok(Entry {
+            position: id.position(Lane::Bootstrap),
+            op: EntryOp::Row(Op::Read),
+            table,
+            generation,
+            last: false,
+            xid: shared.xid,
+            commit_us: shared.ts,
+            content: Content::Rows(Box::new(rows)),
+            weight,
+        })
+    }
+}
+
+/// The generation and the table of an entry of several rows.
+fn shared(raw: &RawEntry) -> Result<(u64, &str), DecodeError> {
+    let bad = |field| DecodeError { id: raw.id, lane: Lane::Bootstrap, field };
+    let text = |field| std::str::from_utf8(raw.field(field).unwrap_or_default()).ok();
+    if !raw.has_rows() {
+        return Err(bad("o"));
+    }
+    let generation = text("g").and_then(|g| g.parse().ok()).ok_or_else(|| bad("g"))?;
+    let table = text("t").filter(|table| !table.is_empty()).ok_or_else(|| bad("t"))?;
+    Ok((generation, table))
 }
 
 /// An entry of one row takes about twice its bytes when it is read. A row among others

@@ -252,7 +252,10 @@ impl Feed for MemoryStore {
         let arrival = async {
             loop {
                 changed.mark_unchanged();
-                if !self.page(epoch, lane, after, 1).await?.entries.is_empty() {
+                let next = Epoch(epoch.0 + 1);
+                let begun = self.page(next, Lane::Bootstrap, Id::ZERO, 1).await?;
+                let found = self.page(epoch, lane, after, 1).await?;
+                if !found.entries.is_empty() || !begun.entries.is_empty() {
                     return Ok(());
                 }
                 if changed.changed().await.is_err() {

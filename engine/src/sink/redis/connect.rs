@@ -30,6 +30,9 @@ pub(super) async fn connect(config: &Config) -> Result<RedisStore, StoreError> {
         keys: Keys::new(&config.prefix),
         tag: format!("{{{}}}", config.prefix),
         response_timeout,
+        measured: None,
+        disturbed: 0,
+        transacts: None,
         dead: None,
     };
     for script in script::ALL {

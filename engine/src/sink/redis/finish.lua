@@ -11,6 +11,7 @@ if (ARGV[5] == '1' and state ~= ARGV[6]) or (ARGV[5] ~= '1' and state) then
   return {'STATE', state}
 end
 local last = append(KEYS[2], ARGV[4], 8)
+measure(KEYS[1], ARGV[3], last, 8)
 redis.call('HSET', KEYS[1], 'last', last, 'end', last, 'writer', 'finished')
 redis.call('HDEL', KEYS[1], 'owner', 'until')
 redis.call('SET', KEYS[4], ARGV[7])

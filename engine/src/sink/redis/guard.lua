@@ -54,6 +54,23 @@ local function append(stream, generation, i)
   return last
 end
 
+-- Notes how large the largest entry of the load is through the newest: its table and data, and
+-- what the rest takes at most. Not if somebody who did not note it has written before. The
+-- entries begin at ARGV[i], `before` is the one before them.
+local function measure(load, before, last, i)
+  local known = redis.call('HGET', load, 'measured') or '0-0 0'
+  local at, largest = known:match('^(%S+) (%d+)$')
+  if at ~= before then
+    redis.call('HDEL', load, 'measured')
+    return
+  end
+  largest = tonumber(largest)
+  for word = i, #ARGV, 5 do
+    largest = math.max(largest, #ARGV[word + 2] + #ARGV[word + 3] + 64)
+  end
+  redis.call('HSET', load, 'measured', string.format('%s %.0f', last, largest))
+end
+
 -- Milliseconds of the server's clock.
 local function now()
   local time = redis.call('TIME')

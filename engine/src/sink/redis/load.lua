@@ -13,8 +13,10 @@ no = full(KEYS[4], rest)
 if no then
   return no
 end
-local last = append(KEYS[2], ARGV[4], letters(KEYS[4], rest))
+local entries = letters(KEYS[4], rest)
+local last = append(KEYS[2], ARGV[4], entries)
 if last then
+  measure(KEYS[1], ARGV[3], last, entries)
   redis.call('HSET', KEYS[1], 'last', last)
 end
 redis.call('HSET', KEYS[1], 'until', string.format('%.0f', now() + ARGV[5]))

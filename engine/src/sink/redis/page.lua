@@ -25,5 +25,5 @@ while left > 0 and bytes < limit do
   from, left = '(' .. some[#some][1], left - count
   step = math.max(1, math.min(16, step * 4, math.floor((limit - bytes) / math.max(largest, 1))))
 end
-local load = redis.call('HMGET', KEYS[3], 'end', 'runs')
-return {found[1], found[2], entries, load[1], load[2]}
+local load = redis.call('HMGET', KEYS[3], 'end', 'runs', 'measured')
+return {found[1], found[2], entries, load[1], load[2], load[3]}

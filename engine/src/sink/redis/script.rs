@@ -33,6 +33,7 @@ scripts! {
     MARK = " flags=allow-oom" "guard.lua" "dead.lua" "append.lua";
     LEASE = " flags=allow-oom" "guard.lua" "lease.lua";
     LOAD = "" "guard.lua" "dead.lua" "load.lua";
+    LOADABLE = " flags=no-writes" "guard.lua" "loadable.lua";
     RENEW = " flags=allow-oom" "guard.lua" "dead.lua" "load.lua";
     FINISH = " flags=allow-oom" "guard.lua" "finish.lua";
     RELEASE = " flags=allow-oom" "release.lua";

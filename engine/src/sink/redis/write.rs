@@ -165,6 +165,9 @@ impl Store for RedisStore {
 
     async fn load(&mut self, guard: &Guard, load: &Load<'_>) -> Result<Answer, StoreError> {
         in_order(guard, &load.entries)?;
+        if let Some(answer) = self.bulk_load(guard, load).await? {
+            return Ok(answer);
+        }
         let grows = !load.entries.is_empty() || !load.dead.letters.is_empty();
         let script = if grows { &script::LOAD } else { &script::RENEW };
         let [load_key, stream, checkpoint] = self.load_keys(guard.epoch);
@@ -246,7 +249,7 @@ impl Store for RedisStore {
 }
 
 impl RedisStore {
-    fn load_keys(&self, epoch: Epoch) -> [String; 3] {
+    pub(super) fn load_keys(&self, epoch: Epoch) -> [String; 3] {
         let keys = &self.keys;
         [keys.load(epoch), keys.stream(epoch, Lane::Bootstrap), keys.checkpoint()]
     }

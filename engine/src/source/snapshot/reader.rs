@@ -315,6 +315,9 @@ impl<'a> Rows<'a> {
 
     fn take(&mut self, done: bool) -> Slice {
         let mut batch = std::mem::take(&mut self.batch);
+        if !done {
+            self.batch.reserve_like(&batch);
+        }
         if !batch.rows.is_empty() {
             batch.pieces.push(Piece {
                 xid: 0,

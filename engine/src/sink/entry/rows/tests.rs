@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::position::Position;
 use crate::sink::contract::sample;
 
 /// The entry that `data` is, numbered as the last of its rows.
@@ -42,6 +43,45 @@ fn value() -> impl Strategy<Value = Field> {
     ]
 }
 
+/// The rows of an entry that was read as one.
+fn divided(entry: &Entry) -> Vec<Entry> {
+    let Content::Rows(rows) = &entry.content else { panic!("{entry:?}") };
+    let (mut lines, mut read) = (rows.lines(), Vec::new());
+    let oids: Arc<[u32]> = sample::relation("t").columns.iter().map(|column| column.oid).collect();
+    assert!(lines.row().is_none_or(|(number, _)| number == rows.first));
+    while let Some((number, values)) = lines.row() {
+        let packed = lines.packed();
+        let field = |value: &Value<'_>| match *value {
+            Value::Text(text) => {
+                let there = |packed: &[u8]| text.is_empty() || find(packed, text);
+                assert!(packed.is_none_or(there), "a text stands where it says");
+                Field::Text(String::from_utf8(text.to_vec()).unwrap())
+            }
+            Value::Null => Field::Null,
+            Value::Unchanged => Field::Unchanged,
+            Value::Absent => Field::Absent,
+        };
+        let (columns, oids) = (Arc::clone(&rows.columns), Arc::clone(&oids));
+        let new = Some(values.iter().map(field).collect());
+        let (old, key, transactional, ddl) = (None, Vec::new(), None, None);
+        let miss = false;
+        read.push(Entry {
+            position: Position::Bootstrap(number),
+            content: Content::Row { columns, oids, new, old, key, transactional, miss, ddl },
+            weight: 0,
+            ..entry.clone()
+        });
+        lines.advance();
+    }
+    assert_eq!(read.len(), rows.count());
+    assert!(read.last().is_none_or(|last| last.position == entry.position));
+    read
+}
+
+fn find(hay: &[u8], needle: &[u8]) -> bool {
+    hay.windows(needle.len()).any(|window| window == needle)
+}
+
 proptest! {
     #[test]
     fn rows_come_back_as_if_each_had_its_entry(
@@ -68,9 +108,48 @@ proptest! {
         let weight: usize = read.iter().map(|entry| entry.weight).sum();
         prop_assert!(skipped > 0 || weight + rows.len() >= entry.weight());
         let read = read.into_iter().map(|entry| Entry { weight: 0, ..entry });
-        prop_assert_eq!(read.collect::<Vec<_>>(), alone.collect::<Vec<_>>());
+        let read: Vec<Entry> = read.collect();
+        prop_assert_eq!(&read, &alone.collect::<Vec<_>>());
+        // What is read as one does not say that rows may miss: nothing of the load finds any.
+        let told = read.into_iter().map(|mut entry| {
+            if let Content::Row { miss, .. } = &mut entry.content {
+                *miss = false;
+            }
+            entry
+        });
+        let together = Entry::together(entry.clone(), after).unwrap();
+        prop_assert_eq!(divided(&together), told.collect::<Vec<_>>());
+        prop_assert_eq!(together.weight, entry.weight());
         // Whoever does not know of it halts, and takes nothing for one row.
         prop_assert_eq!(Entry::decode(&entry, Lane::Bootstrap).unwrap_err().field, "o");
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_no_entry_of_ours_is_refused_by_both_readers(
+        rows in prop::collection::vec(prop::collection::vec(value(), 2), 1..6),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mut data = encode(Encoding::Msgpack, &batch(&rows));
+        for (at, byte) in changes {
+            let at = at.index(data.len());
+            data[at] = byte;
+        }
+        if cut.index(4) == 0 {
+            data.truncate(cut.index(data.len()));
+        }
+        let entry = raw(ROWS, &data, 100);
+        let (divided, together) = (Entry::rows(&entry, Id::ZERO), Entry::together(entry, Id::ZERO));
+        // Names and values that are no UTF-8 any more are not looked at here, and there.
+        if let (Ok(divided), Ok(together)) = (&divided, &together) {
+            let Content::Rows(rows) = &together.content else { panic!("{together:?}") };
+            prop_assert_eq!(rows.count(), divided.len());
+        }
+        if let (Err(error), Ok(together)) = (&divided, &together) {
+            panic!("{error}, but {together:?}");
+        }
     }
 }
 
@@ -92,8 +171,10 @@ fn what_is_no_entry_of_rows_is_refused() {
     let good = encode(Encoding::Json, &batch(&[vec![Field::Null; 2], vec![Field::Null; 2]]));
     let good = String::from_utf8(good).unwrap();
     let refused = |data: &str, high| {
-        let read = Entry::rows(&raw(ROWS, data.as_bytes(), high), Id::ZERO);
-        read.expect_err("an error").field
+        let entry = raw(ROWS, data.as_bytes(), high);
+        let read = Entry::rows(&entry, Id::ZERO).expect_err("an error");
+        assert_eq!(Entry::together(entry, Id::ZERO), Err(read.clone()));
+        read.field
     };
     assert_eq!(refused(&good, 1), "d", "its first row would have no number");
     for (was, bad) in [
@@ -106,6 +187,35 @@ fn what_is_no_entry_of_rows_is_refused() {
     }
     let other = raw("read", good.as_bytes(), 9);
     assert_eq!(Entry::rows(&other, Id::ZERO).unwrap_err().field, "o");
+    assert_eq!(Entry::together(other, Id::ZERO).unwrap_err().field, "o");
+}
+
+/// As another writer might: other widths of lengths and numbers, another order, more keys.
+#[test]
+fn rows_are_read_however_messagepack_writes_them() {
+    let parts: [&[u8]; 8] = [
+        b"\xde\x00\x07",
+        b"\xa4rows\xdc\x00\x02\x92\xd9\x011\xc4\x01x\xdd\x00\x00\x00\x02\xda\x00\x012\xc3",
+        b"\xa5other\x82\xa1a\x93\xca....\xcb........\xc0\xa1b\xc4\x02ab",
+        b"\xa5after\xd3\xff\xff\xff\xff\xff\xff\xff\xfe",
+        b"\xa3xid\xce\x00\x00\x00\x07",
+        b"\xa2ts\xd1\xff\xfe",
+        b"\xa4cols\xdc\x00\x02\xa2id\xd9\x04note",
+        b"\xd9\x04oids\x92\x17\xcd\x00\x19",
+    ];
+    let entry = raw(ROWS, &parts.concat(), 12);
+    let divided = Entry::rows(&entry, Id::ZERO).unwrap();
+    let together = Entry::together(entry, Id::ZERO).unwrap();
+    assert_eq!((together.xid, together.commit_us), (7, -2));
+    assert_eq!((divided[0].xid, divided[0].commit_us), (7, -2));
+    let Content::Rows(rows) = &together.content else { panic!("{together:?}") };
+    let mut lines = rows.lines();
+    // What is no text goes nowhere, as if it were not part of the row.
+    assert_eq!(lines.row(), Some((11, &[Value::Text(b"1"), Value::Absent][..])));
+    lines.advance();
+    assert_eq!(lines.row(), Some((12, &[Value::Text(b"2"), Value::Unchanged][..])));
+    lines.advance();
+    assert_eq!((lines.row(), rows.columns.join(",").as_str()), (None, "id,note"));
 }
 
 #[test]
