@@ -54,8 +54,10 @@ pub(super) async fn difference_of(
     told
 }
 
-/// A dump without the names of NOT NULL, which servers before 18 do not keep.
-pub(super) fn unnamed(dump: &str) -> String {
+/// A dump without what servers of different versions tell each in its own way: the names of
+/// NOT NULL, which those before 18 do not keep, and the table before a view's columns, which
+/// those before 16 write even where there is no other.
+pub(super) fn unversioned(dump: &str) -> String {
     let line = |line: &str| {
         let named = line.split_once(" NOT NULL").and_then(|(before, after)| {
             let (column, name) = before.rsplit_once(" CONSTRAINT ")?;
@@ -63,7 +65,19 @@ pub(super) fn unnamed(dump: &str) -> String {
         });
         named.unwrap_or_else(|| format!("{line}\n"))
     };
-    dump.lines().map(line).collect()
+    let part = |part: &str| {
+        let view = part.split_once("\n   FROM ").map(|(_, from)| from);
+        let from = view.and_then(|from| from.split(['\n', ';']).next());
+        match from.and_then(|from| from.split_once('.')) {
+            Some((_, table)) => {
+                let unqualified = part.replace(&format!(" {table}."), " ");
+                unqualified.replace(&format!("({table}."), "(")
+            }
+            None => part.to_owned(),
+        }
+    };
+    let parts: Vec<String> = dump.split(OBJECT).map(part).collect();
+    parts.join(OBJECT).lines().map(line).collect()
 }
 
 /// What differs between two dumps of structure; objects named in `left_out` apart.
@@ -82,10 +96,13 @@ pub(super) fn structure_differs(one: &str, two: &str, left_out: &[String]) -> St
     told
 }
 
+/// What a heading of a dump begins with.
+const OBJECT: &str = "\n--\n-- ";
+
 /// What stands under each heading of a dump.
 fn objects(dump: &str) -> BTreeMap<String, String> {
     let mut objects = BTreeMap::<String, String>::new();
-    for part in dump.split("\n--\n-- ").skip(1) {
+    for part in dump.split(OBJECT).skip(1) {
         let (name, text) = part.split_once("\n--\n").unwrap_or((part, ""));
         *objects.entry(name.to_owned()).or_default() += text;
     }

@@ -11,7 +11,7 @@ use tokio_postgres::{Client, NoTls};
 
 use super::SESSIONS;
 use super::changing::Changing;
-use super::compare::{difference_of, structure_differs, unnamed};
+use super::compare::{difference_of, structure_differs, unversioned};
 use super::random::Random;
 use super::schema::{Identity, Schema};
 use super::workload::{Count, Sessions, play};
@@ -173,7 +173,7 @@ impl Stage {
         let (source, target) = (self.source().await, self.target().await);
         let dumped = async |server: &Postgres| {
             let text = structure(server, &self.clients).await;
-            if self.mixed { unnamed(&text) } else { text }
+            if self.mixed { unversioned(&text) } else { text }
         };
         let (one, two) = tokio::join!(dumped(&self.source), dumped(&self.other));
         // What a build that was given up leaves behind is nobody's index.
