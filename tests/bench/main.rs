@@ -23,7 +23,6 @@ mod memory;
 mod plugin;
 mod swap;
 mod table;
-mod verify;
 
 use e2e::harness;
 use table::Table;
@@ -84,9 +83,6 @@ async fn main() {
     }
     if wanted("live") {
         live::run(&mut table).await;
-    }
-    if wanted("verify") {
-        verify::run(&mut table).await;
     }
     if wanted("memory") {
         memory::run(&mut table).await;
