@@ -61,7 +61,7 @@ impl Side {
         let (side, doing) = (self.name, doing.to_owned());
         let rows = self.client.simple_query_raw(sql).await;
         let rows = rows.map_err(|error| VerifyError::rows(side, &doing, &error))?;
-        Ok(Rows { side, doing, rows: Box::pin(rows) })
+        Ok(Rows { side, doing, rows: Some(Box::pin(rows)) })
     }
 
     /// Hands each row of a statement's answer to `each`.
@@ -108,20 +108,23 @@ impl Side {
 pub(super) struct Rows {
     side: &'static str,
     doing: String,
-    rows: Pin<Box<SimpleQueryStream>>,
+    /// Until its end: the driver calls it a broken connection if it is asked again.
+    rows: Option<Pin<Box<SimpleQueryStream>>>,
 }
 
 impl Rows {
-    /// The next row, unless that was the last one.
+    /// The next row, unless that was the last one; then there is none, however often it is
+    /// asked for.
     pub(super) async fn next(&mut self) -> Result<Option<SimpleQueryRow>, VerifyError> {
         let failed = |error| VerifyError::rows(self.side, &self.doing, &error);
-        loop {
-            match self.rows.try_next().await.map_err(failed)? {
+        while let Some(rows) = &mut self.rows {
+            match rows.try_next().await.map_err(failed)? {
                 Some(SimpleQueryMessage::Row(row)) => return Ok(Some(row)),
                 Some(_) => {}
-                None => return Ok(None),
+                None => self.rows = None,
             }
         }
+        Ok(None)
     }
 }
 
