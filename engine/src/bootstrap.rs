@@ -251,16 +251,9 @@ pub fn on(phase: &Phase, command: Command, facts: &Facts) -> Result<Transition, 
             | Command::TableDone { .. }
             | Command::LoadDone),
         ) => reload::on(phase, streaming, command, facts),
-        (Waiting(_), Command::Reload { .. }) => Err(wrong_state(
-            "the load of single tables",
-            phase,
-            "nothing is loaded yet; StartBootstrap (`kasho bootstrap`) loads all of them",
-        )),
+        (Waiting(_), Command::Reload { .. }) => Err(nothing_loaded(phase)),
         (_, command @ Command::SchemaChanged { .. }) => schema::on(phase, command),
-        (Accumulating(load), Command::LoadDone) => Ok(match load.unfinished(&facts.whole) {
-            Some(next) => Transition { next: Accumulating(next), effects: load_on() },
-            None => load_done(load.clone()),
-        }),
+        (Accumulating(load), Command::LoadDone) => Ok(all_done(load, facts)),
         (Accumulating(load), Command::Complete { force }) => complete(load, force, facts),
         (Accumulating(_), Command::Abort { .. }) => Ok(abort(phase, None)),
         (Streaming(_), Command::Abort { force: true }) => Ok(abort(phase, None)),
@@ -375,6 +368,19 @@ fn with_table_done(load: &Load, (oid, attempt): (u32, u32), rows: u64) -> Result
 /// Goes on with a load that is not finished.
 fn load_on() -> Vec<Effect> {
     vec![Effect::StopLoad, Effect::BeginLoad]
+}
+
+fn nothing_loaded(phase: &Phase) -> Refusal {
+    let text = "nothing is loaded yet; StartBootstrap (`kasho bootstrap`) loads all of them";
+    wrong_state("the load of single tables", phase, text)
+}
+
+/// The loader says that it has finished, which counts only if Redis holds all of it.
+fn all_done(load: &Load, facts: &Facts) -> Transition {
+    match load.unfinished(&facts.whole) {
+        Some(next) => Transition { next: Phase::Accumulating(next), effects: load_on() },
+        None => load_done(load.clone()),
+    }
 }
 
 fn load_done(mut load: Load) -> Transition {
