@@ -161,6 +161,18 @@ fn has_word(code: &str, word: &str) -> bool {
 }
 
 #[test]
+fn statements_are_quoted_in_one_place() {
+    let doubled = [r#"replace('"', "\"\"")"#, r#"replace('\'', "''")"#];
+    let strays = rust_files()
+        .into_iter()
+        .filter(|file| file.path.starts_with("engine/src") && file.modules() != ["quote"]);
+    none(strays.flat_map(|file| {
+        let found = doubled.into_iter().filter(|text| file.code.contains(text));
+        found.map(|text| tell(&file, &format!("has {text}: use crate::quote"))).collect::<Vec<_>>()
+    }));
+}
+
+#[test]
 fn nothing_stands_where_it_does_not_belong() {
     let mut wrong: Vec<String> = Vec::new();
     for entry in fs::read_dir(root()).expect("root").flatten() {

@@ -237,5 +237,35 @@ async fn target_tables(target: &Side) -> Result<Target, VerifyError> {
             Ok(())
         })
         .await?;
+    indexes(target, &mut tables).await?;
     Ok(tables)
+}
+
+async fn indexes(target: &Side, tables: &mut Target) -> Result<(), VerifyError> {
+    let statement = "SELECT n.nspname, c.relname, x.indexrelid, a.attname, x.indisunique FROM pg_index x \
+                     JOIN pg_class c ON c.oid = x.indrelid \
+                     JOIN pg_namespace n ON n.oid = c.relnamespace \
+                     JOIN pg_class i ON i.oid = x.indexrelid \
+                     JOIN pg_am m ON m.oid = i.relam AND m.amname = 'btree' \
+                     CROSS JOIN LATERAL unnest(x.indkey::int2[]) WITH ORDINALITY AS k (attnum, n) \
+                     LEFT JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = k.attnum \
+                     WHERE x.indisvalid AND x.indpred IS NULL AND k.n <= x.indnkeyatts \
+                     ORDER BY x.indexrelid, k.n";
+    let mut last = String::new();
+    target
+        .each("reading the target's indexes", statement, |row| {
+            let text = |at: usize| row.get(at).unwrap_or_default().to_owned();
+            let Some(table) = tables.get_mut(&(text(0), text(1))) else { return Ok(()) };
+            let index = text(2);
+            if index != last {
+                table.indexes.push((text(4) == "t", Vec::new()));
+                last = index;
+            }
+            if let Some((_, columns)) = table.indexes.last_mut() {
+                // An expression is no column.
+                columns.push(text(3));
+            }
+            Ok(())
+        })
+        .await
 }

@@ -23,6 +23,7 @@ mod memory;
 mod plugin;
 mod swap;
 mod table;
+mod verify;
 
 use e2e::harness;
 use table::Table;
@@ -83,6 +84,9 @@ async fn main() {
     }
     if wanted("live") {
         live::run(&mut table).await;
+    }
+    if wanted("verify") {
+        verify::run(&mut table).await;
     }
     if wanted("memory") {
         memory::run(&mut table).await;

@@ -130,7 +130,7 @@ async fn dump(
 }
 
 /// Waits as long as it takes.
-async fn ended(process: &Process, mut look: impl FnMut(u32)) {
+pub(crate) async fn ended(process: &Process, mut look: impl FnMut(u32)) {
     while process.exited().is_none() {
         look(process.pid());
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -2,8 +2,12 @@
 //! differ. Parts are ranges of the key where its order is the same on both servers, else
 //! buckets of its digest, so that no server's collation matters.
 //!
-//! Memory holds the keys and digests of one part at most. What is found are candidates: a
-//! row that is changing differs, too, and [`super::settle`] tells the two apart.
+//! Of a table every row is read once, and of the parts that differ a second time: never the
+//! whole of it for each of them. Memory holds the digests of parts and the keys of suspects,
+//! however many rows there are. What is found are candidates: a row that is changing differs,
+//! too, and [`super::settle`] tells the two apart.
+
+mod rows;
 
 use std::collections::HashMap;
 
@@ -15,12 +19,16 @@ use super::report::{Kind, Table};
 use super::session::{Side, key};
 use super::{Progress, sql};
 
+pub(super) use rows::{KEYS_AT_ONCE, Lookup};
+
 /// Rows of a range, and of a bucket about.
 const RANGE_ROWS: u64 = 16_384;
 const BUCKET_ROWS: u64 = 4_096;
 const MOST_BUCKETS: u64 = 65_536;
-/// Buckets whose rows are read in one statement.
-const BUCKETS_AT_ONCE: usize = 32;
+/// Rows of buckets that differ are read in so many passes over the table, of so many rows
+/// each: most differences are in a few buckets, and a table that differs everywhere has shown
+/// enough of it by then.
+const PASSES: [u64; 4] = [1 << 17, 1 << 20, 1 << 23, 1 << 23];
 /// Suspects of a table that are looked at: as many as may change while the target catches up.
 const MOST: usize = 10_000;
 
@@ -100,11 +108,15 @@ impl Half<'_> {
     }
 
     /// The same of each bucket.
-    async fn sums(&self, bucket: &str) -> Result<HashMap<u64, Sum>, VerifyError> {
+    async fn sums(
+        &self,
+        bucket: &str,
+        condition: Option<&str>,
+    ) -> Result<HashMap<u64, Sum>, VerifyError> {
         let statement = format!(
             "SELECT {bucket}, count(*), sum({}){} GROUP BY 1",
             sql::summand(&self.columns),
-            self.rows(None)
+            self.rows(condition)
         );
         let mut sums = HashMap::new();
         self.side
@@ -137,7 +149,7 @@ impl Half<'_> {
         );
         let (mut found, columns) = (None, self.key.len());
         let each = |row: &SimpleQueryRow| {
-            found = Some(key(row, columns));
+            found = Some(key(row, 0..columns));
             Ok(())
         };
         self.side.each(&self.doing, &statement, each).await?;
@@ -198,6 +210,11 @@ impl Chosen {
     fn takes(&self, part: u64) -> bool {
         part % self.every == self.phase
     }
+
+    /// The same as a condition on the number of a part, if not all are taken.
+    fn condition(&self, part: &str) -> Option<String> {
+        (self.every > 1).then(|| format!("({part}) % {} = {}", self.every, self.phase))
+    }
 }
 
 /// Compares a table.
@@ -230,9 +247,11 @@ pub(super) async fn compare(
     progress.table(&pair.source_name, pair.rows_estimated);
     let counted = chosen.every > 1;
     let mut work = Work { source, target, compared: &mut compared, counted, progress };
-    match pair.ordered {
-        true => work.by_ranges(chosen).await?,
-        false => work.by_buckets(chosen).await?,
+    match (pair.ordered, pair.fewer) {
+        (true, _) => work.by_ranges(chosen).await?,
+        (false, false) => work.by_buckets(chosen).await?,
+        (false, true) if pair.key.is_empty() => work.by_copies(chosen).await?,
+        (false, true) => work.by_keys(chosen).await?,
     }
     // Whatever hides a row from what is above does not hide it from being counted.
     let (here, there) = (compared.table.source_rows, compared.table.target_rows);
@@ -317,86 +336,88 @@ impl Work<'_> {
         here: Option<&str>,
         there: Option<&str>,
     ) -> Result<(u64, u64), VerifyError> {
-        let columns = self.source.key.len();
-        let statement = |half: &Half<'_>, condition| match columns {
-            0 => format!(
-                "SELECT {}, count(*){} GROUP BY 1",
-                sql::fingerprint(&half.columns),
-                half.rows(condition)
-            ),
-            _ => format!(
-                "SELECT {}, {}{}",
-                sql::list(&half.key),
-                sql::fingerprint(&half.columns),
-                half.rows(condition)
-            ),
-        };
-        let mut source: HashMap<Vec<String>, String> = HashMap::new();
-        let text = statement(&self.source, here);
-        self.source
-            .side
-            .each(&self.source.doing, &text, |row| {
-                source.insert(key(row, columns.max(1)), last(row, columns.max(1)));
-                Ok(())
-            })
-            .await?;
-        let copies = |text: &str| if columns == 0 { text.parse().unwrap_or(0) } else { 1 };
-        let here = source.values().map(|digest| copies(digest)).sum();
-        let (mut there_rows, compared) = (0, &mut *self.compared);
-        let text = statement(&self.target, there);
-        self.target
-            .side
-            .each(&self.target.doing, &text, |row| {
-                let (found, digest) = (key(row, columns.max(1)), last(row, columns.max(1)));
-                there_rows += copies(&digest);
-                let own = source.remove(&found);
-                let same = match (&own, columns, compared.pair.fewer) {
-                    (Some(own), 0, true) => copies(&digest) <= copies(own),
-                    (Some(own), ..) => *own == digest,
-                    (None, ..) => false,
-                };
-                if !same {
-                    compared.suspect(found, columns);
-                }
-                Ok(())
-            })
-            .await?;
-        if !compared.pair.fewer {
-            source.into_keys().for_each(|key| compared.suspect(key, columns));
+        rows::merge((&self.source, &self.target), (here, there), self.compared).await
+    }
+
+    /// Rules may remove rows, so that no digest of a part says anything: the rows that are in
+    /// the target are looked up in the source.
+    async fn by_keys(&mut self, chosen: Chosen) -> Result<(), VerifyError> {
+        let some = chosen.condition(&sql::bucket(&self.target.key, u64::from(u32::MAX)));
+        let pair = self.compared.pair.clone();
+        let (source, _) = halves(&pair, self.source.side, self.target.side);
+        let rows = rows::look_up(source, &self.target, some.as_deref(), self.compared).await?;
+        self.progress.rows(rows);
+        if !pair.unique {
+            rows::twice(&self.target, some.as_deref(), self.compared).await?;
         }
-        Ok((here, there_rows))
+        self.count_rest().await?;
+        let table = &mut self.compared.table;
+        // What the target lacks by right is looked at with that.
+        table.compared_rows = if self.counted { rows } else { table.source_rows };
+        Ok(())
+    }
+
+    /// The same of rows without key, whose copies are counted on both sides.
+    async fn by_copies(&mut self, chosen: Chosen) -> Result<(), VerifyError> {
+        let some =
+            |half: &Half<'_>| chosen.condition(&sql::bucket(&half.columns, u64::from(u32::MAX)));
+        let (here, there) = (some(&self.source), some(&self.target));
+        let (source, target) = self.rows(here.as_deref(), there.as_deref()).await?;
+        self.count(source, target);
+        Ok(())
     }
 
     async fn by_buckets(&mut self, chosen: Chosen) -> Result<(), VerifyError> {
-        let pair = &self.compared.pair;
-        let rows = pair.rows_estimated.max(self.compared.table.source_rows);
+        let rows = match self.counted {
+            true => self.compared.table.source_rows,
+            // What the planner believes of a table that was never analysed is nothing.
+            false => self.source.count().await?,
+        };
         let of = (rows / chosen.bucket_rows.max(1)).clamp(1, MOST_BUCKETS);
         let chosen = chosen.within(of);
         let (here, there) =
             (sql::bucket(self.source.named_by(), of), sql::bucket(self.target.named_by(), of));
-        let fewer = pair.fewer;
-        let (source, target) = tokio::try_join!(self.source.sums(&here), self.target.sums(&there))?;
+        let (some, others) = (chosen.condition(&here), chosen.condition(&there));
+        let (source, target) = tokio::try_join!(
+            self.source.sums(&here, some.as_deref()),
+            self.target.sums(&there, others.as_deref())
+        )?;
         let mut differing = Vec::new();
         for bucket in (0..of).filter(|bucket| chosen.takes(*bucket)) {
             let none = Sum { rows: 0, digests: "0".to_owned() };
             let (own, other) =
                 (source.get(&bucket).unwrap_or(&none), target.get(&bucket).unwrap_or(&none));
             self.count(own.rows, other.rows);
-            if own != other && !(fewer && other.rows == 0) {
-                differing.push(bucket);
+            if own != other {
+                differing.push((bucket, own.rows + other.rows));
             }
         }
         drop((source, target));
-        for buckets in differing.chunks(BUCKETS_AT_ONCE) {
-            let numbers: Vec<String> = buckets.iter().map(ToString::to_string).collect();
-            let any = |bucket: &str| format!("{bucket} IN ({})", numbers.join(", "));
-            self.rows(Some(&any(&here)), Some(&any(&there))).await?;
-            if self.compared.table.more {
+        let mut left = differing.as_slice();
+        for most in PASSES {
+            let pass = pass(left, most);
+            if pass.is_empty() || self.compared.table.more {
                 break;
             }
+            let numbers: Vec<String> = pass.iter().map(|(bucket, _)| bucket.to_string()).collect();
+            let any = |bucket: &str| format!("{bucket} IN ({})", numbers.join(", "));
+            self.rows(Some(&any(&here)), Some(&any(&there))).await?;
+            left = left.get(pass.len()..).unwrap_or_default();
         }
+        self.compared.table.more |= !left.is_empty();
         Ok(())
     }
+}
+
+/// As many of the buckets, with their rows, as one pass takes, and one at least.
+fn pass(buckets: &[(u64, u64)], most: u64) -> &[(u64, u64)] {
+    let mut rows = 0;
+    let taken = buckets.iter().take_while(|(_, own)| {
+        let first = rows == 0;
+        rows += own;
+        first || rows <= most
+    });
+    &buckets[..taken.count()]
 }
 
 impl Compared {
@@ -412,10 +433,6 @@ impl Compared {
     }
 }
 
-fn last(row: &SimpleQueryRow, at: usize) -> String {
-    row.get(at).unwrap_or_default().to_owned()
-}
-
 /// What a difference is, from the states on both sides.
 pub(super) fn kind(source: bool, target: bool) -> Kind {
     match (source, target) {
@@ -428,6 +445,21 @@ pub(super) fn kind(source: bool, target: bool) -> Kind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn few_passes_take_all_buckets_that_differ_a_little() {
+        let buckets: Vec<(u64, u64)> = (0..1_200).map(|bucket| (bucket, 8_192)).collect();
+        let mut left = buckets.as_slice();
+        let mut taken = Vec::new();
+        for most in PASSES {
+            let pass = pass(left, most);
+            taken.push(pass.len());
+            left = &left[pass.len()..];
+        }
+        assert_eq!(taken, [16, 128, 1_024, 32]);
+        assert_eq!(pass(&[(7, u64::MAX / 2), (8, 1)], 100).len(), 1, "however large it is");
+        assert!(pass(&[], 100).is_empty());
+    }
 
     #[test]
     fn of_however_few_buckets_a_sample_takes_one() {

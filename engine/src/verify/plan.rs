@@ -15,20 +15,11 @@ use crate::source::catalog::{Catalog, ConstraintKind};
 use crate::transform::{Action, Coverage, TableCoverage};
 
 /// Types whose order is the same on every server: ranges of them are the same rows. Texts
-/// are not among them, for their order is the collation's, which a server's C library makes.
-const ORDERED: [&str; 11] = [
-    "int2",
-    "int4",
-    "int8",
-    "oid",
-    "uuid",
-    "date",
-    "time",
-    "timestamp",
-    "timestamptz",
-    "numeric",
-    "bytea",
-];
+/// are not among them, for their order is the collation's, which a server's C library makes;
+/// nor is uuid, whose order has nothing to do with where rows are stored: every range would be
+/// read from all over the table.
+const ORDERED: [&str; 10] =
+    ["int2", "int4", "int8", "oid", "date", "time", "timestamp", "timestamptz", "numeric", "bytea"];
 
 /// A column on both sides.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +66,8 @@ pub(super) struct Pair {
     pub(super) key: Vec<Pairing>,
     /// The key has the same order on both sides.
     pub(super) ordered: bool,
+    /// The target lets no key stand twice.
+    pub(super) unique: bool,
     /// What is compared, the key included.
     pub(super) columns: Vec<Pairing>,
     /// What is not.
@@ -121,6 +114,25 @@ pub(super) struct TargetTable {
     pub(super) partitioned: bool,
     /// Its columns; whether each is generated.
     pub(super) columns: BTreeMap<String, bool>,
+    /// The columns of its ordered indexes, and whether each is unique.
+    pub(super) indexes: Vec<(bool, Vec<String>)>,
+}
+
+impl TargetTable {
+    /// An index finds ranges of this key. Without one every range costs a scan of the table.
+    fn is_ordered_by(&self, key: &[Pairing]) -> bool {
+        self.indexes.iter().any(|(_, columns)| {
+            columns.len() >= key.len() && columns.iter().zip(key).all(|(a, b)| *a == b.target)
+        })
+    }
+
+    /// No two rows have the same key.
+    fn is_unique_by(&self, key: &[Pairing]) -> bool {
+        let all = |columns: &[String]| {
+            columns.iter().all(|column| key.iter().any(|pairing| pairing.target == *column))
+        };
+        self.indexes.iter().any(|(unique, columns)| *unique && all(columns))
+    }
 }
 
 /// Tables of the target by schema and name.
@@ -177,6 +189,8 @@ fn one(catalog: &Catalog, relation: &Relation, coverage: &Coverage, target: &Tar
         catalog.tables.iter().filter(|table| table.relation == relation.id).collect();
     let partitioned = stored.iter().any(|table| table.oid != relation.id) || stored.is_empty();
     let (key, ordered) = key(catalog, relation, &columns.compared);
+    let ordered = ordered && there.is_ordered_by(&key);
+    let unique = there.is_unique_by(&key);
     Planned::Pair(Box::new(Pair {
         id: relation.id,
         source_name: name,
@@ -187,6 +201,7 @@ fn one(catalog: &Catalog, relation: &Relation, coverage: &Coverage, target: &Tar
         filter: stored.iter().find_map(|table| table.filter.clone()),
         key,
         ordered,
+        unique,
         columns: columns.compared,
         skipped: columns.skipped,
         fewer: covered.is_some_and(|table| table.lossy || !table.filters.is_empty()),
@@ -263,7 +278,9 @@ fn key(catalog: &Catalog, relation: &Relation, compared: &[Pairing]) -> (Vec<Pai
     if key.len() != names.len() {
         return (Vec::new(), false);
     }
-    let ordered = !key.is_empty()
+    // The index of an identity may have its columns in another order than the table.
+    let ordered = (primary.is_some() || key.len() == 1)
+        && !key.is_empty()
         && names.iter().all(|name| {
             relation
                 .column(name)

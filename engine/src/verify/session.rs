@@ -5,17 +5,19 @@
 //! wrong: the role may not read a table, or row security would hide rows from it, which is
 //! an error here (`row_security = off`) and never a silent difference.
 
-use std::pin::pin;
+use std::pin::Pin;
 
 use futures_util::TryStreamExt;
-use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow, SimpleQueryStream};
 
 use super::error::VerifyError;
 use crate::source::conninfo::{Conninfo, sql_connect_with};
 
 /// Beside those that every session of ours has. `lc_monetary` decides how money looks,
-/// `search_path` how names do (`regclass`).
-const SETTINGS: [(&str, &str); 9] = [
+/// `search_path` how names do (`regclass`). A part's rows are sorted, and buckets counted, in
+/// `work_mem`, not in the server's temporary files.
+const SETTINGS: [(&str, &str); 10] = [
+    ("work_mem", "32MB"),
     ("search_path", "pg_catalog"),
     ("row_security", "off"),
     ("lc_monetary", "C"),
@@ -54,6 +56,14 @@ impl Side {
         begun.map_err(|error| VerifyError::rows(self.name, "beginning a snapshot", &error))
     }
 
+    /// The rows of a statement's answer, one at a time.
+    pub(super) async fn rows(&self, doing: &str, sql: &str) -> Result<Rows, VerifyError> {
+        let (side, doing) = (self.name, doing.to_owned());
+        let rows = self.client.simple_query_raw(sql).await;
+        let rows = rows.map_err(|error| VerifyError::rows(side, &doing, &error))?;
+        Ok(Rows { side, doing, rows: Some(Box::pin(rows)) })
+    }
+
     /// Hands each row of a statement's answer to `each`.
     pub(super) async fn each(
         &self,
@@ -61,13 +71,9 @@ impl Side {
         sql: &str,
         mut each: impl FnMut(&SimpleQueryRow) -> Result<(), VerifyError>,
     ) -> Result<(), VerifyError> {
-        let failed = |error: &tokio_postgres::Error| VerifyError::rows(self.name, doing, error);
-        let rows = self.client.simple_query_raw(sql).await.map_err(|error| failed(&error))?;
-        let mut rows = pin!(rows);
-        while let Some(message) = rows.try_next().await.map_err(|error| failed(&error))? {
-            if let SimpleQueryMessage::Row(row) = &message {
-                each(row)?;
-            }
+        let mut rows = self.rows(doing, sql).await?;
+        while let Some(row) = rows.next().await? {
+            each(&row)?;
         }
         Ok(())
     }
@@ -98,6 +104,30 @@ impl Side {
     }
 }
 
+/// An answer that is read a row at a time; the server waits meanwhile.
+pub(super) struct Rows {
+    side: &'static str,
+    doing: String,
+    /// Until its end: the driver calls it a broken connection if it is asked again.
+    rows: Option<Pin<Box<SimpleQueryStream>>>,
+}
+
+impl Rows {
+    /// The next row, unless that was the last one; then there is none, however often it is
+    /// asked for.
+    pub(super) async fn next(&mut self) -> Result<Option<SimpleQueryRow>, VerifyError> {
+        let failed = |error| VerifyError::rows(self.side, &self.doing, &error);
+        while let Some(rows) = &mut self.rows {
+            match rows.try_next().await.map_err(failed)? {
+                Some(SimpleQueryMessage::Row(row)) => return Ok(Some(row)),
+                Some(_) => {}
+                None => self.rows = None,
+            }
+        }
+        Ok(None)
+    }
+}
+
 /// Values of a row.
 pub(super) fn texts(
     row: &SimpleQueryRow,
@@ -107,6 +137,6 @@ pub(super) fn texts(
 }
 
 /// The same of columns that are not null.
-pub(super) fn key(row: &SimpleQueryRow, columns: usize) -> Vec<String> {
-    texts(row, 0..columns).map(Option::unwrap_or_default).collect()
+pub(super) fn key(row: &SimpleQueryRow, columns: std::ops::Range<usize>) -> Vec<String> {
+    texts(row, columns).map(Option::unwrap_or_default).collect()
 }

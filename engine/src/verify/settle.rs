@@ -25,7 +25,8 @@ const STRIKES: u8 = 2;
 /// and came again between two looks: these are asked for more often.
 const VAGUE_STRIKES: u8 = 3 * STRIKES;
 const PAUSE: Duration = Duration::from_millis(200);
-/// Suspects that one statement asks for.
+/// Suspects that one statement asks for by their keys. Those without one cost a scan of the
+/// table a statement, and are asked for all at once.
 const AT_ONCE: usize = 100;
 /// Rows of a table whose differing columns are named.
 const NAMED: usize = 20;
@@ -221,7 +222,7 @@ async fn of(
     for keys in keys.chunks(AT_ONCE) {
         by_key(&half, keys, source, &mut states).await?;
     }
-    for digests in digests.chunks(AT_ONCE) {
+    if !digests.is_empty() {
         let digest = sql::fingerprint(&half.columns);
         let any: Vec<String> = digests.iter().map(|digest| sql::literal(digest)).collect();
         let condition = format!("{digest} IN ({})", any.join(", "));
@@ -257,7 +258,7 @@ async fn by_key(
     let read = |row: &tokio_postgres::SimpleQueryRow| {
         let text = |at| row.get(at).unwrap_or_default().to_owned();
         let state = State { value: text(columns), version: text(columns + 1), rows: 1 };
-        match states.entry(Subject::Key(key(row, columns))) {
+        match states.entry(Subject::Key(key(row, 0..columns))) {
             Entry::Vacant(free) => drop(free.insert(state)),
             Entry::Occupied(mut first) => first.get_mut().join(&state),
         }
@@ -337,6 +338,7 @@ mod tests {
             filter: None,
             key: Vec::new(),
             ordered: false,
+            unique: false,
             columns: Vec::new(),
             skipped: Vec::new(),
             fewer: false,

@@ -8,15 +8,7 @@
 
 use kasho_plugin_sdk::pattern::TablePattern;
 
-/// An identifier, always quoted: no word is reserved then.
-pub(super) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// A text as a constant; `standard_conforming_strings` is pinned.
-pub(super) fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
-}
+pub(super) use crate::quote::{identifier as quoted, literal};
 
 /// A table's name as coverage has it (`crm."People"`), in parts.
 pub(super) fn parts(name: &str) -> Option<(String, String)> {
@@ -102,6 +94,28 @@ pub(super) fn any_of(key: &[&str], keys: &[&[String]]) -> String {
     }
 }
 
+/// The condition of these very keys, however many: one scan of the key's index. `types` are
+/// those of its columns, for constants have none of their own.
+pub(super) fn among(key: &[&str], types: &[String], keys: &[Vec<String>]) -> String {
+    let array = |at: usize| {
+        let values = keys.iter().map(|key| element(key.get(at).map_or("", String::as_str)));
+        let values = format!("{{{}}}", values.collect::<Vec<_>>().join(","));
+        format!("{}::{}[]", literal(&values), types.get(at).map_or("text", String::as_str))
+    };
+    match key {
+        [one] => format!("{} = ANY ({})", quoted(one), array(0)),
+        all => {
+            let arrays: Vec<String> = (0..all.len()).map(array).collect();
+            format!("({}) IN (SELECT * FROM unnest({}))", list(all), arrays.join(", "))
+        }
+    }
+}
+
+/// A value within the text of an array.
+fn element(value: &str) -> String {
+    format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
 fn tuple_value(key: &[String]) -> String {
     key.first().map_or_else(|| "NULL".to_owned(), |value| literal(value))
 }
@@ -126,8 +140,6 @@ mod tests {
 
     #[test]
     fn names_and_values_cannot_break_out() {
-        assert_eq!(quoted("a\"b"), "\"a\"\"b\"");
-        assert_eq!(literal("it's \\"), "'it''s \\'");
         assert_eq!(list(&["a", "B c"]), "\"a\", \"B c\"");
         assert_eq!(parts("crm.\"Pe\"\"ople\""), Some(("crm".to_owned(), "Pe\"ople".to_owned())));
     }
@@ -152,6 +164,19 @@ mod tests {
         assert_eq!(any_of(&["id", "n"], &[&c]), "(\"id\", \"n\") IN (('1', 'x'))");
         assert_eq!(filtered([None, None]), "");
         assert_eq!(filtered([Some("a OR b"), None, Some("c")]), " WHERE (a OR b) AND (c)");
+    }
+
+    #[test]
+    fn many_keys_are_one_array_a_column() {
+        let types = ["text".to_owned(), "int4".to_owned()];
+        assert_eq!(
+            among(&["id"], &types, &[key(&["it's"]), key(&["\"\\{,"])]),
+            r#""id" = ANY ('{"it''s","\"\\{,"}'::text[])"#
+        );
+        assert_eq!(
+            among(&["a", "b"], &types, &[key(&["x", "1"]), key(&["", "2"])]),
+            r#"("a", "b") IN (SELECT * FROM unnest('{"x",""}'::text[], '{"1","2"}'::int4[]))"#
+        );
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub(super) struct Suspect {
     /// Where it stands.
     pub(super) found: String,
     /// The table that it stands in, if that is one of ours.
-    pub(super) pair: Option<Pair>,
+    pub(super) pair: Option<Arc<Pair>>,
     /// The row's key, or its `ctid`.
     pub(super) row: Vec<String>,
     pub(super) target_column: String,
@@ -41,8 +41,8 @@ pub(super) struct Suspect {
 pub(super) enum Place {
     /// A masked column equals its own original.
     Own { source_column: String },
-    /// A private value stands in this text.
-    Anywhere { text: String },
+    /// A private value stands in the text with this digest.
+    Anywhere { text: u64 },
 }
 
 impl Suspect {
@@ -122,7 +122,7 @@ pub(super) async fn judge(
         }
         left = again;
     }
-    leaks.extend(produced(sides, masker, relations, nameless).await?);
+    leaks.extend(produced(sides, masker, relations, needles, nameless).await?);
     Ok((leaks, left.len() as u64))
 }
 
@@ -173,7 +173,7 @@ fn one(
 }
 
 /// Equal as far as the target's type may have written it otherwise.
-fn same(expected: &str, text: &str) -> bool {
+pub(super) fn same(expected: &str, text: &str) -> bool {
     let number = |text: &str| text.parse::<f64>().ok();
     expected.trim_end() == text.trim_end()
         || number(expected).is_some_and(|expected| number(text) == Some(expected))
@@ -208,6 +208,7 @@ async fn produced(
     sides: &Sides,
     masker: &mut Masker,
     relations: Relations<'_>,
+    needles: &Needles,
     suspects: Vec<Suspect>,
 ) -> Result<Vec<Leak>, VerifyError> {
     let mut tables: HashMap<u32, Vec<Suspect>> = HashMap::new();
@@ -220,25 +221,14 @@ async fn produced(
         let pair = suspects.first().and_then(|suspect| suspect.pair.clone());
         let (Some(pair), Some(relation)) = (pair, relations(id)) else { continue };
         let text = |suspect: &Suspect| match &suspect.place {
-            Place::Anywhere { text } => Some((suspect.target_column.clone(), text.clone())),
+            Place::Anywhere { text } => Some((suspect.target_column.clone(), *text)),
             Place::Own { .. } => None,
         };
-        let mut unexplained: BTreeSet<(String, String)> =
-            suspects.iter().filter_map(text).collect();
-        let (half, _) = halves(&pair, &sides.source, &sides.target);
-        let names: Vec<&str> = relation.columns.iter().map(|c| c.name.as_str()).collect();
-        let statement = format!("SELECT {}{}", sql::list(&names), half.rows(None));
-        half.side
-            .each(&half.doing, &statement, |row| {
-                let values: Values = texts(row, 0..row.len()).collect();
-                for (column, text) in masker.pass(relation, &values).unwrap_or_default() {
-                    if let Some(text) = text {
-                        unexplained.remove(&(column, text));
-                    }
-                }
-                Ok(())
-            })
-            .await?;
+        let mut unexplained: BTreeSet<(String, u64)> = suspects.iter().filter_map(text).collect();
+        explain(sides, &pair, relation, masker, &mut |column, text| {
+            unexplained.remove(&(column, needles.digest(&text)));
+        })
+        .await?;
         for suspect in suspects {
             let Some(text) = text(&suspect) else { continue };
             match (unexplained.contains(&text), suspect.passes()) {
@@ -249,4 +239,29 @@ async fn produced(
         }
     }
     Ok(leaks)
+}
+
+/// Passes every row of a table of the source through the plugins, and hands over what leaves:
+/// columns by their names in the target, and texts.
+pub(super) async fn explain(
+    sides: &Sides,
+    pair: &Pair,
+    relation: &Arc<Relation>,
+    masker: &mut Masker,
+    each: &mut impl FnMut(String, String),
+) -> Result<(), VerifyError> {
+    let (half, _) = halves(pair, &sides.source, &sides.target);
+    let names: Vec<&str> = relation.columns.iter().map(|c| c.name.as_str()).collect();
+    let statement = format!("SELECT {}{}", sql::list(&names), half.rows(None));
+    half.side
+        .each(&half.doing, &statement, |row| {
+            let values: Values = texts(row, 0..row.len()).collect();
+            for (column, text) in masker.pass(relation, &values).unwrap_or_default() {
+                if let Some(text) = text {
+                    each(column, text);
+                }
+            }
+            Ok(())
+        })
+        .await
 }
