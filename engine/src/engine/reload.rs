@@ -164,9 +164,10 @@ impl Engine {
 
     /// What was ended, or ends by itself, goes on once it is settled what Redis holds.
     pub(super) async fn other_state(&mut self, trouble: String) {
-        // Somebody else may load by now.
-        if self.loading.take_if(|loading| loading.has_ended()).is_none() && self.loading.is_some() {
-            return;
+        // The task that says so may not be gone yet, or another one may have taken its place:
+        // that one has a turn of its own soon enough.
+        if let Some(loading) = self.loading.take() {
+            loading.end().await;
         }
         self.troubles.load = Some(trouble);
         self.debts.load = true;

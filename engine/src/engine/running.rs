@@ -30,11 +30,6 @@ impl Running {
         Running { sink: Some(sink.clone()), ..self }
     }
 
-    /// Whether it is gone already.
-    pub(super) fn has_ended(&self) -> bool {
-        self.task.is_finished()
-    }
-
     /// Asks it to end, and ends it if it does not, or only waits for room. Returns when it is
     /// gone, with its connections and all it holds. A step that was cut off may still be
     /// done, as one whose reply is lost: whoever comes next reads what is there, and its
