@@ -39,9 +39,9 @@ impl Seen {
         for row in batch.rows.iter().filter(|row| row.op == Op::Ddl) {
             if let Some(Detail::Ddl(detail)) = row.detail.as_deref() {
                 seen.add(detail, publications);
-                let renamed = detail.renamed_schemas();
-                let renamed = renamed.map(|(from, to)| Renamed::new(row.position, from, to));
-                seen.renamed.extend(renamed);
+                for (from, to) in detail.renamed_schemas() {
+                    seen.rename(Renamed::new(row.position, from, to));
+                }
             }
         }
         seen
@@ -57,6 +57,16 @@ impl Seen {
             format!("{}.{}", quote_identifier(schema), quote_identifier(table))
         };
         self.made.extend(made.filter_map(|o| Some(name(o.schema.as_ref()?, o.name.as_ref()?))));
+    }
+
+    /// Tables are told by the names that they have behind all of the batch.
+    fn rename(&mut self, renamed: Renamed) {
+        for name in self.made.iter_mut().chain(&mut self.stale) {
+            if let Some(moved) = renamed.moved(name) {
+                *name = moved;
+            }
+        }
+        self.renamed.push(renamed);
     }
 
     /// Nothing that the engine has to know.
@@ -172,5 +182,19 @@ mod tests {
         assert!(Seen::of(&batch, &ours).is_empty(), "there are no schema changes in it");
         batch.relations.push(ddl_relation());
         assert_eq!(Seen::of(&batch, &ours).stale, ["public.t"]);
+    }
+
+    /// Renames are adopted before what is noted beside them.
+    #[test]
+    fn tables_are_told_by_the_names_that_they_have_behind_the_batch() {
+        let mut seen = Seen::default();
+        let detail = DdlDetail { recomputed: vec!["blue.t".into()], ..DdlDetail::default() };
+        seen.add(&detail, &[]);
+        let swap = [("blue", "x"), ("green", "blue"), ("x", "green")];
+        for (ordinal, (from, to)) in (1..).zip(swap) {
+            seen.rename(Renamed::new(Position::Wal { commit_lsn: Lsn(1), ordinal }, from, to));
+        }
+        seen.add(&detail, &[]);
+        assert_eq!(seen.stale, ["green.t", "blue.t"]);
     }
 }
