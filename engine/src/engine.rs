@@ -10,7 +10,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -86,8 +86,12 @@ enum Event {
     StreamTrouble(Option<String>),
     /// The stream cannot go on without a person, or another generation than that.
     StreamHalted { error: String, slot_lost: bool, generation: u64 },
-    /// Schema changes are about to be published.
-    SchemaChanged(schema::Seen),
+    /// Schema changes are about to be published, once whoever says so is told that they are
+    /// noted, or why not.
+    SchemaChanged(schema::Seen, oneshot::Sender<Result<(), Refusal>>),
+    /// How tables are published that are to be loaded again; asked for by somebody who waits,
+    /// or by the engine.
+    Named(Result<Vec<String>, Refusal>, Option<Reply<Answer>>),
     /// A new look at both servers.
     Observed(Box<Observed>),
 }
@@ -142,6 +146,8 @@ struct Engine {
     reholding: Backoff,
     debts: Debts,
     reload: Watch,
+    /// Asks for the names of tables that nobody has loaded.
+    naming: Option<JoinHandle<()>>,
 }
 
 /// Runs the service until `stop`.
@@ -223,6 +229,7 @@ async fn serve(
         reholding: Backoff::default(),
         debts: Debts::default(),
         reload,
+        naming: None,
     };
     engine.resume().await;
     engine.work(calls, inbox, stop).await;
@@ -389,7 +396,10 @@ impl Engine {
                     false => self.try_newer(generation),
                 }
             }
-            Event::SchemaChanged(seen) => self.schema_changed(seen).await,
+            Event::SchemaChanged(seen, told) => {
+                let _ = told.send(self.schema_changed(seen).await);
+            }
+            Event::Named(names, reply) => self.named(names, reply).await,
             Event::Observed(observed) => self.look(*observed).await,
         }
     }
@@ -411,10 +421,7 @@ impl Engine {
                 let answer = self.commanded(Command::Complete { force }).await;
                 self.tell(reply, answer);
             }
-            Call::LoadAgain { tables, reply } => {
-                let answer = self.load_again(&tables).await;
-                self.tell(reply, answer);
-            }
+            Call::LoadAgain { tables, reply } => drop(self.name(tables, Some(reply))),
             Call::Retry { ids, reply } => self.retry(ids, reply),
             Call::Accept { digest, reply } => {
                 let answer = self.accept(&digest);

@@ -204,7 +204,7 @@ impl Engine {
         self.debts.untold.clear();
         self.debts.load = false;
         // Whatever was to be said of the load is found again by whoever goes on with it.
-        self.debts.owed.retain(|owed| matches!(owed.command, Command::SchemaChanged { .. }));
+        self.debts.owed.clear();
         let before = std::mem::replace(&mut self.phase, phase);
         self.stored = stored;
         self.load = loading::Shared::default();

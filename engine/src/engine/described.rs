@@ -2,7 +2,8 @@
 //! first batch of a generation which chain that is, for a transaction that is half published
 //! at a crash is finished by the chain it began with; and before a batch what its rows show
 //! of tables, so that a rename unmasks nothing, whoever runs then. The engine is told what
-//! the batch means for it first, too: schema changes, and rows that were lost once more.
+//! the batch means for it first, too: schema changes, which it stores, and rows that were
+//! lost once more.
 //!
 //! What can go wrong: Redis does not take it, and then the rows wait.
 
@@ -10,7 +11,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::Event;
 use super::backoff::Backoff;
@@ -38,14 +40,12 @@ pub(super) struct Chains {
 pub(super) struct Described {
     publisher: Publisher<RedisStore>,
     world: Arc<World>,
-    events: mpsc::Sender<Event>,
     adopted: Adopted,
     /// The chain itself, not its number: one that finishes what another process began goes
     /// under that one's number, which may be given here too.
     told: Option<Arc<Generation>>,
     learned: Learned,
-    /// The last row of the batch whose schema changes the engine was told last.
-    noted: Option<Position>,
+    notes: Notes,
 }
 
 /// A chain and a sink that belong together. `began` is what a half published transaction
@@ -53,7 +53,7 @@ pub(super) struct Described {
 pub(super) fn pair(
     world: &Arc<World>,
     publisher: Publisher<RedisStore>,
-    events: mpsc::Sender<Event>,
+    notes: Notes,
     began: Option<Arc<Generation>>,
 ) -> (Chains, Described) {
     let generation = began.unwrap_or_else(|| world.handle.newest());
@@ -62,8 +62,8 @@ pub(super) fn pair(
     let adopted = Arc::new(ArcSwap::new(generation));
     let (world, own) = (Arc::clone(world), Arc::clone(world));
     let adopts = Arc::clone(&adopted);
-    let (told, learned, noted) = (None, Learned::default(), None);
-    let described = Described { publisher, world, events, adopted: adopts, told, learned, noted };
+    let (told, learned) = (None, Learned::default());
+    let described = Described { publisher, world, adopted: adopts, told, learned, notes };
     (Chains { chains, world: own, adopted }, described)
 }
 
@@ -118,6 +118,42 @@ impl Learned {
 
     fn is(&mut self, generation: &Arc<Generation>, learned: u64) {
         self.0 = Some((Arc::clone(generation), learned));
+    }
+}
+
+/// Has the engine note what schema changes mean, before they are published.
+pub(super) struct Notes {
+    events: mpsc::Sender<Event>,
+    stop: CancellationToken,
+    /// The last row of the batch that was noted last.
+    noted: Option<Position>,
+}
+
+impl Notes {
+    /// `stop` is whoever ends the stream, and does nothing else until it has ended.
+    pub(super) fn new(events: mpsc::Sender<Event>, stop: CancellationToken) -> Notes {
+        Notes { events, stop, noted: None }
+    }
+
+    /// Returns when it is stored what the batch that ends at `last` means, which is asked for
+    /// once, however often publishing it is tried.
+    async fn take(&mut self, seen: Seen, last: Option<Position>) -> Result<(), SinkError> {
+        if seen.is_empty() || self.noted == last {
+            return Ok(());
+        }
+        let asking = async {
+            let (told, stored) = oneshot::channel();
+            self.events.send(Event::SchemaChanged(seen, told)).await.ok()?;
+            stored.await.ok()
+        };
+        match self.stop.run_until_cancelled(asking).await.flatten() {
+            Some(Ok(())) => {
+                self.noted = last;
+                Ok(())
+            }
+            Some(Err(refusal)) => Err(SinkError::Unnoted { why: refusal.text }),
+            None => Err(SinkError::Unnoted { why: "the stream is being ended".to_owned() }),
+        }
     }
 }
 
@@ -184,12 +220,8 @@ impl Sink for Described {
         }
         let seen = Seen::of(&batch, &self.world.config.source.publications);
         let last = batch.rows.last().map(|row| row.position);
-        // First: what is noted of one that is not published is too much, not too little. And
-        // once, however often publishing it is tried.
-        if !seen.is_empty() && self.noted != last {
-            let _ = self.events.send(Event::SchemaChanged(seen)).await;
-            self.noted = last;
-        }
+        // First: what is noted of one that is not published is too much, not too little.
+        self.notes.take(seen, last).await?;
         // Before whoever delivers them can take their rows for published.
         for stays in &batch.aside.stays {
             self.world.retries.fail(&stays.letter, &stays.why);
@@ -208,10 +240,13 @@ impl Sink for Described {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use kasho_plugin_sdk::{Op, Relation};
 
     use super::*;
-    use crate::batch::{Row, ddl_relation};
+    use crate::batch::{DdlDetail, Detail, Row, ddl_relation};
+    use crate::bootstrap::Refusal;
+    use crate::error::Class;
     use crate::transform::{Catalog, Chain, Config, Handle, Host, Options};
 
     /// Has a generation pass a row of a table that was made after it was loaded.
@@ -225,6 +260,59 @@ mod tests {
         let (op, new, old, detail, dropped) = (Op::Insert, None, None, None, false);
         batch.rows.push(Row { position, op, relation, new, old, detail, dropped });
         Chain::new(Arc::clone(generation)).apply(&mut batch).unwrap();
+    }
+
+    /// Of a batch that has made a table stale.
+    fn seen() -> Seen {
+        let mut batch = Batch::default();
+        batch.relations.push(ddl_relation());
+        let detail = DdlDetail { recomputed: vec!["public.t".into()], ..DdlDetail::default() };
+        let detail = Some(Box::new(Detail::Ddl(Box::new(detail))));
+        let (position, op) = (Position::Bootstrap(1), Op::Ddl);
+        let row = Row { position, op, relation: 0, new: None, old: None, detail, dropped: false };
+        batch.rows.push(row);
+        Seen::of(&batch, &[])
+    }
+
+    #[tokio::test]
+    async fn nothing_is_published_before_the_engine_has_stored_what_it_means() {
+        let (events, mut inbox) = mpsc::channel(1);
+        let stop = CancellationToken::new();
+        let mut notes = Notes::new(events, stop.clone());
+        let at = |n| Some(Position::Bootstrap(n));
+        notes.take(Seen::default(), at(1)).await.unwrap();
+        // Heard is not stored.
+        {
+            let mut taking = std::pin::pin!(notes.take(seen(), at(2)));
+            assert!(taking.as_mut().now_or_never().is_none());
+            let Some(Event::SchemaChanged(_, told)) = inbox.recv().await else { panic!() };
+            assert!(taking.as_mut().now_or_never().is_none());
+            told.send(Err(Refusal::precondition("Redis is away"))).unwrap();
+            let error = taking.await.unwrap_err();
+            assert!(error.to_string().contains("Redis is away"), "{error}");
+            assert_eq!(error.class(), Class::Retry);
+        }
+        // It is asked for again until it is, and then no more.
+        {
+            let mut taking = std::pin::pin!(notes.take(seen(), at(2)));
+            assert!(taking.as_mut().now_or_never().is_none());
+            let Some(Event::SchemaChanged(_, told)) = inbox.recv().await else { panic!() };
+            told.send(Ok(())).unwrap();
+            taking.await.unwrap();
+        }
+        notes.take(seen(), at(2)).await.unwrap();
+        assert!(inbox.try_recv().is_err());
+        // Whoever ends the stream answers nothing any more.
+        {
+            let mut taking = std::pin::pin!(notes.take(seen(), at(3)));
+            assert!(taking.as_mut().now_or_never().is_none());
+            stop.cancel();
+            assert!(matches!(taking.await, Err(SinkError::Unnoted { .. })));
+        }
+        let (events, inbox) = mpsc::channel(1);
+        drop(inbox);
+        let mut notes = Notes::new(events, CancellationToken::new());
+        assert!(matches!(notes.take(seen(), at(4)).await, Err(SinkError::Unnoted { .. })));
     }
 
     #[test]

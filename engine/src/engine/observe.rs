@@ -91,7 +91,7 @@ impl Engine {
         self.guard_source().await;
         self.store_late().await;
         self.pay().await;
-        self.load_missing().await;
+        self.load_missing();
     }
 }
 
@@ -124,14 +124,18 @@ impl Observer {
             if looked.is_err() {
                 client = None;
             }
-            let error = looked.err().map(|error| error.to_string());
+            let (published, error) = match looked {
+                Ok(published) => (published, None),
+                Err(error) => (None, Some(error.to_string())),
+            };
             self.tell(found, |all| {
                 all.source_error = error;
+                all.published = published.unwrap_or(std::mem::take(&mut all.published));
                 if all.source_error.is_none() {
                     (all.slot, all.wal_end) = (new.slot, new.wal_end);
                     (all.xmin_age, all.lag_bytes) = (new.xmin_age, new.lag_bytes);
                     if settings {
-                        (all.warnings, all.published) = (new.warnings, new.published);
+                        all.warnings = new.warnings;
                     }
                 }
             })
@@ -172,12 +176,13 @@ impl Observer {
         let _ = self.events.send(Event::Observed(Box::new(all))).await;
     }
 
+    /// Comes back with what is published, if that was asked for and could be said.
     async fn source(
         &self,
         client: &mut Option<Client>,
         settings: bool,
         found: &mut Observed,
-    ) -> Result<(), SourceError> {
+    ) -> Result<Option<Vec<String>>, SourceError> {
         const SQL: &str = "SELECT greatest(
                 (SELECT max(age(backend_xmin)) FROM pg_stat_activity
                  WHERE application_name LIKE 'kasho %' AND datname = current_database()),
@@ -202,14 +207,22 @@ impl Observer {
         (found.xmin_age, found.lag_bytes) = (number(0), number(1));
         let wal_end: Option<&str> = row.try_get(2).ok().flatten();
         found.wal_end = wal_end.and_then(|lsn| lsn.parse().ok()).unwrap_or_default();
-        if settings {
-            let findings = preflight::server(client).await?;
-            found.warnings =
-                findings.iter().filter(|f| f.is_warning()).map(Finding::told).collect();
-            let publications = &self.world.config.source.publications;
-            found.published = published_names(client, publications).await?;
+        if !settings {
+            return Ok(None);
         }
-        Ok(())
+        let findings = preflight::server(client).await?;
+        found.warnings = findings.iter().filter(|f| f.is_warning()).map(Finding::told).collect();
+        let publications = &self.world.config.source.publications;
+        match published_names(client, publications).await {
+            Ok(names) => Ok(Some(names)),
+            // From 16 on that looks into the tables: somebody is changing one, or has dropped
+            // it a moment ago. It is no reason to see nothing else.
+            Err(error) if error.sqlstate().is_some() => {
+                tracing::debug!(%error, "what is published cannot be looked at yet");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn sink(

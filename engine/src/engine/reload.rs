@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -12,7 +13,7 @@ use super::effects::unavailable;
 use super::{Engine, Event, Running, World, loading};
 use crate::batch::Mark;
 use crate::bootstrap::{self, Command, Load, Phase, Refusal, Reload, Streaming, Transition};
-use crate::control::Answer;
+use crate::control::{Answer, Reply};
 use crate::sink::store::Registry;
 use crate::source::RELOAD_PREFIX;
 use crate::source::catalog::Catalog;
@@ -176,36 +177,38 @@ impl Engine {
         }
     }
 
-    /// Loads single tables again.
-    pub(super) async fn load_again(&mut self, asked: &[String]) -> Result<Answer, Refusal> {
+    /// Asks how tables are published that are to be loaded again. Nobody waits for the answer:
+    /// on some servers a look at the tables waits for whoever is changing one of them.
+    pub(super) fn name(&self, tables: Vec<String>, reply: Option<Reply<Answer>>) -> JoinHandle<()> {
+        let (world, events) = (Arc::clone(&self.world), self.events.clone());
+        tokio::spawn(async move {
+            let names = world.published_names(&tables).await;
+            let _ = events.send(Event::Named(names, reply)).await;
+        })
+    }
+
+    /// The names are known.
+    pub(super) async fn named(
+        &mut self,
+        names: Result<Vec<String>, Refusal>,
+        reply: Option<Reply<Answer>>,
+    ) {
+        let Some(reply) = reply else { return self.load_named(names).await };
+        let answer = match names {
+            Ok(tables) => self.load_again(tables).await,
+            Err(refusal) => Err(refusal),
+        };
+        self.tell(reply, answer);
+    }
+
+    /// Loads single tables again, by the names that they are published under.
+    pub(super) async fn load_again(&mut self, tables: Vec<String>) -> Result<Answer, Refusal> {
         let previous = self.phase.state();
-        let tables = self.published_names(asked).await?;
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(unavailable)?;
         let nonce = random.iter().map(|byte| format!("{byte:02x}")).collect();
         self.transition(Command::Reload { tables, nonce }).await?;
         Ok(self.summary(previous))
-    }
-
-    /// The names under which the rows of these tables are published.
-    async fn published_names(&self, asked: &[String]) -> Result<Vec<String>, Refusal> {
-        let client = self.world.sql("kasho").await.map_err(unavailable)?;
-        let publications = &self.world.config.source.publications;
-        let catalog = Catalog::read(&client, publications).await.map_err(unavailable)?;
-        let mut names = Vec::new();
-        for asked in asked {
-            let name = published_name(&catalog, asked).ok_or_else(|| {
-                Refusal::argument(format!(
-                    "table {asked:?} is not published by {}: name it as schema.table, or add it to \
-                     the publication first (ALTER PUBLICATION … ADD TABLE …)",
-                    publications.join(", ")
-                ))
-            })?;
-            if !names.contains(&name) {
-                names.push(name);
-            }
-        }
-        Ok(names)
     }
 }
 
@@ -270,6 +273,27 @@ async fn look_for(
 }
 
 impl World {
+    /// The names under which the rows of these tables are published.
+    async fn published_names(&self, asked: &[String]) -> Result<Vec<String>, Refusal> {
+        let client = self.sql("kasho").await.map_err(unavailable)?;
+        let publications = &self.config.source.publications;
+        let catalog = Catalog::read(&client, publications).await.map_err(unavailable)?;
+        let mut names = Vec::new();
+        for asked in asked {
+            let name = published_name(&catalog, asked).ok_or_else(|| {
+                Refusal::argument(format!(
+                    "table {asked:?} is not published by {}: name it as schema.table, or add it to \
+                     the publication first (ALTER PUBLICATION … ADD TABLE …)",
+                    publications.join(", ")
+                ))
+            })?;
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
     /// Has the files looked at once while these tables may be mapped otherwise.
     async fn let_move(&self, tables: Vec<String>, poke: &Poke, stop: &CancellationToken) {
         // Candidates are made on a thread of their own, which may be waiting for servers.

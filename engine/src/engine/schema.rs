@@ -1,19 +1,16 @@
 //! Schema changes as the engine sees them: which tables they made, whose rows the stream
 //! alone does not bring, and what an operator decides about one that stopped the stream.
 //!
-//! What can go wrong: the process ends between a schema change and what is noted of it. The
-//! engine is told before it is published, so that it is mostly noted twice then, which is
-//! too much and harmless. Told is not yet stored: a process that is killed in the moment
-//! between may have published it alone. Then a table that it made counts as one that nobody
-//! has loaded, and is loaded or named; of values that the source computed anew the entry in
-//! the stream itself tells, and nothing else.
+//! What can go wrong: the process ends between a schema change and what is noted of it. So it
+//! is published only when that is stored: a process that is killed in between notes it twice,
+//! which is too much and harmless. While it cannot be stored, the stream waits.
 
 use kasho_plugin_sdk::Op;
 use kasho_plugin_sdk::event::quote_identifier;
 
 use super::Engine;
 use crate::batch::{Batch, DdlDetail, DdlObject, Detail};
-use crate::bootstrap::{Command, MissingRows, Phase, Refusal, Renamed, Streaming};
+use crate::bootstrap::{Command, MissingRows, Phase, Refusal, RefusalCode, Renamed, Streaming};
 use crate::position::Position;
 use crate::transform::Decision;
 
@@ -77,7 +74,13 @@ impl Seen {
 
 impl Engine {
     /// A schema change is about to be published.
-    pub(super) async fn schema_changed(&mut self, Seen { made, stale, renamed }: Seen) {
+    ///
+    /// # Errors
+    /// A server does not answer: it is not noted, and must not be published yet.
+    pub(super) async fn schema_changed(
+        &mut self,
+        Seen { made, stale, renamed }: Seen,
+    ) -> Result<(), Refusal> {
         for table in &stale {
             tracing::warn!(
                 %table,
@@ -85,23 +88,49 @@ impl Engine {
                  the stream does not bring that"
             );
         }
-        let command = Command::SchemaChanged { made, stale, renamed };
-        self.apply(command, "tables were made, rewritten or renamed").await;
+        let what = "tables were made, rewritten or renamed";
+        match self.transition(Command::SchemaChanged { made, stale, renamed }).await {
+            Ok(()) => tracing::info!(state = %self.phase.state(), "{what}"),
+            // The stream says it again, and then why it waits.
+            Err(refusal) if refusal.code == RefusalCode::Unavailable => return Err(refusal),
+            // There is nothing that it could be noted of.
+            Err(refusal) => tracing::warn!(%refusal, "{what}, and that was refused"),
+        }
+        Ok(())
     }
 
     /// Loads what nobody has loaded, if that is asked for.
-    pub(super) async fn load_missing(&mut self) {
+    pub(super) fn load_missing(&mut self) {
+        let tables = self.missing();
+        let asked = self.naming.as_ref().is_some_and(|naming| !naming.is_finished());
+        if !tables.is_empty() && !asked {
+            self.naming = Some(self.name(tables, None));
+        }
+    }
+
+    /// What is to be loaded by itself, if that can begin now.
+    fn missing(&self) -> Vec<String> {
         let wanted = self.world.config.bootstrap.missing_rows == MissingRows::Load;
         let free = matches!(&self.phase, Phase::Streaming(Streaming { reload: None, .. }));
-        if !(wanted && free && self.stream_open) {
-            return;
-        }
-        let tables = self.not_loaded();
-        if tables.is_empty() {
-            return;
-        }
-        match self.load_again(&tables).await {
-            Ok(_) => tracing::info!(tables = tables.join(", "), "loading rows that are missing"),
+        if wanted && free && self.stream_open { self.not_loaded() } else { Vec::new() }
+    }
+
+    /// The names of what nobody has loaded are known.
+    pub(super) async fn load_named(&mut self, names: Result<Vec<String>, Refusal>) {
+        let missing = self.missing();
+        let loading = match names {
+            Ok(mut tables) => {
+                // Something may have begun since they were asked for.
+                tables.retain(|table| missing.contains(table));
+                if tables.is_empty() {
+                    return;
+                }
+                self.load_again(tables.clone()).await.map(|_| tables.join(", "))
+            }
+            Err(refusal) => Err(refusal),
+        };
+        match loading {
+            Ok(tables) => tracing::info!(tables, "loading rows that are missing"),
             Err(refusal) => tracing::warn!(%refusal, "rows that are missing are not loaded yet"),
         }
     }

@@ -10,8 +10,9 @@ use tokio::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
+use super::described::{self, Notes};
 use super::generations::Stopped;
-use super::{Event, Running, World, described};
+use super::{Event, Running, World};
 use crate::ack::Lag;
 use crate::error::Class;
 use crate::pipeline::{self, Classified, Ended, Figures, Pipeline, Start};
@@ -119,6 +120,7 @@ impl Streaming {
                     }
                     return;
                 }
+                Err(_) if stop.is_cancelled() => return,
                 Err(error) => error.to_string(),
             };
             tracing::warn!(error = %trouble, "the stream was interrupted; it is opened again");
@@ -209,7 +211,8 @@ impl Streaming {
         let unfinished = began.as_ref().map(|(lsn, _)| *lsn);
         let number = began.as_ref().map(|(_, finisher)| finisher.number);
         let chain = began.map(|(_, finisher)| finisher.chain);
-        let (chains, sink) = described::pair(world, publisher, self.events.clone(), chain);
+        let notes = Notes::new(self.events.clone(), stop.clone());
+        let (chains, sink) = described::pair(world, publisher, notes, chain);
         let lag = Lag { ms: redis.ack_lag_ms, bytes: redis.ack_lag_bytes.0 };
         let figures = Arc::clone(&self.shared.pipeline);
         tracing::info!(slot = %opening.slot, published = %opened.published, "the stream is open");

@@ -23,7 +23,7 @@ use crate::sink::publisher::Description;
 use crate::sink::redis::{RedisConnector, RedisStore};
 use crate::sink::store::{Connect, Inspection, Registry, Store};
 use crate::source::catalog::{Catalog, ConstraintKind};
-use crate::source::conninfo::{Conninfo, sql_connect};
+use crate::source::conninfo::{Conninfo, sql_connect_with};
 use crate::source::error::SourceError;
 use crate::source::marks::Marks;
 use crate::source::retries::Retries;
@@ -34,6 +34,14 @@ use crate::transform::{self, Archive, ForeignKey, Generation, Handle, Host};
 /// How long slot creation may wait for open transactions.
 const SLOT_TIMEOUT_S: u64 = 600;
 const BLOCK_BYTES: u64 = 8 << 10;
+/// Of a session for short questions: some of them, about tables, wait for whoever changes one,
+/// and that may last for hours. They are asked again.
+const SETTINGS: [(&str, &str); 4] = [
+    ("statement_timeout", "0"),
+    ("lock_timeout", "2s"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("idle_session_timeout", "0"),
+];
 
 /// Everything that does not change while the service runs, and the chain, which does.
 pub(super) struct World {
@@ -103,8 +111,9 @@ impl World {
         })
     }
 
+    /// A session on the source for short questions.
     pub(super) async fn sql(&self, name: &str) -> Result<Client, SourceError> {
-        sql_connect(&self.info, name).await
+        sql_connect_with(&self.info, name, &SETTINGS).await
     }
 
     pub(super) async fn redis_store(&self) -> Result<RedisStore, SinkError> {

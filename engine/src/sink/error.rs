@@ -38,6 +38,15 @@ pub enum SinkError {
         /// The epoch found.
         epoch: String,
     },
+    /// What has to be stored before a batch is published is not yet.
+    #[error(
+        "a schema change is not published before the tables that it concerns are noted, and that \
+         cannot be done yet: {why}"
+    )]
+    Unnoted {
+        /// What is missing.
+        why: String,
+    },
     /// Stream or checkpoint do not end where this writer left them.
     #[error(
         "the {lane} stream ends at {top} and its checkpoint at {last}, but this writer left both at \
@@ -203,6 +212,7 @@ impl SinkError {
         match self {
             SinkError::Store(error) => error.class(),
             SinkError::Moved { .. }
+            | SinkError::Unnoted { .. }
             | SinkError::Overtaken { .. }
             | SinkError::Spent
             | SinkError::Leased { .. }
