@@ -160,6 +160,8 @@ pub struct Facts {
     pub whole: BTreeMap<(u32, u32), u64>,
     /// For [`Command::Reheld`]: the highest attempt at any table of which Redis holds progress.
     pub attempts: u32,
+    /// No transaction that is still to come has begun before it; zero if that is not known.
+    pub restart_lsn: Lsn,
 }
 
 /// What the engine has to do, in order, after it has stored the next phase.
@@ -252,7 +254,7 @@ pub fn on(phase: &Phase, command: Command, facts: &Facts) -> Result<Transition, 
             | Command::LoadDone),
         ) => reload::on(phase, streaming, command, facts),
         (Waiting(_), Command::Reload { .. }) => Err(nothing_loaded(phase)),
-        (_, command @ Command::SchemaChanged { .. }) => schema::on(phase, command),
+        (_, command @ Command::SchemaChanged { .. }) => schema::on(phase, command, facts),
         (Accumulating(load), Command::LoadDone) => Ok(all_done(load, facts)),
         (Accumulating(load), Command::Complete { force }) => complete(load, force, facts),
         (Accumulating(_), Command::Abort { .. }) => Ok(abort(phase, None)),
@@ -428,6 +430,7 @@ fn complete(load: &Load, force: bool, facts: &Facts) -> Result<Transition, Refus
         attempts: load.tables.iter().map(|table| table.attempt).max().unwrap_or(0),
         stale: Vec::new(),
         renamed: load.renamed,
+        renames: load.renames.clone(),
         reload: None,
     });
     Ok(Transition { next, effects })

@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::control::{Answer, Call, Control, Reply, Shared};
 use crate::error::Class;
 use crate::http::Http;
+use crate::position::Lsn;
 use crate::sink::redis::RedisConnector;
 use crate::source::snapshot::{Holder, Report};
 use crate::systemd::Systemd;
@@ -201,6 +202,10 @@ async fn serve(
     let Some((phase, stored)) = until_ready(&world, &shared, stop).await? else {
         return Ok(());
     };
+    for renamed in phase.renames() {
+        let (commit, ordinal) = renamed.at;
+        world.known.recall((Lsn(commit), ordinal), &renamed.from, &renamed.to);
+    }
     let figures = streaming::Shared::default();
     let reload = world.watch(&figures.pipeline, stop).map_err(EngineError::Host)?;
     let (events, inbox) = mpsc::channel(256);

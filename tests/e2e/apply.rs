@@ -10,6 +10,7 @@ mod conflicts;
 mod ends;
 mod life;
 mod loss;
+mod outlive;
 mod refusals;
 mod rows;
 mod schema;

@@ -130,10 +130,13 @@ pub struct Load {
     /// Commit and ordinal of the last rename of a schema that these names have followed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renamed: Option<(u64, u64)>,
+    /// Renames of schemas before which transactions may have begun that are still to come.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub renames: Vec<Renamed>,
 }
 
 /// A schema that has got another name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Renamed {
     /// Commit LSN and ordinal.
     pub at: (u64, u64),
@@ -250,6 +253,9 @@ pub struct Streaming {
     /// Commit and ordinal of the last rename of a schema that these names have followed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renamed: Option<(u64, u64)>,
+    /// Renames of schemas before which transactions may have begun that are still to come.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub renames: Vec<Renamed>,
     /// Attempts at any table so far in this epoch.
     #[serde(default)]
     pub attempts: u32,
@@ -338,6 +344,16 @@ impl Phase {
             Phase::Waiting(_) => None,
             Phase::Accumulating(load) => Some(load.start_lsn),
             Phase::Streaming(streaming) => Some(streaming.start_lsn),
+        }
+    }
+
+    /// Renames of schemas that a stream which is opened now may need.
+    #[must_use]
+    pub fn renames(&self) -> &[Renamed] {
+        match self {
+            Phase::Waiting(_) => &[],
+            Phase::Accumulating(load) => &load.renames,
+            Phase::Streaming(streaming) => &streaming.renames,
         }
     }
 

@@ -132,6 +132,7 @@ fn begin(mut next: Streaming, tables: Vec<String>, nonce: String, facts: &Facts)
         published: Vec::new(),
         again: Vec::new(),
         renamed: None,
+        renames: Vec::new(),
     };
     // Nobody writes the bootstrap stream after its end but a reload, one at a time.
     let section = facts.rows_loaded + 1;

@@ -7,17 +7,42 @@
 //! them back, so a rename counts once, by its place.
 
 use super::phase::{Load, LoadMode, Phase, Renamed, Streaming};
-use super::{Command, Refusal, Transition, late, reload};
+use super::{Command, Facts, Refusal, Transition, late, reload};
+use crate::position::Lsn;
+
+/// So many renames are remembered at most.
+const KEPT: usize = 1_000;
 
 /// Everything about it.
-pub(super) fn on(phase: &Phase, command: Command) -> Result<Transition, Refusal> {
+pub(super) fn on(phase: &Phase, command: Command, facts: &Facts) -> Result<Transition, Refusal> {
     let late = Err(late("a schema change", phase));
     let Command::SchemaChanged { made, stale, renamed } = command else { return late };
     match phase {
         Phase::Waiting(_) => late,
-        Phase::Accumulating(load) => Ok(accumulating(load, made, stale, &renamed)),
-        Phase::Streaming(before) => Ok(streaming(before, made, &stale, &renamed)),
+        Phase::Accumulating(load) => {
+            let mut load = load.clone();
+            keep(&mut load.renames, &renamed, facts.restart_lsn);
+            Ok(accumulating(&load, made, stale, &renamed))
+        }
+        Phase::Streaming(before) => {
+            let mut before = before.clone();
+            keep(&mut before.renames, &renamed, facts.restart_lsn);
+            Ok(streaming(&before, made, &stale, &renamed))
+        }
     }
+}
+
+/// Remembers renames for as long as transactions may come that have begun before them: these
+/// saw the names of before.
+fn keep(renames: &mut Vec<Renamed>, new: &[Renamed], oldest: Lsn) {
+    for new in new {
+        if !renames.iter().any(|old| old.at == new.at) {
+            renames.push(new.clone());
+        }
+    }
+    renames.retain(|renamed| renamed.at.0 > oldest.0);
+    renames.sort_by_key(|renamed| renamed.at);
+    renames.drain(..renames.len().saturating_sub(KEPT));
 }
 
 /// Tables by name go with their schemas.

@@ -33,6 +33,7 @@ fn a_load(mode: LoadMode) -> Load {
         published: vec!["public.t".into(), "public.u".into()],
         again: vec![],
         renamed: None,
+        renames: Vec::new(),
     }
 }
 
@@ -56,6 +57,7 @@ fn streaming() -> Phase {
         tables: vec!["public.t".into(), "public.u".into()],
         stale: vec![],
         renamed: None,
+        renames: Vec::new(),
         attempts: 1,
         reload: None,
     })
@@ -272,6 +274,7 @@ fn a_finished_load_completes_with_its_load_points() {
         tables: vec!["public.t".into(), "public.u".into()],
         stale: vec![],
         renamed: None,
+        renames: Vec::new(),
         attempts: 1,
         reload: None,
     };
@@ -607,4 +610,35 @@ fn tables_go_with_their_schemas_and_only_once() {
     let done = on(&accumulating(), command(&swap), &facts()).unwrap();
     let Phase::Accumulating(next) = done.next else { panic!("another state") };
     assert_eq!(next.published, ["blue.t", "blue.u"]);
+}
+
+/// Whoever began before a rename comes under the name of before, however late.
+#[test]
+fn renames_are_remembered_while_transactions_may_come_that_began_before_them() {
+    let renamed = |commit, ordinal| Renamed {
+        at: (commit, ordinal),
+        from: "public".to_owned(),
+        to: "other".to_owned(),
+    };
+    let kept = |phase: &Phase, restart_lsn, renamed: &[Renamed]| {
+        let renamed = renamed.to_vec();
+        let command = Command::SchemaChanged { made: vec![], stale: vec![], renamed };
+        on(phase, command, &Facts { restart_lsn: Lsn(restart_lsn), ..facts() }).unwrap().next
+    };
+    for phase in [streaming(), accumulating()] {
+        let phase = kept(&phase, 600, &[renamed(700, 2), renamed(701, 1)]);
+        // Told again, in another order, and by a slot that has moved.
+        let phase = kept(&phase, 600, &[renamed(700, 1), renamed(700, 2)]);
+        assert_eq!(phase.renames(), [renamed(700, 1), renamed(700, 2), renamed(701, 1)]);
+        let again = load(&store(&phase)).unwrap();
+        assert_eq!(again.renames(), phase.renames());
+        let phase = kept(&again, 700, &[]);
+        assert_eq!(phase.renames(), [renamed(701, 1)]);
+        assert!(kept(&phase, 701, &[]).renames().is_empty());
+    }
+    let Phase::Accumulating(mut load) = loaded() else { panic!("another state") };
+    load.renames.push(renamed(700, 1));
+    let complete = Command::Complete { force: false };
+    let done = on(&Phase::Accumulating(load), complete, &facts()).unwrap();
+    assert_eq!(done.next.renames(), [renamed(700, 1)]);
 }

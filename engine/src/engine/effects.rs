@@ -112,6 +112,8 @@ impl Engine {
             marked,
             whole: whole.unwrap_or_default(),
             attempts: progress.keys().map(|key| key.attempt).max().unwrap_or(0),
+            // An older look says too little, and not too much.
+            restart_lsn: self.observed.restart_lsn(),
         })
     }
 

@@ -66,6 +66,11 @@ pub(super) struct Observed {
 }
 
 impl Observed {
+    /// Where the slot reads from when it is opened, if that is known.
+    pub(super) fn restart_lsn(&self) -> Lsn {
+        self.slot.as_ref().and_then(|slot| slot.restart_lsn).unwrap_or(Lsn::ZERO)
+    }
+
     /// Why a server could not be looked at.
     pub(super) fn error(&self) -> Option<String> {
         self.source_error.clone().or_else(|| self.sink_error.clone())

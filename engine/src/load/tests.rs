@@ -59,6 +59,7 @@ fn a_load() -> Load {
         published: vec![],
         again: vec![],
         renamed: None,
+        renames: Vec::new(),
     }
 }
 

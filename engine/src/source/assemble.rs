@@ -101,6 +101,11 @@ impl Assembler {
         self.open.as_ref().map(|open| open.commit_lsn)
     }
 
+    /// The ordinal that the next event of the open transaction gets.
+    pub(crate) fn next_ordinal(&self) -> u64 {
+        self.open.as_ref().map_or(0, |open| open.ordinal + 1)
+    }
+
     /// Counts an event that is not published.
     pub(crate) fn count(&mut self) -> Result<(), OrderError> {
         self.open.as_mut().ok_or(OrderError::NoTransaction)?.ordinal += 1;

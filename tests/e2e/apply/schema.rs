@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use super::{Site, rows};
+use super::Site;
 use crate::harness::{eventually, logs};
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, n int);";
@@ -306,7 +306,7 @@ async fn what_cannot_be_run_is_made_by_hand_and_said_so() {
 }
 
 /// With the event triggers themselves.
-const TRIGGERS: &str = include_str!("../../../config/sql/ddl.sql");
+pub(super) const TRIGGERS: &str = include_str!("../../../config/sql/ddl.sql");
 
 #[tokio::test(flavor = "multi_thread")]
 async fn values_become_what_they_became_in_the_sources_session() {
@@ -472,47 +472,5 @@ async fn a_schema_gets_another_name_while_its_tables_are_loaded() {
     assert!(bootstrap.wait_exit().await.success());
     site.settle().await;
     site.same(&COLOURED).await;
-    assert!(Site::end(&applier).await.success());
-}
-
-/// To look at the tables may have to wait for whoever changes one of them. Nobody waits for the
-/// engine then, and what it was told of is not lost with it.
-#[tokio::test(flavor = "multi_thread")]
-async fn values_made_anew_arrive_although_the_engine_is_killed_while_a_table_is_locked() {
-    let tables = "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (LIKE t INCLUDING ALL); \
-                  CREATE TABLE locked (LIKE t INCLUDING ALL);";
-    let rows_of = "INSERT INTO t SELECT generate_series(1, 9); INSERT INTO u TABLE t";
-    let load = "[bootstrap]\nmissing_rows = \"load\"\n";
-    let mut site = Site::start(tables, rows_of, "", load).await;
-    site.pg().sql(TRIGGERS).await;
-    let applier = site.applier();
-    site.world.bootstrap().await;
-    let open = site.pg().client().await;
-    open.batch_execute("BEGIN; LOCK TABLE locked").await.expect("lock");
-    site.pg().sql("ALTER TABLE t ADD token uuid DEFAULT gen_random_uuid()").await;
-    let waiting = "SELECT count(*) > 0 FROM pg_locks WHERE relation = 'locked'::regclass \
-                   AND mode = 'AccessShareLock' AND NOT granted";
-    eventually("the engine to wait for the lock", async || {
-        (site.pg().value(waiting).await == "t").then_some(())
-    })
-    .await;
-    site.pg().sql("ALTER TABLE u ADD token uuid DEFAULT gen_random_uuid()").await;
-    let added = "SELECT count(*) FROM pg_attribute \
-                 WHERE attrelid = 'u'::regclass AND attname = 'token'";
-    eventually("the change to be made in the target", async || {
-        (site.target.value(added).await == "1").then_some(())
-    })
-    .await;
-    site.world.engine.kill9().await;
-    open.batch_execute("ROLLBACK").await.expect("unlock");
-    site.world.engine.start_again();
-    // The target has made values of its own.
-    for table in ["t", "u"] {
-        eventually("the values of the source", async || {
-            let (source, target) = (rows(site.pg(), table).await, rows(&site.target, table).await);
-            (source == target).then_some(())
-        })
-        .await;
-    }
     assert!(Site::end(&applier).await.success());
 }

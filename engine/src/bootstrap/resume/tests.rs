@@ -40,6 +40,7 @@ fn load(points: &[u64], tables: Vec<TableLoad>) -> Load {
         published: vec![],
         again: vec![],
         renamed: None,
+        renames: Vec::new(),
     }
 }
 

@@ -342,6 +342,7 @@ async fn keep(
         published: catalog.relations.iter().map(|relation| relation.qualified()).collect(),
         again: Vec::new(),
         renamed: None,
+        renames: Vec::new(),
     };
     Ok(Held { keepers: vec![keeper], report: Report { load, catalog } })
 }

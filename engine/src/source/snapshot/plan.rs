@@ -221,6 +221,7 @@ mod tests {
             published: vec![],
             again: vec![],
             renamed: None,
+            renames: Vec::new(),
         }
     }
 

@@ -44,8 +44,14 @@ impl KnownRelations {
         self.known().last.get(&id).cloned()
     }
 
+    /// A schema was called `to` from there on (commit and ordinal), as an earlier process knew:
+    /// transactions that began before it may be still to come.
+    pub fn recall(&self, at: (Lsn, u64), from: &str, to: &str) {
+        self.known().renames.note(at, from, to);
+    }
+
     /// A schema is called `to` from there on. What the load has described goes with it.
-    fn rename_schema(&self, at: (Lsn, Lsn), from: &str, to: &str) {
+    fn rename_schema(&self, at: (Lsn, u64), from: &str, to: &str) {
         let tables: Vec<Arc<Relation>> = {
             let mut known = self.known();
             known.renames.note(at, from, to);
@@ -151,15 +157,15 @@ impl Relations {
         self.announced.extend(named);
     }
 
-    /// The transaction that commits at `commit` gives schemas other names, at `at`. The server
-    /// need not describe their tables again, so what is known of them changes here.
+    /// A change (its commit and ordinal) gives schemas other names. The server need not
+    /// describe their tables again, so what is known of them changes here.
     pub(super) fn rename_schemas<'a>(
         &mut self,
-        (commit, at): (Lsn, Lsn),
+        at: (Lsn, u64),
         names: impl Iterator<Item = (&'a str, &'a str)>,
     ) {
         for (from, to) in names {
-            self.known.rename_schema((commit, at), from, to);
+            self.known.rename_schema(at, from, to);
             for entry in self.entries.values_mut().filter(|entry| entry.relation.schema == from) {
                 entry.relation = self.known.settle(renamed(&entry.relation, to));
                 entry.batch = u64::MAX;

@@ -8,10 +8,10 @@
 //! may have swapped their names since. Why not a new stream: the rest of a transaction that
 //! renames comes under the old name there too.
 //!
-//! What can go wrong: a transaction that was open at the rename, and comes after this process
-//! was started again, behind what PostgreSQL was told is durable: then nothing here knows of
-//! the rename. Its rows come under a name that the targets do not have any more, which stops
-//! them.
+//! A transaction that was open at a rename may come after this process was started again,
+//! behind what PostgreSQL was told is durable, so that the rename does not come again. Whoever
+//! starts a stream has to bring such renames ([`Renames::note`]); without them rows come under
+//! a name that the targets do not have any more, which stops them.
 
 use std::collections::BTreeMap;
 
@@ -20,14 +20,14 @@ use crate::position::Lsn;
 /// So many are remembered; whoever was open at an older one has ended long since.
 const KEPT: usize = 10_000;
 
-/// By the commit of the transaction that renames, and its place in that.
+/// By the commit of the transaction that renames, and the ordinal in that.
 #[derive(Debug, Default)]
-pub(super) struct Renames(BTreeMap<(Lsn, Lsn), (String, String)>);
+pub(super) struct Renames(BTreeMap<(Lsn, u64), (String, String)>);
 
 impl Renames {
     /// A schema is called `to` from there on. May be told again, by a stream that was opened
     /// again.
-    pub(super) fn note(&mut self, at: (Lsn, Lsn), from: &str, to: &str) {
+    pub(super) fn note(&mut self, at: (Lsn, u64), from: &str, to: &str) {
         self.0.insert(at, (from.to_owned(), to.to_owned()));
         while self.0.len() > KEPT {
             self.0.pop_first();
@@ -50,14 +50,14 @@ mod tests {
     fn renames(all: &[(u64, u64, &str, &str)]) -> Renames {
         let mut renames = Renames::default();
         for (commit, at, from, to) in all {
-            renames.note((Lsn(*commit), Lsn(*at)), from, to);
+            renames.note((Lsn(*commit), *at), from, to);
         }
         renames
     }
 
     #[test]
     fn who_was_open_then_sees_the_name_of_before() {
-        let renames = renames(&[(100, 90, "a", "b")]);
+        let renames = renames(&[(100, 1, "a", "b")]);
         let now =
             |seen: &'static str, commit, at| renames.now(seen, (Lsn(commit), Lsn(at))).to_owned();
         assert_eq!(now("a", 120, 80), "b", "it was made before, and comes behind");
@@ -70,14 +70,14 @@ mod tests {
 
     #[test]
     fn two_that_swap_their_names_do_not_become_one() {
-        let swap = [(100, 91, "blue", "x"), (100, 92, "green", "blue"), (100, 93, "x", "green")];
+        let swap = [(100, 1, "blue", "x"), (100, 2, "green", "blue"), (100, 3, "x", "green")];
         let once = renames(&swap);
         let now = |renames: &Renames, seen, at| renames.now(seen, (Lsn(300), Lsn(at))).to_owned();
         assert_eq!(
             (now(&once, "blue", 50), now(&once, "green", 50)),
             ("green".into(), "blue".into())
         );
-        let back = [(200, 191, "blue", "x"), (200, 192, "green", "blue"), (200, 193, "x", "green")];
+        let back = [(200, 1, "blue", "x"), (200, 2, "green", "blue"), (200, 3, "x", "green")];
         let twice = renames(&[&swap[..], &back[..], &swap[..]].concat());
         assert_eq!(
             (now(&twice, "blue", 50), now(&twice, "blue", 150)),
@@ -90,7 +90,7 @@ mod tests {
     fn old_ones_are_forgotten() {
         let mut renames = Renames::default();
         for n in 0..KEPT as u64 + 5 {
-            renames.note((Lsn(n), Lsn(n)), "a", "b");
+            renames.note((Lsn(n), 1), "a", "b");
         }
         assert_eq!((renames.0.len(), renames.0.keys().next().unwrap().0), (KEPT, Lsn(5)));
     }

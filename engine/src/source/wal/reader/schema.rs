@@ -24,8 +24,8 @@ impl Reader {
             }
         };
         self.relations.announce(&event.detail.objects);
-        let place = (self.asm.commit_lsn().unwrap_or(self.last_lsn), self.last_lsn);
-        self.relations.rename_schemas(place, event.detail.renamed_schemas());
+        let at = (self.asm.commit_lsn().unwrap_or(self.last_lsn), self.asm.next_ordinal());
+        self.relations.rename_schemas(at, event.detail.renamed_schemas());
         // Its own segment, which must not come between the parts of the chunk's.
         self.close_segment();
         let relation = self.asm.batch.relation_index(&self.schema_changes);
