@@ -386,7 +386,8 @@ fn all_done(load: &Load, facts: &Facts) -> Transition {
 }
 
 fn load_done(mut load: Load) -> Transition {
-    load.loaded = load.again.is_empty();
+    // What others load, we load again only once they are done.
+    load.loaded = load.again.is_empty() || load.mode != LoadMode::Direct;
     let mut effects: Vec<_> =
         load.holder.take().map(|_| Effect::ReleaseHolder).into_iter().collect();
     if !load.loaded {
@@ -428,7 +429,7 @@ fn complete(load: &Load, force: bool, facts: &Facts) -> Result<Transition, Refus
         incomplete: (!loaded || facts.loader_partial) && !facts.no_initial_data,
         tables: load.published.clone(),
         attempts: load.tables.iter().map(|table| table.attempt).max().unwrap_or(0),
-        stale: Vec::new(),
+        stale: load.again.clone(),
         renamed: load.renamed,
         renames: load.renames.clone(),
         reload: None,

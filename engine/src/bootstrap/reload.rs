@@ -147,7 +147,7 @@ fn end(mut next: Streaming, reload: Reload, facts: &Facts) -> Transition {
     for table in reload.tables {
         let lsn = points.get(&table).copied().unwrap_or(newest);
         next.load_points.insert(table.clone(), lsn);
-        next.stale.retain(|stale| *stale != table);
+        next.stale.retain(|stale| *stale != table || reload.load.again.contains(stale));
         // One that has another name by now is not loaded under this one either.
         let read = |part: &TableLoad| part.published_as == table && !part.gone;
         if reload.load.tables.iter().any(read) && !next.tables.contains(&table) {

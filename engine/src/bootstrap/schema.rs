@@ -6,7 +6,7 @@
 //! was published. To make a table twice is nothing; to rename two schemas twice would swap
 //! them back, so a rename counts once, by its place.
 
-use super::phase::{Load, LoadMode, Phase, Renamed, Streaming};
+use super::phase::{Load, LoadMode, Phase, Reload, Renamed, Streaming};
 use super::{Command, Facts, Refusal, Transition, late, reload};
 use crate::position::Lsn;
 
@@ -77,6 +77,8 @@ fn accumulating(
     let stale: Vec<String> =
         stale.into_iter().filter(|table| next.published.contains(table)).collect();
     if stale.is_empty() || load.mode != LoadMode::Direct {
+        // What somebody else brings is older than that: it is stale once it is there.
+        add(&mut next.again, stale);
         return Transition { next: Phase::Accumulating(next), effects: vec![] };
     }
     let phase = Phase::Accumulating(next.clone());
@@ -97,8 +99,15 @@ fn streaming(
         add(&mut next.tables, made);
     }
     // One that is made, and then changed so, may come in one piece.
-    let known = stale.iter().filter(|table| next.tables.contains(table));
-    add(&mut next.stale, known.cloned());
+    let known: Vec<String> =
+        stale.iter().filter(|table| next.tables.contains(table)).cloned().collect();
+    // A load that has its snapshot may have read the rows of before, should its locks be gone.
+    if let Some(Reload { tables, load, .. }) = next.reload.as_deref_mut()
+        && load.holder.is_some()
+    {
+        add(&mut load.again, known.iter().filter(|table| tables.contains(table)).cloned());
+    }
+    add(&mut next.stale, known);
     Transition { next: Phase::Streaming(next), effects: vec![] }
 }
 

@@ -642,3 +642,46 @@ fn renames_are_remembered_while_transactions_may_come_that_began_before_them() {
     let done = on(&Phase::Accumulating(load), complete, &facts()).unwrap();
     assert_eq!(done.next.renames(), [renamed(700, 1)]);
 }
+
+/// Nobody of ours can load it again before the bootstrap is complete.
+#[test]
+fn what_somebody_else_loads_and_the_source_makes_anew_is_stale_then() {
+    let load = a_load(LoadMode::External);
+    let stale = vec!["public.t".to_owned()];
+    let command = Command::SchemaChanged { made: vec![], stale, renamed: vec![] };
+    let phase = on(&Phase::Accumulating(load), command, &facts()).unwrap().next;
+    let (phase, effects) = step(&phase, Command::LoadDone);
+    assert!(!effects.contains(&Effect::Rehold), "{effects:?}");
+    let (complete, facts) = (Command::Complete { force: false }, facts());
+    let done = on(&phase, complete, &facts).unwrap();
+    let Phase::Streaming(streaming) = done.next else { panic!("another state") };
+    assert_eq!(streaming.stale, ["public.t"]);
+}
+
+/// Its locks end with its holder, and whoever has read a table to its end does not notice.
+#[test]
+fn what_is_made_anew_behind_the_snapshot_of_a_load_is_stale_after_it() {
+    let stale = || Command::SchemaChanged {
+        made: vec![],
+        stale: vec!["public.t".to_owned()],
+        renamed: vec![],
+    };
+    let loaded = |phase: &Phase| {
+        let (phase, _) = step(phase, Command::LoadDone);
+        let Phase::Streaming(streaming) = phase else { panic!("another state") };
+        assert!(streaming.reload.is_none());
+        streaming.stale
+    };
+    let (phase, _) = step(&streaming(), stale());
+    let (phase, _) = step(&phase, reload(&["public.t"]));
+    let (phase, _) = step(&phase, Command::Marked { nonce: "word".into() });
+    let (before, _) = step(&phase, stale());
+    let (before, _) = step(&before, found(500));
+    assert!(loaded(&before).is_empty());
+    let (phase, _) = step(&before, stale());
+    assert_eq!(loaded(&phase), ["public.t"]);
+    // A later snapshot has it.
+    let (phase, _) = step(&phase, Command::SnapshotGone);
+    let (phase, _) = step(&phase, found(600));
+    assert!(loaded(&phase).is_empty());
+}
