@@ -26,7 +26,7 @@ mod stored;
 pub use config::MissingRows;
 pub use found::{Found, found};
 pub use phase::{
-    Load, LoadMode, Phase, Reload, Renamed, Snapshot, State, Streaming, TableLoad, Waiting,
+    Definitions, LATER, Load, LoadMode, Phase, Reload, Renamed, Snapshot, State, Streaming, TableLoad, Waiting,
 };
 pub use refusal::{Refusal, RefusalCode};
 pub use resume::{Restart, restarts};
@@ -97,6 +97,8 @@ pub enum Command {
         tables: Vec<String>,
         /// A word that nobody can guess, for the mark.
         nonce: String,
+        /// What they are defined as before the mark.
+        planned: Definitions,
     },
     /// The mark of a reload is published: [`Facts::marked`] says where.
     Marked {
@@ -336,6 +338,7 @@ fn started(waiting: &Waiting, load: Load) -> Result<Transition, Refusal> {
             text: format!("epoch {} was used already", load.epoch.0),
         });
     }
+    let load = resume::begun(load);
     let mut effects = vec![Effect::AdoptHolder, Effect::OpenStream];
     if load.mode == LoadMode::None || (load.mode == LoadMode::Direct && load.tables.is_empty()) {
         let Transition { next, effects: more } = load_done(load);
@@ -427,6 +430,7 @@ fn complete(load: &Load, force: bool, facts: &Facts) -> Result<Transition, Refus
         tables: load.published.clone(),
         attempts: load.tables.iter().map(|table| table.attempt).max().unwrap_or(0),
         stale: Vec::new(),
+        later: load.later.clone(),
         renamed: load.renamed,
         reload: None,
     });

@@ -6,6 +6,7 @@ use std::process::ExitStatus;
 use crate::harness::{Engine, Output, Postgres, Process, Redis, eventually};
 use crate::world::{World, config};
 
+mod altered;
 mod conflicts;
 mod ends;
 mod life;

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use tokio::sync::oneshot;
 use tokio::time::Duration;
 
+use super::reload::tell_later;
 use super::{Engine, Event, Running, Starting, Streaming, loading};
 use crate::bootstrap::{
     self, Command, Effect, Facts, LoadMode, Phase, Refusal, RefusalCode, SlotFact, Snapshot,
@@ -357,6 +358,7 @@ impl Engine {
         let Transition { next, effects } = bootstrap::on(&self.phase, load, &facts)?;
         let catalog = serde_json::to_vec(&report.catalog).map_err(unavailable)?;
         self.world.take_catalog(&report.catalog, false);
+        tell_later(&next);
         let text = bootstrap::store(&next).into_bytes();
         let mut session =
             ReplSession::connect(&self.world.info, "kasho").await.map_err(unavailable)?;

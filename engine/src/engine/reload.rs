@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::effects::unavailable;
 use super::{Engine, Event, Running, World, loading};
 use crate::batch::Mark;
-use crate::bootstrap::{self, Command, Load, Phase, Refusal, Reload, Streaming, Transition};
+use crate::bootstrap::{self, Command, Definitions, Load, Phase, Refusal, Reload, Streaming, Transition};
 use crate::control::Answer;
 use crate::sink::store::Registry;
 use crate::source::RELOAD_PREFIX;
@@ -128,6 +128,7 @@ impl Engine {
         self.world.take_catalog(&report.catalog, false);
         tell_apart(&self.phase, &next);
         tell_missing(&next);
+        tell_later(&next);
         self.store(&mut store, &next).await?;
         self.phase = next;
         self.load = loading::Shared::default();
@@ -179,16 +180,19 @@ impl Engine {
     /// Loads single tables again.
     pub(super) async fn load_again(&mut self, asked: &[String]) -> Result<Answer, Refusal> {
         let previous = self.phase.state();
-        let tables = self.published_names(asked).await?;
+        let (tables, planned) = self.published_names(asked).await?;
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(unavailable)?;
         let nonce = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.transition(Command::Reload { tables, nonce }).await?;
+        self.transition(Command::Reload { tables, nonce, planned }).await?;
         Ok(self.summary(previous))
     }
 
-    /// The names under which the rows of these tables are published.
-    async fn published_names(&self, asked: &[String]) -> Result<Vec<String>, Refusal> {
+    /// The names under which the rows of these tables are published, and what those are now.
+    async fn published_names(
+        &self,
+        asked: &[String],
+    ) -> Result<(Vec<String>, Definitions), Refusal> {
         let client = self.world.sql("kasho").await.map_err(unavailable)?;
         let publications = &self.world.config.source.publications;
         let catalog = Catalog::read(&client, publications).await.map_err(unavailable)?;
@@ -205,7 +209,9 @@ impl Engine {
                 names.push(name);
             }
         }
-        Ok(names)
+        let mut planned = catalog.definitions(&client).await.map_err(unavailable)?;
+        planned.retain(|name, _| names.contains(name));
+        Ok((names, planned))
     }
 }
 
@@ -302,6 +308,19 @@ fn tell_missing(phase: &Phase) {
             "the table was dropped, or got another name, after it was to be emptied in the targets: \
              nothing of it is loaded. If it has another name, its rows are missing there until that \
              one is loaded (`kasho bootstrap --table`)"
+        );
+    }
+}
+
+/// Says which tables are put off.
+pub(super) fn tell_later(phase: &Phase) {
+    let later = phase.open_load().map_or(&[][..], |load| &load.later);
+    for table in later {
+        tracing::warn!(
+            table,
+            "the table was made, altered or renamed since its load was planned, and its rows would \
+             not fit what targets have then: they are loaded behind that change, while changes \
+             stream"
         );
     }
 }

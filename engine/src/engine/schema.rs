@@ -89,14 +89,15 @@ impl Engine {
         self.apply(command, "tables were made, rewritten or renamed").await;
     }
 
-    /// Loads what nobody has loaded, if that is asked for.
+    /// Loads what a load has put off, and what nobody has loaded, if that is asked for.
     pub(super) async fn load_missing(&mut self) {
         let wanted = self.world.config.bootstrap.missing_rows == MissingRows::Load;
-        let free = matches!(&self.phase, Phase::Streaming(Streaming { reload: None, .. }));
-        if !(wanted && free && self.stream_open) {
+        let Phase::Streaming(Streaming { reload: None, later, .. }) = &self.phase else { return };
+        if !self.stream_open {
             return;
         }
-        let tables = self.not_loaded();
+        let mut tables = self.not_loaded();
+        tables.retain(|table| wanted || later.contains(table));
         if tables.is_empty() {
             return;
         }
