@@ -9,6 +9,7 @@ use crate::world::{World, config};
 mod altered;
 mod conflicts;
 mod ends;
+mod indexes;
 mod life;
 mod loss;
 mod refusals;
