@@ -26,7 +26,8 @@ mod stored;
 pub use config::MissingRows;
 pub use found::{Found, found};
 pub use phase::{
-    Definitions, LATER, Load, LoadMode, Phase, Reload, Renamed, Snapshot, State, Streaming, TableLoad, Waiting,
+    Definitions, LATER, Load, LoadMode, Phase, Reload, Renamed, Snapshot, State, Streaming,
+    TableLoad, Waiting,
 };
 pub use refusal::{Refusal, RefusalCode};
 pub use resume::{Restart, restarts};
@@ -197,6 +198,8 @@ pub enum Effect {
         load_points: BTreeMap<String, Lsn>,
         /// Of a reload: its mark.
         after: Option<Lsn>,
+        /// Whatever there was is loaded.
+        whole: bool,
     },
     /// Stop loading.
     StopLoad,
@@ -412,7 +415,8 @@ fn complete(load: &Load, force: bool, facts: &Facts) -> Result<Transition, Refus
         )));
     }
     let (start_lsn, load_points) = (load.start_lsn, load.load_points());
-    let mut effects = vec![Effect::WriteEnd { start_lsn, load_points, after: None }];
+    let whole = loaded && load.mode != LoadMode::None && !facts.loader_partial;
+    let mut effects = vec![Effect::WriteEnd { start_lsn, load_points, after: None, whole }];
     if !load.loaded && load.mode == LoadMode::Direct {
         effects.push(Effect::StopLoad);
     }

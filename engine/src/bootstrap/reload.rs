@@ -9,8 +9,8 @@
 //! skipped, and it is loaded at another mark.
 
 use crate::bootstrap::{
-    Command, Definitions, Effect, Facts, LATER, Load, LoadMode, Phase, Refusal, Reload, Streaming, TableLoad,
-    Transition, late, load_on, resume, with_table_done, wrong_state,
+    Command, Definitions, Effect, Facts, LATER, Load, LoadMode, Phase, Refusal, Reload, Streaming,
+    TableLoad, Transition, late, load_on, resume, with_table_done, wrong_state,
 };
 use crate::position::Lsn;
 
@@ -184,6 +184,6 @@ fn end(mut next: Streaming, reload: Reload, facts: &Facts) -> Transition {
     next.load_points.extend(next.later.iter().map(|table| (table.clone(), LATER)));
     next.rows = facts.rows_loaded;
     let (start_lsn, load_points) = (next.start_lsn, next.load_points.clone());
-    let write = Effect::WriteEnd { start_lsn, load_points, after: Some(mark) };
+    let write = Effect::WriteEnd { start_lsn, load_points, after: Some(mark), whole: false };
     Transition { next: Phase::Streaming(next), effects: vec![write, Effect::ReleaseHolder] }
 }

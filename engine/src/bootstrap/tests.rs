@@ -263,7 +263,12 @@ fn a_finished_load_completes_with_its_load_points() {
     let load_points: BTreeMap<_, _> = [("public.u".to_owned(), Lsn(200))].into();
     assert_eq!(
         done.effects,
-        [Effect::WriteEnd { start_lsn: Lsn(100), load_points: load_points.clone(), after: None }]
+        [Effect::WriteEnd {
+            start_lsn: Lsn(100),
+            load_points: load_points.clone(),
+            after: None,
+            whole: true
+        }]
     );
     let expected = Streaming {
         epoch: Epoch(3),
@@ -487,7 +492,12 @@ fn a_table_is_loaded_again_while_changes_stream() {
     let load_points: BTreeMap<_, _> =
         points.into_iter().chain([("public.u".to_owned(), Lsn(200))]).collect();
     let after = Some(Lsn(400));
-    let end = Effect::WriteEnd { start_lsn: Lsn(100), load_points: load_points.clone(), after };
+    let end = Effect::WriteEnd {
+        start_lsn: Lsn(100),
+        load_points: load_points.clone(),
+        after,
+        whole: false,
+    };
     assert_eq!(effects, [end, Effect::ReleaseHolder]);
     let Phase::Streaming(streaming) = &phase else { panic!("not streaming") };
     assert_eq!((&streaming.load_points, streaming.attempts), (&load_points, 3));
@@ -715,4 +725,25 @@ fn a_table_altered_before_it_was_locked_is_put_off_from_the_start() {
     let Phase::Streaming(next) = complete.next else { panic!("another state") };
     assert_eq!(next.later, ["public.u"]);
     assert_eq!(next.load_points["public.u"], LATER);
+}
+
+#[test]
+fn the_end_says_whether_all_there_was_is_loaded() {
+    let whole = |phase: &Phase, force, facts: &Facts| {
+        let done = on(phase, Command::Complete { force }, facts).unwrap();
+        let [Effect::WriteEnd { whole, .. }, ..] = done.effects[..] else { panic!("no end") };
+        whole
+    };
+    assert!(whole(&loaded(), false, &facts()));
+    let empty = Load { tables: vec![], ..a_load(LoadMode::Direct) };
+    let begun = on(&Phase::default(), Command::Started(Box::new(empty)), &facts()).unwrap().next;
+    assert!(whole(&begun, false, &facts()), "there was nothing");
+    assert!(!whole(&accumulating(), true, &facts()), "it had not finished");
+    let none = Load { tables: vec![], ..a_load(LoadMode::None) };
+    let begun = on(&Phase::default(), Command::Started(Box::new(none)), &facts()).unwrap().next;
+    assert!(!whole(&begun, false, &facts()), "nobody has loaded");
+    let external = Phase::Accumulating(Load { tables: vec![], ..a_load(LoadMode::External) });
+    let done = Facts { loader_done: true, ..facts() };
+    assert!(whole(&external, false, &done));
+    assert!(!whole(&external, false, &Facts { loader_partial: true, ..done }));
 }

@@ -11,7 +11,9 @@ use tokio_util::sync::CancellationToken;
 use super::effects::unavailable;
 use super::{Engine, Event, Running, World, loading};
 use crate::batch::Mark;
-use crate::bootstrap::{self, Command, Definitions, Load, Phase, Refusal, Reload, Streaming, Transition};
+use crate::bootstrap::{
+    self, Command, Definitions, Load, Phase, Refusal, Reload, Streaming, Transition,
+};
 use crate::control::Answer;
 use crate::sink::store::Registry;
 use crate::source::RELOAD_PREFIX;

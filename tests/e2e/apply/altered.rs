@@ -148,8 +148,17 @@ async fn tables_altered_while_a_load_is_interrupted_end_up_as_they_are_at_the_so
     )
     .await;
     let there = [
-        "finished", "half", "same", "added", "narrowed", "typed", "named", "loosened", "labelled",
-        "elsewhere", "made",
+        "finished",
+        "half",
+        "same",
+        "added",
+        "narrowed",
+        "typed",
+        "named",
+        "loosened",
+        "labelled",
+        "elsewhere",
+        "made",
     ];
     site.pg().sql(&change(&there, 3)).await;
     site.pg().sql("UPDATE anew SET w = 'new' WHERE id = 3; DELETE FROM anew WHERE id = 4").await;

@@ -199,10 +199,8 @@ fn a_table_that_was_altered_since_is_emptied_and_put_off() {
 
 #[test]
 fn a_table_that_was_renamed_or_made_since_is_put_off() {
-    let before = load(
-        &[100],
-        vec![defined("x", table(1, "a", "x")), defined("x", done(2, "b", "x"))],
-    );
+    let before =
+        load(&[100], vec![defined("x", table(1, "a", "x")), defined("x", done(2, "b", "x"))]);
     let now = [(1, "renamed"), (2, "too"), (3, "made")];
     let now = now.map(|(oid, name)| defined("x", table(oid, name, "y")));
     let next = onward(&before, &load(&[200], now.into()));
