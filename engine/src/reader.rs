@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::position::{Epoch, EpochPosition, Lsn, Position};
-use crate::sink::entry::{Content, Entry, EntryOp, RawEntry};
+use crate::sink::entry::{Content, Entry, EntryOp, Layouts, RawEntry};
 use crate::sink::id::{Id, Lane};
 use crate::sink::runs::Runs;
 use crate::sink::store::{Backend, Most};
@@ -67,6 +67,7 @@ pub struct StreamReader<S> {
     /// Number of the newest entry of the load when it was opened.
     loaded: u64,
     runs: Arc<Runs>,
+    layouts: Layouts,
 }
 
 impl<S: Backend> StreamReader<S> {
@@ -118,6 +119,7 @@ impl<S: Backend> StreamReader<S> {
             ready: VecDeque::new(),
             loaded: found.bootstrap.high,
             runs: Arc::default(),
+            layouts: Layouts::default(),
         };
         reader.find_open().await?;
         reader.pass_end().await?;
@@ -291,7 +293,7 @@ impl<S: Backend> StreamReader<S> {
             self.cursor = id;
             return Ok(());
         }
-        let entry = Entry::decode(&raw, self.lane)?;
+        let entry = Entry::decode_with(&raw, self.lane, &mut self.layouts)?;
         self.cursor = raw.id;
         match self.lane {
             Lane::Changes => self.accept_change(entry),

@@ -548,7 +548,7 @@ async fn loaded_ids(server: &MemoryServer) -> BTreeMap<String, Vec<String>> {
         for entry in entries {
             let Content::Row { new: Some(new), .. } = entry.content else { panic!("not a row") };
             let Field::Text(id) = &new[0] else { panic!("no id") };
-            found.entry(entry.table).or_default().push(id.clone());
+            found.entry(entry.table).or_default().push(id.to_string());
         }
     }
     found

@@ -114,7 +114,7 @@ fn mark(entry: &Entry) -> Option<&str> {
 fn value(entry: &Entry, column: usize) -> Option<&str> {
     let Content::Row { new, old, .. } = &entry.content else { return None };
     match new.as_ref().or(old.as_ref())?.get(column)? {
-        Field::Text(text) => Some(text),
+        Field::Text(text) => Some(&**text),
         _ => None,
     }
 }

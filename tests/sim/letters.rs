@@ -300,7 +300,7 @@ fn fits(
 fn mark(entry: &Entry) -> Option<String> {
     let Content::Row { new, old, .. } = &entry.content else { return None };
     match new.as_ref().or(old.as_ref())?.get(1)? {
-        Field::Text(text) => Some(text.clone()),
+        Field::Text(text) => Some(text.to_string()),
         _ => None,
     }
 }

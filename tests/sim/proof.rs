@@ -77,9 +77,9 @@ async fn a_stream_that_is_not_right_is_seen_at_every_entry() {
         assert!(at == 0 || spoilt(&|e| e.swap(at - 1, at)), "{at} is out of order");
         let toggle = |e: &mut Vec<RawEntry>| {
             let fields = &mut e[at].fields;
-            match fields.iter().position(|(name, _)| name == b"l") {
+            match fields.iter().position(|(name, _)| name == "l") {
                 Some(field) => drop(fields.remove(field)),
-                None => fields.push((b"l".to_vec(), b"1".to_vec())),
+                None => fields.push(("l".into(), "1".into())),
             }
         };
         assert!(spoilt(&toggle), "{at} is marked otherwise");
@@ -88,8 +88,8 @@ async fn a_stream_that_is_not_right_is_seen_at_every_entry() {
         assert!(spoilt(&data), "{at} has another row");
     }
     let half = |e: &mut Vec<RawEntry>| {
-        let generation = e[1].fields.iter_mut().find(|(name, _)| name == b"g");
-        generation.unwrap().1 = b"99".to_vec();
+        let generation = e[1].fields.iter_mut().find(|(name, _)| name == "g");
+        generation.unwrap().1 = "99".into();
     };
     assert!(spoilt(&half), "two generations");
 }

@@ -51,7 +51,10 @@ pub(super) async fn run<S: Backend>(
         if last {
             return Ok(());
         }
-        tokio::time::sleep(PAUSE).await;
+        // Nobody waits for this pause at the end.
+        let mut ending = committed.clone();
+        let over = async { while ending.changed().await.is_ok() {} };
+        let _ = tokio::time::timeout(PAUSE, over).await;
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use bytestring::ByteString;
 use kasho_plugin_sdk::Op;
 
 use super::error::ApplyError;
@@ -14,7 +15,7 @@ use crate::position::EpochPosition;
 use crate::sink::entry::{Field, Value as Packed};
 
 /// A value's text, or NULL.
-pub(super) type Value = Option<String>;
+pub(super) type Value = Option<ByteString>;
 
 /// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -76,7 +77,7 @@ pub(super) struct Change {
 impl Change {
     /// Bytes of its values.
     pub(super) fn weight(&self) -> usize {
-        let bytes = |value: &Value| value.as_ref().map_or(0, String::len);
+        let bytes = |value: &Value| value.as_ref().map_or(0, |text| text.len());
         self.values.iter().chain(&self.key).map(bytes).sum::<usize>() + size_of::<Change>()
     }
 }
@@ -130,7 +131,7 @@ pub(super) fn change(
             if new.contains(&Field::Unchanged) {
                 return Err(Unfit::Partial);
             }
-            let (set, values) = written(mapping, new);
+            let (set, values) = written(mapping, new).unzip();
             let shape = Shape { verb: Verb::Insert, find: Find::New, set, by: Vec::new() };
             change(shape, values, Vec::new())
         }
@@ -143,36 +144,30 @@ pub(super) fn change(
             let new = new.ok_or(Unfit::NoRow)?;
             let old = match &old {
                 Some(old) => placed(mapping, old),
-                None => placed(mapping, &only(&new, key)),
+                None => kept(mapping, &new, key),
             };
             let (find, by, key) = find(table, &old)?;
-            let (mut set, mut values) = written(mapping, new);
-            let kept = |place: usize, value: &Value| known(&old, place).map(|was| was == value);
-            let mut always = None;
-            let keep: Vec<bool> = set
-                .iter()
-                .zip(&values)
-                .map(|(place, value)| {
-                    let column = &table.columns[*place];
-                    let by_key = by.iter().any(|(at, _)| at == place) && find != Find::Whole;
-                    match kept(*place, value) {
-                        Some(true) => !(by_key || column.always),
-                        Some(false) if column.always => {
-                            always = Some(column.name.clone());
-                            false
-                        }
-                        // The source would not have let it change either.
-                        None => !column.always,
-                        Some(false) => true,
+            let places = mapping.places.len();
+            let (mut set, mut values) = (Vec::with_capacity(places), Vec::with_capacity(places));
+            for (place, value) in written(mapping, new) {
+                let always = table.columns[place].always;
+                let write = match known(&old, place).map(|was| *was == value) {
+                    Some(true) => {
+                        let by_key = find != Find::Whole && by.iter().any(|(at, _)| *at == place);
+                        !(by_key || always)
                     }
-                })
-                .collect();
-            if let Some(column) = always {
-                return Err(Unfit::Always(column));
+                    Some(false) if always => {
+                        return Err(Unfit::Always(table.columns[place].name.clone()));
+                    }
+                    Some(false) => true,
+                    // The source would not have let it change either.
+                    None => !always,
+                };
+                if write {
+                    set.push(place);
+                    values.push(value);
+                }
             }
-            let mut kept = keep.iter().chain(&keep);
-            set.retain(|_| *kept.next().unwrap_or(&true));
-            values.retain(|_| *kept.next().unwrap_or(&true));
             match set.is_empty() {
                 true => Ok(None),
                 false => change(Shape { verb: Verb::Update, find, set, by }, values, key),
@@ -202,24 +197,34 @@ pub(super) fn copied<'a>(
 }
 
 /// The columns of an image that are written, and their values.
-fn written(mapping: &Mapping, image: Vec<Field>) -> (Vec<usize>, Vec<Value>) {
-    let places = mapping.places.iter().zip(image);
-    let value = |(place, field): (&Option<usize>, Field)| match field {
-        Field::Text(text) => place.map(|place| (place, Some(text))),
-        Field::Null => place.map(|place| (place, None)),
+fn written(mapping: &Mapping, image: Vec<Field>) -> impl Iterator<Item = (usize, Value)> {
+    mapping.places.iter().zip(image).filter_map(|(place, field)| Some(((*place)?, value(field)?)))
+}
+
+/// None: the image does not say.
+fn value(field: Field) -> Option<Value> {
+    match field {
+        Field::Text(text) => Some(Some(text)),
+        Field::Null => Some(None),
         Field::Bytes(_) | Field::Unchanged | Field::Absent => None,
-    };
-    places.filter_map(value).unzip()
+    }
 }
 
 /// What is known of the old row: by place, what was there.
 fn placed(mapping: &Mapping, image: &[Field]) -> Old {
     let whole = !image.iter().any(|field| matches!(field, Field::Absent | Field::Unchanged));
-    let known = mapping.places.iter().zip(image).filter_map(|(place, field)| match field {
-        Field::Text(text) => place.map(|place| (place, Some(text.clone()))),
-        Field::Null => place.map(|place| (place, None)),
-        _ => None,
-    });
+    let known = mapping.places.iter().zip(image);
+    let known = known.filter_map(|(place, field)| Some(((*place)?, value(field.clone())?)));
+    Old { whole, known: known.collect() }
+}
+
+/// The part of a new image that its row had before, too.
+fn kept(mapping: &Mapping, new: &[Field], key: &[usize]) -> Old {
+    let known = mapping.places.iter().zip(new).enumerate();
+    let known = known.filter(|(at, _)| key.contains(at));
+    let known = known.filter_map(|(_, (place, field))| Some(((*place)?, value(field.clone())?)));
+    let whole = (0..new.len())
+        .all(|at| key.contains(&at) && !matches!(new[at], Field::Absent | Field::Unchanged));
     Old { whole, known: known.collect() }
 }
 
@@ -231,16 +236,6 @@ struct Old {
 
 fn known(old: &Old, place: usize) -> Option<&Value> {
     old.known.iter().find(|(at, _)| *at == place).map(|(_, value)| value)
-}
-
-/// The part of a new image that its row had before, too.
-fn only(new: &[Field], key: &[usize]) -> Vec<Field> {
-    let fields = new.iter().enumerate();
-    let of = |(place, field): (usize, &Field)| match key.contains(&place) {
-        true => field.clone(),
-        false => Field::Absent,
-    };
-    fields.map(of).collect()
 }
 
 type Found = (Find, Vec<(usize, bool)>, Vec<Value>);

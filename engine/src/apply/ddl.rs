@@ -42,7 +42,7 @@ impl Told {
         let of = |name: &str| {
             let at = columns.iter().position(|column| column == name);
             match at.and_then(|at| new.get(at)) {
-                Some(Field::Text(text)) => Some(text.clone()),
+                Some(Field::Text(text)) => Some(text.to_string()),
                 _ => None,
             }
         };

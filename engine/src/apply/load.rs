@@ -279,7 +279,7 @@ impl Load {
         }
         applier.empty_stale().await?;
         let at = applier.told(Position::Bootstrap(number));
-        let table = applier.tables.find(applier.pipe.client(), name, &[], at).await?.0;
+        let table = applier.tables.find(applier.pipe.client(), name, &Arc::default(), at).await?.0;
         if applier.traits.triggers == Triggers::Deferred && table.foreign {
             return Err(ApplyError::Refused(format!(
                 "table {name} of the target has foreign keys, which rows in the load's order need \

@@ -79,7 +79,7 @@ impl Applier {
             let there = self.progress.tables.get(&now).copied();
             self.note_table(&now, there, reached).await?;
             let params = [&self.progress.consumer, was, &self.progress.writer];
-            let params = params.map(|text| Some(text.clone())).into();
+            let params = params.map(|text| Some(text.as_str().into())).into();
             self.pipe.send(FORGET, params, Check::Any, at).await?;
         }
         Ok(())

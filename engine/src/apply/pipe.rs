@@ -13,6 +13,7 @@ use std::task::Poll;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::SinkExt;
+use tokio::task::JoinSet;
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, Error, Statement};
 
@@ -142,7 +143,7 @@ impl Pipe {
     ) -> Result<(), ApplyError> {
         let statement = self.prepare(sql, &check, at).await?;
         let client = Arc::clone(&self.client);
-        let weight = params.iter().map(|value| value.as_ref().map_or(1, String::len)).sum();
+        let weight = params.iter().map(taken).sum();
         let answer = Box::pin(async move {
             let params = params.iter().map(|value| Param(value.as_deref()));
             client.execute_raw(&statement, params).await
@@ -251,10 +252,10 @@ impl Pipe {
         }
     }
 
-    /// Copies rows (as COPY's text) into a table, and waits for that.
+    /// Copies rows (as COPY's text) into a table.
     ///
     /// # Errors
-    /// The target refuses one of them, or one of the statements before.
+    /// One of those before it failed, or it cannot be prepared.
     pub(super) async fn copy(
         &mut self,
         sql: &str,
@@ -263,23 +264,41 @@ impl Pipe {
         at: EpochPosition,
     ) -> Result<(), ApplyError> {
         let statement = self.prepare(sql, &check, at).await?;
-        let copied = async {
-            let sink = self.client.copy_in::<_, Bytes>(&statement).await?;
+        let (client, weight) = (Arc::clone(&self.client), rows.len());
+        let mut copied: Answer = Box::pin(async move {
+            let sink = client.copy_in::<_, Bytes>(&statement).await?;
             let mut sink = std::pin::pin!(sink);
             sink.send(rows).await?;
             sink.finish().await
+        });
+        // Its place among the others it takes with the first look. It needs more than one to get
+        // on, and what is sent behind it waits for it: so it does not wait for us.
+        let first = poll_fn(|cx| Poll::Ready(copied.as_mut().poll(cx))).await;
+        let answer: Answer = match first {
+            Poll::Ready(answer) => Box::pin(std::future::ready(answer)),
+            Poll::Pending => by_itself(copied),
         };
-        match copied.await {
-            Ok(count) => {
-                self.drain().await?;
-                self.weigh(&check, at, count)
-            }
-            Err(error) => {
-                self.drain().await?;
-                Err(ApplyError::row(&doing(&check), at, &error))
-            }
-        }
+        self.sent(Pending { answer, check, at, weight }).await
     }
+}
+
+/// Goes on in a task of its own, which ends with whoever waits for it.
+fn by_itself(answer: Answer) -> Answer {
+    let mut task = JoinSet::new();
+    task.spawn(answer);
+    Box::pin(async move {
+        match task.join_next().await {
+            Some(Ok(answer)) => answer,
+            Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // The runtime ends, and we with it.
+            Some(Err(_)) | None => std::future::pending().await,
+        }
+    })
+}
+
+/// Bytes that a parameter takes.
+fn taken(value: &Value) -> usize {
+    size_of::<Value>() + value.as_ref().map_or(0, |text| text.len())
 }
 
 fn doing(check: &Check) -> String {

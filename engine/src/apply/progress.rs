@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use kasho_plugin_sdk::event::quote_identifier;
 use tokio_postgres::Client;
 
+use super::change::Value;
 use super::error::ApplyError;
 use crate::position::{Epoch, EpochPosition, Position};
 use crate::sink::runs::Runs;
@@ -281,7 +282,7 @@ pub(super) fn table_params(
     name: &str,
     was: Option<At>,
     (to, run): (At, &str),
-) -> Vec<Option<String>> {
+) -> Vec<Value> {
     let was_epoch = was.map_or(0, |was| number(was.epoch));
     let was_position = was.map_or(String::new(), |was| was.position.to_string());
     let params = [
@@ -294,5 +295,5 @@ pub(super) fn table_params(
         was_position,
         run.to_owned(),
     ];
-    params.into_iter().map(Some).collect()
+    params.into_iter().map(|text| Some(text.into())).collect()
 }

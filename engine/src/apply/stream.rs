@@ -196,7 +196,7 @@ impl Applier {
     async fn find(
         &mut self,
         name: &str,
-        columns: &[String],
+        columns: &Arc<[String]>,
         oids: &[u32],
         at: EpochPosition,
     ) -> Result<(Arc<Table>, Arc<Mapping>), ApplyError> {
@@ -236,7 +236,7 @@ impl Applier {
         self.pipe.drain().await?;
         let mut found = Vec::with_capacity(tables.len());
         for name in tables {
-            let there = self.tables.find(self.pipe.client(), name, &[], at).await;
+            let there = self.tables.find(self.pipe.client(), name, &Arc::default(), at).await;
             found.push(
                 there
                     .map_err(|error| match error {
@@ -346,7 +346,7 @@ impl Applier {
             to.run(&self.runs).to_owned(),
             born.clone(),
         ];
-        let params = params.into_iter().map(Some).collect();
+        let params = params.into_iter().map(|text| Some(text.into())).collect();
         self.pipe.send(MOVE, params, Check::Fence, to.told()).await?;
         (self.progress.main, self.reached) = (to, to.position);
         Ok(())

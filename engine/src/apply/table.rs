@@ -88,7 +88,7 @@ pub(super) struct Tables {
 /// Where the columns of an entry are in a table of the target.
 #[derive(Debug, Default)]
 pub(super) struct Mapping {
-    pub(super) of: Vec<String>,
+    pub(super) of: Arc<[String]>,
     /// One for each of them; none is made by the target itself.
     pub(super) places: Vec<Option<usize>>,
 }
@@ -172,11 +172,11 @@ impl Tables {
         &mut self,
         client: &Client,
         name: &str,
-        columns: &[String],
+        columns: &Arc<[String]>,
         at: EpochPosition,
     ) -> Result<(Arc<Table>, Arc<Mapping>), ApplyError> {
         if let Some((table, mapping)) = self.known.get(name)
-            && mapping.of == columns
+            && (Arc::ptr_eq(&mapping.of, columns) || mapping.of == *columns)
         {
             return Ok((Arc::clone(table), Arc::clone(mapping)));
         }
@@ -197,7 +197,7 @@ impl Tables {
             }),
         };
         let places = columns.iter().map(place).collect::<Result<_, _>>()?;
-        let mapping = Arc::new(Mapping { of: columns.to_vec(), places });
+        let mapping = Arc::new(Mapping { of: Arc::clone(columns), places });
         self.known.insert(name.to_owned(), (Arc::clone(&table), Arc::clone(&mapping)));
         Ok((table, mapping))
     }

@@ -77,7 +77,7 @@ fn dml(
         named
             .filter_map(|((name, oid), field)| {
                 let text = match field {
-                    Field::Text(text) => Some(Cow::Borrowed(text.as_str())),
+                    Field::Text(text) => Some(Cow::Borrowed(&**text)),
                     Field::Bytes(bytes) => Some(String::from_utf8_lossy(bytes)),
                     Field::Null => None,
                     Field::Unchanged | Field::Absent => return None,
@@ -104,7 +104,7 @@ fn dml(
 fn ddl(entry: &Entry, columns: &[String], fields: &[Field], beside: Option<&DdlDetail>) -> DdlData {
     let at = columns.iter().position(|column| column == "text");
     let text = match at.and_then(|at| fields.get(at)) {
-        Some(Field::Text(text)) => text.clone(),
+        Some(Field::Text(text)) => text.to_string(),
         _ => String::new(),
     };
     let of = |field: fn(&DdlDetail) -> &String| beside.map(field).cloned().unwrap_or_default();
@@ -177,7 +177,7 @@ fn raw_change(entry: &Entry) -> RawChange {
 
 fn raw_value(field: &Field) -> RawValue {
     let (state, text, bytes) = match field {
-        Field::Text(text) => (State::Text, text.clone(), Vec::new()),
+        Field::Text(text) => (State::Text, text.to_string(), Vec::new()),
         Field::Bytes(bytes) => (State::Bytes, String::new(), bytes.clone()),
         Field::Null => (State::Null, String::new(), Vec::new()),
         Field::Unchanged => (State::Unchanged, String::new(), Vec::new()),

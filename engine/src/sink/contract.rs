@@ -57,7 +57,7 @@ pub async fn check<R: Rig>(rig: &R) {
     trims_the_load_to_its_end(rig).await;
     keeps_a_section_until_its_mark_is_passed(rig).await;
     bounds::ends_a_page_by_its_bytes(rig).await;
-    bounds::reads_the_load_whatever_its_entries_weigh(rig).await;
+    bounds::reads_whatever_entries_weigh(rig).await;
     bounds::keeps_an_entry_until_its_last_row_is_acknowledged(rig).await;
     bounds::pages_and_waits(rig).await;
     bounds::names_a_key_of_another_type(rig).await;

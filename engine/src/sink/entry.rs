@@ -19,7 +19,7 @@ use serde::{Serialize, Serializer};
 use crate::batch::{Batch, Cell, Detail, Image, Piece, Row};
 use crate::sink::config::Encoding;
 
-pub use decode::{Content, DecodeError, Entry, EntryOp, Field, RawEntry};
+pub use decode::{Content, DecodeError, Entry, EntryOp, Field, Layouts, RawEntry};
 pub use rows::{Lines, ROWS, Rows, Value, size, together};
 
 mod decode;

@@ -12,17 +12,21 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 
 use self::script::Script;
-use super::id::{Id, Keys};
+use self::sizes::Sizes;
+use super::id::{Id, Keys, Lane};
 use super::store::{Answer, Connect, StoreError};
 use crate::position::Epoch;
 use crate::sink::config::Config;
 
 mod bulk;
+mod changes;
 mod connect;
 mod feed;
 mod registry;
 mod script;
 mod server;
+mod sizes;
+mod tap;
 mod write;
 
 /// Makes connections to the configured server.
@@ -53,8 +57,12 @@ pub struct RedisStore {
     keys: Keys,
     tag: String,
     response_timeout: Duration,
-    /// Entries of the load, as far as their sizes are known.
-    measured: Option<Measured>,
+    /// Keeps replies from the driver, if it may.
+    tap: Option<tap::Tap>,
+    /// Entries that are read, as far as their sizes are known.
+    known: Option<Known>,
+    /// Changes that are written.
+    noted: Option<changes::Noted>,
     /// So many steps of the load go by script: others have written meanwhile.
     disturbed: u32,
     /// Whether transactions are allowed, once that was tried.
@@ -63,12 +71,12 @@ pub struct RedisStore {
     dead: Option<String>,
 }
 
-/// No entry of an epoch's load through this one is larger.
-#[derive(Clone, Copy, Debug)]
-struct Measured {
+/// The sizes of a stream's entries.
+#[derive(Clone, Debug)]
+struct Known {
     epoch: Epoch,
-    through: Id,
-    largest: usize,
+    lane: Lane,
+    sizes: Sizes,
 }
 
 impl std::fmt::Debug for RedisStore {

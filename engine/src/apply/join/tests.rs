@@ -48,7 +48,7 @@ enum Op {
 }
 
 fn change(table: &Arc<Table>, n: usize, op: &Op) -> Change {
-    let text = |n: u8| Some(n.to_string());
+    let text = |n: u8| Some(n.to_string().into());
     let by = |id: u8| (Find::Key(0), vec![(ID, false)], vec![text(id)]);
     let (verb, (find, by, key), set, values) = match *op {
         Op::Insert(id, unique, plain) => (
@@ -153,7 +153,7 @@ proptest! {
         ids.sort_unstable();
         ids.dedup();
         let rows: Vec<[Value; 3]> =
-            ids.iter().map(|id| [id, id, id].map(|n| Some(n.to_string()))).collect();
+            ids.iter().map(|id| [id, id, id].map(|n| Some(n.to_string().into()))).collect();
         for table in &tables {
             let (mut one, mut many) = (Some(rows.clone()), Some(rows.clone()));
             for change in changes.iter().filter(|change| Arc::ptr_eq(&change.table, table)) {
@@ -202,7 +202,7 @@ fn unique_values_that_move_on_are_not_joined() {
     let sizes: Vec<usize> = runs(&changes).iter().map(|run| run.changes.len()).collect();
     assert_eq!(sizes, [2], "of the same row the later one counts");
     let joined = runs(&changes);
-    assert_eq!(joined[0].changes[0].values, [Some("2".to_owned())]);
+    assert_eq!(joined[0].changes[0].values, [Some("2".into())]);
     assert_eq!(joined[0].replaced, 1);
 }
 
@@ -215,7 +215,7 @@ fn a_run_is_bounded() {
     assert_eq!(sizes, [1_000, 1_000, 500]);
     let wide = |n| {
         let mut wide = change(&table, n, &Op::Insert(1, 1, 1));
-        wide.values[2] = Some("x".repeat(300 << 10));
+        wide.values[2] = Some("x".repeat(300 << 10).into());
         wide
     };
     assert_eq!(runs(&[wide(0), wide(1), wide(2)]).len(), 3);

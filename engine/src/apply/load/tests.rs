@@ -28,7 +28,7 @@ fn rows(images: &[u8], last: u64) -> Rows {
     let data = [&head[..], b"\xa4rows", images].concat();
     let fields: [(&[u8], &[u8]); 4] =
         [(b"o", b"rows"), (b"t", b"public.t"), (b"d", &data), (b"g", b"1")];
-    let fields = fields.map(|(name, value)| (name.to_vec(), value.to_vec())).into();
+    let fields = fields.map(|(name, value)| (name.to_vec().into(), value.to_vec().into())).into();
     let raw = RawEntry { id: Id { high: last, low: 1 }, fields };
     match Entry::together(raw, Id::ZERO).unwrap().content {
         Content::Rows(rows) => *rows,
@@ -64,7 +64,7 @@ fn a_piece_ends_where_the_columns_change_and_where_it_is_full() {
     assert_eq!(*loading.copy, sql::copy(&table(), &[0]));
 
     let columns: Arc<[String]> = ["note", "made", "id"].map(str::to_owned).into();
-    let value = vec![Field::Text("x".repeat(PIECE)), Field::Absent, Field::Null];
+    let value = vec![Field::Text("x".repeat(PIECE).into()), Field::Absent, Field::Null];
     let large = Rows::one(columns, 4, value);
     let mut loading = super::tests::loading(0);
     let filled = loading.fill(&table(), &mapping(), &mut large.lines());

@@ -268,7 +268,7 @@ struct Built {
 impl Built {
     fn apply(&mut self, entry: &Entry) {
         let text = |field: &Field| match field {
-            Field::Text(text) => Some(text.clone()),
+            Field::Text(text) => Some(text.to_string()),
             _ => None,
         };
         match &entry.content {

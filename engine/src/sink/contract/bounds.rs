@@ -158,47 +158,58 @@ pub(super) async fn keeps_long_lsns_exact<R: Rig>(rig: &R) {
     assert_eq!(store.inspect().await.unwrap().checkpoint.unwrap().trim, id(a, 1));
 }
 
-/// Small entries and large ones, also those that come while it is read.
-pub(super) async fn reads_the_load_whatever_its_entries_weigh<R: Rig>(rig: &R) {
-    let (connect, mut store, _) = begun(rig).await;
-    let mut reader = connect.connect().await.unwrap();
-    let leased = store.lease(E1, "o", "v", LEASE).await;
-    assert!(matches!(leased, Ok(Leased::Yes { .. })), "{leased:?}");
-    let data = vec![b'x'; 300_000];
-    let most = Most { entries: 40, bytes: 100_000 };
-    let (mut last, mut after, mut read) = (Id::ZERO, Id::ZERO, Vec::new());
-    let writes: [&[usize]; 8] = [
-        &[10_000; 30],
-        &[5],
-        &[20_000; 12],
-        &[10; 60],
-        &[20_000, 7, 300_000],
-        &[1; 50],
-        &[300_000, 300_000, 9],
-        &[],
-    ];
-    for sizes in writes {
-        let entries = sizes.iter().zip(last.high + 1..);
-        let entries =
-            entries.map(|(size, n)| NewEntry { data: &data[..*size], ..entry(n, 1, false) });
-        let now = guard("v", last);
-        last.high += sizes.len() as u64;
-        last.low = 1;
-        assert_eq!(store.load(&now, &load(entries.collect())).await, Ok(Answer::Done));
-        // One page after each, and then the rest.
-        loop {
-            let page = reader.page(E1, Lane::Bootstrap, after, most).await.unwrap();
-            let Some(newest) = page.entries.last() else { break };
-            let weight: usize = page.entries.iter().map(RawEntry::weight).sum();
-            assert!(weight - newest.weight() < most.bytes && page.entries.len() <= most.entries);
-            after = newest.id;
-            read.extend(page.entries.iter().map(|entry| entry.id.high));
-            if !sizes.is_empty() {
-                break;
+/// Small entries and large ones, also those that come while it is read, and by whomever.
+pub(super) async fn reads_whatever_entries_weigh<R: Rig>(rig: &R) {
+    for lane in [Lane::Bootstrap, Lane::Changes] {
+        let (connect, mut store, _) = begun(rig).await;
+        let mut reader = connect.connect().await.unwrap();
+        let leased = store.lease(E1, "o", "v", LEASE).await;
+        assert!(matches!(leased, Ok(Leased::Yes { .. })), "{leased:?}");
+        let (data, changes) = (vec![b'x'; 300_000], lane == Lane::Changes);
+        let most = Most { entries: 40, bytes: 100_000 };
+        let (mut last, mut after, mut read) = (Id::ZERO, Id::ZERO, Vec::new());
+        let writes: [&[usize]; 10] = [
+            &[10_000; 30],
+            &[5],
+            &[20_000; 12],
+            &[10; 300],
+            &[20_000, 7, 300_000],
+            &[1; 50],
+            &[1; 270],
+            &[300_000, 300_000, 9],
+            &[12; 280],
+            &[],
+        ];
+        for (turn, sizes) in writes.into_iter().enumerate() {
+            if turn % 3 == 2 {
+                store = connect.connect().await.unwrap();
+            }
+            let entries = sizes.iter().zip(last.high + 1..);
+            let entries =
+                entries.map(|(size, n)| NewEntry { data: &data[..*size], ..entry(n, 1, changes) });
+            let (before, entries) = (last, entries.collect());
+            last = id(last.high + sizes.len() as u64, 1);
+            let done = match lane {
+                Lane::Bootstrap => store.load(&guard("v", before), &load(entries)).await,
+                Lane::Changes => store.append(&guard("w", before), &append(entries, "0/1")).await,
+            };
+            assert_eq!(done, Ok(Answer::Done));
+            // One page after each, and then the rest.
+            loop {
+                let page = reader.page(E1, lane, after, most).await.unwrap();
+                let Some(newest) = page.entries.last() else { break };
+                let weight: usize = page.entries.iter().map(RawEntry::weight).sum();
+                assert!(weight - newest.weight() < most.bytes, "{weight} bytes");
+                assert!(page.entries.len() <= most.entries);
+                after = newest.id;
+                read.extend(page.entries.iter().map(|entry| entry.id.high));
+                if !sizes.is_empty() {
+                    break;
+                }
             }
         }
+        assert_eq!(read, (1..=last.high).collect::<Vec<u64>>(), "{}", lane.name());
     }
-    assert_eq!(read, (1..=last.high).collect::<Vec<u64>>());
 }
 
 /// Begins it after [`E1`], and loads its first row.

@@ -5,18 +5,26 @@
 //! What can go wrong: an entry that is not ours, or of a later format. The error names
 //! the id and the field and never holds data.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use bytestring::ByteString;
 use kasho_plugin_sdk::Op;
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, Deserializer, Visitor};
+use serde::de::{Deserializer, Visitor};
 
 use super::rows::Rows;
 use crate::batch::DdlDetail;
 use crate::position::{Lsn, Position};
 use crate::sink::id::{Id, Lane};
+
+/// The texts of an entry of so many bytes at most are slices of it.
+const KEPT: usize = 1 << 10;
+/// Tables whose columns are remembered.
+const TABLES: usize = 4096;
 
 /// An entry as the server hands it out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +32,7 @@ pub struct RawEntry {
     /// Its id.
     pub id: Id,
     /// Fields and values, in their order.
-    pub fields: Vec<(Vec<u8>, Vec<u8>)>,
+    pub fields: Vec<(Bytes, Bytes)>,
 }
 
 impl RawEntry {
@@ -32,7 +40,7 @@ impl RawEntry {
     #[must_use]
     pub fn field(&self, field: &str) -> Option<&[u8]> {
         let found = self.fields.iter().find(|(name, _)| name == field.as_bytes());
-        found.map(|(_, value)| value.as_slice())
+        found.map(|(_, value)| &**value)
     }
 
     /// Whether a transaction ends with this entry.
@@ -89,8 +97,8 @@ impl EntryOp {
 /// One value of an image.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Field {
-    /// The type's text form.
-    Text(String),
+    /// The type's text form. It may be a slice of a small entry, and keeps it.
+    Text(ByteString),
     /// A logical message's content that is no text.
     Bytes(Vec<u8>),
     /// SQL NULL.
@@ -116,26 +124,86 @@ impl fmt::Debug for Field {
 
 impl<'de> Deserialize<'de> for Field {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Field, D::Error> {
+        Ok(Raw::deserialize(from)?.field(None))
+    }
+}
+
+/// A [`Field`] as it stands in `d`.
+enum Raw<'a> {
+    Text(Cow<'a, str>),
+    Bytes(Vec<u8>),
+    Null,
+    Unchanged,
+    Absent,
+}
+
+impl Raw<'_> {
+    /// `entry` is what it was read from, if its texts may be slices of that.
+    fn field(self, entry: Option<&Bytes>) -> Field {
+        match (self, entry) {
+            (Raw::Text(Cow::Borrowed(text)), Some(entry)) => {
+                // What was text is text: to look once more costs less than a copy.
+                match ByteString::try_from(entry.slice_ref(text.as_bytes())) {
+                    Ok(text) => Field::Text(text),
+                    Err(_) => Field::Text(text.into()),
+                }
+            }
+            (Raw::Text(text), _) => Field::Text(text.into_owned().into()),
+            (Raw::Bytes(bytes), _) => Field::Bytes(bytes),
+            (Raw::Null, _) => Field::Null,
+            (Raw::Unchanged, _) => Field::Unchanged,
+            (Raw::Absent, _) => Field::Absent,
+        }
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Raw<'a> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Raw<'a>, D::Error> {
         struct Any;
-        impl Visitor<'_> for Any {
-            type Value = Field;
+        impl<'de> Visitor<'de> for Any {
+            type Value = Raw<'de>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a value's text, nil, or a boolean")
             }
-            fn visit_str<E>(self, text: &str) -> Result<Field, E> {
-                Ok(Field::Text(text.to_owned()))
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Raw<'de>, E> {
+                Ok(Raw::Text(Cow::Borrowed(text)))
             }
-            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Field, E> {
-                Ok(Field::Bytes(bytes.to_vec()))
+            fn visit_str<E>(self, text: &str) -> Result<Raw<'de>, E> {
+                Ok(Raw::Text(Cow::Owned(text.to_owned())))
             }
-            fn visit_unit<E>(self) -> Result<Field, E> {
-                Ok(Field::Null)
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Raw<'de>, E> {
+                Ok(Raw::Bytes(bytes.to_vec()))
             }
-            fn visit_bool<E>(self, unchanged: bool) -> Result<Field, E> {
-                Ok(if unchanged { Field::Unchanged } else { Field::Absent })
+            fn visit_unit<E>(self) -> Result<Raw<'de>, E> {
+                Ok(Raw::Null)
+            }
+            fn visit_bool<E>(self, unchanged: bool) -> Result<Raw<'de>, E> {
+                Ok(if unchanged { Raw::Unchanged } else { Raw::Absent })
             }
         }
         from.deserialize_any(Any)
+    }
+}
+
+/// A name, without a copy where it stands as it is.
+struct Name<'a>(Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Name<'a> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Name<'a>, D::Error> {
+        struct Text;
+        impl<'de> Visitor<'de> for Text {
+            type Value = Name<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name")
+            }
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Name<'de>, E> {
+                Ok(Name(Cow::Borrowed(text)))
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Name<'de>, E> {
+                Ok(Name(Cow::Owned(text.to_owned())))
+            }
+        }
+        from.deserialize_str(Text)
     }
 }
 
@@ -248,13 +316,16 @@ pub struct DecodeError {
 /// Every key that `d` may have; which of them must be there depends on the op.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Data {
+struct Data<'a> {
     xid: u32,
     ts: i64,
-    cols: Vec<String>,
+    #[serde(borrow)]
+    cols: Vec<Name<'a>>,
     oids: Vec<u32>,
-    new: Option<Vec<Field>>,
-    old: Option<Vec<Field>>,
+    #[serde(borrow)]
+    new: Option<Vec<Raw<'a>>>,
+    #[serde(borrow)]
+    old: Option<Vec<Raw<'a>>>,
     key: Vec<usize>,
     transactional: Option<bool>,
     miss: bool,
@@ -277,35 +348,83 @@ impl Entry {
     /// # Errors
     /// It is not an entry of ours.
     pub fn decode(raw: &RawEntry, lane: Lane) -> Result<Entry, DecodeError> {
+        Entry::decode_with(raw, lane, &mut Layouts::default())
+    }
+
+    /// As [`Entry::decode`], one of many.
+    ///
+    /// # Errors
+    /// It is not an entry of ours.
+    pub fn decode_with(
+        raw: &RawEntry,
+        lane: Lane,
+        layouts: &mut Layouts,
+    ) -> Result<Entry, DecodeError> {
         let bad = |field| DecodeError { id: raw.id, lane, field };
         let op = raw.field("o").and_then(EntryOp::parse).ok_or_else(|| bad("o"))?;
         let text = |field| std::str::from_utf8(raw.field(field).unwrap_or_default()).ok();
         let generation = text("g").and_then(|g| g.parse().ok()).ok_or_else(|| bad("g"))?;
-        let data: Data = parse(raw.field("d").unwrap_or_default()).ok_or_else(|| bad("d"))?;
+        let table = text("t").ok_or_else(|| bad("t"))?;
+        let bytes = raw.field("d").unwrap_or_default();
+        // A value of a large one would keep all of it.
+        let entry = (bytes.len() <= KEPT).then(|| Bytes::copy_from_slice(bytes));
+        let data: Data<'_> = parse(entry.as_deref().unwrap_or(bytes)).ok_or_else(|| bad("d"))?;
         let (xid, commit_us) = (data.xid, data.ts);
+        let content =
+            data.content(op, entry.as_ref(), |columns, oids| layouts.of(table, columns, oids));
         Ok(Entry {
             position: raw.id.position(lane),
             op,
-            table: text("t").ok_or_else(|| bad("t"))?.to_owned(),
+            table: table.to_owned(),
             generation,
             last: raw.closes(),
             xid,
             commit_us,
-            content: data.content(op).ok_or_else(|| bad("d"))?,
+            content: content.ok_or_else(|| bad("d"))?,
             weight: raw.weight(),
         })
     }
 }
 
-pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+/// Columns of tables and their types, which most entries have in common with those before.
+#[derive(Debug, Default)]
+pub struct Layouts(HashMap<String, Layout>);
+
+type Layout = (Arc<[String]>, Arc<[u32]>);
+
+impl Layouts {
+    fn of(&mut self, table: &str, columns: &[Name<'_>], oids: &[u32]) -> Layout {
+        if let Some(known) = self.0.get(table)
+            && *known.1 == *oids
+            && known.0.len() == columns.len()
+            && known.0.iter().zip(columns).all(|(known, name)| *known == name.0)
+        {
+            return known.clone();
+        }
+        if self.0.len() >= TABLES {
+            self.0.clear();
+        }
+        let columns = columns.iter().map(|name| name.0.clone().into_owned()).collect();
+        let layout: Layout = (columns, oids.into());
+        self.0.insert(table.to_owned(), layout.clone());
+        layout
+    }
+}
+
+pub(super) fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
     match bytes.first()? {
         b'{' => serde_json::from_slice(bytes).ok(),
         _ => rmp_serde::from_slice(bytes).ok(),
     }
 }
 
-impl Data {
-    fn content(self, op: EntryOp) -> Option<Content> {
+impl Data<'_> {
+    fn content(
+        self,
+        op: EntryOp,
+        entry: Option<&Bytes>,
+        layout: impl FnOnce(&[Name<'_>], &[u32]) -> Layout,
+    ) -> Option<Content> {
         Some(match op {
             EntryOp::Commit => Content::Commit,
             EntryOp::Row(Op::Truncate) => Content::Truncate {
@@ -327,23 +446,29 @@ impl Data {
             },
             EntryOp::Row(op) => {
                 let width = self.cols.len();
-                let fits = |image: &Option<Vec<Field>>| {
+                let fits = |image: &Option<Vec<Raw<'_>>>| {
                     image.as_ref().is_none_or(|values| values.len() == width)
                 };
                 let known = self.key.iter().all(|place| *place < width);
                 let beside = self.ddl.is_some() == (op == Op::Ddl);
                 let whole = self.oids.len() == width && fits(&self.new) && fits(&self.old) && known;
-                let whole = whole && beside;
-                whole.then_some(Content::Row {
-                    columns: self.cols.into(),
-                    oids: self.oids.into(),
-                    new: self.new,
-                    old: self.old,
+                if !(whole && beside) {
+                    return None;
+                }
+                let image = |image: Vec<Raw<'_>>| {
+                    image.into_iter().map(|value| value.field(entry)).collect()
+                };
+                let (columns, oids) = layout(&self.cols, &self.oids);
+                Content::Row {
+                    columns,
+                    oids,
+                    new: self.new.map(image),
+                    old: self.old.map(image),
                     key: self.key,
                     transactional: self.transactional,
                     miss: self.miss,
                     ddl: self.ddl,
-                })?
+                }
             }
         })
     }

@@ -216,7 +216,7 @@ impl Entry {
         let bad = |field| DecodeError { id, lane: Lane::Bootstrap, field };
         let (generation, table) = shared(&raw)?;
         let (weight, table) = (raw.weight(), table.to_owned());
-        let data = raw.fields.into_iter().find(|(name, _)| name == b"d").unwrap_or_default().1;
+        let data = raw.fields.into_iter().find(|(name, _)| &**name == b"d").unwrap_or_default().1;
         // Rows have numbers; whoever stands on one has low or more of its id.
         let after = after.high.saturating_sub(u64::from(after.low == 0));
         let (rows, shared) = Rows::of(data, id.high, after).ok_or_else(|| bad("d"))?;

@@ -277,7 +277,7 @@ async fn the_setting_may_change_in_the_middle_of_a_load() {
     let all = entries(&server).await;
     for (entry, n) in all.iter().zip(1..) {
         let Content::Row { new: Some(new), .. } = &entry.content else { panic!("{entry:?}") };
-        assert_eq!(new[0], Field::Text(format!("{n}")));
+        assert_eq!(new[0], Field::Text(format!("{n}").into()));
         assert_eq!(entry.position, Position::Bootstrap(n));
     }
     let found: Vec<u64> = stored(&server).await.iter().map(|raw| raw.id.high).collect();

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::position::Epoch;
 use crate::sink::entry::RawEntry;
 use crate::sink::id::{Id, Keys, Lane};
@@ -47,7 +49,9 @@ pub(super) struct Stream {
 
 impl Stream {
     fn push(&mut self, new: &NewEntry<'_>, generation: u64) {
-        let field = |name: &str, value: &[u8]| (name.as_bytes().to_vec(), value.to_vec());
+        let field = |name: &'static str, value: &[u8]| {
+            (Bytes::from_static(name.as_bytes()), Bytes::copy_from_slice(value))
+        };
         let mut fields = vec![field("o", new.op.as_bytes())];
         if !new.table.is_empty() {
             fields.push(field("t", new.table.as_bytes()));

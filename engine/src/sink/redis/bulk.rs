@@ -9,8 +9,8 @@
 
 use redis::Cmd;
 
-use super::feed::measured;
-use super::{Measured, RedisStore, answer, script, texts, unexpected};
+use super::sizes::{Zone, largest, measured};
+use super::{RedisStore, answer, script, texts, unexpected};
 use crate::sink::id::Id;
 use crate::sink::store::{Answer, Guard, Load, NewEntry, StoreError};
 
@@ -18,9 +18,6 @@ use crate::sink::store::{Answer, Guard, Load, NewEntry, StoreError};
 const WORTH: usize = 32 << 10;
 /// After a transaction that was not done, so many steps go by script.
 const CALM: u32 = 32;
-/// What an entry has beside table and data, at most.
-const BESIDE: usize = 64;
-
 impl RedisStore {
     /// Appends to the load. None: it is to be done by script, and nothing was done.
     pub(super) async fn bulk_load(
@@ -64,7 +61,7 @@ impl RedisStore {
             return self.refused(reply).await;
         }
         let mut commands = rows(&stream, load);
-        let noted = measured(guard.epoch, &redis::Value::BulkString(noted.clone().into_bytes()))?;
+        let noted = measured(noted);
         commands.extend(progress(
             &load_key,
             load,
@@ -102,13 +99,12 @@ fn rows(stream: &str, load: &Load<'_>) -> Vec<Cmd> {
 }
 
 /// As the script measures.
-fn now_measured(guard: &Guard, load: &Load<'_>, noted: Option<Measured>) -> Option<usize> {
+fn now_measured(guard: &Guard, load: &Load<'_>, noted: Option<Zone>) -> Option<usize> {
     let before = match noted {
         Some(noted) => (noted.through == guard.last).then_some(noted.largest)?,
         None => (guard.last == Id::ZERO).then_some(0)?,
     };
-    let sizes = load.entries.iter().map(|entry| entry.table.len() + entry.data.len() + BESIDE);
-    sizes.max().map(|largest| largest.max(before))
+    Some(largest(&load.entries).max(before))
 }
 
 /// What is stored with the entries.

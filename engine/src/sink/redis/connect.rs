@@ -3,9 +3,15 @@
 use std::path::Path;
 use std::time::Duration;
 
-use redis::{AsyncConnectionConfig, Client, ClientTlsConfig, TlsCertificates};
+use redis::aio::MultiplexedConnection;
+use redis::{
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ProtocolVersion, RedisResult,
+    TlsCertificates,
+};
 use secrecy::ExposeSecret;
+use tokio::net::TcpStream;
 
+use super::tap::{Tap, Tapped};
 use super::{RedisStore, script, store_error};
 use crate::sink::config::Config;
 use crate::sink::id::Keys;
@@ -21,24 +27,61 @@ pub(super) async fn connect(config: &Config) -> Result<RedisStore, StoreError> {
         .set_connection_timeout(Some(Duration::from_millis(config.connect_timeout_ms)))
         .set_response_timeout(Some(response_timeout))
         .set_write_backpressure_boundary(WRITE_BOUNDARY);
-    let connection = client
-        .get_multiplexed_async_connection_with_config(&settings)
-        .await
-        .map_err(|error| store_error(&error))?;
+    let (connection, tap) = match plain(&client) {
+        Some((host, port)) => {
+            let opened = tapped(&client, (host, port), settings);
+            let timeout = Duration::from_millis(config.connect_timeout_ms);
+            let opened = tokio::time::timeout(timeout, opened).await;
+            let (connection, tap) = opened
+                .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
+                .map_err(|error| store_error(&error))?;
+            (connection, Some(tap))
+        }
+        None => {
+            let opened = client.get_multiplexed_async_connection_with_config(&settings).await;
+            (opened.map_err(|error| store_error(&error))?, None)
+        }
+    };
     let mut store = RedisStore {
         connection,
         keys: Keys::new(&config.prefix),
         tag: format!("{{{}}}", config.prefix),
         response_timeout,
-        measured: None,
+        tap,
+        known: None,
+        noted: None,
         disturbed: 0,
         transacts: None,
         dead: None,
     };
-    for script in script::ALL {
-        store.run(&script.load()).await?;
-    }
+    store.pipeline(script::ALL.iter().map(|script| script.load())).await?;
     Ok(store)
+}
+
+/// Where it is, if no more than a connection there is needed: then what is read may be looked
+/// at before the driver does. TLS is the driver's own.
+fn plain(client: &Client) -> Option<(&str, u16)> {
+    let info = client.get_connection_info();
+    match (info.addr(), info.redis_settings().protocol()) {
+        (ConnectionAddr::Tcp(host, port), ProtocolVersion::RESP2) => Some((host, *port)),
+        _ => None,
+    }
+}
+
+async fn tapped(
+    client: &Client,
+    address: (&str, u16),
+    settings: AsyncConnectionConfig,
+) -> RedisResult<(MultiplexedConnection, Tap)> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let tap = Tap::default();
+    let (stream, info) = (Tapped::new(stream, tap.clone()), client.get_connection_info());
+    let opened = MultiplexedConnection::new_with_config(info.redis_settings(), stream, settings);
+    let (connection, driver) = opened.await?;
+    // It ends with the connection.
+    tokio::spawn(driver);
+    Ok((connection, tap))
 }
 
 fn client(config: &Config) -> Result<Client, StoreError> {

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use redis::Value;
 
-use super::{Measured, RedisStore, array, bytes, id, script, text, unexpected};
+use super::sizes::{self, Sizes};
+use super::tap::{Replies, Tap};
+use super::{Known, RedisStore, array, bytes, id, script, text, unexpected};
 use crate::position::Epoch;
 use crate::sink::entry::RawEntry;
 use crate::sink::id::{Id, Lane};
@@ -29,44 +32,30 @@ impl Feed for RedisStore {
             Lane::Bootstrap => "trim_bootstrap",
         };
         let most = most.into();
-        let read = match lane {
-            Lane::Changes => None,
-            Lane::Bootstrap => self.measured_page(epoch, after, most, trim).await?,
-        };
-        let reply = match read {
-            Some(reply) => reply,
+        let found = match self.known_page(epoch, lane, after, most, trim).await? {
+            Some(found) => found,
             None => {
                 let keys = [self.keys.checkpoint(), self.keys.stream(epoch, lane)];
                 let mut call = script::PAGE.on(&[&keys[0], &keys[1], &self.keys.load(epoch)]);
                 call.arg(trim).arg(after.to_string()).arg(most.entries).arg(most.bytes);
-                array(self.call(&script::PAGE, call).await?)?
+                Found::of(array(self.call(&script::PAGE, call).await?)?)?
             }
         };
-        let Ok([current, trim, entries, end, runs, largest]) = <[Value; 6]>::try_from(reply) else {
-            return Err(unexpected());
+        let [current, trim, sizes] = found.checkpoint;
+        let [end, runs, measured] = found.load;
+        let sizes = match lane {
+            Lane::Changes => sizes.as_deref().map(Sizes::parse),
+            Lane::Bootstrap => measured.as_deref().and_then(sizes::measured).map(Sizes::of),
         };
-        if lane == Lane::Bootstrap {
-            self.measured = measured(epoch, &largest)?;
-        }
-        let epoch = match current {
-            Value::Nil => None,
-            value => Some(text(&value)?.parse().map(Epoch).map_err(|_| unexpected())?),
-        };
+        self.known = sizes.map(|sizes| Known { epoch, lane, sizes });
+        let newest = |text: Option<String>| text.as_deref().map_or(Ok(Id::ZERO), id);
+        let current = current.map(|text| text.parse().map(Epoch)).transpose();
         Ok(Page {
-            epoch,
-            trim: match trim {
-                Value::Nil => Id::ZERO,
-                value => id(&text(&value)?)?,
-            },
-            end: match end {
-                Value::Nil => Id::ZERO,
-                value => id(&text(&value)?)?,
-            },
-            runs: match runs {
-                Value::Nil => String::new(),
-                value => text(&value)?,
-            },
-            entries: array(entries)?.into_iter().map(entry).collect::<Result<_, _>>()?,
+            epoch: current.map_err(|_| unexpected())?,
+            trim: newest(trim)?,
+            end: newest(end)?,
+            runs: runs.unwrap_or_default(),
+            entries: found.entries,
         })
     }
 
@@ -101,52 +90,111 @@ impl Feed for RedisStore {
 }
 
 impl RedisStore {
-    /// A page of the load, as the script would answer, if it is known how large the entries are
-    /// of which it may consist, and they are small.
-    async fn measured_page(
+    /// A page, as the script would answer, if it is known how large the entries are of which
+    /// it may consist, and they are small.
+    async fn known_page(
         &mut self,
         epoch: Epoch,
+        lane: Lane,
         after: Id,
         most: Most,
         trim: &str,
-    ) -> Result<Option<Vec<Value>>, StoreError> {
-        let known = self.measured.filter(|known| known.epoch == epoch && after < known.through);
-        let Some(known) = known else { return Ok(None) };
-        let count = (most.bytes / known.largest.max(1)).min(most.entries);
+    ) -> Result<Option<Found>, StoreError> {
+        let known = self.known.as_ref().filter(|known| known.epoch == epoch && known.lane == lane);
+        let Some(zone) = known.and_then(|known| known.sizes.behind(after)) else {
+            return Ok(None);
+        };
+        let count = (most.bytes / zone.largest.max(1)).min(most.entries);
         if count < MEASURED || !self.transacts().await? {
             return Ok(None);
         }
         let mut checkpoint = redis::cmd("HMGET");
-        checkpoint.arg(self.keys.checkpoint()).arg("epoch").arg(trim);
+        checkpoint.arg(self.keys.checkpoint()).arg("epoch").arg(trim).arg("sizes");
         let mut page = redis::cmd("XRANGE");
-        page.arg(self.keys.stream(epoch, Lane::Bootstrap)).arg(format!("({after}"));
-        page.arg(known.through.to_string()).arg("COUNT").arg(count);
+        page.arg(self.keys.stream(epoch, lane)).arg(format!("({after}"));
+        page.arg(zone.through.to_string()).arg("COUNT").arg(count);
         let mut load = redis::cmd("HMGET");
         load.arg(self.keys.load(epoch)).arg("end").arg("runs").arg("measured");
-        let done = self.transaction(vec![checkpoint, page, load]).await?.ok_or_else(unexpected)?;
-        let Ok([checkpoint, entries, load]) = <[Value; 3]>::try_from(done) else {
-            return Err(unexpected());
+        let commands = vec![checkpoint, page, load];
+        if let Some(tap) = &self.tap {
+            // And that of MULTI, and that of EXEC.
+            tap.keep(commands.len() + 2);
+        }
+        let done = self.transaction(commands).await;
+        let found = match self.tap.as_ref().and_then(Tap::take) {
+            Some(kept) => Found::kept(kept, 3).ok_or_else(unexpected)?,
+            None => Found::done(done?.ok_or_else(unexpected)?)?,
         };
         // There may be some behind those.
-        if matches!(&entries, Value::Array(entries) if entries.is_empty()) {
-            return Ok(None);
-        }
-        let mut reply = array(checkpoint)?;
-        reply.push(entries);
-        reply.extend(array(load)?);
-        Ok(Some(reply))
+        Ok((!found.entries.is_empty()).then_some(found))
     }
 }
 
-/// What is noted of the sizes: an entry's id, and the largest through it.
-pub(super) fn measured(epoch: Epoch, noted: &Value) -> Result<Option<Measured>, StoreError> {
-    let Value::BulkString(_) = noted else { return Ok(None) };
-    let noted = text(noted)?;
-    let known = noted.split_once(' ').and_then(|(through, largest)| {
-        let (through, largest) = (through.parse().ok()?, largest.parse().ok()?);
-        Some(Measured { epoch, through, largest })
-    });
-    Ok(known)
+/// A page as the server answered.
+struct Found {
+    /// Epoch, trim point, and what is noted of the changes' sizes.
+    checkpoint: [Option<String>; 3],
+    entries: Vec<RawEntry>,
+    /// The load's end, who wrote it, and what is noted of its sizes.
+    load: [Option<String>; 3],
+}
+
+impl Found {
+    /// Of a transaction.
+    fn done(done: Vec<Value>) -> Result<Found, StoreError> {
+        let Ok([checkpoint, entries, load]) = <[Value; 3]>::try_from(done) else {
+            return Err(unexpected());
+        };
+        let mut reply = array(checkpoint)?;
+        reply.push(entries);
+        reply.extend(array(load)?);
+        Found::of(reply)
+    }
+
+    /// Of the script.
+    fn of(reply: Vec<Value>) -> Result<Found, StoreError> {
+        let Ok([epoch, trim, sizes, entries, end, runs, measured]) = <[Value; 7]>::try_from(reply)
+        else {
+            return Err(unexpected());
+        };
+        let word = |value: Value| match value {
+            Value::Nil => Ok(None),
+            value => text(&value).map(Some),
+        };
+        Ok(Found {
+            checkpoint: [word(epoch)?, word(trim)?, word(sizes)?],
+            entries: array(entries)?.into_iter().map(entry).collect::<Result<_, _>>()?,
+            load: [word(end)?, word(runs)?, word(measured)?],
+        })
+    }
+
+    /// Of a transaction of so many commands whose replies were kept from the driver.
+    fn kept(kept: Bytes, commands: usize) -> Option<Found> {
+        let mut replies = Replies::of(kept);
+        (0..=commands).try_for_each(|_| replies.pass())?;
+        let words = |replies: &mut Replies| {
+            let three = replies.array()? == 3;
+            let mut word = || Some(replies.value()?.map(|text| lossy(&text)));
+            three.then_some([word()?, word()?, word()?])
+        };
+        (replies.array()? == commands).then_some(())?;
+        let checkpoint = words(&mut replies)?;
+        let entries =
+            (0..replies.array()?).map(|_| kept_entry(&mut replies)).collect::<Option<_>>()?;
+        Some(Found { checkpoint, entries, load: words(&mut replies)? })
+    }
+}
+
+fn lossy(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).into_owned()
+}
+
+fn kept_entry(replies: &mut Replies) -> Option<RawEntry> {
+    (replies.array()? == 2).then_some(())?;
+    let id = std::str::from_utf8(&replies.value()??).ok()?.parse().ok()?;
+    let words = replies.array()?;
+    let pairs = (0..words / 2).map(|_| Some((replies.value()??, replies.value()??)));
+    Some(RawEntry { id, fields: pairs.collect::<Option<_>>()? })
 }
 
 fn entry(value: Value) -> Result<RawEntry, StoreError> {
@@ -158,7 +206,7 @@ fn entry(value: Value) -> Result<RawEntry, StoreError> {
     let mut pairs = Vec::with_capacity(words.len() / 2);
     while let (Some(field), Some(value)) = (words.next(), words.next()) {
         let (field, value) = (bytes(field)?, bytes(value)?);
-        pairs.push((field.unwrap_or_default(), value.unwrap_or_default()));
+        pairs.push((field.unwrap_or_default().into(), value.unwrap_or_default().into()));
     }
     Ok(RawEntry { id: id(&text(&name)?)?, fields: pairs })
 }

@@ -2,7 +2,7 @@
 -- reaches so many bytes. Large entries are fetched one by one, small ones by the dozen.
 -- KEYS: 1 checkpoint, 2 stream, 3 load.
 -- ARGV: 1 field of the trim point, 2 id after which it begins, 3 entries at most, 4 bytes.
-local found = redis.call('HMGET', KEYS[1], 'epoch', ARGV[1])
+local found = redis.call('HMGET', KEYS[1], 'epoch', ARGV[1], 'sizes')
 local entries, from, bytes, largest = {}, '(' .. ARGV[2], 0, 0
 local left, limit, step = tonumber(ARGV[3]), tonumber(ARGV[4]), 1
 while left > 0 and bytes < limit do
@@ -26,4 +26,4 @@ while left > 0 and bytes < limit do
   step = math.max(1, math.min(16, step * 4, math.floor((limit - bytes) / math.max(largest, 1))))
 end
 local load = redis.call('HMGET', KEYS[3], 'end', 'runs', 'measured')
-return {found[1], found[2], entries, load[1], load[2], load[3]}
+return {found[1], found[2], found[3], entries, load[1], load[2], load[3]}

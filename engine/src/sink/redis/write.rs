@@ -120,19 +120,28 @@ impl Store for RedisStore {
 
     async fn append(&mut self, guard: &Guard, append: &Append<'_>) -> Result<Answer, StoreError> {
         in_order(guard, &append.entries)?;
+        let noted = self.note(guard, &append.entries).await?;
         let grows = !append.entries.is_empty() || !append.dead.letters.is_empty();
         let script = if grows { &script::APPEND } else { &script::MARK };
         let keys = &self.keys;
         let keys = [keys.checkpoint(), keys.stream(guard.epoch, Lane::Changes), keys.dead()];
         let mut call = script.on(&keys);
         guard_args(&mut call, guard, append.generation);
-        call.arg(append.fields.len() * 2);
+        let sizes = noted.told();
+        call.arg((append.fields.len() + usize::from(sizes.is_some())) * 2);
         for (field, value) in &append.fields {
             call.arg(*field).arg(value);
         }
+        if let Some(sizes) = sizes {
+            call.arg("sizes").arg(sizes);
+        }
         dead_args(&mut call, &append.dead);
         entry_args(&mut call, &append.entries);
-        answer(self.call(script, call).await?)
+        let answer = answer(self.call(script, call).await?)?;
+        if answer == Answer::Done {
+            self.noted = Some(noted);
+        }
+        Ok(answer)
     }
 
     async fn lease(

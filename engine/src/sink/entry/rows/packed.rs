@@ -13,6 +13,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::{Data, parse};
 use crate::sink::entry::Field;
 
@@ -65,7 +67,7 @@ pub struct Rows {
 #[derive(Clone, PartialEq, Eq)]
 enum Body {
     Packed {
-        data: Vec<u8>,
+        data: Bytes,
         /// Where the first row begins, and how many there are from there.
         at: usize,
         count: usize,
@@ -94,7 +96,7 @@ impl Rows {
 
     /// Those of `data` after row number `after`; the last one is number `last`. None: it is not
     /// an entry of ours.
-    pub(super) fn of(data: Vec<u8>, last: u64, after: u64) -> Option<(Rows, Shared)> {
+    pub(super) fn of(data: Bytes, last: u64, after: u64) -> Option<(Rows, Shared)> {
         let (columns, shared, mut body) = match data.first()? {
             b'{' => {
                 let Data { xid, ts, cols, oids, rows, .. } = parse(&data)?;
@@ -217,7 +219,7 @@ impl<'a> Lines<'a> {
 }
 
 /// Looks the whole entry over.
-fn packed(data: Vec<u8>) -> Option<(Vec<String>, Shared, Body)> {
+fn packed(data: Bytes) -> Option<(Vec<String>, Shared, Body)> {
     let mut cursor = Cursor { data: &data, at: 0 };
     let (mut cols, mut oids, mut rows) = (None, None, None);
     let (mut xid, mut ts) = (None, None);

@@ -9,7 +9,7 @@ use crate::sink::contract::sample;
 
 /// The entry that `data` is, numbered as the last of its rows.
 fn raw(op: &str, data: &[u8], high: u64) -> RawEntry {
-    let field = |name: &str, value: &[u8]| (name.as_bytes().to_vec(), value.to_vec());
+    let field = |name: &str, value: &[u8]| (name.as_bytes().to_vec().into(), value.to_vec().into());
     let fields: [(&str, &[u8]); 4] =
         [("o", op.as_bytes()), ("t", b"public.t"), ("d", data), ("g", b"7")];
     let fields = fields.map(|(name, value)| field(name, value)).into();
@@ -36,8 +36,8 @@ fn encode(encoding: Encoding, batch: &Batch) -> Vec<u8> {
 
 fn value() -> impl Strategy<Value = Field> {
     prop_oneof![
-        3 => any::<String>().prop_map(Field::Text),
-        1 => "[a-z]{0,400}".prop_map(Field::Text),
+        3 => any::<String>().prop_map(|text| Field::Text(text.into())),
+        1 => "[a-z]{0,400}".prop_map(|text| Field::Text(text.into())),
         1 => Just(Field::Null),
         1 => Just(Field::Absent),
     ]
@@ -55,7 +55,7 @@ fn divided(entry: &Entry) -> Vec<Entry> {
             Value::Text(text) => {
                 let there = |packed: &[u8]| text.is_empty() || find(packed, text);
                 assert!(packed.is_none_or(there), "a text stands where it says");
-                Field::Text(String::from_utf8(text.to_vec()).unwrap())
+                Field::Text(String::from_utf8(text.to_vec()).unwrap().into())
             }
             Value::Null => Field::Null,
             Value::Unchanged => Field::Unchanged,
@@ -155,7 +155,7 @@ proptest! {
 
 #[test]
 fn the_map_is_what_the_contract_says() {
-    let text = |text: &str| Field::Text(text.to_owned());
+    let text = |text: &str| Field::Text(text.into());
     let batch = batch(&[vec![text("1"), Field::Null], vec![text("2"), text("x")]]);
     let json = String::from_utf8(encode(Encoding::Json, &batch)).unwrap();
     let expected =
