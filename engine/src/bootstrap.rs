@@ -26,7 +26,8 @@ mod stored;
 pub use config::MissingRows;
 pub use found::{Found, found};
 pub use phase::{
-    Load, LoadMode, Phase, Reload, Renamed, Snapshot, State, Streaming, TableLoad, Waiting,
+    Definitions, LATER, Load, LoadMode, Phase, Reload, Renamed, Snapshot, State, Streaming,
+    TableLoad, Waiting,
 };
 pub use refusal::{Refusal, RefusalCode};
 pub use resume::{Restart, restarts};
@@ -97,6 +98,8 @@ pub enum Command {
         tables: Vec<String>,
         /// A word that nobody can guess, for the mark.
         nonce: String,
+        /// What they are defined as before the mark.
+        planned: Definitions,
     },
     /// The mark of a reload is published: [`Facts::marked`] says where.
     Marked {
@@ -197,6 +200,8 @@ pub enum Effect {
         load_points: BTreeMap<String, Lsn>,
         /// Of a reload: its mark.
         after: Option<Lsn>,
+        /// Whatever there was is loaded.
+        whole: bool,
     },
     /// Stop loading.
     StopLoad,
@@ -338,6 +343,7 @@ fn started(waiting: &Waiting, load: Load) -> Result<Transition, Refusal> {
             text: format!("epoch {} was used already", load.epoch.0),
         });
     }
+    let load = resume::begun(load);
     let mut effects = vec![Effect::AdoptHolder, Effect::OpenStream];
     if load.mode == LoadMode::None || (load.mode == LoadMode::Direct && load.tables.is_empty()) {
         let Transition { next, effects: more } = load_done(load);
@@ -412,7 +418,8 @@ fn complete(load: &Load, force: bool, facts: &Facts) -> Result<Transition, Refus
         )));
     }
     let (start_lsn, load_points) = (load.start_lsn, load.load_points());
-    let mut effects = vec![Effect::WriteEnd { start_lsn, load_points, after: None }];
+    let whole = loaded && load.mode != LoadMode::None && !facts.loader_partial;
+    let mut effects = vec![Effect::WriteEnd { start_lsn, load_points, after: None, whole }];
     if !load.loaded && load.mode == LoadMode::Direct {
         effects.push(Effect::StopLoad);
     }
@@ -430,6 +437,7 @@ fn complete(load: &Load, force: bool, facts: &Facts) -> Result<Transition, Refus
         tables: load.published.clone(),
         attempts: load.tables.iter().map(|table| table.attempt).max().unwrap_or(0),
         stale: load.again.clone(),
+        later: load.later.clone(),
         renamed: load.renamed,
         renames: load.renames.clone(),
         reload: None,

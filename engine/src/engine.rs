@@ -92,7 +92,7 @@ enum Event {
     SchemaChanged(schema::Seen, oneshot::Sender<Result<(), Refusal>>),
     /// How tables are published that are to be loaded again; asked for by somebody who waits,
     /// or by the engine.
-    Named(Result<Vec<String>, Refusal>, Option<Reply<Answer>>),
+    Named(Result<reload::Named, Refusal>, Option<Reply<Answer>>),
     /// A new look at both servers.
     Observed(Box<Observed>),
 }

@@ -54,6 +54,10 @@ pub struct StreamReader<S> {
     open: Option<Lsn>,
     /// An entry of that transaction was handed out.
     delivered: bool,
+    /// The end of a transaction all of which is part of the load, if nothing behind it was
+    /// handed out. Who acknowledges has to hear of it once nothing more comes: it may be what fills
+    /// Redis.
+    skipped: Option<Entry>,
     page_bytes: usize,
     /// Rows that share an entry are handed out as one.
     undivided: bool,
@@ -108,6 +112,7 @@ impl<S: Backend> StreamReader<S> {
             load_points: None,
             open: None,
             delivered: false,
+            skipped: None,
             page_bytes,
             undivided: false,
             raw: VecDeque::new(),
@@ -209,6 +214,10 @@ impl<S: Backend> StreamReader<S> {
             }
             let page = self.page(self.lane, self.cursor, MOST_COUNT).await?;
             if page.is_empty() {
+                if let Some(end) = self.skipped.take() {
+                    self.ready.push_back(end);
+                    continue;
+                }
                 let now = tokio::time::Instant::now();
                 if now >= until {
                     return Ok(None);
@@ -316,6 +325,7 @@ impl<S: Backend> StreamReader<S> {
             return Err(ReaderError::Torn { torn, next: commit_lsn });
         }
         if let Content::Mark { section, .. } = &entry.content {
+            self.skipped = None;
             self.enter(*section);
             self.ready.push_back(entry);
             return Ok(());
@@ -328,21 +338,27 @@ impl<S: Backend> StreamReader<S> {
         };
         match past {
             Some(entry) => {
-                self.delivered = true;
+                (self.delivered, self.skipped) = (true, None);
                 self.ready.push_back(entry);
             }
-            // The end of the transaction must not be skipped with its last row.
-            None if last && self.delivered => self.ready.push_back(Entry {
-                position,
-                op: EntryOp::Commit,
-                table: String::new(),
-                generation,
-                last: true,
-                xid,
-                commit_us,
-                content: Content::Commit,
-                weight: 0,
-            }),
+            None if last => {
+                let end = Entry {
+                    position,
+                    op: EntryOp::Commit,
+                    table: String::new(),
+                    generation,
+                    last: true,
+                    xid,
+                    commit_us,
+                    content: Content::Commit,
+                    weight: 0,
+                };
+                match self.delivered {
+                    // The end of the transaction must not be skipped with its last row.
+                    true => self.ready.push_back(end),
+                    false => self.skipped = Some(end),
+                }
+            }
             None => {}
         }
         self.open = (!last).then_some(commit_lsn);

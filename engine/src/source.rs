@@ -11,6 +11,7 @@ pub mod conninfo;
 pub mod copy;
 pub mod dump;
 pub mod error;
+pub mod indexes;
 pub mod marks;
 pub mod memory;
 pub mod preflight;

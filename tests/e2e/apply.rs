@@ -6,8 +6,10 @@ use std::process::ExitStatus;
 use crate::harness::{Engine, Output, Postgres, Process, Redis, eventually};
 use crate::world::{World, config};
 
+mod altered;
 mod conflicts;
 mod ends;
+mod indexes;
 mod life;
 mod loss;
 mod outlive;

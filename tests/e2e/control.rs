@@ -71,7 +71,7 @@ async fn answer(mut calls: mpsc::Receiver<Call>) {
             }
             Call::LoadAgain { tables, reply } => {
                 let nonce = "word".to_owned();
-                (Command::Reload { tables, nonce }, reply)
+                (Command::Reload { tables, nonce, planned: [].into() }, reply)
             }
             Call::Retry { ids, reply } => {
                 let told = |id| RetryOutcome { id, outcome: "gone".into(), detail: String::new() };

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use kasho_plugin_sdk::Op;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use super::change::{Unfit, copied, refuse};
 use super::error::ApplyError;
@@ -197,11 +197,14 @@ impl Load {
                 self.rows(applier, &entry.table, &row).await?;
             }
             Content::Restart { .. } => self.restart(applier, &entry.table, number).await?,
-            Content::End { after, .. } => {
+            Content::End { after, whole, .. } => {
                 self.last = number;
                 self.finish(applier).await?;
-                if after.is_none() {
-                    applier.keep_stale(entry.position).await?;
+                match (after, whole) {
+                    // No table has had a row.
+                    (None, true) => applier.empty_stale().await?,
+                    (None, false) => applier.keep_stale(entry.position).await?,
+                    (Some(_), _) => {}
                 }
                 applier.move_to(entry.position).await?;
                 return Ok(true);
@@ -274,14 +277,7 @@ impl Load {
         if self.tables.contains_key(name) {
             return Ok(());
         }
-        let epoch = applier.progress.main.epoch;
-        let stale = applier.stale();
-        if !stale.is_empty() {
-            tracing::info!(tables = stale.len(), "emptying what the bootstrap before has left");
-            let position = applier.position();
-            applier.empty_all(&stale, At { epoch, position: Position::START }, position).await?;
-            applier.move_to(position).await?;
-        }
+        applier.empty_stale().await?;
         let at = applier.told(Position::Bootstrap(number));
         let table = applier.tables.find(applier.pipe.client(), name, &Arc::default(), at).await?.0;
         if applier.traits.triggers == Triggers::Deferred && table.foreign {
@@ -367,10 +363,8 @@ impl Load {
     /// Why a worker takes nothing more.
     async fn broken(&mut self) -> ApplyError {
         while let Some(ended) = self.tasks.join_next().await {
-            match ended {
-                Ok(Err(error)) => return error,
-                Ok(Ok(())) => {}
-                Err(_) => break,
+            if let Err(error) = outcome(ended) {
+                return error;
             }
         }
         ApplyError::Lost { doing: "a worker of the load".to_owned() }
@@ -424,11 +418,22 @@ impl Load {
         self.send_all(applier).await?;
         self.workers.iter_mut().for_each(|worker| *worker = None);
         while let Some(ended) = self.tasks.join_next().await {
-            ended.map_err(|_| ApplyError::Lost { doing: "a worker of the load".to_owned() })??;
+            outcome(ended)?;
         }
         self.settle(applier);
         Ok(())
     }
+}
+
+/// How a worker has ended. After a panic it would do the same again.
+fn outcome(ended: Result<Result<(), ApplyError>, JoinError>) -> Result<(), ApplyError> {
+    ended.unwrap_or_else(|_| {
+        Err(ApplyError::Refused(
+            "a worker of the load has ended in a panic, which is a bug: the log's line of it says \
+             where. Report it; the target has what is committed, and a start goes on from there"
+                .to_owned(),
+        ))
+    })
 }
 
 impl Applier {
@@ -439,8 +444,20 @@ impl Applier {
         stale.map(|(name, _)| name.clone()).collect()
     }
 
-    /// The load has ended without a row: whoever begun it without data has the rows there
-    /// already. They are this epoch's now, and no later section empties them.
+    /// What the bootstrap before has left is none of this one's.
+    async fn empty_stale(&mut self) -> Result<(), ApplyError> {
+        let stale = self.stale();
+        if stale.is_empty() {
+            return Ok(());
+        }
+        tracing::info!(tables = stale.len(), "emptying what the bootstrap before has left");
+        let (epoch, position) = (self.progress.main.epoch, self.position());
+        self.empty_all(&stale, At { epoch, position: Position::START }, position).await?;
+        self.move_to(position).await
+    }
+
+    /// The load has ended without a row, and was not whole: whoever begun it without data has
+    /// the rows there already. They are this epoch's now, and no later section empties them.
     async fn keep_stale(&mut self, position: Position) -> Result<(), ApplyError> {
         let stale = self.stale();
         if stale.is_empty() {

@@ -1,6 +1,6 @@
 //! What is known in each state, as it is stored. Plain data: nothing can go wrong here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -90,6 +90,9 @@ pub struct TableLoad {
     /// was altered, rewritten or emptied meanwhile. Empty if nobody noted it.
     #[serde(default)]
     pub shape: String,
+    /// Tells one definition of it from another. Empty if nobody noted it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub definition: String,
     /// It was dropped, or left the publication, before it was loaded: nothing is read, and
     /// whatever an earlier attempt has published does not count.
     #[serde(default)]
@@ -127,6 +130,14 @@ pub struct Load {
     /// Tables that are to be loaded once more when the rest is loaded, by published name.
     #[serde(default)]
     pub again: Vec<String>,
+    /// What the tables are defined as where readers meet their rows: at the consistent point,
+    /// or at the mark. Empty in what an older program has stored: then it is what was planned.
+    #[serde(default, skip_serializing_if = "Definitions::is_empty")]
+    pub planned: Definitions,
+    /// Tables that were made, altered or renamed since, by published name: rows of theirs would
+    /// not fit what readers have there. They are loaded at a mark behind that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub later: Vec<String>,
     /// Commit and ordinal of the last rename of a schema that these names have followed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renamed: Option<(u64, u64)>,
@@ -134,6 +145,13 @@ pub struct Load {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub renames: Vec<Renamed>,
 }
+
+/// By published name, the tables (`pg_class.oid`) and what tells their definitions apart.
+pub type Definitions = BTreeMap<String, BTreeSet<(u32, String)>>;
+
+/// The load point of a table whose rows come at a mark that is not published yet: until then
+/// readers skip all of its changes.
+pub const LATER: Lsn = Lsn(u64::MAX);
 
 /// A schema that has got another name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -177,6 +195,7 @@ impl Load {
                 *at = lsn.max(*at);
             }
         }
+        latest.extend(self.later.iter().map(|table| (table.clone(), LATER)));
         latest
     }
 
@@ -250,6 +269,9 @@ pub struct Streaming {
     /// they were loaded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stale: Vec<String>,
+    /// Tables that have their rows at a mark to come, since they could not be loaded before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub later: Vec<String>,
     /// Commit and ordinal of the last rename of a schema that these names have followed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renamed: Option<(u64, u64)>,

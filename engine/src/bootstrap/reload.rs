@@ -4,11 +4,13 @@
 //! While changes stream, the order is everything: the mark is published before the
 //! snapshot is taken. A reader that has come to the mark has applied nothing of the table
 //! that is later than the snapshot, and what lies between the two is in the snapshot and
-//! skipped; so nothing is lost and nothing comes twice.
+//! skipped; so nothing is lost and nothing comes twice. A table that is altered between the two
+//! does not fit what a reader has where it meets the mark: it is left out, all of its changes are
+//! skipped, and it is loaded at another mark.
 
 use crate::bootstrap::{
-    Command, Effect, Facts, Load, LoadMode, Phase, Refusal, Reload, Streaming, TableLoad,
-    Transition, late, load_on, resume, with_table_done, wrong_state,
+    Command, Definitions, Effect, Facts, LATER, Load, LoadMode, Phase, Refusal, Reload, Streaming,
+    TableLoad, Transition, late, load_on, resume, with_table_done, wrong_state,
 };
 use crate::position::Lsn;
 
@@ -66,7 +68,9 @@ pub(super) fn on(
     let mut next = streaming.clone();
     let Some(mut reload) = next.reload.take() else {
         return match command {
-            Command::Reload { tables, nonce } => Ok(begin(next, tables, nonce, facts)),
+            Command::Reload { tables, nonce, planned } => {
+                Ok(begin(next, (tables, planned), nonce, facts))
+            }
             _ => Err(late("news of a load", phase)),
         };
     };
@@ -90,9 +94,11 @@ pub(super) fn on(
         Command::Reheld(found) if reload.mark > Lsn::ZERO && load.holder.is_none() => {
             let asked = |name: &String| reload.tables.contains(name);
             let mut found = *found;
+            let others = other_names(load, &found, &reload.tables);
             found.tables.retain(|table| asked(&table.published_as));
             found.published.retain(asked);
             *load = resume::resumed(load, &found, streaming.attempts.max(facts.attempts));
+            load.later.extend(others);
             next.attempts =
                 load.tables.iter().map(|table| table.attempt).fold(next.attempts, u32::max);
             vec![Effect::AdoptHolder, Effect::BeginLoad]
@@ -118,7 +124,20 @@ pub(super) fn on(
     Ok(Transition { next: Phase::Streaming(next), effects })
 }
 
-fn begin(mut next: Streaming, tables: Vec<String>, nonce: String, facts: &Facts) -> Transition {
+/// What tables that were asked for are called by now, where that is something else: nobody has
+/// rows of theirs by that name.
+fn other_names(load: &Load, found: &Load, asked: &[String]) -> Vec<String> {
+    let known = |oid: u32| load.planned.values().flatten().any(|(planned, _)| *planned == oid);
+    let other = |table: &&TableLoad| known(table.oid) && !asked.contains(&table.published_as);
+    found.tables.iter().filter(other).map(|table| table.published_as.clone()).collect()
+}
+
+fn begin(
+    mut next: Streaming,
+    (tables, planned): (Vec<String>, Definitions),
+    nonce: String,
+    facts: &Facts,
+) -> Transition {
     let load = Load {
         epoch: next.epoch,
         slot: next.slot.clone(),
@@ -131,6 +150,8 @@ fn begin(mut next: Streaming, tables: Vec<String>, nonce: String, facts: &Facts)
         loaded: false,
         published: Vec::new(),
         again: Vec::new(),
+        planned,
+        later: Vec::new(),
         renamed: None,
         renames: Vec::new(),
     };
@@ -141,21 +162,29 @@ fn begin(mut next: Streaming, tables: Vec<String>, nonce: String, facts: &Facts)
 }
 
 fn end(mut next: Streaming, reload: Reload, facts: &Facts) -> Transition {
-    let points = reload.load.load_points();
+    let Reload { tables, mark, load, .. } = reload;
+    let points = load.load_points();
     // A table that was dropped meanwhile has no rows, and no changes after the snapshot.
-    let newest = reload.load.snapshots.last().map_or(reload.mark, |snapshot| snapshot.lsn);
-    for table in reload.tables {
+    let newest = load.snapshots.last().map_or(mark, |snapshot| snapshot.lsn);
+    next.later.retain(|later| !tables.contains(later));
+    for table in tables.into_iter().filter(|table| !load.later.contains(table)) {
         let lsn = points.get(&table).copied().unwrap_or(newest);
         next.load_points.insert(table.clone(), lsn);
-        next.stale.retain(|stale| *stale != table || reload.load.again.contains(stale));
+        next.stale.retain(|stale| *stale != table || load.again.contains(stale));
         // One that has another name by now is not loaded under this one either.
         let read = |part: &TableLoad| part.published_as == table && !part.gone;
-        if reload.load.tables.iter().any(read) && !next.tables.contains(&table) {
+        if load.tables.iter().any(read) && !next.tables.contains(&table) {
             next.tables.push(table);
         }
     }
+    next.later.extend(load.later);
+    next.later.sort_unstable();
+    next.later.dedup();
+    // Of what nobody loads any more nothing is skipped.
+    next.load_points.retain(|_, lsn| *lsn != LATER);
+    next.load_points.extend(next.later.iter().map(|table| (table.clone(), LATER)));
     next.rows = facts.rows_loaded;
     let (start_lsn, load_points) = (next.start_lsn, next.load_points.clone());
-    let write = Effect::WriteEnd { start_lsn, load_points, after: Some(reload.mark) };
+    let write = Effect::WriteEnd { start_lsn, load_points, after: Some(mark), whole: false };
     Transition { next: Phase::Streaming(next), effects: vec![write, Effect::ReleaseHolder] }
 }

@@ -7,32 +7,55 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::bootstrap::{Load, TableLoad};
+use crate::bootstrap::{Definitions, Load, TableLoad};
 use crate::position::Lsn;
+
+/// The load as it begins: tables that were made or altered between the consistent point and
+/// what was found under their locks are put off.
+pub(super) fn begun(mut load: Load) -> Load {
+    let names = by_name(&load.tables);
+    let unfit = |(name, tables): (&str, Vec<&TableLoad>)| {
+        (!fits(&load.planned, name, &tables)).then(|| name.to_owned())
+    };
+    let later: Vec<String> = names.into_iter().filter_map(unfit).collect();
+    load.tables.retain(|table| !later.contains(&table.published_as));
+    load.later = later;
+    load
+}
 
 /// The load as it goes on with what a new holder has `found`.
 ///
 /// A name stays as it is if it was finished and its tables are the same still, or are gone
 /// altogether: what happened to them stands in the changes. Everything else is read at the
-/// new snapshot, under a new attempt, and so is what is to be loaded once more. No attempt
-/// up to `used` counts as a new one.
+/// new snapshot, under a new attempt, and so is what is to be loaded once more; but not what
+/// readers cannot take where they meet it: a table that was made, altered or renamed since is
+/// put off. No attempt up to `used` counts as a new one.
 pub(super) fn resumed(load: &Load, found: &Load, used: u32) -> Load {
     let base = load.snapshots.len();
+    let planned = match load.planned.is_empty() {
+        true => definitions(&load.tables),
+        false => load.planned.clone(),
+    };
     let (before, now) = (by_name(&load.tables), by_name(&found.tables));
     let names: BTreeSet<&str> = before.keys().chain(now.keys()).copied().collect();
-    let mut tables: Vec<TableLoad> = Vec::new();
+    let (mut tables, mut later): (Vec<TableLoad>, Vec<String>) = Default::default();
     for name in names {
         let old = before.get(name).cloned().unwrap_or_default();
-        let new = now.get(name).cloned().unwrap_or_default();
-        if !load.again.iter().any(|again| again == name) && stays(&old, &new) {
+        let mut new = now.get(name).cloned().unwrap_or_default();
+        let read = load.again.iter().chain(&load.later).all(|other| other != name);
+        if read && stays(&old, &new) {
             tables.extend(old.into_iter().cloned());
             continue;
+        }
+        if !fits(&planned, name, &new) {
+            later.push(name.to_owned());
+            new.clear();
         }
         // A table that was renamed counts on too, or its old progress would be taken for new.
         let oids: BTreeSet<u32> = new.iter().map(|table| table.oid).collect();
         let known = load.tables.iter().filter(|t| t.published_as == name || oids.contains(&t.oid));
         let attempt = known.map(|table| table.attempt).max().unwrap_or(0).max(used) + 1;
-        let again = new.iter().map(|&table| TableLoad {
+        let begun = new.iter().map(|&table| TableLoad {
             snapshot: base + table.snapshot,
             attempt,
             ..table.clone()
@@ -46,7 +69,7 @@ pub(super) fn resumed(load: &Load, found: &Load, used: u32) -> Load {
             gone: true,
             ..table.clone()
         });
-        tables.extend(again.chain(gone));
+        tables.extend(begun.chain(gone));
     }
     tables.sort_by_key(|table| (std::cmp::Reverse(table.bytes_estimated), table.oid));
     let snapshots = load.snapshots.iter().chain(&found.snapshots).cloned().collect();
@@ -61,8 +84,34 @@ pub(super) fn resumed(load: &Load, found: &Load, used: u32) -> Load {
         range_blocks: found.range_blocks,
         published,
         again: Vec::new(),
+        planned,
+        later,
         ..load.clone()
     }
+}
+
+/// What tables are defined as, of those that are there.
+fn definitions(tables: &[TableLoad]) -> Definitions {
+    let mut all = Definitions::new();
+    for table in tables.iter().filter(|table| !table.gone) {
+        let own = all.entry(table.published_as.clone()).or_default();
+        own.insert((table.oid, table.definition.clone()));
+    }
+    all
+}
+
+/// Whether readers can take rows of these tables where they meet them. Where nobody noted what
+/// they are, nothing else is assumed.
+fn fits(planned: &Definitions, name: &str, new: &[&TableLoad]) -> bool {
+    let before = planned.get(name);
+    let unknown = planned.is_empty()
+        || before.into_iter().flatten().any(|(_, definition)| definition.is_empty())
+        || new.iter().any(|table| table.definition.is_empty());
+    let same = || {
+        let now = new.iter().map(|table| (table.oid, table.definition.clone()));
+        before.is_some_and(|before| *before == now.collect())
+    };
+    new.is_empty() || unknown || same()
 }
 
 fn by_name(tables: &[TableLoad]) -> BTreeMap<&str, Vec<&TableLoad>> {

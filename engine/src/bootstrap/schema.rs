@@ -60,6 +60,16 @@ fn rename(names: &mut [&mut Vec<String>], last: &mut Option<(u64, u64)>, renamed
     }
 }
 
+/// Tables that are loaded later stand there by the names of when that was found out, which may
+/// be before the rename or behind it. One name too many does no harm: if there is such a table
+/// at all, it is loaded once more.
+fn both(later: &mut Vec<String>, renamed: &[Renamed]) {
+    for renamed in renamed {
+        let moved: Vec<String> = later.iter().filter_map(|name| renamed.moved(name)).collect();
+        add(later, moved);
+    }
+}
+
 /// While the tables are loaded.
 fn accumulating(
     load: &Load,
@@ -68,6 +78,7 @@ fn accumulating(
     renamed: &[Renamed],
 ) -> Transition {
     let mut next = load.clone();
+    both(&mut next.later, renamed);
     rename(&mut [&mut next.published, &mut next.again], &mut next.renamed, renamed);
     // Where nobody knows what is loaded, a few names would say that nothing else is.
     if !next.published.is_empty() {
@@ -94,6 +105,10 @@ fn streaming(
     renamed: &[Renamed],
 ) -> Transition {
     let mut next = streaming.clone();
+    both(&mut next.later, renamed);
+    if let Some(reload) = &mut next.reload {
+        both(&mut reload.load.later, renamed);
+    }
     rename(&mut [&mut next.tables, &mut next.stale], &mut next.renamed, renamed);
     if !next.tables.is_empty() {
         add(&mut next.tables, made);

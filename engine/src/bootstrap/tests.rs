@@ -15,6 +15,7 @@ fn a_load(mode: LoadMode) -> Load {
         rows_estimated: 10,
         bytes_estimated: 8192,
         shape: "s".into(),
+        definition: String::new(),
         gone: false,
     };
     Load {
@@ -32,6 +33,8 @@ fn a_load(mode: LoadMode) -> Load {
         loaded: false,
         published: vec!["public.t".into(), "public.u".into()],
         again: vec![],
+        planned: [].into(),
+        later: vec![],
         renamed: None,
         renames: Vec::new(),
     }
@@ -56,6 +59,7 @@ fn streaming() -> Phase {
         incomplete: false,
         tables: vec!["public.t".into(), "public.u".into()],
         stale: vec![],
+        later: vec![],
         renamed: None,
         renames: Vec::new(),
         attempts: 1,
@@ -90,7 +94,7 @@ fn commands() -> Vec<(&'static str, Command)> {
         ("table done", Command::TableDone { oid: 1, attempt: 1, rows: 7 }),
         ("snapshot gone", Command::SnapshotGone),
         ("reheld", Command::Reheld(Box::new(a_load(LoadMode::Direct)))),
-        ("reload", Command::Reload { tables: vec!["public.t".into()], nonce: "n".into() }),
+        ("reload", reload(&["public.t"])),
         ("marked", Command::Marked { nonce: "n".into() }),
         ("load done", Command::LoadDone),
         ("complete", Command::Complete { force: false }),
@@ -261,7 +265,12 @@ fn a_finished_load_completes_with_its_load_points() {
     let load_points: BTreeMap<_, _> = [("public.u".to_owned(), Lsn(200))].into();
     assert_eq!(
         done.effects,
-        [Effect::WriteEnd { start_lsn: Lsn(100), load_points: load_points.clone(), after: None }]
+        [Effect::WriteEnd {
+            start_lsn: Lsn(100),
+            load_points: load_points.clone(),
+            after: None,
+            whole: true
+        }]
     );
     let expected = Streaming {
         epoch: Epoch(3),
@@ -273,6 +282,7 @@ fn a_finished_load_completes_with_its_load_points() {
         incomplete: false,
         tables: vec!["public.t".into(), "public.u".into()],
         stale: vec![],
+        later: vec![],
         renamed: None,
         renames: Vec::new(),
         attempts: 1,
@@ -399,7 +409,7 @@ fn step(phase: &Phase, command: Command) -> (Phase, Vec<Effect>) {
 
 fn reload(tables: &[&str]) -> Command {
     let tables = tables.iter().map(|table| (*table).to_owned()).collect();
-    Command::Reload { tables, nonce: "word".into() }
+    Command::Reload { tables, nonce: "word".into(), planned: [].into() }
 }
 
 fn found(lsn: u64) -> Command {
@@ -485,7 +495,12 @@ fn a_table_is_loaded_again_while_changes_stream() {
     let load_points: BTreeMap<_, _> =
         points.into_iter().chain([("public.u".to_owned(), Lsn(200))]).collect();
     let after = Some(Lsn(400));
-    let end = Effect::WriteEnd { start_lsn: Lsn(100), load_points: load_points.clone(), after };
+    let end = Effect::WriteEnd {
+        start_lsn: Lsn(100),
+        load_points: load_points.clone(),
+        after,
+        whole: false,
+    };
     assert_eq!(effects, [end, Effect::ReleaseHolder]);
     let Phase::Streaming(streaming) = &phase else { panic!("not streaming") };
     assert_eq!((&streaming.load_points, streaming.attempts), (&load_points, 3));
@@ -684,4 +699,128 @@ fn what_is_made_anew_behind_the_snapshot_of_a_load_is_stale_after_it() {
     let (phase, _) = step(&phase, Command::SnapshotGone);
     let (phase, _) = step(&phase, found(600));
     assert!(loaded(&phase).is_empty());
+}
+
+/// The table of `a_load` with this oid, defined so.
+fn defined(oid: u32, definition: &str, name: &str) -> TableLoad {
+    let Phase::Accumulating(load) = accumulating() else { unreachable!() };
+    let table = load.tables.into_iter().find(|table| table.oid == oid).unwrap();
+    TableLoad { definition: definition.into(), published_as: name.into(), snapshot: 0, ..table }
+}
+
+/// A holder has found these tables.
+fn found_so(lsn: u64, tables: Vec<TableLoad>) -> Command {
+    let Command::Reheld(load) = found(lsn) else { unreachable!() };
+    Command::Reheld(Box::new(Load { tables, ..*load }))
+}
+
+fn planned(oid: u32, definition: &str, name: &str) -> Command {
+    let planned = [(name.to_owned(), [(oid, definition.to_owned())].into())].into();
+    Command::Reload { tables: vec![name.to_owned()], nonce: "word".into(), planned }
+}
+
+/// The load points that the end of a load tells, and its tables that are put off.
+fn ended(phase: &Phase) -> (Phase, BTreeMap<String, Lsn>, Vec<String>) {
+    let facts = holding(phase, &[]);
+    let done = on(phase, Command::LoadDone, &facts).unwrap();
+    let Phase::Streaming(next) = &done.next else { panic!("another state") };
+    let Effect::WriteEnd { load_points, .. } = &done.effects[0] else { panic!("no end") };
+    assert_eq!(&next.load_points, load_points);
+    let later = next.later.clone();
+    (done.next.clone(), load_points.clone(), later)
+}
+
+#[test]
+fn a_table_that_is_altered_behind_its_mark_is_loaded_at_another_one() {
+    let begin = |phase: &Phase, command, found| {
+        let marked = Command::Marked { nonce: "word".into() };
+        let (phase, _) = step(&step(phase, command).0, marked);
+        step(&phase, found).0
+    };
+    let phase = begin(
+        &streaming(),
+        planned(1, "x", "public.t"),
+        found_so(500, vec![defined(1, "y", "public.t")]),
+    );
+    let open = phase.open_load().unwrap();
+    assert!(open.tables.is_empty(), "no row of it is read: {:?}", open.tables);
+    let (phase, points, later) = ended(&phase);
+    let unknown = ("public.t".to_owned(), LATER);
+    assert_eq!(points, [unknown.clone(), ("public.u".to_owned(), Lsn(200))].into());
+    assert_eq!(later, ["public.t"]);
+    // While another table is loaded it stays put off.
+    let other = begin(
+        &phase,
+        planned(2, "x", "public.u"),
+        found_so(600, vec![defined(2, "x", "public.u")]),
+    );
+    let (phase, points, later) = ended(&done_with(&other, 2));
+    assert_eq!(points, [unknown, ("public.u".to_owned(), Lsn(600))].into());
+    assert_eq!(later, ["public.t"]);
+    // It gets another name behind the next mark: then nobody has rows by that one.
+    let renamed = begin(
+        &phase,
+        planned(1, "y", "public.t"),
+        found_so(700, vec![defined(1, "z", "public.named")]),
+    );
+    let (phase, points, later) = ended(&renamed);
+    assert_eq!(points["public.named"], LATER);
+    assert_eq!(points["public.t"], Lsn(700), "what comes by that name is another one's");
+    assert_eq!(later, ["public.named"]);
+    let last = begin(
+        &phase,
+        planned(1, "z", "public.named"),
+        found_so(800, vec![defined(1, "z", "public.named")]),
+    );
+    let (_, points, later) = ended(&done_with(&last, 1));
+    assert_eq!(points["public.named"], Lsn(800));
+    assert!(later.is_empty());
+}
+
+/// Its parts are all loaded.
+fn done_with(phase: &Phase, oid: u32) -> Phase {
+    let load = phase.open_load().unwrap();
+    let attempt = load.tables.iter().find(|table| table.oid == oid).unwrap().attempt;
+    step(phase, Command::TableDone { oid, attempt, rows: 7 }).0
+}
+
+#[test]
+fn a_table_altered_before_it_was_locked_is_put_off_from_the_start() {
+    let mut load = a_load(LoadMode::Direct);
+    let tables = [(1, "x", "public.t"), (2, "x", "public.u")];
+    load.tables = tables.map(|(oid, definition, name)| defined(oid, definition, name)).into();
+    let plan = |oid, definition: &str| [(oid, definition.to_owned())].into();
+    load.planned =
+        [("public.t".to_owned(), plan(1, "x")), ("public.u".to_owned(), plan(2, "y"))].into();
+    let begun = on(&Phase::default(), Command::Started(Box::new(load)), &facts()).unwrap();
+    let Phase::Accumulating(load) = begun.next else { panic!("another state") };
+    assert_eq!(load.tables.iter().map(|table| table.oid).collect::<Vec<_>>(), [1]);
+    assert_eq!(load.load_points(), [("public.u".to_owned(), LATER)].into());
+    // Readers hear of it with the end, and the engine remembers.
+    let done = load_done(load).next;
+    let complete = on(&done, Command::Complete { force: false }, &facts()).unwrap();
+    let Phase::Streaming(next) = complete.next else { panic!("another state") };
+    assert_eq!(next.later, ["public.u"]);
+    assert_eq!(next.load_points["public.u"], LATER);
+}
+
+#[test]
+fn the_end_says_whether_all_there_was_is_loaded() {
+    let whole = |phase: &Phase, force, facts: &Facts| {
+        let done = on(phase, Command::Complete { force }, facts).unwrap();
+        let [Effect::WriteEnd { whole, .. }, ..] = done.effects[..] else { panic!("no end") };
+        whole
+    };
+    assert!(whole(&loaded(), false, &facts()));
+    let empty = Load { tables: vec![], ..a_load(LoadMode::Direct) };
+    let begun = on(&Phase::default(), Command::Started(Box::new(empty)), &facts()).unwrap().next;
+    assert!(whole(&begun, false, &facts()), "there was nothing");
+    assert!(!whole(&accumulating(), true, &facts()), "it had not finished");
+    let none = Load { tables: vec![], ..a_load(LoadMode::None) };
+    let begun = on(&Phase::default(), Command::Started(Box::new(none)), &facts()).unwrap().next;
+    assert!(!whole(&begun, false, &facts()), "nobody has loaded");
+    let external = Phase::Accumulating(Load { tables: vec![], ..a_load(LoadMode::External) });
+    let done = Facts { loader_done: true, ..facts() };
+    assert!(whole(&external, false, &done));
+    assert!(!whole(&external, false, &Facts { loader_partial: true, ..done }));
 }

@@ -162,7 +162,8 @@ fn raw_change(entry: &Entry) -> RawChange {
             raw.section = *section;
             raw.tables.clone_from(tables);
         }
-        Content::End { start_lsn, load_points, after } => {
+        Content::End { start_lsn, load_points, after, whole } => {
+            raw.whole = *whole;
             raw.after = after.map_or_else(String::new, |after| after.to_string());
             raw.start_lsn = start_lsn.to_string();
             let points = load_points.iter().map(|(table, lsn)| (table.clone(), lsn.to_string()));
@@ -274,6 +275,7 @@ mod tests {
         let end = Content::End {
             start_lsn: Lsn(1),
             load_points: [("a.b".into(), Lsn(2))].into(),
+            whole: true,
             after: None,
         };
         for (op, content) in [
@@ -296,7 +298,8 @@ mod tests {
         assert_eq!((mark.section, mark.tables.as_slice()), (41, &["a.b".to_owned()][..]));
         let end = |after| {
             let load_points = [("a.b".into(), Lsn(2))].into();
-            let end = Content::End { start_lsn: Lsn(1), load_points, after };
+            let end =
+                Content::End { start_lsn: Lsn(1), load_points, after, whole: after.is_none() };
             change(Epoch(1), &entry(EntryOp::End, end), true).unwrap().raw.unwrap().after
         };
         assert_eq!(end(Some(Lsn(255))), "0/FF");

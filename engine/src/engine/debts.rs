@@ -211,10 +211,11 @@ impl Engine {
         self.world.marks.expect(None);
         if let (Phase::Streaming(before), Phase::Streaming(Streaming { reload: None, .. })) =
             (before, &self.phase)
-            && let Some(Reload { tables, nonce, .. }) = before.reload.map(|reload| *reload)
+            && let Some(Reload { tables, nonce, load, .. }) = before.reload.map(|reload| *reload)
         {
             // It was granted, and Redis has forgotten that.
-            let (command, epoch) = (Command::Reload { tables, nonce }, self.phase.epoch());
+            let command = Command::Reload { tables, nonce, planned: load.planned };
+            let epoch = self.phase.epoch();
             self.debts.owed.push(Owed { epoch, command, what: "tables are loaded again" });
         }
         self.go_on_loading();

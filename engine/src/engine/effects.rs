@@ -1,13 +1,13 @@
 //! Transitions: decide, store, adopt, act, in this order. A phase that cannot be stored
 //! is not adopted, and none of its effects happen.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::sync::oneshot;
 use tokio::time::Duration;
 
+use super::reload::tell_later;
 use super::{Engine, Event, Running, Starting, Streaming, loading};
 use crate::bootstrap::{
     self, Command, Effect, Facts, LoadMode, Phase, Refusal, RefusalCode, SlotFact, Snapshot,
@@ -15,8 +15,9 @@ use crate::bootstrap::{
 };
 use crate::control::Answer;
 use crate::load;
-use crate::position::{Epoch, Lsn};
+use crate::position::Epoch;
 use crate::sink::SinkError;
+use crate::sink::load::End;
 use crate::sink::publisher::{NewEpoch, begin_epoch_from};
 use crate::sink::redis::RedisStore;
 use crate::sink::store::{LEASE_UNTIL, Registry, Store};
@@ -46,8 +47,10 @@ impl Engine {
         let text = bootstrap::store(&next).into_bytes();
         let loading = self.loading.is_some();
         let stored = match effects.iter().find(|effect| matches!(effect, Effect::WriteEnd { .. })) {
-            Some(Effect::WriteEnd { start_lsn, load_points, after }) => {
-                self.store_with_end(&next, &text, (*start_lsn, load_points, *after)).await
+            Some(Effect::WriteEnd { start_lsn, load_points, after, whole }) => {
+                let (start_lsn, after, whole) = (*start_lsn, *after, *whole);
+                let end = End { start_lsn, load_points, after, whole };
+                self.store_with_end(&next, &text, end).await
             }
             _ => self.swap(&mut store, &text).await,
         };
@@ -152,7 +155,7 @@ impl Engine {
         &mut self,
         next: &Phase,
         text: &[u8],
-        end: (Lsn, &BTreeMap<String, Lsn>, Option<Lsn>),
+        end: End<'_>,
     ) -> Result<(), Refusal> {
         if let Some(loading) = self.loading.take() {
             loading.end().await;
@@ -177,12 +180,7 @@ impl Engine {
         Err(unavailable(end_not_written(self.phase.state(), patience, why)))
     }
 
-    async fn write_end(
-        &self,
-        next: &Phase,
-        text: &[u8],
-        end: (Lsn, &BTreeMap<String, Lsn>, Option<Lsn>),
-    ) -> Result<(), Refusal> {
+    async fn write_end(&self, next: &Phase, text: &[u8], end: End<'_>) -> Result<(), Refusal> {
         let no_epoch = "the end of a load was to be written, and the next state has no epoch whose \
                         load it could be; nothing was written. This is a bug of Kasho, please \
                         report it";
@@ -206,11 +204,11 @@ impl Engine {
                 return Err(unavailable("Redis has lost rows of the tables that are loaded again"));
             }
         }
-        let (start, points, after) = end;
         let chain = self.world.handle.newest();
-        let points = points.iter().map(|(table, lsn)| (chain.leaves_as(table), *lsn)).collect();
-        let end = writer.finish((start, &points, after), self.stored.as_deref(), text);
-        end.await.map_err(unavailable)
+        let points = end.load_points.iter();
+        let points = points.map(|(table, lsn)| (chain.leaves_as(table), *lsn)).collect();
+        let end = End { load_points: &points, ..end };
+        writer.finish(end, self.stored.as_deref(), text).await.map_err(unavailable)
     }
 
     /// `holder` is that of the phase before.
@@ -359,6 +357,7 @@ impl Engine {
         let Transition { next, effects } = bootstrap::on(&self.phase, load, &facts)?;
         let catalog = serde_json::to_vec(&report.catalog).map_err(unavailable)?;
         self.world.take_catalog(&report.catalog, false);
+        tell_later(&next);
         let text = bootstrap::store(&next).into_bytes();
         let mut session =
             ReplSession::connect(&self.world.info, "kasho").await.map_err(unavailable)?;

@@ -21,6 +21,7 @@ use crate::sink::store::{Registry, Store, Usage};
 use crate::sink::{SinkError, consumers};
 use crate::source::catalog::published_names;
 use crate::source::error::SourceError;
+use crate::source::indexes::Failed;
 use crate::source::preflight::{self, Finding};
 use crate::source::wal::{SlotStatus, slot_status};
 use crate::sync::Stored;
@@ -120,11 +121,17 @@ impl Observer {
 
     async fn watch_source(&self, found: &Mutex<Observed>) {
         let (mut client, mut clock, mut looks) = (None, clock(), 0u32);
+        let mut indexes = Failed::default();
         loop {
             clock.tick().await;
             let mut new = Observed::default();
             let settings = looks.is_multiple_of(SETTINGS_LOOKS);
-            let looked = self.source(&mut client, settings, &mut new).await;
+            let mut looked = self.source(&mut client, settings, &mut new).await;
+            if let (true, Some(client)) = (looked.is_ok(), &client)
+                && let Err(error) = indexes.look(client).await
+            {
+                looked = Err(error);
+            }
             looks = if looked.is_ok() { looks.wrapping_add(1) } else { 0 };
             if looked.is_err() {
                 client = None;

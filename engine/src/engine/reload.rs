@@ -12,7 +12,9 @@ use tokio_util::sync::CancellationToken;
 use super::effects::unavailable;
 use super::{Engine, Event, Running, World, loading};
 use crate::batch::Mark;
-use crate::bootstrap::{self, Command, Load, Phase, Refusal, Reload, Streaming, Transition};
+use crate::bootstrap::{
+    self, Command, Definitions, Load, Phase, Refusal, Reload, Streaming, Transition,
+};
 use crate::control::{Answer, Reply};
 use crate::sink::store::Registry;
 use crate::source::RELOAD_PREFIX;
@@ -25,6 +27,9 @@ use crate::transform::reload::Poke;
 const LOOK: Duration = Duration::from_millis(200);
 /// A mark that was not seen for so long was lost with the server, and is written again.
 const LOST: Duration = Duration::from_secs(10);
+
+/// Tables by the names that they are published under, and what those are.
+pub(super) type Named = (Vec<String>, Definitions);
 
 impl Engine {
     /// Goes on with whatever has to be loaded in this phase.
@@ -129,6 +134,7 @@ impl Engine {
         self.world.take_catalog(&report.catalog, false);
         tell_apart(&self.phase, &next);
         tell_missing(&next);
+        tell_later(&next);
         self.store(&mut store, &next).await?;
         self.phase = next;
         self.load = loading::Shared::default();
@@ -190,24 +196,24 @@ impl Engine {
     /// The names are known.
     pub(super) async fn named(
         &mut self,
-        names: Result<Vec<String>, Refusal>,
+        names: Result<Named, Refusal>,
         reply: Option<Reply<Answer>>,
     ) {
         let Some(reply) = reply else { return self.load_named(names).await };
         let answer = match names {
-            Ok(tables) => self.load_again(tables).await,
+            Ok(named) => self.load_again(named).await,
             Err(refusal) => Err(refusal),
         };
         self.tell(reply, answer);
     }
 
     /// Loads single tables again, by the names that they are published under.
-    pub(super) async fn load_again(&mut self, tables: Vec<String>) -> Result<Answer, Refusal> {
+    pub(super) async fn load_again(&mut self, (tables, planned): Named) -> Result<Answer, Refusal> {
         let previous = self.phase.state();
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(unavailable)?;
         let nonce = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.transition(Command::Reload { tables, nonce }).await?;
+        self.transition(Command::Reload { tables, nonce, planned }).await?;
         Ok(self.summary(previous))
     }
 }
@@ -273,8 +279,8 @@ async fn look_for(
 }
 
 impl World {
-    /// The names under which the rows of these tables are published.
-    async fn published_names(&self, asked: &[String]) -> Result<Vec<String>, Refusal> {
+    /// The names under which the rows of these tables are published, and what those are now.
+    async fn published_names(&self, asked: &[String]) -> Result<Named, Refusal> {
         let client = self.sql("kasho").await.map_err(unavailable)?;
         let publications = &self.config.source.publications;
         let catalog = Catalog::read(&client, publications).await.map_err(unavailable)?;
@@ -291,7 +297,9 @@ impl World {
                 names.push(name);
             }
         }
-        Ok(names)
+        let mut planned = catalog.definitions(&client).await.map_err(unavailable)?;
+        planned.retain(|name, _| names.contains(name));
+        Ok((names, planned))
     }
 
     /// Has the files looked at once while these tables may be mapped otherwise.
@@ -326,6 +334,19 @@ fn tell_missing(phase: &Phase) {
             "the table was dropped, or got another name, after it was to be emptied in the targets: \
              nothing of it is loaded. If it has another name, its rows are missing there until that \
              one is loaded (`kasho bootstrap --table`)"
+        );
+    }
+}
+
+/// Says which tables are put off.
+pub(super) fn tell_later(phase: &Phase) {
+    let later = phase.open_load().map_or(&[][..], |load| &load.later);
+    for table in later {
+        tracing::warn!(
+            table,
+            "the table was made, altered or renamed since its load was planned, and its rows would \
+             not fit what targets have then: they are loaded behind that change, while changes \
+             stream"
         );
     }
 }

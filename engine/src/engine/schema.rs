@@ -9,6 +9,7 @@ use kasho_plugin_sdk::Op;
 use kasho_plugin_sdk::event::quote_identifier;
 
 use super::Engine;
+use super::reload::Named;
 use crate::batch::{Batch, DdlDetail, DdlObject, Detail};
 use crate::bootstrap::{Command, MissingRows, Phase, Refusal, RefusalCode, Renamed, Streaming};
 use crate::position::Position;
@@ -99,7 +100,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Loads what nobody has loaded, if that is asked for.
+    /// Loads what a load has put off, and what nobody has loaded, if that is asked for.
     pub(super) fn load_missing(&mut self) {
         let tables = self.missing();
         let asked = self.naming.as_ref().is_some_and(|naming| !naming.is_finished());
@@ -111,21 +112,27 @@ impl Engine {
     /// What is to be loaded by itself, if that can begin now.
     fn missing(&self) -> Vec<String> {
         let wanted = self.world.config.bootstrap.missing_rows == MissingRows::Load;
-        let free = matches!(&self.phase, Phase::Streaming(Streaming { reload: None, .. }));
-        if wanted && free && self.stream_open { self.not_loaded() } else { Vec::new() }
+        match &self.phase {
+            Phase::Streaming(Streaming { reload: None, later, .. }) if self.stream_open => {
+                let mut tables = self.not_loaded();
+                tables.retain(|table| wanted || later.contains(table));
+                tables
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// The names of what nobody has loaded are known.
-    pub(super) async fn load_named(&mut self, names: Result<Vec<String>, Refusal>) {
+    pub(super) async fn load_named(&mut self, named: Result<Named, Refusal>) {
         let missing = self.missing();
-        let loading = match names {
-            Ok(mut tables) => {
+        let loading = match named {
+            Ok((mut tables, planned)) => {
                 // Something may have begun since they were asked for.
                 tables.retain(|table| missing.contains(table));
                 if tables.is_empty() {
                     return;
                 }
-                self.load_again(tables.clone()).await.map(|_| tables.join(", "))
+                self.load_again((tables.clone(), planned)).await.map(|_| tables.join(", "))
             }
             Err(refusal) => Err(refusal),
         };

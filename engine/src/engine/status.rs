@@ -145,11 +145,18 @@ impl Engine {
     pub(super) fn not_loaded(&self) -> Vec<String> {
         let Some(loaded) = self.phase.loaded_tables() else { return Vec::new() };
         let published = self.observed.published.iter();
+        let later = match &self.phase {
+            Phase::Waiting(_) => &[][..],
+            Phase::Accumulating(load) => &load.later,
+            Phase::Streaming(streaming) => &streaming.later,
+        };
         let stale = match &self.phase {
             Phase::Streaming(streaming) => streaming.stale.as_slice(),
             Phase::Waiting(_) | Phase::Accumulating(_) => &[],
         };
-        let missing = |table: &&String| !loaded.contains(table) || stale.contains(table);
+        let missing = |table: &&String| {
+            !loaded.contains(table) || stale.contains(table) || later.contains(table)
+        };
         published.filter(missing).cloned().collect()
     }
 

@@ -39,6 +39,7 @@ fn table(oid: u32, attempt: u32, done: bool) -> TableLoad {
         rows_estimated: 10,
         bytes_estimated: 8192,
         shape: "s".into(),
+        definition: String::new(),
         gone: false,
     }
 }
@@ -58,6 +59,8 @@ fn a_load() -> Load {
         loaded: false,
         published: vec![],
         again: vec![],
+        planned: [].into(),
+        later: vec![],
         renamed: None,
         renames: Vec::new(),
     }

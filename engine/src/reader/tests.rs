@@ -4,7 +4,7 @@ use super::*;
 use crate::sink::Sink;
 use crate::sink::config::{Config, Encoding};
 use crate::sink::contract::sample::{self, Part};
-use crate::sink::load::LoadWriter;
+use crate::sink::load::{End, LoadWriter};
 use crate::sink::memory::{MemoryServer, MemoryStore};
 use crate::sink::publisher::{
     Claim, Description, NewEpoch, Opening, Publisher, WriterToken, begin_epoch,
@@ -74,7 +74,8 @@ impl World {
 
     async fn finish(&mut self, points: &[(&str, u64)]) {
         let points = points.iter().map(|(table, lsn)| ((*table).to_owned(), Lsn(*lsn))).collect();
-        self.load.finish((Lsn(100), &points, None), None, b"STREAMING").await.unwrap();
+        let end = End { start_lsn: Lsn(100), load_points: &points, after: None, whole: true };
+        self.load.finish(end, None, b"STREAMING").await.unwrap();
     }
 
     async fn try_reader(&self, from: From) -> Result<StreamReader<MemoryStore>, ReaderError> {
@@ -361,6 +362,21 @@ async fn a_reader_inside_of_a_transaction_that_is_trimmed_so_far_sees_its_end() 
     }
     let error = world.try_reader(From::After("0/1".parse().unwrap())).await.unwrap_err();
     assert!(matches!(error, ReaderError::OutOfRange { .. }), "{error}");
+}
+
+/// Nobody could acknowledge what fills Redis, or come to the mark behind it.
+#[tokio::test(start_paused = true)]
+async fn how_far_is_told_although_all_of_it_is_skipped() {
+    let mut world = world().await;
+    world.loaded(1).await;
+    world.publish(&[Part::whole(0x200, 2), Part::whole(0x300, 3)]).await;
+    world.finish(&[("public.ledger", u64::MAX)]).await;
+    let mut reader = world.reader("0/1").await;
+    assert_eq!(all(&mut reader).await.unwrap(), ["0/300:3commit!"]);
+    assert_eq!(all(&mut reader).await.unwrap(), [""; 0], "once");
+    world.publish(&[Part::whole(0x400, 1)]).await;
+    assert_eq!(all(&mut reader).await.unwrap(), ["0/400:1commit!"]);
+    assert_eq!(all(&mut world.reader("0/400").await).await.unwrap(), [""; 0]);
 }
 
 #[tokio::test(start_paused = true)]

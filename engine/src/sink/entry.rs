@@ -99,12 +99,13 @@ impl Encoding {
     }
 
     /// Appends the map of the entry that ends the load, or that of single tables: then
-    /// `after` is their mark, where the changes go on.
+    /// `after` is their mark, where the changes go on. With `whole`, a table of which no row
+    /// came is empty.
     pub fn end(
         self,
         start_lsn: &str,
         load_points: &std::collections::BTreeMap<String, String>,
-        after: Option<&str>,
+        (after, whole): (Option<&str>, bool),
         out: &mut Vec<u8>,
     ) {
         #[derive(Serialize)]
@@ -113,8 +114,10 @@ impl Encoding {
             load_points: &'a std::collections::BTreeMap<String, String>,
             #[serde(skip_serializing_if = "Option::is_none")]
             after: Option<&'a str>,
+            #[serde(skip_serializing_if = "std::ops::Not::not")]
+            whole: bool,
         }
-        self.always(&End { start_lsn, load_points, after }, out);
+        self.always(&End { start_lsn, load_points, after, whole }, out);
     }
 
     /// Texts and numbers into memory: there is nothing that could fail.

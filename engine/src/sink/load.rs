@@ -32,6 +32,19 @@ const STEP_BYTES: u64 = 256 << 20;
 /// An entry takes no more rows from here on: more of them would make nothing cheaper.
 const ENTRY_BYTES: usize = 64 << 10;
 
+/// What the end of a load says.
+#[derive(Clone, Copy, Debug)]
+pub struct End<'a> {
+    /// The consistent point.
+    pub start_lsn: Lsn,
+    /// Tables whose load point differs from it.
+    pub load_points: &'a BTreeMap<String, Lsn>,
+    /// Of single tables: their mark.
+    pub after: Option<Lsn>,
+    /// Whatever there was is loaded.
+    pub whole: bool,
+}
+
 /// Publishes the load of an epoch.
 #[derive(Debug)]
 pub struct LoadWriter<S> {
@@ -224,7 +237,7 @@ impl<S: Backend> LoadWriter<S> {
     /// [`LoadWriter::append`].
     pub async fn finish(
         &mut self,
-        (start_lsn, load_points, after): (Lsn, &BTreeMap<String, Lsn>, Option<Lsn>),
+        End { start_lsn, load_points, after, whole }: End<'_>,
         old_state: Option<&[u8]>,
         new_state: &[u8],
     ) -> Result<(), SinkError> {
@@ -232,7 +245,8 @@ impl<S: Backend> LoadWriter<S> {
         let points = load_points.iter().map(|(table, lsn)| (table.clone(), lsn.to_string()));
         let mut data = Vec::new();
         let after = after.map(|lsn| lsn.to_string());
-        self.encoding.end(&start_lsn.to_string(), &points.collect(), after.as_deref(), &mut data);
+        let told = (after.as_deref(), whole);
+        self.encoding.end(&start_lsn.to_string(), &points.collect(), told, &mut data);
         let id = Id { high: self.guard.last.high + 1, low: 1 };
         let end = NewEntry { id, op: "end", table: "", data: &data, last: false };
         let finish = Finish { end, generation: self.generation, old_state, new_state };

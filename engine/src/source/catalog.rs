@@ -16,11 +16,13 @@ use sha2::{Digest, Sha256};
 use tokio_postgres::Client;
 use tokio_postgres::types::Oid;
 
+use crate::bootstrap::Definitions;
 use crate::error::Class;
 use crate::source::error::SourceError;
 
 mod columns;
 mod constraints;
+mod definitions;
 mod publications;
 mod shapes;
 
@@ -170,6 +172,28 @@ impl Catalog {
     #[must_use]
     pub fn relation(&self, oid: u32) -> Option<&Arc<Relation>> {
         self.relations.iter().find(|relation| relation.id == oid)
+    }
+
+    /// What the tables of each published name are defined as, as the session sees them.
+    ///
+    /// # Errors
+    /// The server's.
+    pub async fn definitions(&self, client: &Client) -> Result<Definitions, SourceError> {
+        let oids: Vec<Oid> = self.tables.iter().map(|table| table.oid).collect();
+        let mut read = definitions::read(client, &oids).await?;
+        let mut all = Definitions::new();
+        for table in &self.tables {
+            // One that is not there any more is the same as no other.
+            let own = read.remove(&table.oid).unwrap_or_else(|| "gone".to_owned());
+            all.entry(self.published_as(table)).or_default().insert((table.oid, own));
+        }
+        Ok(all)
+    }
+
+    /// The name that a table's rows carry.
+    #[must_use]
+    pub fn published_as(&self, table: &Table) -> String {
+        self.relation(table.relation).map_or_else(|| table.qualified(), |r| r.qualified())
     }
 
     /// A digest of everything about a table that its loaded rows depend on: how and where

@@ -269,6 +269,8 @@ impl Loading<'_> {
         if stored.done {
             return Ok(Outcome::Already(stored.clone()));
         }
+        // It may have ended before this took its turn; from here on nobody ends it without that.
+        Look::open(&self.config).await?.current(self.admitted.load.epoch).await??;
         let epoch = self.admitted.load.epoch.0;
         self.figures.send_modify(|figures| {
             figures.resumed = (stored.rows > 0).then_some(stored.rows);

@@ -117,6 +117,25 @@ async fn a_new_bootstrap_empties_what_the_one_before_has_left() {
     assert!(Site::end(&applier).await.success());
 }
 
+/// Its load has no row that would show that there was one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_is_empty_leaves_nothing_of_the_bootstrap_before() {
+    let site = Site::start(LEDGER, ROWS, "", "").await;
+    let applier = site.applier();
+    site.world.bootstrap().await;
+    site.settle().await;
+    site.world.engine.run(&["reset", "--yes"]).await.success();
+    site.pg().sql("TRUNCATE twice, ledger, mark").await;
+    site.world.until_state("WAITING").await;
+    site.world.bootstrap().await;
+    // Another number than those of before.
+    site.pg().sql("INSERT INTO mark VALUES (1000)").await;
+    site.settle().await;
+    site.same(&["ledger", "twice", "mark"]).await;
+    assert_eq!(site.target.value("SELECT count(*) FROM ledger").await, "0");
+    assert!(Site::end(&applier).await.success());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bootstrap_without_data_leaves_what_is_there_to_later_sections_too() {
     let site = Site::start(LEDGER, ROWS, "", "").await;

@@ -20,6 +20,8 @@ mod objects;
 pub(super) struct Scene {
     pub(super) schema: String,
     pub(super) objects: Objects,
+    /// Tables are loaded for the first time.
+    pub(super) loading: bool,
     /// Labels that a row may have: those that are committed.
     pub(super) labels: Vec<String>,
     /// The number of the next new object.
@@ -96,6 +98,9 @@ pub(super) fn statement(scene: &mut Scene, random: &mut Random) -> String {
         n if n < 53 => objects::constraint(scene, random),
         n if n < 61 => objects::index(scene, random),
         n if n < 71 => create_table(scene, random),
+        // One that is put off, and gets another name before its load is told of, is known to nobody
+        // by that name.
+        n if n < 79 && scene.loading => rows(scene, random),
         n if n < 79 => move_table(scene, random),
         n if n < 83 => objects::label(scene, random),
         n if n < 89 => objects::schema(scene, random),

@@ -45,6 +45,8 @@ pub(super) struct Changing {
     committed: Objects,
     sessions: Vec<Session>,
     next: u64,
+    /// Tables are loaded for the first time.
+    pub(super) loading: bool,
 }
 
 impl Changing {
@@ -53,7 +55,7 @@ impl Changing {
         let tables = schema.tables.iter().cloned().map(Object::Table);
         let committed: Objects = (0..).zip(tables).collect();
         let sessions = (0..sessions).map(|_| Session::default()).collect();
-        Changing { schema: schema.name.clone(), next: 1_000, committed, sessions }
+        Changing { schema: schema.name.clone(), next: 1_000, committed, sessions, loading: false }
     }
 
     /// Runs so many statements, and then commits what is open.
@@ -120,6 +122,7 @@ impl Changing {
         let mut scene = Scene {
             schema: self.schema.clone(),
             objects,
+            loading: self.loading,
             labels: labels.collect(),
             next: self.next,
             edits: Vec::new(),

@@ -144,6 +144,9 @@ impl Kasho {
         asking.finish();
         self.bootstrap().await;
         self.course.push("STREAMING".to_owned());
+        if stage.changing {
+            self.all_loaded().await;
+        }
         stage.gate.send_replace(3);
         self.faults(stage, share(2), all).await;
         self.bootstrap().await;
@@ -283,8 +286,8 @@ impl Kasho {
         }
     }
 
-    /// Waits until every table is loaded whose values the stream did not bring.
-    pub(super) async fn settle_loads(&mut self, stage: &Stage) {
+    /// Waits until no table is put off any more.
+    async fn all_loaded(&mut self) {
         let begun = Instant::now();
         loop {
             self.supervise();
@@ -303,6 +306,12 @@ impl Kasho {
             );
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
+    }
+
+    /// Waits until every table is loaded whose values the stream did not bring.
+    pub(super) async fn settle_loads(&mut self, stage: &Stage) {
+        self.all_loaded().await;
+        let begun = Instant::now();
         for schema in &stage.schemas {
             stage.source.sql(&format!("DELETE FROM {}.done", schema.name)).await;
         }

@@ -302,10 +302,8 @@ async fn one(
     for (at, share) in acts.iter().enumerate() {
         gate.wait_for(|open| *open > at).await.expect("the stage stands");
         let steps = steps * share / 100;
-        // Not while tables are loaded for the first time: an engine that is killed then goes on
-        // with a later snapshot, whose tables may have columns of which the stream tells only
-        // behind the load. The applier halts by it, and asks for them to be added by hand.
-        match changing && at == acts.len() - 1 {
+        scene.loading = at < acts.len() - 1;
+        match changing {
             true => scene.play(&mut random, steps, &mut sessions).await,
             false => play(&schema, &mut random, SESSIONS, steps, &mut sessions).await,
         }

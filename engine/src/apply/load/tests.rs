@@ -87,3 +87,12 @@ fn a_row_that_cannot_be_copied_is_told_by_its_number() {
         assert_eq!((&*loading.piece, loading.last), (&b"a\t1\n"[..], 7), "what is whole stays");
     }
 }
+
+#[tokio::test]
+async fn a_worker_that_panicked_is_no_lost_connection() {
+    let mut load = Load::new(Conninfo::parse("postgres://u@localhost/x").unwrap(), 1, 1);
+    load.tasks.spawn(async { panic!("a bug") });
+    let error = load.broken().await;
+    assert!(error.to_string().contains("a panic"), "{error}");
+    assert_eq!(error.class(), crate::error::Class::Halt, "it would panic again");
+}

@@ -1,7 +1,7 @@
 //! What stays and what begins again, table by table and name by name.
 
 use super::*;
-use crate::bootstrap::{LoadMode, Snapshot};
+use crate::bootstrap::{LATER, LoadMode, Snapshot};
 use crate::position::Epoch;
 
 fn table(oid: u32, name: &str, shape: &str) -> TableLoad {
@@ -17,6 +17,7 @@ fn table(oid: u32, name: &str, shape: &str) -> TableLoad {
         rows_estimated: 10,
         bytes_estimated: 8192,
         shape: shape.into(),
+        definition: String::new(),
         gone: false,
     }
 }
@@ -39,6 +40,8 @@ fn load(points: &[u64], tables: Vec<TableLoad>) -> Load {
         loaded: false,
         published: vec![],
         again: vec![],
+        planned: [].into(),
+        later: vec![],
         renamed: None,
         renames: Vec::new(),
     }
@@ -153,4 +156,61 @@ fn a_table_that_is_asked_for_begins_again_although_it_is_the_same() {
     assert!(next.again.is_empty());
     let next = resumed(&load(&[], vec![]), &load(&[200], vec![table(1, "a", "x")]), 7);
     assert_eq!(seen(&next), [("a", 1, 200, 8, false)]);
+}
+
+fn defined(definition: &str, table: TableLoad) -> TableLoad {
+    TableLoad { definition: definition.into(), ..table }
+}
+
+/// Names with a load point that is not known yet.
+fn put_off(load: &Load) -> Vec<String> {
+    let points = load.load_points();
+    let later: Vec<_> = points.into_iter().filter(|(_, lsn)| *lsn == LATER).collect();
+    let names: Vec<String> = later.into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, load.later);
+    names
+}
+
+#[test]
+fn a_table_that_was_altered_since_is_emptied_and_put_off() {
+    let all = |d: &str| [(1, "a"), (2, "b"), (3, "c")].map(|(n, t)| defined(d, table(n, t, d)));
+    let mut before = load(&[100], all("x").into());
+    before.tables[2].done = true;
+    // One that is altered before it is loaded, one that is not, one afterwards.
+    let [a, b, c] = all("y");
+    let [_, same, _] = all("x");
+    let next = onward(&before, &load(&[200], vec![a.clone(), same.clone(), c]));
+    assert_eq!(put_off(&next), ["a", "c"]);
+    assert_eq!(
+        seen(&next),
+        [("a", 1, 200, 2, true), ("b", 2, 200, 2, false), ("c", 3, 200, 2, true)]
+    );
+    let told = restarts(&next, |oid, attempt| (oid, attempt) == (1, 1));
+    assert_eq!(told, [Restart { table: "a".into(), attempt: 2, load_lsn: Lsn(200) }]);
+    // Once more: it is what it was at the last snapshot, and not what readers have; another one
+    // is gone, with everything until then that they must not see.
+    let again = onward(&next, &load(&[300], vec![a.clone(), b]));
+    assert_eq!(put_off(&again), ["a", "b"]);
+    assert_eq!(again.load_points()["c"], Lsn(300));
+    // What readers have is asked of the first plan, and not of what was found since.
+    let back = onward(&again, &load(&[400], vec![a, same]));
+    assert_eq!(put_off(&back), ["a"]);
+    assert_eq!(back.load_points()["b"], Lsn(400));
+}
+
+#[test]
+fn a_table_that_was_renamed_or_made_since_is_put_off() {
+    let before =
+        load(&[100], vec![defined("x", table(1, "a", "x")), defined("x", done(2, "b", "x"))]);
+    let now = [(1, "renamed"), (2, "too"), (3, "made")];
+    let now = now.map(|(oid, name)| defined("x", table(oid, name, "y")));
+    let next = onward(&before, &load(&[200], now.into()));
+    assert_eq!(put_off(&next), ["made", "renamed", "too"]);
+    // What was loaded stays by its old name, and is renamed in the changes.
+    assert_eq!(seen(&next), [("a", 1, 200, 2, true), ("b", 2, 100, 1, true)]);
+    // Where one takes the name of another, neither is what readers have.
+    let swapped = [(1, "b"), (2, "a")].map(|(oid, name)| defined("x", table(oid, name, "y")));
+    let next = onward(&before, &load(&[200], swapped.into()));
+    assert_eq!(put_off(&next), ["a", "b"]);
+    assert!(next.tables.iter().all(|table| table.gone), "{next:?}");
 }

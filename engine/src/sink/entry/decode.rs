@@ -265,6 +265,8 @@ pub enum Content {
         load_points: BTreeMap<String, Lsn>,
         /// Of single tables: the mark after which the changes go on.
         after: Option<Lsn>,
+        /// Whatever there was is loaded: a table of which no row came is empty.
+        whole: bool,
     },
     /// The transaction ends.
     Commit,
@@ -336,6 +338,7 @@ struct Data<'a> {
     start_lsn: String,
     load_points: BTreeMap<String, String>,
     after: Option<String>,
+    whole: bool,
     section: u64,
 }
 
@@ -439,6 +442,7 @@ impl Data<'_> {
                 start_lsn: self.start_lsn.parse().ok()?,
                 load_points: points(self.load_points)?,
                 after: self.after.map(|lsn| lsn.parse()).transpose().ok()?,
+                whole: self.whole,
             },
             EntryOp::Row(op) => {
                 let width = self.cols.len();

@@ -17,7 +17,7 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWrite, AsyncWriteExt, Lines}
 use tokio::time::MissedTickBehavior;
 use tokio_postgres::Client;
 
-use crate::bootstrap::{Blocking, Load, LoadMode, Snapshot};
+use crate::bootstrap::{Blocking, Definitions, Load, LoadMode, Snapshot};
 use crate::error::Class;
 use crate::position::Epoch;
 use crate::quote::identifier;
@@ -307,9 +307,12 @@ async fn keep(
     exported: &Snapshot,
 ) -> Result<Held, SnapshotError> {
     let (keeper, name) = import_and_export(spec, info, &exported.name).await?;
-    let (catalog, changed) = match spec.mode {
+    let Found { catalog, changed, planned, now } = match spec.mode {
         LoadMode::Direct | LoadMode::External => lock_and_compare(spec, watch, &keeper).await?,
-        LoadMode::None => (Catalog::read(watch, &spec.publications).await?, BTreeSet::new()),
+        LoadMode::None => {
+            let catalog = Catalog::read(watch, &spec.publications).await?;
+            Found { catalog, changed: [].into(), planned: [].into(), now: [].into() }
+        }
     };
     if spec.mode == LoadMode::External && !changed.is_empty() {
         // A dump is taken at one snapshot: a later load point would be of no use to it.
@@ -319,7 +322,8 @@ async fn keep(
     }
     let tables = match spec.mode {
         LoadMode::Direct => {
-            plan::tables(&catalog, spec.range_blocks, |t| usize::from(changed.contains(&t.oid)))
+            let snapshot = |table: &Table| usize::from(changed.contains(&table.oid));
+            plan::tables((&catalog, &now), spec.range_blocks, snapshot)
         }
         LoadMode::External | LoadMode::None => Vec::new(),
     };
@@ -341,10 +345,22 @@ async fn keep(
         loaded: false,
         published: catalog.relations.iter().map(|relation| relation.qualified()).collect(),
         again: Vec::new(),
+        planned,
+        later: Vec::new(),
         renamed: None,
         renames: Vec::new(),
     };
     Ok(Held { keepers: vec![keeper], report: Report { load, catalog } })
+}
+
+/// What the tables are under their locks.
+struct Found {
+    catalog: Catalog,
+    /// Those that the snapshot sees otherwise.
+    changed: BTreeSet<u32>,
+    /// What all of them are defined as in the snapshot, and now.
+    planned: Definitions,
+    now: Definitions,
 }
 
 /// Without the lock an `ALTER … TYPE` between snapshot and COPY makes the snapshot read
@@ -353,7 +369,7 @@ async fn lock_and_compare(
     spec: &HolderSpec,
     watch: &Client,
     keeper: &Client,
-) -> Result<(Catalog, BTreeSet<u32>), SnapshotError> {
+) -> Result<Found, SnapshotError> {
     let mut locked = BTreeSet::new();
     let now = loop {
         let now = Catalog::read(watch, &spec.publications).await?;
@@ -369,8 +385,8 @@ async fn lock_and_compare(
         }
     };
     let then = Catalog::read(keeper, &spec.publications).await?;
-    let changed = now.changed_since(&then);
-    Ok((now, changed))
+    let (planned, defined) = (then.definitions(keeper).await?, now.definitions(watch).await?);
+    Ok(Found { changed: now.changed_since(&then), catalog: now, planned, now: defined })
 }
 
 /// Locks a table against DDL; one that was dropped a moment ago is none of ours. The

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use kasho_plugin_sdk::Relation;
 
-use crate::bootstrap::{Load, TableLoad};
+use crate::bootstrap::{Definitions, Load, TableLoad};
 use crate::quote::identifier;
 use crate::source::catalog::{Catalog, Table};
 
@@ -73,7 +73,7 @@ impl FromStr for RangeProgress {
 /// The tables of a load, largest first, so that the last worker is not left alone with
 /// the largest. `snapshot` says at which of the load's snapshots each is read.
 pub(super) fn tables(
-    catalog: &Catalog,
+    (catalog, definitions): (&Catalog, &Definitions),
     range_blocks: u32,
     snapshot: impl Fn(&Table) -> usize,
 ) -> Vec<TableLoad> {
@@ -83,11 +83,13 @@ pub(super) fn tables(
         .map(|table| {
             let blocks = table.bytes.div_ceil(BLOCK_BYTES);
             let ranges = blocks.div_ceil(u64::from(range_blocks.max(1))).max(1);
-            let published = catalog.relation(table.relation);
+            let published_as = catalog.published_as(table);
+            let mut defined = definitions.get(&published_as).into_iter().flatten();
+            let defined = defined.find(|(oid, _)| *oid == table.oid);
             TableLoad {
                 oid: table.oid,
                 table: table.qualified(),
-                published_as: published.map_or_else(|| table.qualified(), |r| r.qualified()),
+                published_as,
                 snapshot: snapshot(table),
                 ranges: u32::try_from(ranges).unwrap_or(u32::MAX),
                 attempt: 1,
@@ -96,6 +98,7 @@ pub(super) fn tables(
                 rows_estimated: table.rows_estimated,
                 bytes_estimated: table.bytes + table.bytes_toasted,
                 shape: catalog.shape(table),
+                definition: defined.map_or_else(String::new, |(_, own)| own.clone()),
                 gone: false,
             }
         })
@@ -216,10 +219,12 @@ mod tests {
             snapshots: vec![],
             holder: None,
             range_blocks: 10,
-            tables: tables(catalog, 10, |_| 0),
+            tables: tables((catalog, &Definitions::new()), 10, |_| 0),
             loaded: false,
             published: vec![],
             again: vec![],
+            planned: [].into(),
+            later: vec![],
             renamed: None,
             renames: Vec::new(),
         }
