@@ -94,7 +94,7 @@ fn entry(high: u64, low: u64, last: bool) -> NewEntry<'static> {
     NewEntry { id: Id { high, low }, op: "insert", table: "public.t", data: SMALL, last }
 }
 
-fn append(entries: Vec<NewEntry<'static>>, position: &str) -> Append<'static> {
+fn append<'a>(entries: Vec<NewEntry<'a>>, position: &str) -> Append<'a> {
     Append {
         generation: 3,
         entries,
