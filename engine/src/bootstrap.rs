@@ -30,6 +30,7 @@ pub use phase::{
     TableLoad, Waiting,
 };
 pub use refusal::{Refusal, RefusalCode};
+use refusal::{nothing_loaded, wrong_state};
 pub use resume::{Restart, restarts};
 pub use start::{Reconciled, SlotFact, reconcile, slot_exists};
 pub use stored::{StoreError, load, store};
@@ -378,11 +379,6 @@ fn load_on() -> Vec<Effect> {
     vec![Effect::StopLoad, Effect::BeginLoad]
 }
 
-fn nothing_loaded(phase: &Phase) -> Refusal {
-    let text = "nothing is loaded yet; StartBootstrap (`kasho bootstrap`) loads all of them";
-    wrong_state("the load of single tables", phase, text)
-}
-
 /// The loader says that it has finished, which counts only if Redis holds all of it.
 fn all_done(load: &Load, facts: &Facts) -> Transition {
     match load.unfinished(&facts.whole) {
@@ -490,10 +486,6 @@ fn drop_left_over(waiting: &Waiting, force: bool, facts: &Facts) -> Result<Trans
 
 fn waiting_after(phase: &Phase, last_error: Option<String>) -> Phase {
     Phase::Waiting(Waiting { last_epoch: phase.last_epoch(), last_error })
-}
-
-fn wrong_state(call: &str, phase: &Phase, why: &str) -> Refusal {
-    Refusal::precondition(format!("{call} refused in state {}: {why}", phase.state()))
 }
 
 /// Something that was under way while the state changed, and no longer matters.

@@ -1,5 +1,7 @@
 //! Why a command is not carried out. Nothing can go wrong here.
 
+use super::Phase;
+
 /// The kind of a refusal; `control` turns it into a gRPC code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefusalCode {
@@ -35,4 +37,13 @@ impl Refusal {
     pub fn argument(text: impl Into<String>) -> Refusal {
         Refusal { code: RefusalCode::InvalidArgument, text: text.into() }
     }
+}
+
+pub(super) fn wrong_state(call: &str, phase: &Phase, why: &str) -> Refusal {
+    Refusal::precondition(format!("{call} refused in state {}: {why}", phase.state()))
+}
+
+pub(super) fn nothing_loaded(phase: &Phase) -> Refusal {
+    let text = "nothing is loaded yet; StartBootstrap (`kasho bootstrap`) loads all of them";
+    wrong_state("the load of single tables", phase, text)
 }

@@ -8,9 +8,10 @@
 //! does not fit what a reader has where it meets the mark: it is left out, all of its changes are
 //! skipped, and it is loaded at another mark.
 
+use crate::bootstrap::refusal::wrong_state;
 use crate::bootstrap::{
     Command, Definitions, Effect, Facts, LATER, Load, LoadMode, Phase, Refusal, Reload, Streaming,
-    TableLoad, Transition, late, load_on, resume, with_table_done, wrong_state,
+    TableLoad, Transition, late, load_on, resume, with_table_done,
 };
 use crate::position::Lsn;
 
