@@ -22,6 +22,10 @@ pub(super) struct Scene {
     pub(super) objects: Objects,
     /// Tables are loaded for the first time.
     pub(super) loading: bool,
+    /// Another session has changed something, and not committed it.
+    pub(super) others_change: bool,
+    /// It has given a schema another name.
+    pub(super) others_rename: bool,
     /// Labels that a row may have: those that are committed.
     pub(super) labels: Vec<String>,
     /// The number of the next new object.
@@ -86,7 +90,9 @@ impl Scene {
 
 /// The next statement, or several in one query.
 pub(super) fn statement(scene: &mut Scene, random: &mut Random) -> String {
-    if !random.often(450) {
+    // What is made in a schema that gets another name meanwhile is told of by the name of before,
+    // and targets pass it over.
+    if !random.often(450) || scene.others_rename {
         return rows(scene, random);
     }
     let statement = match random.below(100) {

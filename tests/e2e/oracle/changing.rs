@@ -37,6 +37,8 @@ struct Session {
     edits: Edits,
     /// How many edits there were at each savepoint.
     saved: Vec<usize>,
+    /// It has given a schema another name.
+    renames: bool,
 }
 
 /// The sessions of a seed.
@@ -93,6 +95,7 @@ impl Changing {
         let (statement, edits) = self.statement(at, random);
         let done = run.run(at, &statement).await;
         let session = &mut self.sessions[at];
+        session.renames |= session.open.transaction && statement.contains("ALTER SCHEMA");
         match (done, session.open.transaction, session.open.savepoints) {
             (true, true, _) => session.edits.extend(edits),
             (true, false, _) => apply(&mut self.committed, edits),
@@ -119,7 +122,10 @@ impl Changing {
             Object::Label(label) => Some(label.clone()),
             _ => None,
         });
+        let others = || self.sessions.iter().enumerate().filter(|(other, _)| *other != at);
         let mut scene = Scene {
+            others_change: others().any(|(_, other)| !other.edits.is_empty()),
+            others_rename: others().any(|(_, other)| other.renames),
             schema: self.schema.clone(),
             objects,
             loading: self.loading,
@@ -140,6 +146,7 @@ impl Changing {
             "COMMIT" | "ROLLBACK" => {
                 let edits = std::mem::take(&mut session.edits);
                 session.saved.clear();
+                session.renames = false;
                 if words == "COMMIT" && done {
                     apply(&mut self.committed, edits);
                 }

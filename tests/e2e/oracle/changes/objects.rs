@@ -115,7 +115,8 @@ pub(super) fn schema(scene: &mut Scene, random: &mut Random) -> String {
     let known = scene.pick(random, |object| matches!(object, Object::Schema(_)));
     let number = scene.number();
     let new = format!("{}_more_{number}", scene.schema);
-    if let (Some((number, Object::Schema(old))), true) = (&known, random.often(350)) {
+    let rename = random.often(350) && !scene.others_change;
+    if let (Some((number, Object::Schema(old))), true) = (&known, rename) {
         return rename_schema(scene, random, *number, old);
     }
     let Some((number, Object::Schema(old))) = known.filter(|_| random.often(250)) else {
