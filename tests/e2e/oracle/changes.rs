@@ -22,8 +22,8 @@ pub(super) struct Scene {
     pub(super) objects: Objects,
     /// Tables are loaded for the first time.
     pub(super) loading: bool,
-    /// Another session has changed something, and not committed it.
-    pub(super) others_change: bool,
+    /// What other sessions have changed, and not committed.
+    pub(super) others: Edits,
     /// It has given a schema another name.
     pub(super) others_rename: bool,
     /// Labels that a row may have: those that are committed.
@@ -72,6 +72,20 @@ impl Scene {
             _ => None,
         };
         self.objects.values().filter_map(table).collect()
+    }
+
+    /// Whether another session may have said the name of this schema.
+    fn is_named_elsewhere(&self, schema: &str) -> bool {
+        self.others.iter().any(|(number, object)| match object {
+            Some(Object::Table(table)) => {
+                !self.objects.contains_key(number) || objects::schema_of(&table.name) == schema
+            }
+            Some(Object::Index(name) | Object::Sequence(name)) => {
+                objects::schema_of(name) == schema
+            }
+            Some(Object::Label(_)) => false,
+            Some(Object::View(..) | Object::Constraint(..) | Object::Schema(_)) | None => true,
+        })
     }
 
     fn set(&mut self, number: u64, object: Object) {

@@ -124,7 +124,7 @@ impl Changing {
         });
         let others = || self.sessions.iter().enumerate().filter(|(other, _)| *other != at);
         let mut scene = Scene {
-            others_change: others().any(|(_, other)| !other.edits.is_empty()),
+            others: others().flat_map(|(_, other)| other.edits.clone()).collect(),
             others_rename: others().any(|(_, other)| other.renames),
             schema: self.schema.clone(),
             objects,

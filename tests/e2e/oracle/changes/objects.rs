@@ -6,7 +6,7 @@ use crate::oracle::changing::Object;
 use crate::oracle::random::Random;
 use crate::oracle::schema::{Identity, Table};
 
-fn schema_of(name: &str) -> &str {
+pub(super) fn schema_of(name: &str) -> &str {
     name.split_once('.').map_or(name, |(schema, _)| schema)
 }
 
@@ -115,8 +115,9 @@ pub(super) fn schema(scene: &mut Scene, random: &mut Random) -> String {
     let known = scene.pick(random, |object| matches!(object, Object::Schema(_)));
     let number = scene.number();
     let new = format!("{}_more_{number}", scene.schema);
-    let rename = random.often(350) && !scene.others_change;
-    if let (Some((number, Object::Schema(old))), true) = (&known, rename) {
+    if let (Some((number, Object::Schema(old))), true) = (&known, random.often(500))
+        && !scene.is_named_elsewhere(old)
+    {
         return rename_schema(scene, random, *number, old);
     }
     let Some((number, Object::Schema(old))) = known.filter(|_| random.often(250)) else {
@@ -163,7 +164,9 @@ fn rename_schema(scene: &mut Scene, random: &mut Random, number: u64, old: &str)
     let other = scene.pick(random, |o| matches!(o, Object::Schema(name) if name != old));
     let (mut names, mut sql) = (vec![(old.to_owned(), new.clone())], String::new());
     match other {
-        Some((_, Object::Schema(other))) if random.often(500) => {
+        Some((_, Object::Schema(other)))
+            if random.often(500) && !scene.is_named_elsewhere(&other) =>
+        {
             sql = format!(
                 "ALTER SCHEMA {other} RENAME TO {old}; ALTER SCHEMA {new} RENAME TO {other}"
             );
