@@ -305,7 +305,7 @@ async fn what_restarts_is_waited_for() {
     churn.end();
     site.settle().await;
     site.same(&["ledger", "twice"]).await;
-    assert!(applier.lines().join("\n").contains("trying again"));
+    applier.wait_for("trying again").await;
     assert!(Site::end(&applier).await.success());
 }
 
