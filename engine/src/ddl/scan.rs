@@ -308,7 +308,8 @@ impl Scanner<'_> {
     fn close(&mut self) {
         self.depth = 0;
         if let Some(mut now) = self.now.take() {
-            now.bare.truncate(now.bare.trim_end().len());
+            // No other blank: to the server they are part of names.
+            now.bare.truncate(now.bare.trim_end_matches([' ', '\n']).len());
             self.all.push(now);
         }
     }
@@ -421,6 +422,9 @@ mod tests {
     fn comments_leave_and_keep_words_apart() {
         assert_eq!(one("a/* ada@example.com */b -- x").bare, "a b");
         assert_eq!(one("--x\na\n--y\n b").bare, "a\nb");
+        // Of these blanks the server makes names.
+        assert_eq!(one("drop table a\u{a0} ").bare, "drop table a\u{a0}");
+        assert_eq!(one("\u{85}").bare, "\u{85}");
     }
 
     #[test]
