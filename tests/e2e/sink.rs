@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kasho::error::Class;
 use kasho::position::{Epoch, Lsn, Position};
-use kasho::sink::config::{Config as RedisConfig, Durability, Encoding};
+use kasho::sink::config::{Config as RedisConfig, Durability, Encoding, Retention};
 use kasho::sink::contract::sample::{self, Part};
 use kasho::sink::contract::{self, Rig};
 use kasho::sink::id::{Id, Keys, Lane};
@@ -200,6 +200,61 @@ async fn rows_of_a_load_arrive_once_while_others_write() {
     assert_eq!(ids, (1..=200).collect::<Vec<u64>>());
     let stored = loader.progress(epoch).await.unwrap();
     assert_eq!(stored.get("range").map(String::as_str), Some("199"));
+}
+
+/// Publishes so many transactions of a row each, the first at this place.
+async fn rows(sink: &mut Publisher<RedisStore>, first: u64, rows: u64, padding: &str) {
+    let parts: Vec<Part> = (first..first + rows).map(|lsn| Part::whole(lsn, 1)).collect();
+    for some in parts.chunks(100) {
+        sink.publish(sample::batch_padded(some, padding), 1, Lsn(100)).await.unwrap();
+    }
+}
+
+/// What a script is asked for is copied there, and hashed byte by byte.
+#[tokio::test]
+async fn a_backlog_of_changes_is_read_past_the_scripts() {
+    let real = Real::start().await;
+    let config = config(&real.redis);
+    let epoch = begin(&config).await;
+    let (mut sink, _) = open(&config, 1).await;
+    rows(&mut sink, 200, 5_000, "").await;
+    let mut reader = connect(&config).await.unwrap();
+    let before = real.done("evalsha").await;
+    let (mut after, mut read, mut pages) = (Id::ZERO, Vec::new(), 0);
+    loop {
+        let page = reader.page(epoch, Lane::Changes, after, Most { entries: 100, bytes: 1 << 20 });
+        let page = page.await.unwrap().entries;
+        let Some(newest) = page.last() else { break };
+        (after, pages) = (newest.id, pages + 1);
+        read.extend(page.iter().map(|entry| entry.id.high));
+    }
+    assert_eq!(read, (200..5_200).collect::<Vec<u64>>());
+    let scripts = real.done("evalsha").await - before;
+    // The first one, what was not noted yet, and that there is no more.
+    assert!(pages >= 50 && scripts <= 5, "{scripts} scripts for {pages} pages");
+}
+
+/// Where entries become larger, a page ends.
+#[tokio::test]
+async fn a_ceiling_cuts_on_where_a_page_ends_early() {
+    let redis = Redis::start().await;
+    let retention = Retention { max_length: 10, ..Retention::default() };
+    let config = RedisConfig { retention, ..config(&redis) };
+    begin(&config).await;
+    connect(&config).await.unwrap().add_consumer("slow").await.unwrap();
+    let (mut sink, _) = open(&config, 1).await;
+    let large = "x".repeat(2_000);
+    rows(&mut sink, 200, 300, "").await;
+    rows(&mut sink, 500, 9, &large).await;
+    for (more, first) in [(0, 499), (300, 799)] {
+        rows(&mut sink, 509, more, &large).await;
+        let cut = async || {
+            sink.confirm(Lsn(1), Lsn(100)).await.unwrap();
+            let ids = ids(&redis).await;
+            (ids.len() == 10).then(|| ids.into_iter().next().unwrap())
+        };
+        assert_eq!(eventually("the ceiling to cut", cut).await, format!("{first}-1"));
+    }
 }
 
 async fn read_load(store: &mut RedisStore, epoch: Epoch) -> Vec<u64> {

@@ -27,6 +27,8 @@ const PAUSE_MS: u64 = 250;
 const FULL_PERCENT: u64 = 95;
 /// A look at the oldest entries for a ceiling takes so much.
 const CEILING: Most = Most { entries: 10_000, bytes: 4 << 20 };
+/// … so many times at most, until one is found that is to stay.
+const CEILING_PAGES: usize = 16;
 
 /// Watches one lane's memory.
 #[derive(Debug)]
@@ -174,22 +176,27 @@ impl Budgeter {
             return Ok(None);
         }
         let usage = store.usage(epoch).await?;
-        let page = store.page(epoch, Lane::Changes, Id::ZERO, CEILING).await?;
-        let excess = usage.length.saturating_sub(max_length).min(page.entries.len() as u64);
-        let long = usize::try_from(if max_length == 0 { 0 } else { excess }).unwrap_or(0);
+        let excess = if max_length == 0 { 0 } else { usage.length.saturating_sub(max_length) };
         let oldest_us = i64::try_from(usage.now_ms.saturating_sub(max_age_ms)).unwrap_or(0) * 1000;
-        let mut old = 0;
-        if max_age_ms > 0 {
+        let (mut after, mut passed) = (Id::ZERO, 0);
+        // A page may end anywhere: not with it ends what is too old, or too much.
+        for _ in 0..CEILING_PAGES {
+            let page = store.page(epoch, Lane::Changes, after, CEILING).await?;
+            if page.entries.is_empty() {
+                break;
+            }
             for raw in &page.entries {
-                if Entry::decode(raw, Lane::Changes)?.commit_us >= oldest_us {
-                    break;
+                let old =
+                    max_age_ms > 0 && Entry::decode(raw, Lane::Changes)?.commit_us < oldest_us;
+                // The first entry to stay; the script cuts at its transaction's start.
+                if passed >= excess && !old {
+                    return Ok((passed > 0).then_some(raw.id));
                 }
-                old += 1;
+                (after, passed) = (raw.id, passed + 1);
             }
         }
-        // The first entry to stay; the script cuts at its transaction's start.
-        let keep = long.max(old).min(page.entries.len().saturating_sub(1));
-        Ok(page.entries.get(keep).filter(|_| keep > 0).map(|entry| entry.id))
+        // The newest stays, or goes next time.
+        Ok((passed > 1).then_some(after))
     }
 }
 

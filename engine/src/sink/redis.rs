@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
+use tokio::task::JoinSet;
 
 use self::script::Script;
 use self::sizes::Sizes;
@@ -59,6 +60,8 @@ pub struct RedisStore {
     response_timeout: Duration,
     /// Keeps replies from the driver, if it may.
     tap: Option<tap::Tap>,
+    /// Moves what is sent and read, where the driver does not see to that; ends with this.
+    _driver: JoinSet<()>,
     /// Entries that are read, as far as their sizes are known.
     known: Option<Known>,
     /// Changes that are written.

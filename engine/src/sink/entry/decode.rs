@@ -21,8 +21,9 @@ use crate::batch::DdlDetail;
 use crate::position::{Lsn, Position};
 use crate::sink::id::{Id, Lane};
 
-/// The texts of an entry of so many bytes at most are slices of it.
-const KEPT: usize = 1 << 10;
+/// The texts of an entry of so many bytes at most are slices of it: whoever keeps one of them
+/// keeps so much.
+const KEPT: usize = 512;
 /// Tables whose columns are remembered.
 const TABLES: usize = 4096;
 
@@ -366,7 +367,6 @@ impl Entry {
         let generation = text("g").and_then(|g| g.parse().ok()).ok_or_else(|| bad("g"))?;
         let table = text("t").ok_or_else(|| bad("t"))?;
         let bytes = raw.field("d").unwrap_or_default();
-        // A value of a large one would keep all of it.
         let entry = (bytes.len() <= KEPT).then(|| Bytes::copy_from_slice(bytes));
         let data: Data<'_> = parse(entry.as_deref().unwrap_or(bytes)).ok_or_else(|| bad("d"))?;
         let (xid, commit_us) = (data.xid, data.ts);

@@ -18,6 +18,7 @@ use crate::sink::store::{Answer, Guard, Load, NewEntry, StoreError};
 const WORTH: usize = 32 << 10;
 /// After a transaction that was not done, so many steps go by script.
 const CALM: u32 = 32;
+
 impl RedisStore {
     /// Appends to the load. None: it is to be done by script, and nothing was done.
     pub(super) async fn bulk_load(

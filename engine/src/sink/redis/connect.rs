@@ -1,15 +1,18 @@
 //! Opening the connection: address, TLS, user, scripts.
 
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use futures_util::future::select_ok;
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ProtocolVersion, RedisResult,
     TlsCertificates,
 };
 use secrecy::ExposeSecret;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::task::JoinSet;
 
 use super::tap::{Tap, Tapped};
 use super::{RedisStore, script, store_error};
@@ -27,19 +30,19 @@ pub(super) async fn connect(config: &Config) -> Result<RedisStore, StoreError> {
         .set_connection_timeout(Some(Duration::from_millis(config.connect_timeout_ms)))
         .set_response_timeout(Some(response_timeout))
         .set_write_backpressure_boundary(WRITE_BOUNDARY);
-    let (connection, tap) = match plain(&client) {
+    let (connection, tap, driver) = match plain(&client) {
         Some((host, port)) => {
             let opened = tapped(&client, (host, port), settings);
             let timeout = Duration::from_millis(config.connect_timeout_ms);
             let opened = tokio::time::timeout(timeout, opened).await;
-            let (connection, tap) = opened
-                .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
-                .map_err(|error| store_error(&error))?;
-            (connection, Some(tap))
+            let late = |_| Err(io::Error::from(io::ErrorKind::TimedOut).into());
+            let (connection, tap, driver) =
+                opened.unwrap_or_else(late).map_err(|error| store_error(&error))?;
+            (connection, Some(tap), driver)
         }
         None => {
             let opened = client.get_multiplexed_async_connection_with_config(&settings).await;
-            (opened.map_err(|error| store_error(&error))?, None)
+            (opened.map_err(|error| store_error(&error))?, None, JoinSet::new())
         }
     };
     let mut store = RedisStore {
@@ -48,6 +51,7 @@ pub(super) async fn connect(config: &Config) -> Result<RedisStore, StoreError> {
         tag: format!("{{{}}}", config.prefix),
         response_timeout,
         tap,
+        _driver: driver,
         known: None,
         noted: None,
         disturbed: 0,
@@ -72,16 +76,23 @@ async fn tapped(
     client: &Client,
     address: (&str, u16),
     settings: AsyncConnectionConfig,
-) -> RedisResult<(MultiplexedConnection, Tap)> {
-    let stream = TcpStream::connect(address).await?;
+) -> RedisResult<(MultiplexedConnection, Tap, JoinSet<()>)> {
+    // All at once, as the driver does it: one of them may be a dead end.
+    let ways = lookup_host(address).await?.map(|way| Box::pin(TcpStream::connect(way)));
+    let ways: Vec<_> = ways.collect();
+    if ways.is_empty() {
+        let error = format!("there is no address of the host {}", address.0);
+        return Err(io::Error::new(io::ErrorKind::NotFound, error).into());
+    }
+    let (stream, _) = select_ok(ways).await?;
     stream.set_nodelay(true)?;
     let tap = Tap::default();
     let (stream, info) = (Tapped::new(stream, tap.clone()), client.get_connection_info());
     let opened = MultiplexedConnection::new_with_config(info.redis_settings(), stream, settings);
-    let (connection, driver) = opened.await?;
-    // It ends with the connection.
-    tokio::spawn(driver);
-    Ok((connection, tap))
+    let (connection, driving) = opened.await?;
+    let mut driver = JoinSet::new();
+    driver.spawn(driving);
+    Ok((connection, tap, driver))
 }
 
 fn client(config: &Config) -> Result<Client, StoreError> {

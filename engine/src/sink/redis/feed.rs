@@ -6,7 +6,7 @@ use bytes::Bytes;
 use redis::Value;
 
 use super::sizes::{self, Sizes};
-use super::tap::{Replies, Tap};
+use super::tap::{Keeping, Replies};
 use super::{Known, RedisStore, array, bytes, id, script, text, unexpected};
 use crate::position::Epoch;
 use crate::sink::entry::RawEntry;
@@ -43,15 +43,18 @@ impl Feed for RedisStore {
         };
         let [current, trim, sizes] = found.checkpoint;
         let [end, runs, measured] = found.load;
+        let current = current.map(|text| text.parse().map(Epoch)).transpose();
+        let current = current.map_err(|_| unexpected())?;
         let sizes = match lane {
+            // The checkpoint's are those of its own epoch.
+            Lane::Changes if current != Some(epoch) => None,
             Lane::Changes => sizes.as_deref().map(Sizes::parse),
             Lane::Bootstrap => measured.as_deref().and_then(sizes::measured).map(Sizes::of),
         };
         self.known = sizes.map(|sizes| Known { epoch, lane, sizes });
         let newest = |text: Option<String>| text.as_deref().map_or(Ok(Id::ZERO), id);
-        let current = current.map(|text| text.parse().map(Epoch)).transpose();
         Ok(Page {
-            epoch: current.map_err(|_| unexpected())?,
+            epoch: current,
             trim: newest(trim)?,
             end: newest(end)?,
             runs: runs.unwrap_or_default(),
@@ -104,25 +107,24 @@ impl RedisStore {
         let Some(zone) = known.and_then(|known| known.sizes.behind(after)) else {
             return Ok(None);
         };
-        let count = (most.bytes / zone.largest.max(1)).min(most.entries);
-        if count < MEASURED || !self.transacts().await? {
+        let entries = (most.bytes / zone.largest.max(1)).min(most.entries);
+        if entries < MEASURED || !self.transacts().await? {
             return Ok(None);
         }
         let mut checkpoint = redis::cmd("HMGET");
         checkpoint.arg(self.keys.checkpoint()).arg("epoch").arg(trim).arg("sizes");
         let mut page = redis::cmd("XRANGE");
         page.arg(self.keys.stream(epoch, lane)).arg(format!("({after}"));
-        page.arg(zone.through.to_string()).arg("COUNT").arg(count);
+        page.arg(zone.through.to_string()).arg("COUNT").arg(entries);
         let mut load = redis::cmd("HMGET");
         load.arg(self.keys.load(epoch)).arg("end").arg("runs").arg("measured");
         let commands = vec![checkpoint, page, load];
-        if let Some(tap) = &self.tap {
-            // And that of MULTI, and that of EXEC.
-            tap.keep(commands.len() + 2);
-        }
+        let count = commands.len();
+        // And that of MULTI, and that of EXEC.
+        let keeping = self.tap.as_ref().and_then(|tap| tap.keep(count + 2));
         let done = self.transaction(commands).await;
-        let found = match self.tap.as_ref().and_then(Tap::take) {
-            Some(kept) => Found::kept(kept, 3).ok_or_else(unexpected)?,
+        let found = match keeping.and_then(Keeping::take) {
+            Some(kept) => Found::kept(kept, count).ok_or_else(unexpected)?,
             None => Found::done(done?.ok_or_else(unexpected)?)?,
         };
         // There may be some behind those.

@@ -19,8 +19,10 @@ use tokio_util::io::poll_read_buf;
 
 /// What the driver gets for a part of a reply that was kept from it.
 const NOTHING: &[u8] = b"+OK\r\n";
-/// Room for what comes next.
+/// Room for what comes next, at least, …
 const ROOM: usize = 64 << 10;
+/// … and at most, whatever length the server tells.
+const MOST_ROOM: usize = 4 << 20;
 
 /// Asks for replies.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +35,8 @@ struct State {
     scan: Scan,
     raw: BytesMut,
     taken: Option<Bytes>,
+    /// Nothing is kept any more.
+    over: bool,
 }
 
 impl State {
@@ -54,20 +58,44 @@ impl std::fmt::Debug for State {
 }
 
 impl Tap {
-    /// The next so many replies are to be kept. They must not have been asked the server for yet.
-    pub(super) fn keep(&self, replies: usize) {
+    /// The next so many replies are to be kept: of what the server is asked for behind this call,
+    /// and nothing else before them. None: the driver gets them.
+    pub(super) fn keep(&self, replies: usize) -> Option<Keeping> {
         let mut state = self.state();
+        if state.wanted > 0 || state.over {
+            return None;
+        }
         *state = State { wanted: replies, scan: Scan::of(replies), ..State::default() };
-    }
-
-    /// What was kept; none if there was an error among them.
-    pub(super) fn take(&self) -> Option<Bytes> {
-        self.state().taken.take()
+        Some(Keeping(self.clone()))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing in here panics half-way.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Replies that are asked for, as long as somebody waits for them.
+#[derive(Debug)]
+pub(super) struct Keeping(Tap);
+
+impl Keeping {
+    /// What was kept; none if there was an error among them.
+    pub(super) fn take(self) -> Option<Bytes> {
+        self.0.state().taken.take()
+    }
+}
+
+impl Drop for Keeping {
+    /// Where whoever waited has gone before all of it was there, nobody knows whether the server
+    /// was asked at all, and so whose answer comes next: from then on the driver gets all that
+    /// begins.
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.over |= state.wanted > 0;
+        if state.raw.is_empty() {
+            state.wanted = 0;
+        }
     }
 }
 
@@ -103,10 +131,15 @@ impl<C: AsyncRead + Unpin> AsyncRead for Tapped<C> {
             if state.wanted == 0 {
                 return Pin::new(stream).poll_read(cx, buf);
             }
-            let room = ROOM.max(state.scan.lacks(state.raw.len()));
+            let room = state.scan.lacks(state.raw.len()).clamp(ROOM, MOST_ROOM);
             state.raw.reserve(room);
             if ready!(poll_read_buf(Pin::new(stream), cx, &mut state.raw))? == 0 {
-                return Poll::Ready(Ok(()));
+                if state.raw.is_empty() {
+                    return Poll::Ready(Ok(()));
+                }
+                // An error may be among it, which says why there is no more.
+                (state.wanted, *rest) = (0, std::mem::take(&mut state.raw));
+                continue;
             }
             if let Some((replies, kept)) = state.whole()? {
                 // Nobody has asked for more yet.

@@ -1,9 +1,23 @@
 //! What the driver gets, what is kept from it, and how that is read.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+
+/// As [`through`], with so many replies asked for, and what was kept.
+async fn keeping(
+    replies: usize,
+    words: &[u8],
+    piece: usize,
+) -> (io::Result<Vec<u8>>, Option<Bytes>) {
+    let tap = Tap::default();
+    let keeping = tap.keep(replies).unwrap();
+    let read = through(&tap, words, piece).await;
+    (read, keeping.take())
+}
 
 /// A server's words in pieces, and what the driver reads of them.
 async fn through(tap: &Tap, words: &[u8], piece: usize) -> io::Result<Vec<u8>> {
@@ -27,27 +41,70 @@ async fn what_nobody_asks_for_is_the_drivers() {
     let words = b"+OK\r\n*1\r\n$1\r\nx\r\n";
     let tap = Tap::default();
     assert_eq!(through(&tap, words, 3).await.unwrap(), words);
-    assert_eq!(tap.take(), None);
 }
 
 #[tokio::test]
 async fn an_error_among_replies_is_the_drivers() {
     let words = b"+OK\r\n*2\r\n-WRONGTYPE of what\r\n$-1\r\n+more\r\n";
-    let tap = Tap::default();
-    tap.keep(2);
-    assert_eq!(through(&tap, words, 5).await.unwrap(), words);
-    assert_eq!(tap.take(), None);
+    let (read, kept) = keeping(2, words, 5).await;
+    assert_eq!((read.unwrap(), kept), (words.to_vec(), None));
 }
 
 #[tokio::test]
 async fn what_is_no_reply_ends_the_connection() {
     for words in [&b"HTTP/1.1 400\r\n"[..], b"$x\r\n", b"*-2\r\n", b"+a\rb"] {
-        let tap = Tap::default();
-        tap.keep(1);
-        let error = through(&tap, words, 100).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{words:?}");
-        assert_eq!(tap.take(), None);
+        let (read, kept) = keeping(1, words, 100).await;
+        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::InvalidData, "{words:?}");
+        assert_eq!(kept, None);
     }
+}
+
+/// It may tell of an error, or of a length that nobody has room for, and close.
+#[tokio::test]
+async fn what_ends_before_its_end_is_the_drivers() {
+    for words in [
+        &b"-LOADING in a moment\r\n"[..],
+        b"+OK\r\n*2\r\n$3\r\nab",
+        b"$18446744073709551615\r\nx",
+        b"$500000000000\r\nx",
+    ] {
+        let (read, kept) = keeping(5, words, 7).await;
+        assert_eq!((read.unwrap(), kept), (words.to_vec(), None));
+    }
+}
+
+#[tokio::test]
+async fn whoever_goes_before_the_answer_leaves_it_to_the_driver_and_all_that_follow() {
+    let (mut server, client) = tokio::io::duplex(1 << 10);
+    let tap = Tap::default();
+    let mut tapped = Tapped::new(client, tap.clone());
+    let mut read = async |words: &[u8], expected: &[u8]| {
+        server.write_all(words).await.unwrap();
+        let mut found = vec![0; expected.len()];
+        tapped.read_exact(&mut found).await.unwrap();
+        assert_eq!(found, expected);
+    };
+    // Nothing of it is there, and it may never have been asked for.
+    drop(tap.keep(2).unwrap());
+    read(b":1\r\n", b":1\r\n").await;
+    assert!(tap.keep(2).is_none());
+
+    let (mut server, client) = tokio::io::duplex(1 << 10);
+    let tap = Tap::default();
+    let mut tapped = Tapped::new(client, tap.clone());
+    // Half of it is there: the driver gets as many replies as it waits for.
+    let keeping = tap.keep(2).unwrap();
+    server.write_all(b"+OK\r\n$3\r\na").await.unwrap();
+    let mut some = [0; 1];
+    let waits = tokio::time::timeout(Duration::from_millis(20), tapped.read(&mut some)).await;
+    assert!(waits.is_err());
+    drop(keeping);
+    assert!(tap.keep(1).is_none());
+    server.write_all(b"bc\r\n:7\r\n").await.unwrap();
+    drop(server);
+    let mut found = Vec::new();
+    tapped.read_to_end(&mut found).await.unwrap();
+    assert_eq!(found, b"+OK\r\n+OK\r\n:7\r\n");
 }
 
 #[derive(Clone, Debug)]
@@ -125,12 +182,10 @@ proptest! {
         }
         // Many small pieces of much take long.
         let piece = piece.max(words.len() / 500).max(1);
-        let tap = Tap::default();
-        tap.keep(replies.len());
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let read = runtime.block_on(through(&tap, &words, piece)).unwrap();
-        prop_assert_eq!(read, expected);
-        let taken = tap.take().unwrap();
+        let (read, taken) = runtime.block_on(keeping(replies.len(), &words, piece));
+        prop_assert_eq!(read.unwrap(), expected);
+        let taken = taken.unwrap();
         prop_assert_eq!(&taken, &kept);
         let mut found = Replies::of(taken);
         replies.iter().for_each(|reply| reply.read(&mut found));
