@@ -414,7 +414,8 @@ fn complete(load: &Load, force: bool, facts: &Facts) -> Result<Transition, Refus
         )));
     }
     let (start_lsn, load_points) = (load.start_lsn, load.load_points());
-    let whole = loaded && load.mode != LoadMode::None && !facts.loader_partial;
+    // What others have loaded may never have had all of the tables.
+    let whole = loaded && load.mode == LoadMode::Direct && !facts.no_initial_data;
     let mut effects = vec![Effect::WriteEnd { start_lsn, load_points, after: None, whole }];
     if !load.loaded && load.mode == LoadMode::Direct {
         effects.push(Effect::StopLoad);

@@ -530,6 +530,33 @@ async fn without_event_triggers_the_log_says_which_columns_changed() {
     assert!(line.contains("no event trigger has told of it"), "{line}");
 }
 
+/// Whatever stands there in the place of our state: it is put back, and nothing has been passed
+/// over.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_change_leaves_while_what_it_means_cannot_be_stored() {
+    let schema = Schema::start("", "").await;
+    schema.run(&["INSERT INTO ledger VALUES (1, 'x')"]).await;
+    schema.world.settle(2).await;
+    let redis = &schema.world.redis;
+    let state: String = redis.command(&["GET", "{kasho}:state"]).await;
+    redis.command::<String>(&["SET", "{kasho}:state", "of somebody else"]).await;
+    schema.run(&["ALTER TABLE ledger ADD token uuid DEFAULT gen_random_uuid()"]).await;
+    schema.world.engine.wait_for("a schema change is not published before").await;
+    let told = async || {
+        let words = ["XREVRANGE", "{kasho}:1:changes", "+", "-", "COUNT", "9"];
+        let found: Vec<(String, Vec<String>)> = redis.command(&words).await;
+        found.iter().any(|(_, words)| words.iter().any(|word| word == "ddl"))
+    };
+    assert!(!told().await);
+    redis.command::<String>(&["SET", "{kasho}:state", &state]).await;
+    eventually("the change to be published", async || told().await.then_some(())).await;
+    let tables = eventually("what was made anew to be named", async || {
+        let tables = schema.not_loaded().await;
+        (!tables.is_empty()).then_some(tables)
+    });
+    assert_eq!(tables.await, BTreeSet::from(["public.ledger".to_owned()]));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_made_on_the_way_are_loaded_and_values_made_anew_are_not() {
     let schema = Schema::start("", "").await;

@@ -131,9 +131,9 @@ pub struct Load {
     #[serde(default)]
     pub again: Vec<String>,
     /// What the tables are defined as where readers meet their rows: at the consistent point,
-    /// or at the mark. Empty in what an older program has stored: then it is what was planned.
-    #[serde(default, skip_serializing_if = "Definitions::is_empty")]
-    pub planned: Definitions,
+    /// or at the mark. None: nobody has noted it, as in what an older program has stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub planned: Option<Definitions>,
     /// Tables that were made, altered or renamed since, by published name: rows of theirs would
     /// not fit what readers have there. They are loaded at a mark behind that.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -179,6 +179,20 @@ impl Renamed {
     #[must_use]
     pub fn moved(&self, table: &str) -> Option<String> {
         moved(table, (&self.from, &self.to))
+    }
+}
+
+impl Phase {
+    /// Tables wait for a load at a mark that is not published yet.
+    pub(super) fn puts_off(&self) -> bool {
+        match self {
+            Phase::Waiting(_) => false,
+            Phase::Accumulating(load) => !load.later.is_empty(),
+            Phase::Streaming(streaming) => {
+                let reload = streaming.reload.as_ref();
+                !streaming.later.is_empty() || reload.is_some_and(|r| !r.load.later.is_empty())
+            }
+        }
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) fn reheld(
     if load.loaded || load.holder.is_some() {
         return Err(late("a later snapshot", phase));
     }
-    let next = Phase::Accumulating(resume::resumed(load, found, used));
+    let next = Phase::Accumulating(resume::resumed_first(load, found, used));
     Ok(Transition { next, effects: vec![Effect::AdoptHolder, Effect::BeginLoad] })
 }
 
@@ -128,7 +128,13 @@ pub(super) fn on(
 /// What tables that were asked for are called by now, where that is something else: nobody has
 /// rows of theirs by that name.
 fn other_names(load: &Load, found: &Load, asked: &[String]) -> Vec<String> {
-    let known = |oid: u32| load.planned.values().flatten().any(|(planned, _)| *planned == oid);
+    let known = |oid: u32| {
+        load.planned
+            .iter()
+            .flat_map(Definitions::values)
+            .flatten()
+            .any(|(planned, _)| *planned == oid)
+    };
     let other = |table: &&TableLoad| known(table.oid) && !asked.contains(&table.published_as);
     found.tables.iter().filter(other).map(|table| table.published_as.clone()).collect()
 }
@@ -151,7 +157,7 @@ fn begin(
         loaded: false,
         published: Vec::new(),
         again: Vec::new(),
-        planned,
+        planned: Some(planned),
         later: Vec::new(),
         renamed: None,
         renames: Vec::new(),

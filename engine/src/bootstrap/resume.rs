@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::bootstrap::{Definitions, Load, TableLoad};
+use crate::bootstrap::{Definitions, Load, LoadMode, TableLoad};
 use crate::position::Lsn;
 
 /// The load as it begins: tables that were made or altered between the consistent point and
@@ -15,12 +15,41 @@ use crate::position::Lsn;
 pub(super) fn begun(mut load: Load) -> Load {
     let names = by_name(&load.tables);
     let unfit = |(name, tables): (&str, Vec<&TableLoad>)| {
-        (!fits(&load.planned, name, &tables)).then(|| name.to_owned())
+        (!fits(load.planned.as_ref(), name, &tables)).then(|| name.to_owned())
     };
-    let later: Vec<String> = names.into_iter().filter_map(unfit).collect();
+    let mut later: Vec<String> = names.into_iter().filter_map(unfit).collect();
     load.tables.retain(|table| !later.contains(&table.published_as));
-    load.later = later;
+    later.extend(gone(&load));
+    load.later = once(later);
     load
+}
+
+fn once(mut names: Vec<String>) -> Vec<String> {
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// Tables that nothing is known of any more but their names. Nobody has their rows: what readers
+/// meet of them is about none that is there.
+fn gone(load: &Load) -> Vec<String> {
+    if load.mode != LoadMode::Direct {
+        return Vec::new();
+    }
+    let planned = load.planned.iter().flat_map(Definitions::keys).chain(&load.later);
+    let there: BTreeSet<&str> = load.tables.iter().map(|t| t.published_as.as_str()).collect();
+    let gone: BTreeSet<&String> = planned.filter(|name| !there.contains(name.as_str())).collect();
+    gone.into_iter().cloned().collect()
+}
+
+/// As [`resumed`], of the load of a bootstrap: names that are gone stay put off.
+pub(super) fn resumed_first(load: &Load, found: &Load, used: u32) -> Load {
+    let mut next = resumed(load, found, used);
+    // Those that it was put off by until now, too.
+    let known = Load { later: load.later.clone(), ..next.clone() };
+    next.later.extend(gone(&known));
+    next.later = once(next.later);
+    next
 }
 
 /// The load as it goes on with what a new holder has `found`.
@@ -32,10 +61,7 @@ pub(super) fn begun(mut load: Load) -> Load {
 /// put off. No attempt up to `used` counts as a new one.
 pub(super) fn resumed(load: &Load, found: &Load, used: u32) -> Load {
     let base = load.snapshots.len();
-    let planned = match load.planned.is_empty() {
-        true => definitions(&load.tables),
-        false => load.planned.clone(),
-    };
+    let planned = load.planned.clone().unwrap_or_else(|| definitions(&load.tables));
     let (before, now) = (by_name(&load.tables), by_name(&found.tables));
     let names: BTreeSet<&str> = before.keys().chain(now.keys()).copied().collect();
     let (mut tables, mut later): (Vec<TableLoad>, Vec<String>) = Default::default();
@@ -47,7 +73,7 @@ pub(super) fn resumed(load: &Load, found: &Load, used: u32) -> Load {
             tables.extend(old.into_iter().cloned());
             continue;
         }
-        if !fits(&planned, name, &new) {
+        if !fits(Some(&planned), name, &new) {
             later.push(name.to_owned());
             new.clear();
         }
@@ -73,10 +99,7 @@ pub(super) fn resumed(load: &Load, found: &Load, used: u32) -> Load {
     }
     tables.sort_by_key(|table| (std::cmp::Reverse(table.bytes_estimated), table.oid));
     let snapshots = load.snapshots.iter().chain(&found.snapshots).cloned().collect();
-    let mut published: Vec<String> =
-        load.published.iter().chain(&found.published).cloned().collect();
-    published.sort_unstable();
-    published.dedup();
+    let published = once(load.published.iter().chain(&found.published).cloned().collect());
     Load {
         snapshots,
         holder: found.holder.clone(),
@@ -84,7 +107,7 @@ pub(super) fn resumed(load: &Load, found: &Load, used: u32) -> Load {
         range_blocks: found.range_blocks,
         published,
         again: Vec::new(),
-        planned,
+        planned: Some(planned),
         later,
         ..load.clone()
     }
@@ -102,10 +125,10 @@ fn definitions(tables: &[TableLoad]) -> Definitions {
 
 /// Whether readers can take rows of these tables where they meet them. Where nobody noted what
 /// they are, nothing else is assumed.
-fn fits(planned: &Definitions, name: &str, new: &[&TableLoad]) -> bool {
+fn fits(planned: Option<&Definitions>, name: &str, new: &[&TableLoad]) -> bool {
+    let Some(planned) = planned else { return true };
     let before = planned.get(name);
-    let unknown = planned.is_empty()
-        || before.into_iter().flatten().any(|(_, definition)| definition.is_empty())
+    let unknown = before.into_iter().flatten().any(|(_, definition)| definition.is_empty())
         || new.iter().any(|table| table.definition.is_empty());
     let same = || {
         let now = new.iter().map(|table| (table.oid, table.definition.clone()));

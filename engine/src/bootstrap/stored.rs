@@ -5,8 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::bootstrap::Phase;
 
-/// Raised whenever an older program would misread what this one writes.
-const VERSION: u32 = 1;
+/// Raised whenever an older program would misread what this one writes: from 2 on tables may be
+/// put off, whose changes it would have readers skip for ever.
+const VERSION: u32 = 2;
+/// What every program knows.
+const PLAIN: u32 = 1;
 
 /// The stored phase cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +43,8 @@ struct Out<'a> {
 #[must_use]
 pub fn store(phase: &Phase) -> String {
     // A phase holds nothing that JSON cannot: no map with keys other than strings, no NaN.
-    serde_json::to_string(&Out { version: VERSION, phase }).unwrap_or_default()
+    let version = if phase.puts_off() { VERSION } else { PLAIN };
+    serde_json::to_string(&Out { version, phase }).unwrap_or_default()
 }
 
 /// The phase of a stored text.
@@ -53,7 +57,7 @@ pub fn load(text: &str) -> Result<Phase, StoreError> {
         version: u32,
     }
     let Version { version } = serde_json::from_str(text).map_err(StoreError::Malformed)?;
-    if version != VERSION {
+    if !(PLAIN..=VERSION).contains(&version) {
         return Err(StoreError::Version { found: version });
     }
     serde_json::from_str(text).map_err(StoreError::Malformed)

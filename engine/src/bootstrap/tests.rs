@@ -36,7 +36,7 @@ fn a_load(mode: LoadMode) -> Load {
         loaded: false,
         published: vec!["public.t".into(), "public.u".into()],
         again: vec![],
-        planned: [].into(),
+        planned: None,
         later: vec![],
         renamed: None,
         renames: Vec::new(),
@@ -356,8 +356,8 @@ fn stored_phases_come_back() {
             phase.epoch().map(|e| e.0)
         );
     }
-    let newer = store(&waiting()).replace("\"version\":1", "\"version\":2");
-    assert!(matches!(load(&newer), Err(StoreError::Version { found: 2 })));
+    let newer = store(&waiting()).replace("\"version\":1", "\"version\":3");
+    assert!(matches!(load(&newer), Err(StoreError::Version { found: 3 })));
     for damaged in ["", "{}", "{\"version\":1}", "{\"version\":1,\"state\":\"X\"}", "kasho"] {
         assert!(matches!(load(damaged), Err(StoreError::Malformed(_))), "{damaged}");
     }

@@ -47,6 +47,16 @@ pub fn change(epoch: Epoch, entry: &Entry, raw: bool) -> Option<Change> {
     Some(change)
 }
 
+/// The end of a transaction of which nothing came, for a client that acknowledges: it may be all
+/// that there is to acknowledge.
+#[must_use]
+pub(super) fn passed(epoch: Epoch, entry: &Entry) -> Option<Change> {
+    let position = EpochPosition { epoch: Some(epoch), position: entry.position }.to_string();
+    let r#type = entry.op.name().to_owned();
+    let passed = matches!(entry.content, Content::Commit);
+    passed.then(|| Change { position, r#type, ..Change::default() })
+}
+
 /// An image with nothing but these columns.
 fn only(image: &[Field], places: &[usize]) -> Vec<Field> {
     let fields = image.iter().enumerate();
@@ -285,6 +295,8 @@ mod tests {
         ] {
             let entry = entry(op, content);
             assert_eq!(change(Epoch(1), &entry, false), None);
+            let ends = matches!(entry.content, Content::Commit);
+            assert_eq!(passed(Epoch(1), &entry).map(|c| c.r#type), ends.then(|| "commit".into()));
             let raw = change(Epoch(1), &entry, true).unwrap();
             assert_eq!(raw.r#type, op.name());
             assert_eq!(raw.raw.unwrap().op, op.name());

@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use crate::control::Shared;
-use crate::control::change::change;
+use crate::control::change::{change, passed};
 use crate::control::proto::kasho::{AckRequest, AckResponse, Change, StreamRequest};
 use crate::control::service::{Service, invalid};
 use crate::position::EpochPosition;
@@ -63,11 +63,11 @@ impl Service {
             self.register(&request.consumer, from).await?;
         }
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let (redis, raw) = (self.redis.clone(), request.raw);
+        let (redis, form) = (self.redis.clone(), (request.raw, !request.consumer.is_empty()));
         let (client, shutdown) = (Client::new(&self.shared), self.shutdown.clone());
         tokio::spawn(async move {
             let _client = client;
-            let reading = read(&redis, from, raw, &sender);
+            let reading = read(&redis, from, form, &sender);
             let ended = tokio::select! {
                 ended = reading => ended,
                 () = shutdown.cancelled() => Err(Status::unavailable("the service is shutting down")),
@@ -120,7 +120,7 @@ async fn acknowledge<S: Registry + Store>(
 async fn read(
     redis: &RedisConnector,
     from: From,
-    raw: bool,
+    (raw, named): (bool, bool),
     to: &mpsc::Sender<Result<Change, Status>>,
 ) -> Result<(), Status> {
     let mut reader = open(redis, from).await?;
@@ -128,7 +128,9 @@ async fn read(
         let Some(entry) = reader.next(WAIT).await.map_err(|error| status(&error))? else {
             continue;
         };
-        if let Some(change) = change(reader.epoch(), &entry, raw)
+        let epoch = reader.epoch();
+        let passed = || named.then(|| passed(epoch, &entry)).flatten();
+        if let Some(change) = change(epoch, &entry, raw).or_else(passed)
             && to.send(Ok(change)).await.is_err()
         {
             return Ok(());

@@ -214,7 +214,8 @@ impl Engine {
             && let Some(Reload { tables, nonce, load, .. }) = before.reload.map(|reload| *reload)
         {
             // It was granted, and Redis has forgotten that.
-            let command = Command::Reload { tables, nonce, planned: load.planned };
+            let planned = load.planned.unwrap_or_default();
+            let command = Command::Reload { tables, nonce, planned };
             let epoch = self.phase.epoch();
             self.debts.owed.push(Owed { epoch, command, what: "tables are loaded again" });
         }

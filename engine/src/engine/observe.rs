@@ -28,6 +28,9 @@ use crate::sync::Stored;
 
 /// Settings of the source are looked at once in so many looks.
 const SETTINGS_LOOKS: u32 = 10;
+/// Of a look into tables that others are changing: a lock is not had (55P03), or a table, a
+/// schema or a relation's file is gone since (42P01, 3F000, XX000).
+const PASSING: [&str; 4] = ["55P03", "42P01", "3F000", "XX000"];
 
 /// What was found.
 #[derive(Clone, Debug, Default)]
@@ -126,11 +129,10 @@ impl Observer {
             clock.tick().await;
             let mut new = Observed::default();
             let settings = looks.is_multiple_of(SETTINGS_LOOKS);
-            let mut looked = self.source(&mut client, settings, &mut new).await;
-            if let (true, Some(client)) = (looked.is_ok(), &client)
-                && let Err(error) = indexes.look(client).await
-            {
-                looked = Err(error);
+            let looked = self.source(&mut client, settings, &mut new).await;
+            if let (true, Some(client)) = (looked.is_ok(), &client) {
+                // Nothing of what was seen depends on it.
+                indexes.look(client).await;
             }
             looks = if looked.is_ok() { looks.wrapping_add(1) } else { 0 };
             if looked.is_err() {
@@ -229,7 +231,7 @@ impl Observer {
             Ok(names) => Ok(Some(names)),
             // From 16 on that looks into the tables: somebody is changing one, or has dropped
             // it a moment ago. It is no reason to see nothing else.
-            Err(error) if error.sqlstate().is_some() => {
+            Err(error) if error.sqlstate().is_some_and(|code| PASSING.contains(&code)) => {
                 tracing::debug!(%error, "what is published cannot be looked at yet");
                 Ok(None)
             }

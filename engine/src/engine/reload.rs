@@ -328,7 +328,9 @@ fn tell_missing(phase: &Phase) {
     let Phase::Streaming(Streaming { reload: Some(reload), .. }) = phase else { return };
     let tables = reload.load.tables.iter().filter(|part| !part.gone);
     let there: Vec<&str> = tables.map(|part| part.published_as.as_str()).collect();
-    for table in reload.tables.iter().filter(|name| !there.contains(&name.as_str())) {
+    let later = &reload.load.later;
+    let missing = |name: &&String| !there.contains(&name.as_str()) && !later.contains(name);
+    for table in reload.tables.iter().filter(missing) {
         tracing::warn!(
             table,
             "the table was dropped, or got another name, after it was to be emptied in the targets: \
@@ -340,13 +342,17 @@ fn tell_missing(phase: &Phase) {
 
 /// Says which tables are put off.
 pub(super) fn tell_later(phase: &Phase) {
-    let later = phase.open_load().map_or(&[][..], |load| &load.later);
+    let later = match phase {
+        Phase::Accumulating(load) => &load.later[..],
+        Phase::Streaming(Streaming { reload: Some(reload), .. }) => &reload.load.later,
+        Phase::Streaming(_) | Phase::Waiting(_) => &[],
+    };
     for table in later {
         tracing::warn!(
             table,
-            "the table was made, altered or renamed since its load was planned, and its rows would \
-             not fit what targets have then: they are loaded behind that change, while changes \
-             stream"
+            "the table was made, altered, renamed or dropped since its load was planned, and its rows \
+             would not fit what targets have then: those that there are, are loaded behind that \
+             change, while changes stream"
         );
     }
 }

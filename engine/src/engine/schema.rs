@@ -11,7 +11,7 @@ use kasho_plugin_sdk::event::quote_identifier;
 use super::Engine;
 use super::reload::Named;
 use crate::batch::{Batch, DdlDetail, DdlObject, Detail};
-use crate::bootstrap::{Command, MissingRows, Phase, Refusal, RefusalCode, Renamed, Streaming};
+use crate::bootstrap::{Command, MissingRows, Phase, Refusal, Renamed, Streaming};
 use crate::position::Position;
 use crate::transform::Decision;
 
@@ -77,7 +77,8 @@ impl Engine {
     /// A schema change is about to be published.
     ///
     /// # Errors
-    /// A server does not answer: it is not noted, and must not be published yet.
+    /// A server does not answer, or Redis holds another state than ours: it is not noted, and
+    /// must not be published yet.
     pub(super) async fn schema_changed(
         &mut self,
         Seen { made, stale, renamed }: Seen,
@@ -92,10 +93,12 @@ impl Engine {
         let what = "tables were made, rewritten or renamed";
         match self.transition(Command::SchemaChanged { made, stale, renamed }).await {
             Ok(()) => tracing::info!(state = %self.phase.state(), "{what}"),
-            // The stream says it again, and then why it waits.
-            Err(refusal) if refusal.code == RefusalCode::Unavailable => return Err(refusal),
             // There is nothing that it could be noted of.
-            Err(refusal) => tracing::warn!(%refusal, "{what}, and that was refused"),
+            Err(refusal) if matches!(self.phase, Phase::Waiting(_)) => {
+                tracing::warn!(%refusal, "{what}, and that was refused");
+            }
+            // The stream says it again, and then why it waits.
+            Err(refusal) => return Err(refusal),
         }
         Ok(())
     }

@@ -59,7 +59,7 @@ fn a_load() -> Load {
         loaded: false,
         published: vec![],
         again: vec![],
-        planned: [].into(),
+        planned: None,
         later: vec![],
         renamed: None,
         renames: Vec::new(),

@@ -57,14 +57,28 @@ SELECT pg_catalog.pg_logical_emit_message(true, $4::text, pg_catalog.convert_to(
 
 /// What is known of them.
 #[derive(Debug, Default)]
-pub struct Failed(BTreeMap<u32, (String, String)>);
+pub struct Failed {
+    /// By oid: schema and name.
+    known: BTreeMap<u32, (String, String)>,
+    /// That they cannot be looked after was said.
+    said: bool,
+}
 
 impl Failed {
-    /// Looks for more of them, and tells of those that have become valid.
-    ///
-    /// # Errors
-    /// The server's; whatever was not told is told after the next look.
-    pub async fn look(&mut self, client: &Client) -> Result<(), SourceError> {
+    /// Looks for more of them, and tells of those that have become valid. Whatever cannot be told
+    /// now is told after another look.
+    pub async fn look(&mut self, client: &Client) {
+        match self.try_look(client).await {
+            Ok(()) => self.said = false,
+            Err(error) if !self.said => {
+                self.said = true;
+                tracing::warn!(%error, "indexes whose build failed are looked after again later");
+            }
+            Err(_) => {}
+        }
+    }
+
+    async fn try_look(&mut self, client: &Client) -> Result<(), SourceError> {
         let rows = client.query(INVALID, &[]).await;
         let rows = rows.map_err(|e| SourceError::sql("a look at invalid indexes", &e))?;
         let mut now = BTreeSet::new();
@@ -72,7 +86,7 @@ impl Failed {
             let (oid, schema, name): (u32, String, String) = (row.get(0), row.get(1), row.get(2));
             now.insert(oid);
             // The name that it had first: the one that takes its place gets that.
-            if self.0.contains_key(&oid) || row.get(3) {
+            if self.known.contains_key(&oid) || row.get(3) {
                 continue;
             }
             tracing::warn!(
@@ -81,20 +95,21 @@ impl Failed {
                 "the index is invalid, for its concurrent build failed; targets get it once it is \
                  valid (REINDEX INDEX CONCURRENTLY, or drop it and make it again)"
             );
-            self.0.insert(oid, (schema, name));
+            self.known.insert(oid, (schema, name));
         }
-        let gone: Vec<u32> = self.0.keys().filter(|oid| !now.contains(oid)).copied().collect();
+        let gone: Vec<u32> = self.known.keys().filter(|oid| !now.contains(oid)).copied().collect();
         for oid in gone {
-            let Some((schema, name)) = self.0.get(&oid) else { continue };
+            let Some((schema, name)) = self.known.get(&oid) else { continue };
+            let doing = format!("telling of the index {schema}.{name}");
             match tell(client, (oid, schema, name)).await {
                 Ok(0) => {}
                 Ok(_) => tracing::info!(schema, index = name, "the index has become valid"),
                 Err(error) => {
                     let _ = client.batch_execute("ROLLBACK").await;
                     if client.is_closed() || error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
-                        return Err(SourceError::sql("telling of an index", &error));
+                        return Err(SourceError::sql(&doing, &error));
                     }
-                    let error = SourceError::sql("telling of an index", &error);
+                    let error = SourceError::sql(&doing, &error);
                     tracing::warn!(
                         schema, index = name, %error,
                         "the index has become valid, and targets are not told of it: make it there \
@@ -102,7 +117,7 @@ impl Failed {
                     );
                 }
             }
-            self.0.remove(&oid);
+            self.known.remove(&oid);
         }
         Ok(())
     }

@@ -40,7 +40,7 @@ fn load(points: &[u64], tables: Vec<TableLoad>) -> Load {
         loaded: false,
         published: vec![],
         again: vec![],
-        planned: [].into(),
+        planned: None,
         later: vec![],
         renamed: None,
         renames: Vec::new(),

@@ -311,7 +311,7 @@ async fn keep(
         LoadMode::Direct | LoadMode::External => lock_and_compare(spec, watch, &keeper).await?,
         LoadMode::None => {
             let catalog = Catalog::read(watch, &spec.publications).await?;
-            Found { catalog, changed: [].into(), planned: [].into(), now: [].into() }
+            Found { catalog, changed: [].into(), planned: None, now: [].into() }
         }
     };
     if spec.mode == LoadMode::External && !changed.is_empty() {
@@ -359,7 +359,7 @@ struct Found {
     /// Those that the snapshot sees otherwise.
     changed: BTreeSet<u32>,
     /// What all of them are defined as in the snapshot, and now.
-    planned: Definitions,
+    planned: Option<Definitions>,
     now: Definitions,
 }
 
@@ -386,7 +386,8 @@ async fn lock_and_compare(
     };
     let then = Catalog::read(keeper, &spec.publications).await?;
     let (planned, defined) = (then.definitions(keeper).await?, now.definitions(watch).await?);
-    Ok(Found { changed: now.changed_since(&then), catalog: now, planned, now: defined })
+    let changed = now.changed_since(&then);
+    Ok(Found { changed, catalog: now, planned: Some(planned), now: defined })
 }
 
 /// Locks a table against DDL; one that was dropped a moment ago is none of ours. The

@@ -223,7 +223,7 @@ mod tests {
             loaded: false,
             published: vec![],
             again: vec![],
-            planned: [].into(),
+            planned: None,
             later: vec![],
             renamed: None,
             renames: Vec::new(),
