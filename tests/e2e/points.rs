@@ -450,7 +450,7 @@ async fn a_table_altered_between_two_load_points_is_loaded_again() {
         assert_eq!(after[name] > *attempt, altered, "{name}: {done:?} {after:?}");
     }
     let log = world.engine.log();
-    assert!(log.contains("made, altered or renamed since its load was planned"), "{log}");
+    assert!(log.contains("made, altered, renamed or dropped since its load was planned"), "{log}");
     assert_eq!(phase(&world).await["later"].as_array().unwrap().len(), 3);
     world.bootstrap().await;
     until_put_off_are_loaded(&world).await;
