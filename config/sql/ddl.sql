@@ -44,16 +44,65 @@ EXCEPTION WHEN OTHERS THEN
 END
 $kasho$;
 
--- At its end a statement shows what things are called now, and a schema's tables are described
--- on the stream under its old name until something is done to them: what it was called is
--- noted before.
+-- At its end a statement shows what things are called now; a schema's tables are described on
+-- the stream under its old name until something is done to them, and what is loaded of a table
+-- is known by the name that it had: what they were called is noted before.
 CREATE OR REPLACE FUNCTION kasho.ddl_start() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $kasho$
+DECLARE
+  stack text;
+  parts text[];
+  words name[];
+  this text;
+  noted jsonb;
+  names jsonb;
 BEGIN
-  PERFORM set_config('kasho.schemas',
-    (SELECT jsonb_object_agg(oid, nspname) FROM pg_namespace)::text, true);
+  IF tg_tag = 'ALTER SCHEMA' THEN
+    PERFORM set_config('kasho.schemas',
+      (SELECT jsonb_object_agg(oid, nspname) FROM pg_namespace)::text, true);
+    RETURN;
+  END IF;
+  -- The statement is part of what the client has sent, or in the stack of contexts under ours.
+  GET DIAGNOSTICS stack = PG_CONTEXT;
+  stack := substr(stack, strpos(stack, E'\n'));
+  parts := regexp_split_to_array(coalesce(current_query(), '') || stack,
+                                 '\mrename\M|\mset\M[^;]{0,99}?\mschema\M', 'i');
+  -- One that runs within another that is not at its end (another event trigger may do so) leaves
+  -- that one's notes as they are.
+  this := extract(epoch FROM statement_timestamp())::text;
+  noted := nullif(current_setting('kasho.tables', true), '')::jsonb;
+  IF noted ->> 'of' IS DISTINCT FROM this THEN
+    noted := NULL;
+  END IF;
+  IF cardinality(parts) > 1 THEN
+    -- Of tables whose names stand shortly before such words: as they are, and as words without
+    -- quotes are meant. Missed are names that begin or end with a quote, and U&"" of them: then
+    -- nobody knows what the table was called.
+    words := ARRAY(
+      SELECT DISTINCT w::name
+        FROM unnest(parts[:cardinality(parts) - 1]) AS part, right(part, 400) AS near, LATERAL (
+             SELECT replace(string_to_table(replace(near, '""', E'\001'), '"'), E'\001', '"')
+             UNION ALL
+             SELECT regexp_split_to_table(lower(near COLLATE "C"),
+               '[\u0001-\u0023\u0025-\u002f\u003a-\u0040\u005b-\u005e\u0060\u007b-\u007f]+')) AS of (w));
+    SELECT jsonb_object_agg(c.oid, jsonb_build_array(n.nspname, c.relname)) INTO names
+      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.relname = ANY (words) AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't';
+  ELSIF stack LIKE E'\nSQL function %' THEN
+    -- What a function in SQL runs stands nowhere: of all of them, within reason.
+    SELECT jsonb_object_agg(c.oid, jsonb_build_array(n.nspname, c.relname)) INTO names
+      FROM (SELECT oid, relname, relnamespace FROM pg_class
+             WHERE relkind IN ('r', 'p') AND relpersistence <> 't' LIMIT 10000) AS c
+      JOIN pg_namespace n ON n.oid = c.relnamespace;
+  ELSIF noted IS NULL THEN
+    RETURN;
+  END IF;
+  PERFORM set_config('kasho.tables', jsonb_build_object('of', this,
+    'open', coalesce((noted ->> 'open')::int, 0) + 1,
+    'names', coalesce(names, '{}') || coalesce(noted -> 'names', '{}'))::text, true);
 EXCEPTION WHEN OTHERS THEN
-  RAISE WARNING 'kasho: what schemas are called was not noted: %', SQLERRM;
+  PERFORM set_config('kasho.tables', '', true);
+  RAISE WARNING 'kasho: what schemas or tables are called was not noted: %', SQLERRM;
 END
 $kasho$;
 
@@ -123,6 +172,8 @@ DECLARE
   gone text;
   anew text;
   schemas text;
+  noted jsonb;
+  tables jsonb;
   language text;
   objects jsonb;
   stack text;
@@ -139,6 +190,22 @@ BEGIN
   schemas := current_setting('kasho.schemas', true);
   PERFORM set_config('kasho.dropped', '', true), set_config('kasho.recomputed', '', true),
           set_config('kasho.schemas', '', true);
+  IF tg_tag IN ('ALTER TABLE', 'ALTER INDEX') THEN
+    noted := nullif(current_setting('kasho.tables', true), '')::jsonb;
+    IF noted ->> 'of' = extract(epoch FROM statement_timestamp())::text THEN
+      tables := noted -> 'names';
+    END IF;
+    -- For one that this one runs within it is called from now on what it is called now.
+    noted := CASE WHEN tables IS NOT NULL AND (noted ->> 'open')::int > 1
+             THEN jsonb_build_object('of', noted -> 'of', 'open', (noted ->> 'open')::int - 1,
+               'names', tables || coalesce((
+                  SELECT jsonb_object_agg(c.oid, jsonb_build_array(n.nspname, c.relname))
+                    FROM pg_event_trigger_ddl_commands() e
+                    JOIN pg_class c ON e.classid = 'pg_class'::regclass AND c.oid = e.objid
+                    JOIN pg_namespace n ON n.oid = c.relnamespace
+                   WHERE tables ? c.oid::text), '{}')) END;
+    PERFORM set_config('kasho.tables', coalesce(noted::text, ''), true);
+  END IF;
 
   -- What a function runs is in the stack of contexts, under ours; what a client sends is not.
   -- Contexts come in the language of messages, which only a superuser may set. Without that
@@ -188,9 +255,13 @@ BEGIN
                              WHERE t.relid = rel.oid OR t.relid::oid IN (
                                    SELECT a.relid::oid FROM pg_partition_ancestors(rel.oid) a))))
                ELSE '[]' END)
-             -- What a schema was called until now.
+             -- What a schema, or a table, was called until now.
              || CASE WHEN nullif(schemas, '')::jsonb ->> nsp.oid::text <> nsp.nspname
                 THEN jsonb_build_object('was', nullif(schemas, '')::jsonb ->> nsp.oid::text)
+                WHEN c.object_type = 'table'
+                 AND tables -> rel.oid::text <> jsonb_build_array(c.schema_name, rel.relname)
+                THEN jsonb_build_object('was', tables -> rel.oid::text ->> 1,
+                                        'was_in', tables -> rel.oid::text ->> 0)
                 ELSE '{}' END
       FROM pg_event_trigger_ddl_commands() WITH ORDINALITY AS c (classid, objid, objsubid,
            command_tag, object_type, schema_name, object_identity, in_extension, command, n)
@@ -301,17 +372,27 @@ DECLARE
 BEGIN
   -- Of the same event they fire in the order of their names.
   FOR wanted IN
-    SELECT * FROM (VALUES ('kasho_ddl_1_path', 'ddl_command_end', 'ddl_path', ''),
-                          ('kasho_ddl_2_end', 'ddl_command_end', 'ddl_end', ''),
-                          ('kasho_ddl_drop', 'sql_drop', 'ddl_drop', ''),
-                          ('kasho_ddl_rewrite', 'table_rewrite', 'ddl_rewrite', ''),
+    SELECT * FROM (VALUES ('kasho_ddl_1_path', 'ddl_command_end', 'ddl_path', NULL::text[]),
+                          ('kasho_ddl_2_end', 'ddl_command_end', 'ddl_end', NULL),
+                          ('kasho_ddl_drop', 'sql_drop', 'ddl_drop', NULL),
+                          ('kasho_ddl_rewrite', 'table_rewrite', 'ddl_rewrite', NULL),
+                          -- Whatever else gets another name is no table: ALTER VIEW and others
+                          -- refuse those, ALTER INDEX does not.
                           ('kasho_ddl_start', 'ddl_command_start', 'ddl_start',
-                           'WHEN TAG IN (''ALTER SCHEMA'')'))
+                           ARRAY['ALTER SCHEMA', 'ALTER TABLE', 'ALTER INDEX']))
       AS w (name, event, function, tags)
   LOOP
+    -- Made before it had to see as much.
+    IF EXISTS (SELECT FROM pg_catalog.pg_event_trigger
+                WHERE evtname = wanted.name AND evttags IS DISTINCT FROM wanted.tags) THEN
+      EXECUTE format('DROP EVENT TRIGGER %I', wanted.name);
+    END IF;
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_event_trigger WHERE evtname = wanted.name) THEN
       EXECUTE format('CREATE EVENT TRIGGER %I ON %s %s EXECUTE FUNCTION kasho.%I()',
-                     wanted.name, wanted.event, wanted.tags, wanted.function);
+                     wanted.name, wanted.event,
+                     'WHEN TAG IN (' || (SELECT string_agg(quote_literal(tag), ', ')
+                                           FROM unnest(wanted.tags) AS tag) || ')',
+                     wanted.function);
     END IF;
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_event_trigger
                     WHERE evtname = wanted.name AND evtenabled = 'A') THEN

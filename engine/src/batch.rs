@@ -21,7 +21,7 @@ mod ddl;
 mod events;
 mod letters;
 
-pub use ddl::{DdlDetail, DdlEvent, DdlObject, moved};
+pub use ddl::{DdlDetail, DdlEvent, DdlObject, Rename, moved};
 pub use events::{DDL_RELATION_ID, MESSAGE_RELATION_ID, ddl_relation, message_relation};
 pub use letters::{Aside, Closing, Letter, Stays};
 

@@ -276,6 +276,22 @@ async fn functions_that_somebody_made_in_advance_are_not_taken_for_ours() {
         let again = site.kasho(&["setup", "--apply"]).await;
         assert!(again.contains("nothing is left to do"), "{spoilt}: {again}");
     }
+    // As an installation of before has it: the trigger sees less than it has to.
+    pg.sql(
+        "DROP EVENT TRIGGER kasho_ddl_start; CREATE OR REPLACE FUNCTION kasho.ddl_start() \
+         RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER \
+         SET search_path = pg_catalog, pg_temp AS 'BEGIN END'; \
+         CREATE EVENT TRIGGER kasho_ddl_start ON ddl_command_start WHEN TAG IN ('ALTER SCHEMA') \
+         EXECUTE FUNCTION kasho.ddl_start(); ALTER EVENT TRIGGER kasho_ddl_start ENABLE ALWAYS",
+    )
+    .await;
+    site.kasho(&["setup", "--apply"]).await;
+    let seen = "SELECT evtenabled || evttags::text FROM pg_event_trigger \
+                WHERE evtname = 'kasho_ddl_start'";
+    let expected = "A{\"ALTER SCHEMA\",\"ALTER TABLE\",\"ALTER INDEX\"}";
+    assert_eq!(pg.value(seen).await, expected);
+    let again = site.kasho(&["setup", "--apply"]).await;
+    assert!(again.contains("nothing is left to do"), "{again}");
     pg.sql("ALTER FUNCTION kasho.ddl_end() OWNER TO app").await;
     let script = site.kasho(&["setup"]).await;
     assert!(script.contains("CREATE OR REPLACE FUNCTION kasho.ddl_end"), "{script}");

@@ -24,9 +24,13 @@ pub struct DdlObject {
     pub name: Option<String>,
     /// It is gone.
     pub dropped: bool,
-    /// Of a schema that gets another name: the one that it had; not quoted.
+    /// Of a schema that gets another name, or a table that gets another name or schema: the name
+    /// that it had; not quoted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub was: Option<String>,
+    /// Of such a table: the schema that it was in; not quoted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub was_in: Option<String>,
     /// Of a table that is new: the publications that bring every row it gets. The engine's
     /// own business.
     #[serde(skip_serializing)]
@@ -68,6 +72,53 @@ impl DdlDetail {
         let schemas = self.objects.iter().filter(|object| object.kind == "schema");
         schemas.filter_map(|object| Some((object.was.as_deref()?, object.name.as_deref()?)))
     }
+
+    /// Everything that tables are called otherwise by from here on.
+    pub fn renames(&self) -> impl Iterator<Item = Rename<'_>> {
+        let schemas = self.renamed_schemas().map(|(from, to)| Rename::Schema { from, to });
+        let tables = self.objects.iter().filter(|object| object.kind == "table");
+        let tables = tables.filter_map(|object| {
+            let from = qualified(object.was_in.as_deref()?, object.was.as_deref()?);
+            let to = qualified(object.schema.as_deref()?, object.name.as_deref()?);
+            Some(Rename::Table { from, to })
+        });
+        schemas.chain(tables)
+    }
+}
+
+/// Another name for a schema, or for a table alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rename<'a> {
+    /// Of all tables in it. Neither name is quoted.
+    Schema {
+        /// The name that it had.
+        from: &'a str,
+        /// The name that it has.
+        to: &'a str,
+    },
+    /// Both as `schema.table`, quoted where SQL needs it.
+    Table {
+        /// The name that it had.
+        from: String,
+        /// The name that it has.
+        to: String,
+    },
+}
+
+impl Rename<'_> {
+    /// What a table (`schema.table`, quoted where SQL needs it) is called by it; none if it has
+    /// no other name.
+    #[must_use]
+    pub fn moved(&self, table: &str) -> Option<String> {
+        match self {
+            Rename::Schema { from, to } => moved(table, (from, to)),
+            Rename::Table { from, to } => (table == from).then(|| to.clone()),
+        }
+    }
+}
+
+fn qualified(schema: &str, table: &str) -> String {
+    format!("{}.{}", quote_identifier(schema), quote_identifier(table))
 }
 
 /// The name of a table (`schema.table`, quoted where SQL needs it) once its schema `from` is
@@ -141,5 +192,31 @@ mod tests {
         for other in ["ab.t", "\"a.b\".t", "b.a.t", "a"] {
             assert_eq!(moved(other, ("a", "c")), None, "{other}");
         }
+    }
+
+    #[test]
+    fn schemas_and_tables_get_other_names_and_nothing_else_does() {
+        let object = |kind: &str, was: Option<&str>, was_in: Option<&str>| DdlObject {
+            kind: kind.into(),
+            schema: Some("public".into()),
+            name: Some("New".into()),
+            was: was.map(str::to_owned),
+            was_in: was_in.map(str::to_owned),
+            ..DdlObject::default()
+        };
+        let objects = vec![
+            object("table", Some("o.ld"), Some("a")),
+            object("table", None, None),
+            object("index", Some("i"), Some("a")),
+            object("schema", Some("old"), None),
+        ];
+        let detail = DdlDetail { objects, ..DdlDetail::default() };
+        let renames: Vec<Rename<'_>> = detail.renames().collect();
+        let table = Rename::Table { from: "a.\"o.ld\"".into(), to: "public.\"New\"".into() };
+        assert_eq!(renames, [Rename::Schema { from: "old", to: "New" }, table]);
+        let moved = |name| renames[1].moved(name);
+        assert_eq!(moved("a.\"o.ld\"").as_deref(), Some("public.\"New\""));
+        assert_eq!((moved("a.o"), moved("public.\"New\"")), (None, None));
+        assert_eq!(renames[0].moved("old.t").as_deref(), Some("\"New\".t"));
     }
 }

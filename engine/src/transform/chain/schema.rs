@@ -54,6 +54,7 @@ impl Chain {
                 || detail.objects.iter().any(|object| {
                     let of = |own: &Option<String>, name: &str| own.as_deref() == Some(name);
                     of(&object.schema, schema) && of(&object.name, table)
+                        || of(&object.was_in, schema) && of(&object.was, table)
                 })
         };
         let moves = |schema: &str| {
