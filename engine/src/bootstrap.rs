@@ -26,7 +26,7 @@ mod stored;
 pub use config::MissingRows;
 pub use found::{Found, found};
 pub use phase::{
-    Definitions, LATER, Load, LoadMode, Phase, Reload, Renamed, Snapshot, State, Streaming,
+    Called, Definitions, LATER, Load, LoadMode, Phase, Reload, Renamed, Snapshot, State, Streaming,
     TableLoad, Waiting,
 };
 pub use refusal::{Refusal, RefusalCode};
@@ -199,6 +199,8 @@ pub enum Effect {
         start_lsn: Lsn,
         /// Tables with a later load point.
         load_points: BTreeMap<String, Lsn>,
+        /// Of these.
+        called: Called,
         /// Of a reload: its mark.
         after: Option<Lsn>,
         /// Whatever there was is loaded.
@@ -416,7 +418,8 @@ fn complete(load: &Load, force: bool, facts: &Facts) -> Result<Transition, Refus
     let (start_lsn, load_points) = (load.start_lsn, load.load_points());
     // What others have loaded may never have had all of the tables.
     let whole = loaded && load.mode == LoadMode::Direct && !facts.no_initial_data;
-    let mut effects = vec![Effect::WriteEnd { start_lsn, load_points, after: None, whole }];
+    let called = load.called.clone();
+    let mut effects = vec![Effect::WriteEnd { start_lsn, load_points, called, after: None, whole }];
     if !load.loaded && load.mode == LoadMode::Direct {
         effects.push(Effect::StopLoad);
     }
@@ -435,6 +438,7 @@ fn complete(load: &Load, force: bool, facts: &Facts) -> Result<Transition, Refus
         attempts: load.tables.iter().map(|table| table.attempt).max().unwrap_or(0),
         stale: load.again.clone(),
         later: load.later.clone(),
+        called: load.called.clone(),
         renamed: load.renamed,
         renames: load.renames.clone(),
         reload: None,

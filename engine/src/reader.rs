@@ -17,6 +17,7 @@ use crate::sink::entry::{Content, Entry, EntryOp, Layouts, RawEntry};
 use crate::sink::id::{Id, Lane};
 use crate::sink::runs::Runs;
 use crate::sink::store::{Backend, Most};
+use points::Called;
 
 pub use error::ReaderError;
 
@@ -298,8 +299,8 @@ impl<S: Backend> StreamReader<S> {
         match self.lane {
             Lane::Changes => self.accept_change(entry),
             Lane::Bootstrap => {
-                if let Content::End { load_points, after, .. } = &entry.content {
-                    self.leave_load(load_points.clone(), *after);
+                if let Content::End { load_points, called, after, .. } = &entry.content {
+                    self.leave_load(load_points.clone(), called, *after);
                 }
                 self.ready.push_back(entry);
                 Ok(())
@@ -308,10 +309,10 @@ impl<S: Backend> StreamReader<S> {
     }
 
     /// After an `end` the changes come: from their start, or after a mark.
-    fn leave_load(&mut self, load_points: BTreeMap<String, Lsn>, mark: Option<Lsn>) {
-        self.load_points = Some(load_points);
+    fn leave_load(&mut self, points: BTreeMap<String, Lsn>, called: &Called, mark: Option<Lsn>) {
         self.lane = Lane::Changes;
         self.cursor = mark.map_or(Id::ZERO, |mark| Id { high: mark.0, low: 0 });
+        self.load_points = Some(points::known(points, called, self.cursor));
     }
 
     /// After a mark its section comes.
@@ -374,8 +375,8 @@ impl<S: Backend> StreamReader<S> {
         let behind = Id { high: u64::MAX, low: 0 };
         let mut end = self.store.page(self.epoch, Lane::Bootstrap, behind, 1).await?.end;
         while let Some(content) = self.exactly(Lane::Bootstrap, end).await? {
-            let Content::End { load_points, after, .. } = content else { break };
-            self.load_points = Some(load_points);
+            let Content::End { load_points, called, after, .. } = content else { break };
+            self.load_points = Some(points::known(load_points, &called, self.cursor));
             let mark = after.map(|mark| Id { high: mark.0, low: 0 });
             let Some(mark) = mark.filter(|mark| *mark > self.cursor) else { break };
             let Some(Content::Mark { section, .. }) = self.exactly(Lane::Changes, mark).await?
@@ -400,10 +401,10 @@ impl<S: Backend> StreamReader<S> {
             && let Some(raw) = self.store.before(self.epoch, Lane::Bootstrap, self.cursor).await?
             && raw.ends()
             && (raw.id.high == self.cursor.high || self.is_last().await?)
-            && let Content::End { load_points, after, .. } =
+            && let Content::End { load_points, called, after, .. } =
                 Entry::decode(&raw, Lane::Bootstrap)?.content
         {
-            self.leave_load(load_points, after);
+            self.leave_load(load_points, &called, after);
         }
         Ok(())
     }

@@ -27,7 +27,7 @@ pub struct Config {
 
 /// `bootstrap.missing_rows`: what happens to a table that joins the publication with rows, or
 /// whose rows a schema change makes anew. What is loaded is known by its name: one that gets
-/// another name counts as one that joins.
+/// another name of which no event trigger tells counts as one that joins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MissingRows {

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::batch::moved;
+use crate::batch::{Rename, moved};
 use crate::position::{Epoch, Lsn, Position};
 
 /// Where the service stands; persisted as versioned JSON in `{kasho}:state`.
@@ -138,7 +138,10 @@ pub struct Load {
     /// not fit what readers have there. They are loaded at a mark behind that.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub later: Vec<String>,
-    /// Commit and ordinal of the last rename of a schema that these names have followed.
+    /// Of the names that are put off.
+    #[serde(default, skip_serializing_if = "Called::is_empty")]
+    pub called: Called,
+    /// Commit and ordinal of the last rename that these names have followed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renamed: Option<(u64, u64)>,
     /// Renames of schemas before which transactions may have begun that are still to come.
@@ -149,36 +152,55 @@ pub struct Load {
 /// By published name, the tables (`pg_class.oid`) and what tells their definitions apart.
 pub type Definitions = BTreeMap<String, BTreeSet<(u32, String)>>;
 
+/// Names that tables got by renames (commit LSN and ordinal) after it was found out that they are
+/// put off: whoever has not come there means another table by them.
+pub type Called = BTreeMap<String, (u64, u64)>;
+
 /// The load point of a table whose rows come at a mark that is not published yet: until then
 /// readers skip all of its changes.
 pub const LATER: Lsn = Lsn(u64::MAX);
 
-/// A schema that has got another name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A schema, or a table alone, that has got another name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Renamed {
     /// Commit LSN and ordinal.
     pub at: (u64, u64),
-    /// The name that it had; not quoted.
+    /// The name that it had. A schema's is not quoted; a table's is `schema.table`, quoted where
+    /// SQL needs it.
     pub from: String,
-    /// The name that it has from there on; not quoted.
+    /// The name that it has from there on, likewise.
     pub to: String,
+    /// It is a table.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub table: bool,
 }
 
 impl Renamed {
     /// As the change at this position tells it.
     #[must_use]
-    pub fn new(position: Position, from: &str, to: &str) -> Renamed {
+    pub fn new(position: Position, rename: &Rename<'_>) -> Renamed {
         let at = match position {
             Position::Wal { commit_lsn, ordinal } => (commit_lsn.0, ordinal),
             Position::Bootstrap(_) => (0, 0),
         };
-        Renamed { at, from: from.to_owned(), to: to.to_owned() }
+        match rename {
+            Rename::Schema { from, to } => {
+                let (from, to) = ((*from).to_owned(), (*to).to_owned());
+                Renamed { at, from, to, table: false }
+            }
+            Rename::Table { from, to } => {
+                Renamed { at, from: from.clone(), to: to.clone(), table: true }
+            }
+        }
     }
 
-    /// The new name of a table, if it is one of this schema.
+    /// The new name of a table, if it is this one, or one of this schema.
     #[must_use]
     pub fn moved(&self, table: &str) -> Option<String> {
-        moved(table, (&self.from, &self.to))
+        match self.table {
+            true => (self.from == table).then(|| self.to.clone()),
+            false => moved(table, (&self.from, &self.to)),
+        }
     }
 }
 
@@ -286,7 +308,10 @@ pub struct Streaming {
     /// Tables that have their rows at a mark to come, since they could not be loaded before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub later: Vec<String>,
-    /// Commit and ordinal of the last rename of a schema that these names have followed.
+    /// Of the names that are put off.
+    #[serde(default, skip_serializing_if = "Called::is_empty")]
+    pub called: Called,
+    /// Commit and ordinal of the last rename that these names have followed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renamed: Option<(u64, u64)>,
     /// Renames of schemas before which transactions may have begun that are still to come.
@@ -316,9 +341,20 @@ pub struct Reload {
     pub mark: Lsn,
     /// The load, as in ACCUMULATING.
     pub load: Load,
+    /// Other names that tables have got since it was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub renames: Vec<Renamed>,
 }
 
 impl Reload {
+    /// What a table of it is called by now. Its rows carry the name that it had at the snapshot.
+    #[must_use]
+    pub fn called(&self, table: &str) -> String {
+        let read = self.load.snapshots.last().map_or(self.mark, |snapshot| snapshot.lsn);
+        let since = self.renames.iter().filter(|renamed| renamed.at.0 >= read.0);
+        since.fold(table.to_owned(), |name, renamed| renamed.moved(&name).unwrap_or(name))
+    }
+
     /// The tables of which no part is loaded yet, by published name: nothing stands anywhere
     /// that rows of theirs, mapped otherwise, would have to be found by.
     #[must_use]

@@ -10,8 +10,8 @@
 
 use crate::bootstrap::refusal::wrong_state;
 use crate::bootstrap::{
-    Command, Definitions, Effect, Facts, LATER, Load, LoadMode, Phase, Refusal, Reload, Streaming,
-    TableLoad, Transition, late, load_on, resume, with_table_done,
+    Called, Command, Definitions, Effect, Facts, LATER, Load, LoadMode, Phase, Refusal, Reload,
+    Streaming, TableLoad, Transition, late, load_on, resume, with_table_done,
 };
 use crate::position::Lsn;
 
@@ -159,39 +159,58 @@ fn begin(
         again: Vec::new(),
         planned: Some(planned),
         later: Vec::new(),
+        called: Called::new(),
         renamed: None,
         renames: Vec::new(),
     };
     // Nobody writes the bootstrap stream after its end but a reload, one at a time.
     let section = facts.rows_loaded + 1;
-    next.reload = Some(Box::new(Reload { tables, nonce, section, mark: Lsn::ZERO, load }));
+    let (mark, renames) = (Lsn::ZERO, Vec::new());
+    next.reload = Some(Box::new(Reload { tables, nonce, section, mark, load, renames }));
     Transition { next: Phase::Streaming(next), effects: vec![Effect::Mark] }
 }
 
 fn end(mut next: Streaming, reload: Reload, facts: &Facts) -> Transition {
+    let now: Vec<String> = reload.tables.iter().map(|table| reload.called(table)).collect();
     let Reload { tables, mark, load, .. } = reload;
     let points = load.load_points();
     // A table that was dropped meanwhile has no rows, and no changes after the snapshot.
     let newest = load.snapshots.last().map_or(mark, |snapshot| snapshot.lsn);
     next.later.retain(|later| !tables.contains(later));
-    for table in tables.into_iter().filter(|table| !load.later.contains(table)) {
+    let loaded = tables.into_iter().zip(now).filter(|(table, _)| !load.later.contains(table));
+    for (table, now) in loaded {
         let lsn = points.get(&table).copied().unwrap_or(newest);
-        next.load_points.insert(table.clone(), lsn);
-        next.stale.retain(|stale| *stale != table || load.again.contains(stale));
         // One that has another name by now is not loaded under this one either.
         let read = |part: &TableLoad| part.published_as == table && !part.gone;
-        if load.tables.iter().any(read) && !next.tables.contains(&table) {
-            next.tables.push(table);
+        let read = load.tables.iter().any(read);
+        next.load_points.insert(table, lsn);
+        next.stale.retain(|stale| *stale != now || load.again.contains(stale));
+        if read && !next.tables.contains(&now) {
+            next.tables.push(now);
         }
     }
-    next.later.extend(load.later);
-    next.later.sort_unstable();
-    next.later.dedup();
+    put_off(&mut next, load);
     // Of what nobody loads any more nothing is skipped.
     next.load_points.retain(|_, lsn| *lsn != LATER);
     next.load_points.extend(next.later.iter().map(|table| (table.clone(), LATER)));
     next.rows = facts.rows_loaded;
     let (start_lsn, load_points) = (next.start_lsn, next.load_points.clone());
-    let write = Effect::WriteEnd { start_lsn, load_points, after: Some(mark), whole: false };
+    let (called, after) = (next.called.clone(), Some(mark));
+    let write = Effect::WriteEnd { start_lsn, load_points, called, after, whole: false };
     Transition { next: Phase::Streaming(next), effects: vec![write, Effect::ReleaseHolder] }
+}
+
+/// What a load has put off stays so, beside what was before.
+fn put_off(next: &mut Streaming, load: Load) {
+    // What is meant by a name wherever a reader stands needs no place.
+    let plain = |later: &[String], called: &Called| -> Vec<String> {
+        later.iter().filter(|name| !called.contains_key(*name)).cloned().collect()
+    };
+    let anywhere = [plain(&next.later, &next.called), plain(&load.later, &load.called)].concat();
+    next.called.extend(load.called);
+    next.later.extend(load.later);
+    next.later.sort_unstable();
+    next.later.dedup();
+    let later = &next.later;
+    next.called.retain(|name, _| later.contains(name) && !anywhere.contains(name));
 }

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::bootstrap::{Definitions, Load, LoadMode, TableLoad};
+use crate::bootstrap::{Called, Definitions, Load, LoadMode, TableLoad};
 use crate::position::Lsn;
 
 /// The load as it begins: tables that were made or altered between the consistent point and
@@ -45,8 +45,10 @@ fn gone(load: &Load) -> Vec<String> {
 /// As [`resumed`], of the load of a bootstrap: names that are gone stay put off.
 pub(super) fn resumed_first(load: &Load, found: &Load, used: u32) -> Load {
     let mut next = resumed(load, found, used);
-    // Those that it was put off by until now, too.
-    let known = Load { later: load.later.clone(), ..next.clone() };
+    // Those that it was put off by until now, too, as readers at the consistent point know them.
+    let mut later = load.later.clone();
+    later.retain(|name| !load.called.contains_key(name));
+    let known = Load { later, ..next.clone() };
     next.later.extend(gone(&known));
     next.later = once(next.later);
     next
@@ -109,6 +111,7 @@ pub(super) fn resumed(load: &Load, found: &Load, used: u32) -> Load {
         again: Vec::new(),
         planned: Some(planned),
         later,
+        called: Called::new(),
         ..load.clone()
     }
 }

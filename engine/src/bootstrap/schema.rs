@@ -1,12 +1,13 @@
 //! What schema changes mean for what is loaded. A table that is made while changes flow
 //! needs no load: the stream brings all of its rows. One whose rows were changed past the
-//! stream has to be loaded again. One whose schema gets another name is what it was. Pure.
+//! stream has to be loaded again. One that gets another name, or whose schema does, is what it was.
+//! Pure.
 //!
 //! What can go wrong: a change that is told twice, since whoever told it was killed before it
-//! was published. To make a table twice is nothing; to rename two schemas twice would swap
-//! them back, so a rename counts once, by its place.
+//! was published. To make a table twice is nothing; to rename two twice would swap them back, so a
+//! rename counts once, by its place.
 
-use super::phase::{Load, LoadMode, Phase, Reload, Renamed, Streaming};
+use super::phase::{Called, Load, LoadMode, Phase, Renamed, Streaming};
 use super::{Command, Facts, Refusal, Transition, late, reload};
 use crate::position::Lsn;
 
@@ -32,10 +33,11 @@ pub(super) fn on(phase: &Phase, command: Command, facts: &Facts) -> Result<Trans
     }
 }
 
-/// Remembers renames for as long as transactions may come that have begun before them: these
-/// saw the names of before.
+/// Remembers renames of schemas for as long as transactions may come that have begun before them:
+/// these saw the names of before. A table that somebody has changed gets no other name before he
+/// has ended.
 fn keep(renames: &mut Vec<Renamed>, new: &[Renamed], oldest: Lsn) {
-    for new in new {
+    for new in new.iter().filter(|new| !new.table) {
         if !renames.iter().any(|old| old.at == new.at) {
             renames.push(new.clone());
         }
@@ -45,13 +47,16 @@ fn keep(renames: &mut Vec<Renamed>, new: &[Renamed], oldest: Lsn) {
     renames.drain(..renames.len().saturating_sub(KEPT));
 }
 
-/// Tables by name go with their schemas.
+/// Those, in their order, that names have not followed yet.
+fn new(renamed: &[Renamed], last: Option<(u64, u64)>) -> &[Renamed] {
+    let followed = renamed.partition_point(|renamed| Some(renamed.at) <= last);
+    &renamed[followed..]
+}
+
+/// Tables by name go with their renames, and with those of their schemas.
 fn rename(names: &mut [&mut Vec<String>], last: &mut Option<(u64, u64)>, renamed: &[Renamed]) {
     for renamed in renamed {
-        if Some(renamed.at) <= *last {
-            continue;
-        }
-        *last = Some(renamed.at);
+        *last = (*last).max(Some(renamed.at));
         for name in names.iter_mut().flat_map(|names| names.iter_mut()) {
             if let Some(moved) = renamed.moved(name) {
                 *name = moved;
@@ -61,12 +66,15 @@ fn rename(names: &mut [&mut Vec<String>], last: &mut Option<(u64, u64)>, renamed
 }
 
 /// Tables that are loaded later stand there by the names of when that was found out, which may
-/// be before the rename or behind it. One name too many does no harm: if there is such a table
-/// at all, it is loaded once more.
-fn both(later: &mut Vec<String>, renamed: &[Renamed]) {
+/// be before the rename or behind it. One name too many does no harm, as long as it is known
+/// since when it is one: if there is such a table at all, it is loaded once more.
+fn both(later: &mut Vec<String>, called: &mut Called, renamed: &[Renamed]) {
     for renamed in renamed {
         let moved: Vec<String> = later.iter().filter_map(|name| renamed.moved(name)).collect();
-        add(later, moved);
+        for name in moved.into_iter().filter(|name| !later.contains(name)).collect::<Vec<_>>() {
+            called.insert(name.clone(), renamed.at);
+            later.push(name);
+        }
     }
 }
 
@@ -78,7 +86,8 @@ fn accumulating(
     renamed: &[Renamed],
 ) -> Transition {
     let mut next = load.clone();
-    both(&mut next.later, renamed);
+    let renamed = new(renamed, next.renamed);
+    both(&mut next.later, &mut next.called, renamed);
     rename(&mut [&mut next.published, &mut next.again], &mut next.renamed, renamed);
     // Where nobody knows what is loaded, a few names would say that nothing else is.
     if !next.published.is_empty() {
@@ -105,11 +114,15 @@ fn streaming(
     renamed: &[Renamed],
 ) -> Transition {
     let mut next = streaming.clone();
-    both(&mut next.later, renamed);
+    let renamed = new(renamed, next.renamed);
+    both(&mut next.later, &mut next.called, renamed);
+    let mut names = vec![&mut next.tables, &mut next.stale];
     if let Some(reload) = &mut next.reload {
-        both(&mut reload.load.later, renamed);
+        both(&mut reload.load.later, &mut reload.load.called, renamed);
+        reload.renames.extend(renamed.iter().cloned());
+        names.push(&mut reload.load.again);
     }
-    rename(&mut [&mut next.tables, &mut next.stale], &mut next.renamed, renamed);
+    rename(&mut names, &mut next.renamed, renamed);
     if !next.tables.is_empty() {
         add(&mut next.tables, made);
     }
@@ -117,10 +130,11 @@ fn streaming(
     let known: Vec<String> =
         stale.iter().filter(|table| next.tables.contains(table)).cloned().collect();
     // A load that has its snapshot may have read the rows of before, should its locks be gone.
-    if let Some(Reload { tables, load, .. }) = next.reload.as_deref_mut()
-        && load.holder.is_some()
+    if let Some(reload) = next.reload.as_deref_mut()
+        && reload.load.holder.is_some()
     {
-        add(&mut load.again, known.iter().filter(|table| tables.contains(table)).cloned());
+        let own: Vec<String> = reload.tables.iter().map(|table| reload.called(table)).collect();
+        add(&mut reload.load.again, known.iter().filter(|table| own.contains(table)).cloned());
     }
     add(&mut next.stale, known);
     Transition { next: Phase::Streaming(next), effects: vec![] }

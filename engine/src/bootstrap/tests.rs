@@ -40,6 +40,7 @@ fn a_load(mode: LoadMode) -> Load {
         later: vec![],
         renamed: None,
         renames: Vec::new(),
+        called: [].into(),
     }
 }
 
@@ -65,6 +66,7 @@ fn streaming() -> Phase {
         later: vec![],
         renamed: None,
         renames: Vec::new(),
+        called: [].into(),
         attempts: 1,
         reload: None,
     })
@@ -271,6 +273,7 @@ fn a_finished_load_completes_with_its_load_points() {
         [Effect::WriteEnd {
             start_lsn: Lsn(100),
             load_points: load_points.clone(),
+            called: [].into(),
             after: None,
             whole: true
         }]
@@ -288,6 +291,7 @@ fn a_finished_load_completes_with_its_load_points() {
         later: vec![],
         renamed: None,
         renames: Vec::new(),
+        called: [].into(),
         attempts: 1,
         reload: None,
     };

@@ -172,7 +172,7 @@ fn raw_change(entry: &Entry) -> RawChange {
             raw.section = *section;
             raw.tables.clone_from(tables);
         }
-        Content::End { start_lsn, load_points, after, whole } => {
+        Content::End { start_lsn, load_points, after, whole, called: _ } => {
             raw.whole = *whole;
             raw.after = after.map_or_else(String::new, |after| after.to_string());
             raw.start_lsn = start_lsn.to_string();
@@ -285,6 +285,7 @@ mod tests {
         let end = Content::End {
             start_lsn: Lsn(1),
             load_points: [("a.b".into(), Lsn(2))].into(),
+            called: [].into(),
             whole: true,
             after: None,
         };
@@ -308,10 +309,10 @@ mod tests {
         let mark = Content::Mark { section: 41, tables: vec!["a.b".into()] };
         let mark = change(Epoch(1), &entry(EntryOp::Restart, mark), true).unwrap().raw.unwrap();
         assert_eq!((mark.section, mark.tables.as_slice()), (41, &["a.b".to_owned()][..]));
-        let end = |after| {
+        let end = |after: Option<Lsn>| {
             let load_points = [("a.b".into(), Lsn(2))].into();
-            let end =
-                Content::End { start_lsn: Lsn(1), load_points, after, whole: after.is_none() };
+            let (start_lsn, called, whole) = (Lsn(1), [].into(), after.is_none());
+            let end = Content::End { start_lsn, load_points, called, after, whole };
             change(Epoch(1), &entry(EntryOp::End, end), true).unwrap().raw.unwrap().after
         };
         assert_eq!(end(Some(Lsn(255))), "0/FF");

@@ -47,9 +47,9 @@ impl Engine {
         let text = bootstrap::store(&next).into_bytes();
         let loading = self.loading.is_some();
         let stored = match effects.iter().find(|effect| matches!(effect, Effect::WriteEnd { .. })) {
-            Some(Effect::WriteEnd { start_lsn, load_points, after, whole }) => {
+            Some(Effect::WriteEnd { start_lsn, load_points, called, after, whole }) => {
                 let (start_lsn, after, whole) = (*start_lsn, *after, *whole);
-                let end = End { start_lsn, load_points, after, whole };
+                let end = End { start_lsn, load_points, called, after, whole };
                 self.store_with_end(&next, &text, end).await
             }
             _ => self.swap(&mut store, &text).await,
@@ -207,7 +207,8 @@ impl Engine {
         let chain = self.world.handle.newest();
         let points = end.load_points.iter();
         let points = points.map(|(table, lsn)| (chain.leaves_as(table), *lsn)).collect();
-        let end = End { load_points: &points, ..end };
+        let called = end.called.iter().map(|(table, at)| (chain.leaves_as(table), *at)).collect();
+        let end = End { load_points: &points, called: &called, ..end };
         writer.finish(end, self.stored.as_deref(), text).await.map_err(unavailable)
     }
 

@@ -22,7 +22,7 @@ pub(super) struct Seen {
     made: Vec<String>,
     /// Changed in a way that the stream does not bring.
     stale: Vec<String>,
-    /// Schemas that get other names, and where.
+    /// Schemas and tables that get other names, and where.
     renamed: Vec<Renamed>,
 }
 
@@ -37,8 +37,8 @@ impl Seen {
         for row in batch.rows.iter().filter(|row| row.op == Op::Ddl) {
             if let Some(Detail::Ddl(detail)) = row.detail.as_deref() {
                 seen.add(detail, publications);
-                for (from, to) in detail.renamed_schemas() {
-                    seen.rename(Renamed::new(row.position, from, to));
+                for rename in detail.renames() {
+                    seen.rename(Renamed::new(row.position, &rename));
                 }
             }
         }
@@ -174,7 +174,7 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{Row, ddl_relation};
+    use crate::batch::{Rename, Row, ddl_relation};
     use crate::position::Lsn;
 
     #[test]
@@ -231,9 +231,15 @@ mod tests {
         seen.add(&detail, &[]);
         let swap = [("blue", "x"), ("green", "blue"), ("x", "green")];
         for (ordinal, (from, to)) in (1..).zip(swap) {
-            seen.rename(Renamed::new(Position::Wal { commit_lsn: Lsn(1), ordinal }, from, to));
+            let at = Position::Wal { commit_lsn: Lsn(1), ordinal };
+            seen.rename(Renamed::new(at, &Rename::Schema { from, to }));
         }
         seen.add(&detail, &[]);
         assert_eq!(seen.stale, ["green.t", "blue.t"]);
+        let (from, to) = ("blue.t".to_owned(), "public.u".to_owned());
+        let at = Position::Wal { commit_lsn: Lsn(2), ordinal: 1 };
+        seen.rename(Renamed::new(at, &Rename::Table { from, to }));
+        assert_eq!(seen.stale, ["green.t", "public.u"]);
+        assert_eq!(seen.renamed.len(), 4);
     }
 }

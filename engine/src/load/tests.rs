@@ -63,6 +63,7 @@ fn a_load() -> Load {
         later: vec![],
         renamed: None,
         renames: Vec::new(),
+        called: [].into(),
     }
 }
 

@@ -74,7 +74,8 @@ impl World {
 
     async fn finish(&mut self, points: &[(&str, u64)]) {
         let points = points.iter().map(|(table, lsn)| ((*table).to_owned(), Lsn(*lsn))).collect();
-        let end = End { start_lsn: Lsn(100), load_points: &points, after: None, whole: true };
+        let (start_lsn, load_points, called) = (Lsn(100), &points, &[].into());
+        let end = End { start_lsn, load_points, called, after: None, whole: true };
         self.load.finish(end, None, b"STREAMING").await.unwrap();
     }
 

@@ -12,6 +12,8 @@
 //! text that is not UTF-8 (a bug of the source: the encoding is pinned), and, when
 //! reading, an entry that somebody else wrote.
 
+use std::collections::BTreeMap;
+
 use kasho_plugin_sdk::{Op, Relation};
 use serde::ser::{Error as _, SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
@@ -100,24 +102,27 @@ impl Encoding {
 
     /// Appends the map of the entry that ends the load, or that of single tables: then
     /// `after` is their mark, where the changes go on. With `whole`, a table of which no row
-    /// came is empty.
+    /// came is empty. `called` are names of load points that tables have from there on only
+    /// (commit LSN and ordinal).
     pub fn end(
         self,
         start_lsn: &str,
-        load_points: &std::collections::BTreeMap<String, String>,
+        (load_points, called): (&BTreeMap<String, String>, &BTreeMap<String, (u64, u64)>),
         (after, whole): (Option<&str>, bool),
         out: &mut Vec<u8>,
     ) {
         #[derive(Serialize)]
         struct End<'a> {
             start_lsn: &'a str,
-            load_points: &'a std::collections::BTreeMap<String, String>,
+            load_points: &'a BTreeMap<String, String>,
+            #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+            called: &'a BTreeMap<String, (u64, u64)>,
             #[serde(skip_serializing_if = "Option::is_none")]
             after: Option<&'a str>,
             #[serde(skip_serializing_if = "std::ops::Not::not")]
             whole: bool,
         }
-        self.always(&End { start_lsn, load_points, after, whole }, out);
+        self.always(&End { start_lsn, load_points, called, after, whole }, out);
     }
 
     /// Texts and numbers into memory: there is nothing that could fail.

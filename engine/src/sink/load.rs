@@ -39,6 +39,8 @@ pub struct End<'a> {
     pub start_lsn: Lsn,
     /// Tables whose load point differs from it.
     pub load_points: &'a BTreeMap<String, Lsn>,
+    /// Names among these that tables have from there on only (commit LSN and ordinal).
+    pub called: &'a BTreeMap<String, (u64, u64)>,
     /// Of single tables: their mark.
     pub after: Option<Lsn>,
     /// Whatever there was is loaded.
@@ -237,7 +239,7 @@ impl<S: Backend> LoadWriter<S> {
     /// [`LoadWriter::append`].
     pub async fn finish(
         &mut self,
-        End { start_lsn, load_points, after, whole }: End<'_>,
+        End { start_lsn, load_points, called, after, whole }: End<'_>,
         old_state: Option<&[u8]>,
         new_state: &[u8],
     ) -> Result<(), SinkError> {
@@ -246,7 +248,8 @@ impl<S: Backend> LoadWriter<S> {
         let mut data = Vec::new();
         let after = after.map(|lsn| lsn.to_string());
         let told = (after.as_deref(), whole);
-        self.encoding.end(&start_lsn.to_string(), &points.collect(), told, &mut data);
+        let points = (&points.collect(), called);
+        self.encoding.end(&start_lsn.to_string(), points, told, &mut data);
         let id = Id { high: self.guard.last.high + 1, low: 1 };
         let end = NewEntry { id, op: "end", table: "", data: &data, last: false };
         let finish = Finish { end, generation: self.generation, old_state, new_state };

@@ -44,6 +44,7 @@ fn load(points: &[u64], tables: Vec<TableLoad>) -> Load {
         later: vec![],
         renamed: None,
         renames: Vec::new(),
+        called: [].into(),
     }
 }
 

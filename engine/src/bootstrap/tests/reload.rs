@@ -80,6 +80,7 @@ fn a_table_is_loaded_again_while_changes_stream() {
     let end = Effect::WriteEnd {
         start_lsn: Lsn(100),
         load_points: load_points.clone(),
+        called: [].into(),
         after,
         whole: false,
     };

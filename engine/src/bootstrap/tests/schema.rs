@@ -39,6 +39,7 @@ fn tables_go_with_their_schemas_and_only_once() {
         at: (commit, 1),
         from: from.to_owned(),
         to: to.to_owned(),
+        table: false,
     };
     let command = |renamed: &[Renamed]| Command::SchemaChanged {
         made: vec![],
@@ -66,6 +67,7 @@ fn renames_are_remembered_while_transactions_may_come_that_began_before_them() {
         at: (commit, ordinal),
         from: "public".to_owned(),
         to: "other".to_owned(),
+        table: false,
     };
     let kept = |phase: &Phase, restart_lsn, renamed: &[Renamed]| {
         let renamed = renamed.to_vec();
@@ -131,4 +133,106 @@ fn what_is_made_anew_behind_the_snapshot_of_a_load_is_stale_after_it() {
     let (phase, _) = step(&phase, Command::SnapshotGone);
     let (phase, _) = step(&phase, found(600));
     assert!(loaded(&phase).is_empty());
+}
+
+fn table_renamed(at: (u64, u64), from: &str, to: &str) -> Renamed {
+    Renamed { at, from: from.to_owned(), to: to.to_owned(), table: true }
+}
+
+fn told(phase: &Phase, renamed: &[Renamed]) -> Phase {
+    let renamed = renamed.to_vec();
+    let command = Command::SchemaChanged { made: vec![], stale: vec![], renamed };
+    on(phase, command, &facts()).unwrap().next
+}
+
+#[test]
+fn tables_keep_what_they_are_under_other_names_and_are_not_swapped_twice() {
+    let swap = [
+        table_renamed((700, 1), "public.t", "public.x"),
+        table_renamed((700, 2), "public.u", "public.t"),
+        table_renamed((700, 3), "public.x", "public.u"),
+        table_renamed((701, 1), "public.u", "b.\"W\""),
+    ];
+    let Phase::Streaming(mut before) = streaming() else { panic!("another state") };
+    before.stale.push("public.t".into());
+    let mut phase = Phase::Streaming(before);
+    for renamed in [&swap[..2], &swap[..3], &swap[1..], &swap[..]] {
+        phase = told(&phase, renamed);
+    }
+    assert!(phase.renames().is_empty(), "nobody comes behind it who has begun before");
+    let Phase::Streaming(next) = phase else { panic!("another state") };
+    assert_eq!(next.tables, ["b.\"W\"", "public.t"]);
+    assert_eq!(next.stale, ["b.\"W\""]);
+    let Phase::Accumulating(next) = told(&accumulating(), &swap) else { panic!("another state") };
+    assert_eq!(next.published, ["b.\"W\"", "public.t"]);
+    assert!(next.later.is_empty());
+}
+
+/// A reader that has not come to the rename means another table by that name, which must not be
+/// skipped.
+#[test]
+fn a_table_that_is_put_off_is_known_by_its_next_name_from_there_on() {
+    let mut load = a_load(LoadMode::Direct);
+    load.later = vec!["public.t".into()];
+    load.loaded = true;
+    let chain = [
+        table_renamed((700, 1), "public.x", "public.y"),
+        table_renamed((700, 2), "public.t", "public.x"),
+    ];
+    let phase = told(&told(&Phase::Accumulating(load), &chain), &chain);
+    let again = super::load(&store(&phase)).unwrap();
+    let done = on(&again, Command::Complete { force: false }, &facts()).unwrap();
+    let Phase::Streaming(next) = &done.next else { panic!("another state") };
+    assert_eq!(next.later, ["public.t", "public.x"]);
+    let Effect::WriteEnd { load_points, called, .. } = &done.effects[0] else { panic!("no end") };
+    assert_eq!((load_points["public.t"], load_points["public.x"]), (LATER, LATER));
+    assert_eq!(called, &[("public.x".to_owned(), (700, 2))].into());
+    // Another table is loaded, and what is put off stays so, and known from there on.
+    let (phase, _) = step(&done.next, reload(&["public.u"]));
+    let (phase, _) = step(&phase, Command::Marked { nonce: "word".into() });
+    let (phase, _) = step(&phase, found(800));
+    let phase = told(&phase, &[table_renamed((900, 1), "public.x", "public.z")]);
+    let done = on(&phase, Command::LoadDone, &holding(&phase, &[])).unwrap();
+    let Effect::WriteEnd { load_points, called, .. } = &done.effects[0] else { panic!("no end") };
+    assert_eq!(load_points["public.z"], LATER);
+    let places = [("public.x".to_owned(), (700, 2)), ("public.z".to_owned(), (900, 1))];
+    assert_eq!(called, &places.into());
+}
+
+/// A later snapshot knows it by that name, and readers who have not come so far do not.
+#[test]
+fn a_name_that_was_only_told_of_is_none_of_what_is_gone() {
+    let (phase, _) = step(&accumulating(), Command::SnapshotGone);
+    let Phase::Accumulating(mut load) = phase else { panic!("another state") };
+    load.later = vec!["public.w".into()];
+    let renamed = [table_renamed((700, 1), "public.w", "public.x")];
+    let phase = told(&Phase::Accumulating(load), &renamed);
+    let (phase, _) = step(&phase, found(800));
+    let Phase::Accumulating(load) = phase else { panic!("another state") };
+    assert_eq!(load.later, ["public.w"]);
+    assert!(load.called.is_empty());
+}
+
+/// Whoever keeps the locks may be gone, and a schema has none.
+#[test]
+fn what_is_loaded_again_and_renamed_behind_its_snapshot_is_loaded_under_that_name() {
+    let Phase::Streaming(mut before) = streaming() else { panic!("another state") };
+    before.stale.push("public.t".into());
+    let (phase, _) = step(&Phase::Streaming(before), reload(&["public.t"]));
+    let (phase, _) = step(&phase, Command::Marked { nonce: "word".into() });
+    let (phase, _) = step(&phase, found(500));
+    let phase = told(&phase, &[table_renamed((600, 1), "public.t", "public.x")]);
+    let stale = Command::SchemaChanged {
+        made: vec![],
+        stale: vec!["public.x".to_owned()],
+        renamed: vec![],
+    };
+    let anew = on(&phase, stale, &facts()).unwrap().next;
+    for (phase, stale) in [(phase, &[][..]), (anew, &["public.x".to_owned()][..])] {
+        let done = on(&phase, Command::LoadDone, &holding(&phase, &[])).unwrap();
+        let Phase::Streaming(next) = &done.next else { panic!("another state") };
+        assert_eq!(next.tables, ["public.x", "public.u"]);
+        assert_eq!(next.stale, stale);
+        assert_eq!(next.load_points["public.t"], Lsn(500), "as readers at the mark know it");
+    }
 }

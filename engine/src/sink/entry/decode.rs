@@ -264,6 +264,8 @@ pub enum Content {
         start_lsn: Lsn,
         /// Tables that were loaded later than there.
         load_points: BTreeMap<String, Lsn>,
+        /// Names among these that tables have from there on only (commit LSN and ordinal).
+        called: BTreeMap<String, (u64, u64)>,
         /// Of single tables: the mark after which the changes go on.
         after: Option<Lsn>,
         /// Whatever there was is loaded: a table of which no row came is empty.
@@ -338,6 +340,7 @@ struct Data<'a> {
     load_lsn: String,
     start_lsn: String,
     load_points: BTreeMap<String, String>,
+    called: BTreeMap<String, (u64, u64)>,
     after: Option<String>,
     whole: bool,
     section: u64,
@@ -441,6 +444,7 @@ impl Data<'_> {
             EntryOp::End => Content::End {
                 start_lsn: self.start_lsn.parse().ok()?,
                 load_points: points(self.load_points)?,
+                called: self.called,
                 after: self.after.map(|lsn| lsn.parse()).transpose().ok()?,
                 whole: self.whole,
             },

@@ -136,13 +136,13 @@ fn marks_and_rare_kinds_come_back() {
 
         data.clear();
         let points = BTreeMap::from([("public.t".to_owned(), "16/B3".to_owned())]);
-        encoding.end("0/1", &points, (Some("0/9"), true), &mut data);
+        let called = BTreeMap::from([("public.t".to_owned(), (u64::MAX, 3))]);
+        encoding.end("0/1", (&points, &called), (Some("0/9"), true), &mut data);
         let load_points = BTreeMap::from([("public.t".to_owned(), load_lsn)]);
         let end = decode("end", "", &data);
-        assert_eq!(
-            end.content,
-            Content::End { start_lsn: Lsn(1), load_points, after: Some(Lsn(9)), whole: true }
-        );
+        let (start_lsn, after) = (Lsn(1), Some(Lsn(9)));
+        let expected = Content::End { start_lsn, load_points, called, after, whole: true };
+        assert_eq!(end.content, expected);
 
         let (mut batch, piece) = one_row(Op::Truncate, None, None);
         let other = batch.relation_index(&sample::relation("Weird,\"Name"));

@@ -144,13 +144,14 @@ async fn the_end_and_the_phase_come_in_one_step() {
     load.append(&rows(1), 1, Vec::new()).await.unwrap();
     let points = BTreeMap::from([("public.t".to_owned(), Lsn(900))]);
     let old = Some(&b"WAITING"[..]);
-    let end = End { start_lsn: Lsn(100), load_points: &points, after: None, whole: true };
+    let (start_lsn, called) = (Lsn(100), [("public.t".to_owned(), (950, 3))].into());
+    let end = End { start_lsn, load_points: &points, called: &called, after: None, whole: true };
     assert_eq!(load.finish(end, old, b"x").await, Err(SinkError::OtherState));
     let (mut load, _) = open(&server, "engine", 2).await.unwrap();
     let old = Some(&b"ACCUMULATING"[..]);
     assert_eq!(load.finish(end, old, b"STREAMING").await, Ok(()));
     let all = entries(&server).await;
-    let end = Content::End { start_lsn: Lsn(100), load_points: points, after: None, whole: true };
+    let end = Content::End { start_lsn, load_points: points, called, after: None, whole: true };
     assert_eq!((all.len(), &all[1].content), (2, &end));
     let state = server.connect().await.unwrap().state().await.unwrap();
     assert_eq!(state, Some(b"STREAMING".to_vec()));

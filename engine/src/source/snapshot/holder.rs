@@ -349,6 +349,7 @@ async fn keep(
         later: Vec::new(),
         renamed: None,
         renames: Vec::new(),
+        called: [].into(),
     };
     Ok(Held { keepers: vec![keeper], report: Report { load, catalog } })
 }

@@ -227,6 +227,7 @@ mod tests {
             later: vec![],
             renamed: None,
             renames: Vec::new(),
+            called: [].into(),
         }
     }
 
