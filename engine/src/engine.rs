@@ -39,6 +39,7 @@ mod loading;
 mod memory;
 mod observe;
 mod prepare;
+mod published;
 mod reload;
 mod running;
 mod schema;
@@ -54,6 +55,7 @@ use guard::Guard;
 use lag::LagClock;
 pub(crate) use memory::Remembered;
 use observe::Observed;
+use published::Published;
 use running::Running;
 use streaming::{DRAIN, Streaming};
 use world::World;
@@ -126,6 +128,7 @@ struct Engine {
     figures: streaming::Shared,
     load: loading::Shared,
     observed: Observed,
+    published: Published,
     events: mpsc::Sender<Event>,
     starting: Option<Starting>,
     streaming: Option<Running>,
@@ -219,6 +222,7 @@ async fn serve(
         figures,
         load: loading::Shared::default(),
         observed: Observed::default(),
+        published: Published::default(),
         events,
         starting: None,
         streaming: None,

@@ -12,6 +12,7 @@ use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 use super::lag::LagClock;
+use super::published::Look;
 use super::{Engine, Event, LOOK, World};
 use crate::bootstrap::{Command, Load};
 use crate::control::ConsumerStatus;
@@ -42,7 +43,7 @@ pub(super) struct Observed {
     /// Bytes of log after what the slot has confirmed.
     pub(super) lag_bytes: u64,
     /// Every published relation.
-    pub(super) published: Vec<String>,
+    pub(super) published: Look,
     /// End of the log.
     pub(super) wal_end: Lsn,
     /// The epoch that Redis holds; the next four are of it.
@@ -87,6 +88,7 @@ impl Engine {
         self.troubles.observer = observed.error();
         self.observed = observed;
         let published = Lsn(self.figures.pipeline.published_lsn.load(Relaxed));
+        self.published.saw(&self.observed.published, published);
         match self.phase.epoch() {
             Some(_) => self.lag.saw(Instant::now(), self.observed.wal_end, published),
             None => self.lag = LagClock::default(),
@@ -196,7 +198,7 @@ impl Observer {
         client: &mut Option<Client>,
         settings: bool,
         found: &mut Observed,
-    ) -> Result<Option<Vec<String>>, SourceError> {
+    ) -> Result<Option<Look>, SourceError> {
         const SQL: &str = "SELECT greatest(
                 (SELECT max(age(backend_xmin)) FROM pg_stat_activity
                  WHERE application_name LIKE 'kasho %' AND datname = current_database()),
@@ -228,7 +230,10 @@ impl Observer {
         found.warnings = findings.iter().filter(|f| f.is_warning()).map(Finding::told).collect();
         let publications = &self.world.config.source.publications;
         match published_names(client, publications).await {
-            Ok(names) => Ok(Some(names)),
+            Ok(names) => {
+                let (from, to) = (found.wal_end, log_end(client).await?);
+                Ok(Some(Look { names, from, to }))
+            }
             // From 16 on that looks into the tables: somebody is changing one, or has dropped
             // it a moment ago. It is no reason to see nothing else.
             Err(error) if error.sqlstate().is_some_and(|code| PASSING.contains(&code)) => {
@@ -274,6 +279,16 @@ impl Observer {
         found.consumers = consumers::list(store).await?.into_iter().map(status).collect();
         Ok(())
     }
+}
+
+/// Whatever the session can see has been written before this.
+async fn log_end(client: &Client) -> Result<Lsn, SourceError> {
+    let sql = "SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
+        ELSE pg_current_wal_insert_lsn() END)::text";
+    let row = client.query_one(sql, &[]).await;
+    let row = row.map_err(|e| SourceError::sql("asking where the log ends", &e))?;
+    let lsn: Option<&str> = row.try_get(0).ok().flatten();
+    Ok(lsn.and_then(|lsn| lsn.parse().ok()).unwrap_or_default())
 }
 
 fn clock() -> tokio::time::Interval {

@@ -90,6 +90,7 @@ impl Engine {
                  the stream does not bring that"
             );
         }
+        self.published.renamed(&renamed);
         let what = "tables were made, rewritten or renamed";
         match self.transition(Command::SchemaChanged { made, stale, renamed }).await {
             Ok(()) => tracing::info!(state = %self.phase.state(), "{what}"),

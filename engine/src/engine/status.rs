@@ -144,7 +144,7 @@ impl Engine {
     /// changed past the stream since.
     pub(super) fn not_loaded(&self) -> Vec<String> {
         let Some(loaded) = self.phase.loaded_tables() else { return Vec::new() };
-        let published = self.observed.published.iter();
+        let published = self.published.names().iter();
         let later = match &self.phase {
             Phase::Waiting(_) => &[][..],
             Phase::Accumulating(load) => &load.later,
