@@ -720,3 +720,159 @@ async fn values_made_anew_are_noted_of_every_table_that_has_them() {
     })
     .await;
 }
+
+/// Everything that tables can be called otherwise by, in one session each; what the tables of
+/// [`NAMED`] are called then is in [`RENAMED`].
+const NAMED: &str = "
+    CREATE SCHEMA \"Else where\";
+    CREATE TABLE plain (id int PRIMARY KEY); CREATE TABLE moved (id int PRIMARY KEY);
+    CREATE TABLE \"Odd \"\"T\" (id int PRIMARY KEY); CREATE TABLE indexed (id int PRIMARY KEY);
+    CREATE TABLE one (id int PRIMARY KEY); CREATE TABLE two (id int PRIMARY KEY);
+    CREATE TABLE run (id int PRIMARY KEY); CREATE TABLE replaced (id int PRIMARY KEY);
+    CREATE TABLE back (id int PRIMARY KEY); CREATE TABLE silent (id int PRIMARY KEY);
+    CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id);
+    CREATE TABLE low PARTITION OF parts FOR VALUES FROM (0) TO (10);
+    CREATE TABLE late (id int PRIMARY KEY); INSERT INTO late VALUES (1), (2), (3);
+    DROP PUBLICATION kasho_pub;
+    CREATE PUBLICATION kasho_pub FOR TABLE ledger, plain, moved, \"Odd \"\"T\", indexed, one, two, run,
+        replaced, back, silent, parts;
+    INSERT INTO plain VALUES (1); INSERT INTO moved VALUES (1); INSERT INTO \"Odd \"\"T\" VALUES (1);
+    INSERT INTO indexed VALUES (1); INSERT INTO one VALUES (1); INSERT INTO two VALUES (1);
+    INSERT INTO run VALUES (1); INSERT INTO replaced VALUES (1); INSERT INTO back VALUES (1);
+    INSERT INTO silent VALUES (1); INSERT INTO parts VALUES (1);";
+const RENAMES: [&str; 15] = [
+    "ALTER TABLE IF EXISTS ONLY Plain RENAME TO \"Plain\"",
+    "ALTER TABLE moved SET /* its */ SCHEMA \"Else where\"",
+    "ALTER TABLE \"Odd \"\"T\" RENAME TO odd; ALTER TABLE odd SET SCHEMA \"Else where\"",
+    "ALTER INDEX indexed RENAME TO noindex",
+    "BEGIN; INSERT INTO one VALUES (2); ALTER TABLE one RENAME TO aside; SAVEPOINT s",
+    "ALTER TABLE two RENAME TO one; INSERT INTO one VALUES (3)",
+    "SAVEPOINT t; ALTER TABLE aside RENAME TO lost; ROLLBACK TO t",
+    "ALTER TABLE aside RENAME TO two; INSERT INTO two VALUES (4); COMMIT",
+    "DO $$ BEGIN EXECUTE 'ALTER TABLE run ' || 'RENAME TO ran'; ALTER TABLE ran RENAME TO \"Run\"; END $$",
+    // What came instead is not published.
+    "BEGIN; ALTER TABLE replaced RENAME TO \"before\"; CREATE TABLE replaced (id int PRIMARY KEY)",
+    "INSERT INTO \"before\" VALUES (5); COMMIT",
+    "ALTER TABLE back RENAME TO forth; ALTER TABLE forth RENAME TO back",
+    "ALTER TABLE parts RENAME TO whole; ALTER TABLE low RENAME TO \"Low\"",
+    "CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog AS \
+     'BEGIN ALTER TABLE public.silent SET SCHEMA \"Else where\"; END'",
+    "SELECT f()",
+];
+const RENAMED: [&str; 13] = [
+    "public.plain > public.\"Plain\"",
+    "public.moved > \"Else where\".moved",
+    "public.\"Odd \"\"T\" > public.odd",
+    "public.odd > \"Else where\".odd",
+    "public.indexed > public.noindex",
+    "public.one > public.aside",
+    "public.two > public.one",
+    "public.aside > public.two",
+    "public.run > public.ran",
+    "public.ran > public.\"Run\"",
+    "public.replaced > public.before",
+    "public.back > public.forth",
+    "public.forth > public.back",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_gets_another_name_is_loaded_already() {
+    let schema = Schema::prepare("", "[bootstrap]\nmissing_rows = \"load\"\n", NAMED).await;
+    schema.world.bootstrap().await;
+    let loads = async || {
+        let entries: Vec<(String, Vec<String>)> =
+            schema.world.redis.command(&["XRANGE", "{kasho}:1:bootstrap", "-", "+"]).await;
+        let tables = entries.iter().flat_map(|(_, words)| words.chunks(2));
+        let tables = tables.filter(|pair| pair[0] == "t" && !pair[1].is_empty());
+        tables.map(|pair| pair[1].clone()).collect::<Vec<_>>()
+    };
+    let before = loads().await;
+    schema.run(&RENAMES).await;
+    // The server describes each of them anew, in the midst of a transaction, too.
+    let entries = schema.settled(1).await;
+    let rows = entries.iter().filter(|entry| entry.op == "insert");
+    let rows: Vec<_> = rows.map(|entry| (&entry.table[..], &entry.data["new"][0])).collect();
+    assert_eq!(
+        rows[..4].iter().map(|row| row.0).collect::<Vec<_>>(),
+        ["public.one", "public.one", "public.two", "public.before"]
+    );
+    let quoted = |name: &Value| {
+        let name = name.as_str().expect("a name");
+        let plain = name.chars().all(|c| c.is_ascii_lowercase());
+        if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+    };
+    let told: Vec<String> = entries
+        .iter()
+        .flat_map(|entry| entry.data["ddl"]["objects"].as_array().into_iter().flatten())
+        .filter(|object| !object["was"].is_null())
+        .map(|object| {
+            let [was_in, was, schema, name] =
+                ["was_in", "was", "schema", "name"].map(|key| quoted(&object[key]));
+            format!("{was_in}.{was} > {schema}.{name}")
+        })
+        .collect();
+    assert_eq!(told[..13], RENAMED);
+    assert_eq!(
+        told[13..],
+        [
+            "public.parts > public.whole",
+            "public.low > public.\"Low\"",
+            "public.silent > \"Else where\".silent"
+        ]
+    );
+    // Once another one has joined and is loaded, the tables were looked at behind all of that.
+    schema.run(&["ALTER PUBLICATION kasho_pub ADD TABLE late"]).await;
+    eventually("the late table to be loaded", async || {
+        let loaded = loads().await.iter().any(|table| table == "public.late");
+        (loaded && schema.not_loaded().await.is_empty()).then_some(())
+    })
+    .await;
+    let mut since = loads().await.split_off(before.len());
+    since.retain(|table| table != "public.late");
+    assert_eq!(since, [""; 0], "nothing else was loaded again");
+}
+
+/// The engine is killed when the rename is there, and is not stored.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rename_that_was_not_stored_is_heard_of_again() {
+    let load = "[bootstrap]\nmissing_rows = \"load\"\n";
+    let tables = "CREATE TABLE one (id int PRIMARY KEY); INSERT INTO one VALUES (1), (2);
+        CREATE TABLE two (id int PRIMARY KEY); CREATE TABLE late (id int PRIMARY KEY);
+        DROP PUBLICATION kasho_pub; CREATE PUBLICATION kasho_pub FOR TABLE ledger, one, two;";
+    let mut schema = Schema::prepare("", load, tables).await;
+    schema.world.bootstrap().await;
+    schema.run(&["INSERT INTO ledger VALUES (1, 'x')"]).await;
+    schema.world.settle(2).await;
+    let swap = [
+        "BEGIN; ALTER TABLE one RENAME TO aside",
+        "ALTER TABLE two RENAME TO one",
+        "ALTER TABLE aside RENAME TO two",
+        "COMMIT",
+        "ALTER TABLE two RENAME TO three",
+    ];
+    for (row, state) in [(3, "of somebody else"), (4, "")] {
+        let kept: String = schema.world.redis.command(&["GET", "{kasho}:state"]).await;
+        if !state.is_empty() {
+            schema.world.redis.command::<String>(&["SET", "{kasho}:state", state]).await;
+            schema.run(&swap).await;
+            schema.world.engine.wait_for("a schema change is not published before").await;
+        }
+        schema.world.engine.kill9().await;
+        schema.world.redis.command::<String>(&["SET", "{kasho}:state", &kept]).await;
+        schema.world.engine.start_again();
+        schema.world.until_state("STREAMING").await;
+        schema.world.settle(row).await;
+    }
+    let kept: String = schema.world.redis.command(&["GET", "{kasho}:state"]).await;
+    let kept: Value = serde_json::from_str(&kept).expect("JSON");
+    assert_eq!(kept["tables"], serde_json::json!(["public.ledger", "public.three", "public.one"]));
+    let before = schema.world.entries("bootstrap").await;
+    schema.run(&["ALTER PUBLICATION kasho_pub ADD TABLE late"]).await;
+    // A restart entry or none, no row, and the end.
+    eventually("the late table to be loaded", async || {
+        let more = schema.world.entries("bootstrap").await > before;
+        (more && schema.not_loaded().await.is_empty()).then_some(())
+    })
+    .await;
+    assert!(schema.world.entries("bootstrap").await <= before + 2);
+}

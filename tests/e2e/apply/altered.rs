@@ -232,3 +232,67 @@ async fn tables_altered_while_they_are_loaded_again_end_up_as_they_are_at_the_so
     assert_eq!(site.target.value("SELECT to_regclass('gone')").await, "");
     assert!(Site::end(&applier).await.success());
 }
+
+/// Nobody skips the changes of another table that had the name before, whoever restarts in
+/// between skips those of the one that has it now, and the rows come at the mark.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_put_off_gets_the_name_of_another_one_before_its_mark() {
+    let mut site = Site::start(&schema(), &rows_of_each(), "", SLOW).await;
+    site.pg().sql(TRIGGERS).await;
+    site.world.begin_bootstrap().await;
+    eventually("the first rows", async || {
+        (site.world.entries("bootstrap").await > 50).then_some(())
+    })
+    .await;
+    kill_all(&mut site).await;
+    one_by_one(
+        site.pg(),
+        &[
+            "ALTER TABLE added ADD x int NOT NULL DEFAULT 3",
+            "ALTER TABLE typed ALTER w TYPE bytea USING w::bytea",
+        ],
+    )
+    .await;
+    site.world.configure(&format!("{}{FAST}", Site::section(&site.target.url(), "")));
+    site.world.engine.start_again();
+    eventually("what is not put off to be loaded", async || {
+        (phase(&site).await["loaded"] == true).then_some(())
+    })
+    .await;
+    assert_eq!(phase(&site).await["later"], serde_json::json!(["public.added", "public.typed"]));
+    // Of a table whose name another one gets, of one that is put off, and of one that is not.
+    let change = |tables: &[&str], time| change(tables, time);
+    site.pg().sql(&change(&["same", "added", "typed", "half"], 1)).await;
+    one_by_one(
+        site.pg(),
+        &[
+            "CREATE SCHEMA aside",
+            "BEGIN; ALTER TABLE same RENAME TO elsewhere",
+            "ALTER TABLE added RENAME TO same",
+            "COMMIT",
+            "DO $$ BEGIN ALTER TABLE typed SET SCHEMA aside; END $$",
+        ],
+    )
+    .await;
+    let there = ["elsewhere", "same", "aside.typed", "half"];
+    site.pg().sql(&change(&there, 2)).await;
+    let middle = site.pg().value("SELECT pg_current_wal_insert_lsn()").await;
+    site.pg().sql(&change(&there, 3)).await;
+    site.published().await;
+    site.world.bootstrap().await;
+    // It stands between the renames and the mark, and another one goes on.
+    site.world.engine.run(&["apply", "--until", &middle]).await.success();
+    let applier = site.applier();
+    site.pg().sql(&change(&there, 4)).await;
+    site.settle().await;
+    for table in there {
+        eventually(&format!("{table} to be whole"), async || {
+            (rows(site.pg(), table).await == rows(&site.target, table).await).then_some(())
+        })
+        .await;
+    }
+    site.pg().sql(&change(&there, 5)).await;
+    site.settle().await;
+    site.same(&there).await;
+    assert!(Site::end(&applier).await.success());
+}

@@ -118,9 +118,6 @@ pub(super) fn statement(scene: &mut Scene, random: &mut Random) -> String {
         n if n < 53 => objects::constraint(scene, random),
         n if n < 61 => objects::index(scene, random),
         n if n < 71 => create_table(scene, random),
-        // One that is put off, and gets another name before its load is told of, is known to nobody
-        // by that name.
-        n if n < 79 && scene.loading => rows(scene, random),
         n if n < 79 => move_table(scene, random),
         n if n < 83 => objects::label(scene, random),
         n if n < 89 => objects::schema(scene, random),
