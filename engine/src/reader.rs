@@ -13,11 +13,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::position::{Epoch, EpochPosition, Lsn, Position};
-use crate::sink::entry::{Content, Entry, EntryOp, Layouts, RawEntry};
+use crate::sink::entry::{Called, Content, Entry, EntryOp, Layouts, RawEntry};
 use crate::sink::id::{Id, Lane};
 use crate::sink::runs::Runs;
 use crate::sink::store::{Backend, Most};
-use points::Called;
 
 pub use error::ReaderError;
 
@@ -55,9 +54,10 @@ pub struct StreamReader<S> {
     open: Option<Lsn>,
     /// An entry of that transaction was handed out.
     delivered: bool,
-    /// The end of a transaction all of which is part of the load, if nothing behind it was
-    /// handed out. Who acknowledges has to hear of it once nothing more comes: it may be what fills
-    /// Redis.
+    /// What says that everything up to here is part of the load, if nothing behind it was
+    /// handed out: the end of a transaction, or a place in one. Who acknowledges has to hear of it
+    /// once nothing more comes: it may be what fills Redis, and keeps the rest of that
+    /// transaction out.
     skipped: Option<Entry>,
     page_bytes: usize,
     /// Rows that share an entry are handed out as one.
@@ -215,8 +215,10 @@ impl<S: Backend> StreamReader<S> {
             }
             let page = self.page(self.lane, self.cursor, MOST_COUNT).await?;
             if page.is_empty() {
-                if let Some(end) = self.skipped.take() {
-                    self.ready.push_back(end);
+                if let Some(passed) = self.skipped.take() {
+                    // Who has heard of a place in a transaction has to hear of its end.
+                    self.delivered |= !passed.last;
+                    self.ready.push_back(passed);
                     continue;
                 }
                 let now = tokio::time::Instant::now();
@@ -342,25 +344,26 @@ impl<S: Backend> StreamReader<S> {
                 (self.delivered, self.skipped) = (true, None);
                 self.ready.push_back(entry);
             }
-            None if last => {
-                let end = Entry {
+            None => {
+                let passed = Entry {
                     position,
                     op: EntryOp::Commit,
                     table: String::new(),
                     generation,
-                    last: true,
+                    last,
                     xid,
                     commit_us,
                     content: Content::Commit,
                     weight: 0,
                 };
-                match self.delivered {
-                    // The end of the transaction must not be skipped with its last row.
-                    true => self.ready.push_back(end),
-                    false => self.skipped = Some(end),
+                // The end of the transaction must not be skipped with its last row.
+                if last && self.delivered {
+                    self.ready.push_back(passed);
+                    self.skipped = None;
+                } else {
+                    self.skipped = Some(passed);
                 }
             }
-            None => {}
         }
         self.open = (!last).then_some(commit_lsn);
         self.delivered &= !last;

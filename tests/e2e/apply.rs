@@ -10,6 +10,7 @@ mod altered;
 mod conflicts;
 mod ends;
 mod indexes;
+mod letters;
 mod life;
 mod loss;
 mod outlive;

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kasho::source::conninfo::Conninfo;
 use kasho::source::snapshot::hold_temporary;
@@ -318,6 +318,51 @@ async fn until_put_off_are_loaded(world: &World) {
         (idle && phase["later"].is_null()).then_some(())
     })
     .await;
+}
+
+/// The pauses before later snapshots, ms, in the order in which the engine tells them.
+fn pauses(log: &str) -> Vec<u64> {
+    let told = log.lines().filter(|line| line.contains("a later snapshot is about to be taken"));
+    let pause =
+        |line: &str| line.split("pause_ms=").nth(1)?.split_whitespace().next()?.parse().ok();
+    told.map(|line| pause(line).expect(line)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_is_lost_again_and_again_is_made_anew_at_growing_intervals() {
+    const TIMES: usize = 6;
+    let slow = "[bootstrap]\nworkers = 1\nrange_mib = 1\nmax_rate = \"200KiB\"\n";
+    let mut world = slow_world(&tables(1, 100_000), slow).await;
+    world.begin_bootstrap().await;
+    let begun = Instant::now();
+    for time in 0..TIMES {
+        eventually("rows of the snapshot to be loaded", async || {
+            let there = "SELECT count(*) FROM pg_stat_activity \
+                         WHERE application_name LIKE 'kasho holder%'";
+            let held = phase(&world).await["holder"].is_string();
+            (held && world.pg.value(there).await != "0").then_some(())
+        })
+        .await;
+        let end = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity \
+                   WHERE application_name LIKE 'kasho holder%' OR application_name = 'kasho load'";
+        world.pg.sql(end).await;
+        eventually("the loss to be seen", async || {
+            (pauses(&world.engine.log()).len() > time).then_some(())
+        })
+        .await;
+    }
+    let pauses = pauses(&world.engine.log());
+    assert!(finished(&world).await.is_empty(), "a table that is finished ends the series");
+    assert_eq!(pauses, [100, 200, 400, 800, 1600, 3200]);
+    // All but the last of them have passed.
+    let least: u64 = pauses[..TIMES - 1].iter().sum();
+    assert!(begun.elapsed() >= Duration::from_millis(least), "they were not kept");
+    world.engine.kill9().await;
+    world.configure("[bootstrap]\nworkers = 1\nrange_mib = 1\n");
+    world.engine.start_again();
+    until_loaded(&world).await;
+    world.bootstrap().await;
+    check(&world, &["public.t1"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

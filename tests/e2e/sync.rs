@@ -322,6 +322,29 @@ async fn a_bootstrap_that_ends_under_the_loader_ends_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_bootstrap_that_ends_while_a_loader_waits_for_its_turn_gets_no_row_behind_its_end() {
+    let world = World::start(50).await;
+    let snapshot = external(&world).await;
+    let file = dump(&world, &snapshot, "dump.sql", &[]).await;
+    // Somebody of whom nobody here can say whether he lives has the turn.
+    let (turn, other) = ("{kasho}:1:load", "pg-bootstrap-sync on another machine");
+    let (seconds, _): (u64, u64) = world.redis.command(&["TIME"]).await;
+    let until = ((seconds + 10) * 1_000).to_string();
+    let _: i64 = world.redis.command(&["HSET", turn, "owner", other, "until", &until]).await;
+    let loader = world.engine.spawn(&sync(&file, &[]));
+    loader.wait_for("another loader had the turn").await;
+    loader.signal("STOP");
+    let _: i64 = world.redis.command(&["HDEL", turn, "owner", "until"]).await;
+    let completed = ask(&world, "CompleteBootstrap", r#"{"force": true}"#).await;
+    assert_eq!(completed["currentState"], "STREAMING", "{completed}");
+    let end = world.entries("bootstrap").await;
+    loader.signal("CONT");
+    loader.wait_for("the bootstrap has ended while the dump was being loaded").await;
+    assert_eq!(loader.wait_exit().await.code(), Some(1));
+    assert_eq!(world.entries("bootstrap").await, end, "rows stand behind the end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn another_file_or_other_options_do_not_go_on_with_a_load() {
     let world = World::start(20_000).await;
     let snapshot = external(&world).await;

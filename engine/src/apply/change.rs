@@ -58,6 +58,14 @@ pub(super) struct Shape {
     pub(super) by: Vec<(usize, bool)>,
 }
 
+impl Shape {
+    /// The row may be found by something else from then on.
+    pub(super) fn moves(&self) -> bool {
+        let by = |place: &usize| self.by.iter().any(|(by, _)| by == place);
+        self.find == Find::Whole || self.set.iter().any(by)
+    }
+}
+
 /// One changed row.
 #[derive(Clone, Debug)]
 pub(super) struct Change {

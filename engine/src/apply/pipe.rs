@@ -82,8 +82,8 @@ pub(super) enum Check {
         /// What another number means; `None` ends the applier.
         odd: Option<Odd>,
     },
-    /// An update that inserts what it does not find: what it inserted was not as it should be.
-    Inverse { table: Arc<super::table::Table> },
+    /// An update that inserts what it does not find, and what it means that it did.
+    Inverse { table: Arc<super::table::Table>, odd: Option<Odd> },
 }
 
 type Answer = Pin<Box<dyn Future<Output = Result<u64, Error>> + Send>>;
@@ -207,10 +207,10 @@ impl Pipe {
     fn weigh(&self, check: &Check, at: EpochPosition, count: u64) -> Result<(), ApplyError> {
         let (verb, table, wanted, odd) = match check {
             Check::Rows { verb, table, wanted, odd } => (verb, table, wanted, odd),
-            Check::Inverse { .. } => {
+            Check::Inverse { odd, .. } => {
                 self.figures.rows(Verb::Update, 1);
-                if count > 0 {
-                    self.figures.odd(Odd::Conflict, Verb::Update, count);
+                if let Some(odd) = odd.filter(|_| count > 0) {
+                    self.figures.odd(odd, Verb::Update, count);
                 }
                 return Ok(());
             }
@@ -305,7 +305,7 @@ fn doing(check: &Check) -> String {
     match check {
         Check::Any => "a statement".to_owned(),
         Check::Fence | Check::Commit => "committing".to_owned(),
-        Check::Inverse { table } => format!("update of {}", table.name),
+        Check::Inverse { table, .. } => format!("update of {}", table.name),
         Check::Rows { verb, table, .. } => format!("{} of {}", verb.name(), table.name),
     }
 }

@@ -108,8 +108,9 @@ fn upsert(table: &Table, shape: &Shape) -> Option<String> {
     ))
 }
 
-/// As [`one`] of an update by a key, and an insert of the whole row if there was none.
-pub(super) fn update_or_insert(table: &Table, shape: &Shape) -> String {
+/// As [`one`] of an update by a key, and an insert of the whole row if there was none. Where rows
+/// may be missing, one that has the new key already was read later than this: it is left.
+pub(super) fn update_or_insert(table: &Table, shape: &Shape, miss: bool) -> String {
     let update = one(table, shape, Otherwise::Nothing);
     let key = shape.by.iter().map(|(place, _)| *place).enumerate();
     let key = key.map(|(n, place)| (shape.set.len() + n, place));
@@ -121,9 +122,21 @@ pub(super) fn update_or_insert(table: &Table, shape: &Shape) -> String {
     let values = values.collect::<Vec<_>>().join(", ");
     let places: Vec<usize> = all.iter().map(|(_, place)| *place).collect();
     let (name, names) = (&table.sql, columns(table, &places));
+    let later = match shape.find {
+        Find::Key(at) if miss => {
+            let key = table.keys[at].columns.iter().zip(&table.keys[at].equal);
+            let one = |(place, equal): (&usize, &String)| {
+                let n = all.iter().find(|(_, at)| at == place).map_or(0, |(n, _)| n + 1);
+                format!("{} {equal} ${n}::{}", column(table, *place), table.columns[*place].cast)
+            };
+            let found = key.map(one).collect::<Vec<_>>().join(" AND ");
+            format!(" AND NOT EXISTS (SELECT FROM {} WHERE {found})", table.only())
+        }
+        _ => String::new(),
+    };
     format!(
         "WITH there AS ({update} RETURNING 1) INSERT INTO {name} ({names}) OVERRIDING SYSTEM VALUE \
-         SELECT {values} WHERE NOT EXISTS (SELECT FROM there)"
+         SELECT {values} WHERE NOT EXISTS (SELECT FROM there){later}"
     )
 }
 

@@ -433,8 +433,8 @@ impl Applier {
         self.note(&table.name);
         self.figures.rows(shape.verb, run.replaced);
         let first = &run.changes[0];
-        let (at, verb) = (first.at, shape.verb);
-        let (otherwise, odd) = match (first.miss, self.config.conflict) {
+        let (at, verb, miss) = (first.at, shape.verb, first.miss);
+        let (otherwise, odd) = match (miss, self.config.conflict) {
             (true, _) => (Otherwise::Upsert, Some(Odd::Expected)),
             (false, Conflict::Halt) => (Otherwise::Nothing, None),
             (false, Conflict::Upsert) => (Otherwise::Upsert, Some(Odd::Conflict)),
@@ -458,7 +458,8 @@ impl Applier {
         }
         let alone = match verb {
             Verb::Insert => otherwise != Otherwise::Nothing,
-            Verb::Update => otherwise == Otherwise::Upsert && !first.miss,
+            // Of a row that was set aside and has another key by now this is all that ever comes.
+            Verb::Update => otherwise == Otherwise::Upsert && (!miss || shape.moves()),
             Verb::Delete => false,
         };
         let width = shape.set.len() + shape.by.len();
@@ -469,13 +470,13 @@ impl Applier {
             let fits = |size: &usize| *size <= left && (1..=PARAMETERS).contains(&(size * width));
             let size = if alone { 1 } else { SIZES.into_iter().find(fits).unwrap_or(1) };
             let sql = match (size, verb) {
-                (1, Verb::Update) if alone && whole => sql::update_or_insert(&table, &shape),
+                (1, Verb::Update) if alone && whole => sql::update_or_insert(&table, &shape, miss),
                 (1, _) => sql::one(&table, &shape, otherwise),
                 _ => sql::many(&table, &shape, size),
             };
             let check = match (verb, alone && whole) {
                 // It counts what it had to insert.
-                (Verb::Update, true) => Check::Inverse { table: Arc::clone(&table) },
+                (Verb::Update, true) => Check::Inverse { table: Arc::clone(&table), odd },
                 _ => check(size),
             };
             let mut params = Vec::with_capacity(size * width);

@@ -205,16 +205,14 @@ impl Renamed {
 }
 
 impl Phase {
-    /// Tables wait for a load at a mark that is not published yet.
-    pub(super) fn puts_off(&self) -> bool {
-        match self {
-            Phase::Waiting(_) => false,
-            Phase::Accumulating(load) => !load.later.is_empty(),
-            Phase::Streaming(streaming) => {
-                let reload = streaming.reload.as_ref();
-                !streaming.later.is_empty() || reload.is_some_and(|r| !r.load.later.is_empty())
-            }
-        }
+    /// Tables that wait for a load at a mark that is not published yet, by published name.
+    pub fn put_off(&self) -> impl Iterator<Item = &String> {
+        let (own, again) = match self {
+            Phase::Waiting(_) => (&[][..], None),
+            Phase::Accumulating(load) => (&load.later[..], None),
+            Phase::Streaming(streaming) => (&streaming.later[..], streaming.reload.as_ref()),
+        };
+        own.iter().chain(again.into_iter().flat_map(|reload| &reload.load.later))
     }
 }
 

@@ -43,7 +43,7 @@ struct Out<'a> {
 #[must_use]
 pub fn store(phase: &Phase) -> String {
     // A phase holds nothing that JSON cannot: no map with keys other than strings, no NaN.
-    let version = if phase.puts_off() { VERSION } else { PLAIN };
+    let version = if phase.put_off().next().is_some() { VERSION } else { PLAIN };
     serde_json::to_string(&Out { version, phase }).unwrap_or_default()
 }
 

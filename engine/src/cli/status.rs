@@ -86,9 +86,7 @@ fn text(status: &StatusResponse, colours: bool) -> String {
     if status.load.as_ref().is_some_and(|load| load.mode == "again") {
         line("load", load(status));
     }
-    for table in &status.not_loaded {
-        line("NOT LOADED", format!("{table} joined later: `kasho bootstrap --table {table}`"));
-    }
+    not_loaded(status).into_iter().for_each(|told| line("NOT LOADED", told));
     line("durability", status.durability.clone());
     line("generation", super::generations::told(status));
     for plugin in &status.plugins {
@@ -113,6 +111,19 @@ fn text(status: &StatusResponse, colours: bool) -> String {
     line("clients", status.connected_clients.to_string());
     line("up", format!("{} s, version {}", status.uptime_seconds, status.version));
     out
+}
+
+/// What to do about each table that lacks rows, if there is anything to do.
+fn not_loaded(status: &StatusResponse) -> Vec<String> {
+    let tables = status.not_loaded.iter();
+    let told = tables.map(|table| match status.by_itself.iter().find(|own| own.table == *table) {
+        Some(own) => format!("{table} comes by itself: {}", own.why),
+        None => format!(
+            "{table} joined later, or has values that the stream did not bring: `kasho bootstrap \
+             --table {table}`"
+        ),
+    });
+    told.collect()
 }
 
 /// What became of rows in error, if there were any.
@@ -189,7 +200,7 @@ pub(super) fn bytes(n: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::proto::kasho::LoadProgress;
+    use crate::control::proto::kasho::{ByItself, LoadProgress};
 
     #[test]
     fn what_a_person_reads() {
@@ -228,6 +239,8 @@ mod tests {
             allow_unmasked: vec!["mask: on_error = \"pass\"".into()],
             dead_letters: 2,
             plugins: vec![plugin],
+            not_loaded: vec!["public.off".into(), "public.joined".into()],
+            by_itself: vec![ByItself { table: "public.off".into(), why: "it was altered".into() }],
             ..StatusResponse::default()
         };
         let told = self::text(&trouble, true);
@@ -235,9 +248,12 @@ mod tests {
             "\x1b[31mmask: on_error = \"pass\"\x1b[0m",
             "\x1b[31m2 rows set aside: `kasho dead list`\x1b[0m",
             "3 rows in error (1 dropped, 2 set aside)",
+            "NOT LOADED     public.off comes by itself: it was altered\n",
+            "the stream did not bring: `kasho bootstrap --table public.joined`\n",
         ] {
             assert!(told.contains(part), "{told}");
         }
+        assert!(!told.contains("--table public.off"), "nobody has to do anything: {told}");
         let json = serde_json::to_value(&status).unwrap();
         assert_eq!((&json["state"], &json["load"]["rows"]), (&"ACCUMULATING".into(), &10.into()));
     }

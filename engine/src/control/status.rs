@@ -97,8 +97,10 @@ pub struct Status {
     pub warnings: Vec<String>,
     /// Columns that pass unmasked by name.
     pub allow_unmasked: Vec<String>,
-    /// Published tables whose earlier rows were never loaded.
+    /// Published tables whose earlier rows were never loaded, or are other ones by now.
     pub not_loaded: Vec<String>,
+    /// Those of them that the engine loads by itself, with the reason.
+    pub by_itself: Vec<(String, String)>,
     /// Rows that were set aside.
     pub dead_letters: u64,
 }
@@ -299,6 +301,7 @@ impl Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             allow_unmasked: self.allow_unmasked.clone(),
             not_loaded: self.not_loaded.clone(),
+            by_itself: self.by_itself.iter().cloned().map(to_proto).collect(),
             max_retained_wal_bytes: self.max_retained_wal,
             safe_wal_bytes: self.safe_wal_bytes,
             lag_ms: u64::try_from(self.lag.as_millis()).unwrap_or(u64::MAX),
@@ -311,6 +314,10 @@ impl Status {
             candidate: self.candidate.as_ref().map(CandidateStatus::to_proto),
         }
     }
+}
+
+fn to_proto((table, why): (String, String)) -> proto::ByItself {
+    proto::ByItself { table, why }
 }
 
 impl LoadFigures {

@@ -242,9 +242,10 @@ impl Delivery {
 const LATE: &str = "the stream has not come that far within a minute: the letter stays if the row \
                     is not published yet (see `kasho status`, and try again)";
 const GONE: &str = "the source has no row with this key any more, and the letter is closed. Most \
-                    likely it was deleted; if its key was changed just now, that change has found \
-                    no row to change in the targets: `kasho verify` names what is missing there, \
-                    and `kasho bootstrap --table` loads the table again";
+                    likely it was deleted; if its key was changed, that change has brought it to the \
+                    targets, but not if values that are kept out of line were not sent with it: \
+                    `kasho verify` names what is missing there, and `kasho bootstrap --table` loads \
+                    the table again";
 const NOT_TRIED: &str = "not tried, for the stream did not come as far as the one before";
 const UNDER_WAY: &str = "it is being delivered already: another `kasho dead retry` goes on, also if \
                          whoever called it has hung up";
@@ -317,8 +318,9 @@ fn steps(id: &str, letter: &StoredLetter, row: &RowKey) -> Vec<Again> {
     let added = [Op::Insert.name(), Op::Read.name()].contains(&letter.op.as_str());
     let op = if added { Op::Insert } else { Op::Update };
     match (row.new.clone(), row.old.clone()) {
+        // Targets have it under neither key then: the change of the key never came.
         (Some(new), Some(old)) => {
-            vec![again(old, Op::Insert, true, false), again(new, op, false, true)]
+            vec![again(old, Op::Insert, true, false), again(new, Op::Insert, false, true)]
         }
         (Some(new), None) => vec![again(new, op, false, true)],
         (None, Some(old)) => vec![again(old, Op::Insert, true, true)],

@@ -2,8 +2,9 @@
 //!
 //! What can go wrong: the catalog shows the names of now, and the stream lags behind it. A table
 //! that has got another name a moment ago would count as one that nobody has loaded, and be
-//! loaded again whole. So names count only once the stream has come to where they were looked at,
-//! and what it tells of later renames is done to them.
+//! loaded again whole. So names settle only once the stream has come to where they were looked
+//! at, and what it tells of later renames is done to them. Who only asks is told of the latest
+//! look, for a stream that stands still would hide what has joined since.
 
 use crate::bootstrap::Renamed;
 use crate::position::Lsn;
@@ -18,52 +19,67 @@ pub(super) struct Look {
     pub(super) to: Lsn,
 }
 
-/// The names that count, and those that will.
+/// The names that have settled, and those that will.
 #[derive(Debug, Default)]
 pub(super) struct Published {
-    current: Look,
+    settled: Look,
     /// The stream has not come there yet.
     next: Option<Look>,
+    latest: Look,
+    /// Renames behind the latest look: another one may have been taken before them, and come late.
+    recent: Vec<Renamed>,
 }
 
 impl Published {
     /// The latest look is this one, and the stream has come to `told`.
     pub(super) fn saw(&mut self, look: &Look, told: Lsn) {
-        // One that waits is not replaced: where the stream lags for long, none would ever count.
-        if self.next.is_none() && look.to != self.current.to {
-            self.next = Some(look.clone());
+        if look.to != self.latest.to {
+            self.latest = look.clone();
+            self.latest.follow(&self.recent, true);
+            // One that waits is not replaced: where the stream lags for long, none would ever
+            // settle.
+            let next = self.next.get_or_insert_with(|| look.clone());
+            if *next == *look {
+                next.follow(&self.recent, false);
+            }
+            self.recent.retain(|renamed| renamed.at.0 >= look.from.0);
         }
         if let Some(next) = self.next.take_if(|next| next.to <= told) {
-            self.current = next;
+            self.settled = next;
         }
     }
 
     /// The stream tells of other names.
     pub(super) fn renamed(&mut self, renamed: &[Renamed]) {
-        for look in self.next.iter_mut().chain([&mut self.current]) {
-            for renamed in renamed {
-                let at = Lsn(renamed.at.0);
-                if at >= look.to {
-                    look.rename(renamed);
-                } else if at >= look.from {
-                    // Nobody knows which came first.
-                    look.names.clear();
-                }
-            }
+        for look in self.next.iter_mut().chain([&mut self.settled]) {
+            look.follow(renamed, false);
         }
+        self.latest.follow(renamed, true);
+        self.recent.extend_from_slice(renamed);
     }
 
-    /// The names that count.
-    pub(super) fn names(&self) -> &[String] {
-        &self.current.names
+    /// The names that have settled.
+    pub(super) fn settled(&self) -> &[String] {
+        &self.settled.names
+    }
+
+    /// The names as last seen.
+    pub(super) fn latest(&self) -> &[String] {
+        &self.latest.names
     }
 }
 
 impl Look {
-    fn rename(&mut self, renamed: &Renamed) {
-        for name in &mut self.names {
-            if let Some(moved) = renamed.moved(name) {
-                *name = moved;
+    /// Where nobody knows which came first, it shows nothing, or what it happened to show.
+    fn follow(&mut self, renamed: &[Renamed], anyhow: bool) {
+        for renamed in renamed {
+            let at = Lsn(renamed.at.0);
+            if at >= self.to {
+                for name in &mut self.names {
+                    *name = renamed.moved(name).unwrap_or_else(|| std::mem::take(name));
+                }
+            } else if at >= self.from && !anyhow {
+                self.names.clear();
             }
         }
     }
@@ -83,21 +99,25 @@ mod tests {
     }
 
     #[test]
-    fn names_count_once_the_stream_has_come_there() {
+    fn names_settle_once_the_stream_has_come_there() {
         let mut published = Published::default();
         published.saw(&look(&["a.t"], 90, 100), Lsn(99));
-        assert!(published.names().is_empty());
+        assert!(published.settled().is_empty());
         // It lags, and is looked at again and again.
+        assert_eq!(published.latest(), ["a.t"]);
         published.saw(&look(&["a.u"], 190, 200), Lsn(100));
-        assert_eq!(published.names(), ["a.t"]);
+        assert_eq!(published.settled(), ["a.t"]);
         published.saw(&look(&["a.u"], 190, 200), Lsn(150));
-        assert_eq!(published.names(), ["a.t"]);
+        assert_eq!(published.settled(), ["a.t"]);
         published.saw(&look(&["a.u"], 190, 200), Lsn(200));
-        assert_eq!(published.names(), ["a.u"]);
+        assert_eq!(published.settled(), ["a.u"]);
         // The same one again is no news.
         published.renamed(&[renamed(300, "a.u", "a.v")]);
         published.saw(&look(&["a.u"], 190, 200), Lsn(301));
-        assert_eq!(published.names(), ["a.v"]);
+        assert_eq!(
+            (published.settled(), published.latest()),
+            (&["a.v".into()][..], &["a.v".into()][..])
+        );
     }
 
     #[test]
@@ -113,9 +133,19 @@ mod tests {
             published.saw(&look(&["a.t", "a.u"], from, to), Lsn(100));
             published.renamed(&swap);
             published.saw(&look(&[], from, to), Lsn(200));
-            published.names().to_vec()
+            published.settled().to_vec()
         };
-        assert_eq!(after(90, 100), ["b.w", "a.t"], "it counted when they were told");
+        assert_eq!(after(90, 100), ["b.w", "a.t"], "it had settled when they were told");
+        // A look that comes late.
+        let late = |from, to| {
+            let mut published = Published::default();
+            published.renamed(&swap);
+            published.saw(&look(&["a.t", "a.u"], from, to), Lsn(200));
+            (published.settled().to_vec(), published.latest().to_vec())
+        };
+        assert_eq!(late(90, 100).0, ["b.w", "a.t"]);
+        assert_eq!(late(160, 170).0, ["a.t", "a.u"]);
+        assert!(late(140, 151).0.is_empty());
         assert_eq!(after(100, 110), ["b.w", "a.t"]);
         assert_eq!(after(160, 170), ["a.t", "a.u"]);
         assert!(after(140, 151).is_empty(), "it cannot be said");

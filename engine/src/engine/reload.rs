@@ -94,6 +94,7 @@ impl Engine {
         };
         let (world, poke) = (Arc::clone(&self.world), self.reload.poker());
         let pause = self.reholding.next();
+        tracing::info!(pause_ms = pause.as_millis(), "a later snapshot is about to be taken");
         self.load_by(Running::spawn(move |stop| async move {
             if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 return;

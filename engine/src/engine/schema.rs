@@ -118,7 +118,7 @@ impl Engine {
         let wanted = self.world.config.bootstrap.missing_rows == MissingRows::Load;
         match &self.phase {
             Phase::Streaming(Streaming { reload: None, later, .. }) if self.stream_open => {
-                let mut tables = self.not_loaded();
+                let mut tables = self.not_loaded_of(self.published.settled());
                 tables.retain(|table| wanted || later.contains(table));
                 tables
             }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use super::{Engine, Observed};
-use crate::bootstrap::{LoadMode, Phase};
+use crate::bootstrap::{LoadMode, MissingRows, Phase};
 use crate::control::{
     CandidateStatus, ConsumerStatus, LaneFigures, LoadFigures, PluginStatus, Status,
 };
@@ -38,6 +38,7 @@ impl Engine {
         let key = |lane| epoch.map(|e| Keys::new(&config.redis.prefix).stream(e, lane));
         let retained = slot.map_or(0, |slot| slot.retained_bytes);
         let warnings = self.warnings([&sink, &load_sink], &report, retained);
+        let not_loaded = self.not_loaded();
         let usage = &self.observed.usage;
         let unmasked = report.plugins.iter().flat_map(|plugin| {
             plugin.unmasked.iter().map(|policy| format!("{}: {policy} = \"pass\"", plugin.binding))
@@ -91,7 +92,8 @@ impl Engine {
             bootstrap_key: key(Lane::Bootstrap).unwrap_or_default(),
             warnings,
             allow_unmasked: unmasked.collect(),
-            not_loaded: self.not_loaded(),
+            by_itself: by_itself(&self.phase, config.bootstrap.missing_rows, &not_loaded),
+            not_loaded,
             dead_letters: self.observed.dead_letters,
         }
     }
@@ -143,21 +145,22 @@ impl Engine {
     /// Published tables whose rows of before they joined nobody has loaded, or whose rows have
     /// changed past the stream since.
     pub(super) fn not_loaded(&self) -> Vec<String> {
+        self.not_loaded_of(self.published.latest())
+    }
+
+    /// Those among these.
+    pub(super) fn not_loaded_of(&self, published: &[String]) -> Vec<String> {
         let Some(loaded) = self.phase.loaded_tables() else { return Vec::new() };
-        let published = self.published.names().iter();
-        let later = match &self.phase {
-            Phase::Waiting(_) => &[][..],
-            Phase::Accumulating(load) => &load.later,
-            Phase::Streaming(streaming) => &streaming.later,
-        };
         let stale = match &self.phase {
             Phase::Streaming(streaming) => streaming.stale.as_slice(),
             Phase::Waiting(_) | Phase::Accumulating(_) => &[],
         };
         let missing = |table: &&String| {
-            !loaded.contains(table) || stale.contains(table) || later.contains(table)
+            !loaded.contains(table)
+                || stale.contains(table)
+                || self.phase.put_off().any(|other| other == *table)
         };
-        published.filter(missing).cloned().collect()
+        published.iter().filter(missing).cloned().collect()
     }
 
     /// Of a load that another program writes: rows are entries, bytes those of its file.
@@ -209,6 +212,30 @@ impl Engine {
         }
     }
 }
+
+/// Of tables that are not loaded, those that nobody has to ask for, each with the reason.
+fn by_itself(phase: &Phase, rows: MissingRows, not_loaded: &[String]) -> Vec<(String, String)> {
+    let reload = match phase {
+        Phase::Streaming(streaming) => streaming.reload.as_deref(),
+        Phase::Waiting(_) | Phase::Accumulating(_) => None,
+    };
+    let loading = |table: &String| {
+        reload.is_some_and(|r| r.tables.contains(table) && !r.load.later.contains(table))
+    };
+    let why = |table: &String| match rows {
+        _ if loading(table) => Some("it is being loaded now".to_owned()),
+        _ if phase.put_off().any(|other| other == table) => Some(format!(
+            "it was made, altered, renamed or dropped after a load of it was planned, and its rows \
+             would not have fitted what targets had then. They come behind that change, {WHEN}"
+        )),
+        MissingRows::Load => Some(format!("bootstrap.missing_rows = \"load\", {WHEN}")),
+        MissingRows::Report => None,
+    };
+    not_loaded.iter().filter_map(|table| Some((table.clone(), why(table)?))).collect()
+}
+
+/// When a load of single tables can begin.
+const WHEN: &str = "once changes stream and no other load is under way";
 
 fn plugins(report: &Report, generation: &Generation) -> Vec<PluginStatus> {
     let figures = generation.figures();
@@ -270,5 +297,46 @@ fn durability(durability: Durability) -> String {
         Durability::Reply => "reply".to_owned(),
         Durability::Aof => "aof".to_owned(),
         Durability::Replicas(n) => format!("replicas={n}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bootstrap;
+
+    #[test]
+    fn what_is_put_off_or_wanted_comes_by_itself() {
+        let mut stored = serde_json::json!({
+            "version": 1, "state": "STREAMING", "epoch": 1, "slot": "s", "start_lsn": "0/10",
+            "load_points": {}, "rows": 1, "accumulated_changes": 0, "incomplete": false,
+            "tables": ["public.t"],
+        });
+        let phase = |stored: &serde_json::Value| bootstrap::load(&stored.to_string()).unwrap();
+        let missing = ["public.joined".to_owned(), "public.off".to_owned()];
+        let told = |phase: &Phase, rows| {
+            let told = by_itself(phase, rows, &missing);
+            told.into_iter().map(|(table, why)| format!("{table}: {why}")).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&phase(&stored), MissingRows::Report), Vec::<String>::new());
+        let wanted = told(&phase(&stored), MissingRows::Load);
+        assert!(wanted.len() == 2 && wanted[0].contains("missing_rows"), "{wanted:?}");
+        stored["later"] = serde_json::json!(["public.off"]);
+        let put_off = told(&phase(&stored), MissingRows::Report);
+        assert!(put_off.len() == 1 && put_off[0].starts_with("public.off: it was made, altered"));
+        let both = told(&phase(&stored), MissingRows::Load);
+        assert!(both[0].contains("missing_rows") && both[1].contains("altered"), "{both:?}");
+        // A load of both is under way, and one of them was altered once more.
+        stored["reload"] = serde_json::json!({
+            "tables": missing, "nonce": "n", "section": 2, "mark": "0/20",
+            "load": {
+                "epoch": 1, "slot": "s", "start_lsn": "0/10", "mode": "direct", "snapshots": [],
+                "holder": null, "range_blocks": 1, "tables": [], "loaded": false,
+                "later": ["public.off"],
+            },
+        });
+        let loading = told(&phase(&stored), MissingRows::Report);
+        assert_eq!(loading[0], "public.joined: it is being loaded now");
+        assert!(loading[1].contains("altered"), "{loading:?}");
     }
 }

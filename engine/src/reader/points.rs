@@ -7,11 +7,8 @@
 use std::collections::BTreeMap;
 
 use crate::position::Lsn;
-use crate::sink::entry::{Content, Entry};
+use crate::sink::entry::{Called, Content, Entry};
 use crate::sink::id::Id;
-
-/// Names that tables have from there on only (commit LSN and ordinal).
-pub(super) type Called = BTreeMap<String, (u64, u64)>;
 
 /// The points as a reader knows them that has come to `cursor`. What it has not seen renamed is
 /// called as before, and the new name may be another table's.

@@ -380,6 +380,32 @@ async fn how_far_is_told_although_all_of_it_is_skipped() {
     assert_eq!(all(&mut world.reader("0/400").await).await.unwrap(), [""; 0]);
 }
 
+/// It may be larger than Redis's budget: then its rest comes once that is acknowledged.
+#[tokio::test(start_paused = true)]
+async fn how_far_is_told_inside_of_a_transaction_that_is_skipped() {
+    let mut world = world().await;
+    world.loaded(1).await;
+    world.finish(&[("public.ledger", 0x400)]).await;
+    let part = |rows: &[(u64, bool)], first, ends| {
+        vec![Part { lsn: 0x200, rows: rows.to_vec(), first, ends }]
+    };
+    world.publish(&part(&[(1, true), (2, true)], true, false)).await;
+    let mut reader = world.reader("0/1").await;
+    // The newest row is held back until it is known whether it is the last.
+    assert_eq!(all(&mut reader).await.unwrap(), ["0/200:1commit"]);
+    assert_eq!(all(&mut reader).await.unwrap(), [""; 0], "once");
+    assert!(reader.is_inside());
+    world.publish(&part(&[(3, true)], false, false)).await;
+    assert_eq!(all(&mut reader).await.unwrap(), ["0/200:2commit"]);
+    world.publish(&part(&[(4, true), (5, true)], false, true)).await;
+    world.publish(&[Part::whole(0x300, 1), Part::whole(0x400, 1)]).await;
+    // Whoever has heard of its middle hears of its end, and the others need neither.
+    assert_eq!(all(&mut reader).await.unwrap(), ["0/200:5commit!", "0/400:1!"]);
+    let rest = ["0/200:5commit!", "0/400:1!"];
+    assert_eq!(all(&mut world.reader("0/200:2").await).await.unwrap(), rest);
+    assert_eq!(all(&mut world.reader("0/1").await).await.unwrap(), ["0/400:1!"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_waits_for_the_end_of_a_load_looks_now_and_then() {
     use std::sync::Arc;

@@ -27,6 +27,9 @@ pub use rows::{Lines, ROWS, Rows, Value, size, together};
 mod decode;
 mod rows;
 
+/// Names of load points that tables have from there on only (commit LSN and ordinal).
+pub type Called = BTreeMap<String, (u64, u64)>;
+
 /// Why a row could not be written. Names the column, never the value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
@@ -102,12 +105,11 @@ impl Encoding {
 
     /// Appends the map of the entry that ends the load, or that of single tables: then
     /// `after` is their mark, where the changes go on. With `whole`, a table of which no row
-    /// came is empty. `called` are names of load points that tables have from there on only
-    /// (commit LSN and ordinal).
+    /// came is empty.
     pub fn end(
         self,
         start_lsn: &str,
-        (load_points, called): (&BTreeMap<String, String>, &BTreeMap<String, (u64, u64)>),
+        (load_points, called): (&BTreeMap<String, String>, &Called),
         (after, whole): (Option<&str>, bool),
         out: &mut Vec<u8>,
     ) {
@@ -116,7 +118,7 @@ impl Encoding {
             start_lsn: &'a str,
             load_points: &'a BTreeMap<String, String>,
             #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-            called: &'a BTreeMap<String, (u64, u64)>,
+            called: &'a Called,
             #[serde(skip_serializing_if = "Option::is_none")]
             after: Option<&'a str>,
             #[serde(skip_serializing_if = "std::ops::Not::not")]

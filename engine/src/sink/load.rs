@@ -12,7 +12,7 @@ use tokio::time::Duration;
 
 use super::budget::Budgeter;
 use super::dead;
-use super::entry;
+use super::entry::{self, Called};
 use super::error::SinkError;
 use super::id::{Id, Lane};
 use super::publisher::open::{WriterToken, check_server};
@@ -40,7 +40,7 @@ pub struct End<'a> {
     /// Tables whose load point differs from it.
     pub load_points: &'a BTreeMap<String, Lsn>,
     /// Names among these that tables have from there on only (commit LSN and ordinal).
-    pub called: &'a BTreeMap<String, (u64, u64)>,
+    pub called: &'a Called,
     /// Of single tables: their mark.
     pub after: Option<Lsn>,
     /// Whatever there was is loaded.

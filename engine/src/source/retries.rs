@@ -14,7 +14,9 @@
 //! source, and from T on the target's row is the source's. If the engine ends before the
 //! row is published, the message is nobody's any more, and the letter is still there; it is
 //! closed in the very step that publishes its row. Of a row that is gone at T, nothing is
-//! published but where the change that failed was what took it away.
+//! published but where the change that failed was what took it away. It may have another key by
+//! then, which nobody knows: the change of the key stands in the stream, and has the whole new row
+//! but for unchanged out-of-line values; who applies it inserts that row where it finds none.
 //!
 //! Whoever gave up waiting has said that the letter stays, and somebody else may deliver it:
 //! so a row is published only if it is still waited for when it was found, and a letter

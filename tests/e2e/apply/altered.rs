@@ -125,6 +125,22 @@ async fn columns(server: &Postgres, table: &str) -> String {
     server.value(&query).await
 }
 
+/// Waits until this table is put off: an operator is told why, and of nothing to type.
+async fn told_that_it_comes_by_itself(site: &Site, table: &str) {
+    let status = eventually("the table to be put off", async || {
+        let status = site.world.try_status().await?;
+        let own = status["by_itself"].as_array()?.iter().any(|own| own["table"] == table);
+        own.then_some(status)
+    })
+    .await;
+    assert!(status["not_loaded"].as_array().is_some_and(|all| all.contains(&table.into())));
+    let told = site.world.engine.run(&["status"]).await.success().stdout;
+    let line =
+        told.lines().find(|line| line.contains(&format!("NOT LOADED     {table} "))).expect(&told);
+    assert!(line.contains("comes by itself: it was made, altered"), "{line}");
+    assert!(!line.contains("--table"), "{line}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_altered_while_a_load_is_interrupted_end_up_as_they_are_at_the_source() {
     let mut site = Site::start(&schema(), &rows_of_each(), "", SLOW).await;
@@ -164,6 +180,7 @@ async fn tables_altered_while_a_load_is_interrupted_end_up_as_they_are_at_the_so
     site.world.configure(&format!("{}{FAST}", Site::section(&site.target.url(), "")));
     site.world.engine.start_again();
     site.world.until_state("ACCUMULATING").await;
+    told_that_it_comes_by_itself(&site, "public.typed").await;
     site.world.bootstrap().await;
     site.pg().sql(&change(&there, 4)).await;
     until_all_is_loaded(&site).await;

@@ -366,6 +366,38 @@ async fn a_transaction_larger_than_redis_is_committed_in_parts_and_said_so() {
     assert!(Site::end(&applier).await.success());
 }
 
+/// Its rows are in those of a later snapshot, and there is no room for its end before somebody
+/// has acknowledged its beginning.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_larger_than_redis_that_is_part_of_the_load_is_passed() {
+    let more = "[redis.budget]\nchanges = \"1MiB\"\n";
+    let site = Site::start(LEDGER, "", "", "").await.again("", more).await;
+    site.configure(&site.target.url(), "");
+    site.world.until_state("WAITING").await;
+    let finished = async || {
+        let status = site.world.try_status().await?;
+        (status["load"]["finished"] == true).then_some(status)
+    };
+    site.world.begin_bootstrap().await;
+    eventually("the load to finish", finished).await;
+    site.pg()
+        .sql("INSERT INTO ledger SELECT n, n, repeat(md5(n::text), 20) FROM generate_series(1, 20000) n")
+        .await;
+    eventually("the stream to wait for room", async || {
+        let status = site.world.try_status().await?;
+        status["paused"].as_str()?.contains("the changes stream takes").then_some(())
+    })
+    .await;
+    site.world.engine.run(&["bootstrap", "--table", "ledger"]).await.success();
+    let status = eventually("the load to finish", finished).await;
+    assert!(status["load"]["rows"].as_u64() >= Some(20_000), "{status}");
+    site.world.bootstrap().await;
+    let applier = site.applier();
+    site.settle().await;
+    site.same(&["ledger"]).await;
+    assert!(Site::end(&applier).await.success());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn it_ends_where_it_was_told_to() {
     let site = Site::start(LEDGER, ROWS, "", "").await;

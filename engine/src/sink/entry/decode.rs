@@ -16,6 +16,7 @@ use kasho_plugin_sdk::Op;
 use serde::Deserialize;
 use serde::de::{Deserializer, Visitor};
 
+use super::Called;
 use super::rows::Rows;
 use crate::batch::DdlDetail;
 use crate::position::{Lsn, Position};
@@ -265,7 +266,7 @@ pub enum Content {
         /// Tables that were loaded later than there.
         load_points: BTreeMap<String, Lsn>,
         /// Names among these that tables have from there on only (commit LSN and ordinal).
-        called: BTreeMap<String, (u64, u64)>,
+        called: Called,
         /// Of single tables: the mark after which the changes go on.
         after: Option<Lsn>,
         /// Whatever there was is loaded: a table of which no row came is empty.
@@ -340,7 +341,7 @@ struct Data<'a> {
     load_lsn: String,
     start_lsn: String,
     load_points: BTreeMap<String, String>,
-    called: BTreeMap<String, (u64, u64)>,
+    called: Called,
     after: Option<String>,
     whole: bool,
     section: u64,
