@@ -286,7 +286,7 @@ async fn functions_that_somebody_made_in_advance_are_not_taken_for_ours() {
     )
     .await;
     site.kasho(&["setup", "--apply"]).await;
-    let seen = "SELECT evtenabled || evttags::text FROM pg_event_trigger \
+    let seen = "SELECT concat(evtenabled, evttags) FROM pg_event_trigger \
                 WHERE evtname = 'kasho_ddl_start'";
     let expected = "A{\"ALTER SCHEMA\",\"ALTER TABLE\",\"ALTER INDEX\"}";
     assert_eq!(pg.value(seen).await, expected);

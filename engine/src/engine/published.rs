@@ -33,17 +33,23 @@ pub(super) struct Published {
 impl Published {
     /// The latest look is this one, and the stream has come to `told`.
     pub(super) fn saw(&mut self, look: &Look, told: Lsn) {
+        self.settle(told);
         if look.to != self.latest.to {
             self.latest = look.clone();
             self.latest.follow(&self.recent, true);
             // One that waits is not replaced: where the stream lags for long, none would ever
             // settle.
-            let next = self.next.get_or_insert_with(|| look.clone());
-            if *next == *look {
+            if self.next.is_none() {
+                let mut next = look.clone();
                 next.follow(&self.recent, false);
+                self.next = Some(next);
             }
             self.recent.retain(|renamed| renamed.at.0 >= look.from.0);
+            self.settle(told);
         }
+    }
+
+    fn settle(&mut self, told: Lsn) {
         if let Some(next) = self.next.take_if(|next| next.to <= told) {
             self.settled = next;
         }
