@@ -10,6 +10,7 @@ use kasho_plugin_sdk::event::quote_identifier;
 
 use super::Engine;
 use super::reload::Named;
+use super::status::not_loaded;
 use crate::batch::{Batch, DdlDetail, DdlObject, Detail};
 use crate::bootstrap::{Command, MissingRows, Phase, Refusal, Renamed, Streaming};
 use crate::position::Position;
@@ -118,7 +119,7 @@ impl Engine {
         let wanted = self.world.config.bootstrap.missing_rows == MissingRows::Load;
         match &self.phase {
             Phase::Streaming(Streaming { reload: None, later, .. }) if self.stream_open => {
-                let mut tables = self.not_loaded_of(self.published.settled());
+                let mut tables = not_loaded(&self.phase, Some(self.published.settled()));
                 tables.retain(|table| wanted || later.contains(table));
                 tables
             }
