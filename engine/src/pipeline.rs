@@ -185,8 +185,9 @@ impl<S: Source, C: Chains, K: Sink> Pipeline<S, C, K> {
             let received = tokio::select! {
                 biased;
                 () = stop.cancelled() => {
-                    self.finish().await?;
-                    return Ok(Ended::Stopped);
+                    let finished = self.finish().await;
+                    self.source.close().await;
+                    return finished.map(|()| Ended::Stopped);
                 }
                 received = self.source.next() => Some(received.map_err(Error::Source)?),
                 () = sleep_until(due) => None,

@@ -55,4 +55,13 @@ pub trait Source: Send {
 
     /// Tells the server that it need not keep its log up to here.
     fn acknowledge(&mut self, durable: Durable);
+
+    /// Ends in good order: waits, not for long, until the server has heard of what was
+    /// acknowledged last. A source that is dropped instead may not tell it any more.
+    fn close(self) -> impl Future<Output = ()> + Send
+    where
+        Self: Sized,
+    {
+        async move { drop(self) }
+    }
 }

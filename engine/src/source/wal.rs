@@ -48,7 +48,7 @@ use again::Rereader;
 use queue::{End, Item, Shared};
 use reader::Reader;
 use relation::Relations;
-use stream::{StreamOptions, Task};
+use stream::{FAREWELL, StreamOptions, Task};
 
 /// `application_name` of the stream's sessions, as `pg_stat_activity` shows it.
 const APP_NAME: &str = "kasho";
@@ -63,6 +63,7 @@ pub struct WalSource {
     idle_said: Lsn,
     ended: bool,
     closed: bool,
+    task: tokio::task::JoinHandle<()>,
     heartbeat: tokio::task::JoinHandle<()>,
 }
 
@@ -109,7 +110,8 @@ impl WalSource {
         let shared = Arc::new(Shared::default());
         shared.acknowledge(from);
         let ReplSession { stream, buf, .. } = session;
-        tokio::spawn(Task::new(stream, buf, Arc::clone(&shared), behaviour).run());
+        let task = Task::new(stream, buf, Arc::clone(&shared), behaviour);
+        let task = tokio::spawn(task.run());
         let heartbeat = heartbeat::beat(info.clone(), options.heartbeat, Arc::clone(&shared));
         let heartbeat = tokio::spawn(heartbeat);
         let rereader = Rereader::new(info.clone(), options.publications.clone());
@@ -124,6 +126,7 @@ impl WalSource {
             idle_said: from,
             ended: false,
             closed: false,
+            task,
             heartbeat,
         })
     }
@@ -200,6 +203,12 @@ impl Source for WalSource {
 
     fn acknowledge(&mut self, durable: Durable) {
         self.shared.acknowledge(durable.lsn());
+    }
+
+    async fn close(mut self) {
+        self.shared.leave();
+        // It was told to go, and if it hangs in a write it is not worth waiting for.
+        let _ = tokio::time::timeout(2 * FAREWELL, &mut self.task).await;
     }
 }
 

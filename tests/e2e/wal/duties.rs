@@ -3,11 +3,23 @@
 use std::time::Duration;
 
 use kasho::position::Lsn;
-use kasho::source::wal::Options;
+use kasho::source::wal::{Options, WalSource};
 use kasho::source::{Received, Source};
+use tokio::runtime::Builder;
 
 use super::{consume, next, open, open_with, options, prepare, rows};
 use crate::harness::{PATIENCE, Postgres, eventually};
+
+/// Where the next transaction ends.
+async fn end_of_next(source: &mut WalSource) -> Lsn {
+    loop {
+        if let Received::Batch(batch) = next(source).await.unwrap()
+            && let Some(end) = batch.pieces.last().and_then(|piece| piece.end_lsn)
+        {
+            return end;
+        }
+    }
+}
 
 async fn confirmed_reaches(server: &Postgres, lsn: &str) {
     let query = format!(
@@ -93,13 +105,7 @@ async fn a_fast_shutdown_is_not_held_up_by_what_is_not_acknowledged() {
     let mut source = open_with(&server, &impatient).await;
     let figures = source.figures();
     server.sql("INSERT INTO t VALUES (1)").await;
-    let first = loop {
-        if let Received::Batch(batch) = next(&mut source).await.unwrap()
-            && let Some(end) = batch.pieces.last().and_then(|piece| piece.end_lsn)
-        {
-            break end;
-        }
-    };
+    let first = end_of_next(&mut source).await;
     // Something is durable, and nothing after it ever will be.
     source.acknowledge(super::durable(first));
     server.sql("INSERT INTO t SELECT generate_series(2, 1000)").await;
@@ -150,4 +156,27 @@ async fn a_dropped_source_frees_its_slot() {
     drop(open(&server).await);
     let query = "SELECT active FROM pg_replication_slots";
     eventually("a free slot", async || (server.value(query).await == "f").then_some(())).await;
+}
+
+/// As an engine does that ends: nothing of its process goes on behind that.
+#[test]
+fn a_closed_source_has_told_what_is_durable_and_freed_its_slot() {
+    let runtime = || Builder::new_current_thread().enable_all().build().unwrap();
+    let lasting = runtime();
+    let server = lasting.block_on(Postgres::start());
+    lasting.block_on(prepare(&server, "CREATE TABLE t (id int PRIMARY KEY)"));
+    for n in 0..3 {
+        lasting.block_on(server.sql(&format!("INSERT INTO t VALUES ({n})")));
+        let end = runtime().block_on(async {
+            let mut source = open(&server).await;
+            let end = end_of_next(&mut source).await;
+            source.acknowledge(super::durable(end));
+            source.close().await;
+            end
+        });
+        let query = format!(
+            "SELECT confirmed_flush_lsn >= '{end}' AND NOT active FROM pg_replication_slots"
+        );
+        assert_eq!(lasting.block_on(server.value(&query)), "t");
+    }
 }

@@ -42,6 +42,8 @@ const ACK_PAUSE: Duration = Duration::from_secs(1);
 /// A pipeline that has moved nothing for this long is not waited for any longer by a server
 /// that is known to shut down.
 const STALLED: Duration = Duration::from_secs(1);
+/// How long the last words may take, the server's included.
+pub(super) const FAREWELL: Duration = Duration::from_secs(1);
 /// What is read at once, at most; and the least room worth reading into.
 const READ: usize = 256 << 10;
 const LEAST_READ: usize = 32 << 10;
@@ -138,7 +140,8 @@ impl Task {
         self.part().await;
     }
 
-    /// The last word: what is durable now, and good-bye. Nobody waits for it long.
+    /// The last word: what is durable now, and good-bye. The server has heard it, and let go
+    /// of the slot, when it hangs up. Nobody waits for it long.
     async fn part(&mut self) {
         let farewell = async {
             let mut out = BytesMut::new();
@@ -148,11 +151,15 @@ impl Task {
             }
             postgres_protocol::message::frontend::terminate(&mut out);
             self.stream.write_all(&out).await?;
-            self.stream.shutdown().await
+            self.stream.shutdown().await?;
+            self.buf = BytesMut::with_capacity(LEAST_READ);
+            while self.stream.read_buf(&mut self.buf).await? > 0 {
+                self.buf.clear();
+            }
+            io::Result::Ok(())
         };
         // A broken connection cannot be left more orderly than this.
-        let _: Result<io::Result<()>, _> =
-            tokio::time::timeout(Duration::from_secs(1), farewell).await;
+        let _: Result<io::Result<()>, _> = tokio::time::timeout(FAREWELL, farewell).await;
     }
 
     /// `None` when the consumer has gone.
