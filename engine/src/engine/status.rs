@@ -38,7 +38,6 @@ impl Engine {
         let key = |lane| epoch.map(|e| Keys::new(&config.redis.prefix).stream(e, lane));
         let retained = slot.map_or(0, |slot| slot.retained_bytes);
         let warnings = self.warnings([&sink, &load_sink], &report, retained);
-        let not_loaded = self.not_loaded();
         let usage = &self.observed.usage;
         let unmasked = report.plugins.iter().flat_map(|plugin| {
             plugin.unmasked.iter().map(|policy| format!("{}: {policy} = \"pass\"", plugin.binding))
@@ -92,8 +91,8 @@ impl Engine {
             bootstrap_key: key(Lane::Bootstrap).unwrap_or_default(),
             warnings,
             allow_unmasked: unmasked.collect(),
-            by_itself: by_itself(&self.phase, config.bootstrap.missing_rows, &not_loaded),
-            not_loaded,
+            by_itself: self.by_itself(),
+            not_loaded: self.not_loaded(),
             dead_letters: self.observed.dead_letters,
         }
     }
@@ -157,6 +156,11 @@ impl Engine {
                 || self.phase.put_off().any(|other| other == *table)
         };
         published.filter(missing).cloned().collect()
+    }
+
+    /// Those of them that are loaded by themselves, and why.
+    fn by_itself(&self) -> Vec<(String, String)> {
+        by_itself(&self.phase, self.world.config.bootstrap.missing_rows, &self.not_loaded())
     }
 
     /// Of a load that another program writes: rows are entries, bytes those of its file.
