@@ -101,7 +101,7 @@ enum Event {
 struct Starting {
     /// Tells this attempt from one that was cancelled and may still be heard of.
     attempt: u64,
-    task: JoinHandle<()>,
+    running: Running,
     reply: Reply<Answer>,
     blocking: Option<Blocking>,
 }
@@ -458,10 +458,8 @@ impl Engine {
     /// Lets the batch in flight finish, within [`DRAIN`].
     async fn drain(&mut self) {
         let begun = Instant::now();
-        if let Some(starting) = self.starting.take() {
-            starting.task.abort();
-        }
-        let tasks = [self.streaming.take(), self.held.take(), self.loading.take()];
+        let starting = self.starting.take().map(|starting| starting.running);
+        let tasks = [starting, self.streaming.take(), self.held.take(), self.loading.take()];
         futures_util::future::join_all(tasks.into_iter().flatten().map(Running::end)).await;
         tracing::info!(ms = begun.elapsed().as_millis(), "drained");
     }

@@ -377,7 +377,11 @@ async fn a_log_in_json_has_no_other_lines() {
         _ = world.engine.run(&["bootstrap"]) => {}
         _ = world.engine.wait_for("waits for an open transaction") => {}
     }
-    world.engine.run(&["reset", "--yes"]).await;
+    world.engine.run(&["reset", "--yes"]).await.success();
+    // Nothing is left of it, whenever the blocker ends.
+    let sessions =
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'kasho slot%'";
+    assert_eq!(world.pg.value(sessions).await, "0");
     blocker.batch_execute("ROLLBACK").await.expect("rollback");
     world.bootstrap().await;
     world.redis.kill9().await;

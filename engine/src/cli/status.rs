@@ -87,6 +87,9 @@ fn text(status: &StatusResponse, colours: bool) -> String {
         line("load", load(status));
     }
     not_loaded(status).into_iter().for_each(|told| line("NOT LOADED", told));
+    if status.epoch > 0 && !status.tables_looked_at {
+        line("tables", "not looked at yet: others may lack rows, too".to_owned());
+    }
     line("durability", status.durability.clone());
     line("generation", super::generations::told(status));
     for plugin in &status.plugins {

@@ -101,6 +101,9 @@ pub struct Status {
     pub not_loaded: Vec<String>,
     /// Those of them that the engine loads by itself, with the reason.
     pub by_itself: Vec<(String, String)>,
+    /// Whether the published tables have been looked at: until then those of them are named
+    /// that are remembered.
+    pub tables_looked_at: bool,
     /// Rows that were set aside.
     pub dead_letters: u64,
 }
@@ -302,6 +305,7 @@ impl Status {
             allow_unmasked: self.allow_unmasked.clone(),
             not_loaded: self.not_loaded.clone(),
             by_itself: self.by_itself.iter().cloned().map(to_proto).collect(),
+            tables_looked_at: self.tables_looked_at,
             max_retained_wal_bytes: self.max_retained_wal,
             safe_wal_bytes: self.safe_wal_bytes,
             lag_ms: u64::try_from(self.lag.as_millis()).unwrap_or(u64::MAX),

@@ -222,7 +222,7 @@ impl Engine {
                 Effect::MakeSlot { epoch, request } => self.make_slot(epoch, request),
                 Effect::CancelStart => {
                     if let Some(starting) = self.starting.take() {
-                        starting.task.abort();
+                        starting.running.end().await;
                         let cancelled = "StartBootstrap was cancelled by AbortBootstrap";
                         let _ = starting.reply.send(Err(Refusal::precondition(cancelled)));
                     }
@@ -309,25 +309,27 @@ impl Engine {
         let events = self.events.clone();
         self.attempts += 1;
         let attempt = self.attempts;
-        let task = tokio::spawn(async move {
-            let event = match loading::make(&spec, &events, attempt).await {
-                Ok((report, holder)) => {
+        let running = Running::spawn(|stop| async move {
+            let event = match loading::make(&spec, &events, attempt, &stop).await {
+                Ok(None) => return,
+                Ok(Some((report, holder))) => {
                     let (report, holder) = (Box::new(report), Box::new(holder));
                     Event::SlotMade { attempt, report, holder }
                 }
                 Err(error) => Event::SlotFailed { attempt, error: error.to_string() },
             };
-            let _ = events.send(event).await;
+            let _ = stop.run_until_cancelled(events.send(event)).await;
         });
         // Replaced by the caller's.
         let (reply, _) = oneshot::channel();
-        self.starting = Some(Starting { attempt, task, reply, blocking: None });
+        self.starting = Some(Starting { attempt, running, reply, blocking: None });
     }
 
     /// Slot, snapshot and locks stand: the epoch begins.
     pub(super) async fn slot_made(&mut self, attempt: u64, report: Report, holder: Holder) {
-        // That of a cancelled attempt undoes what it has made when it is dropped here.
         let Some(starting) = self.starting.take_if(|starting| starting.attempt == attempt) else {
+            // That of a cancelled attempt.
+            holder.give_up().await;
             return;
         };
         let previous = self.phase.state();

@@ -222,12 +222,13 @@ pub(super) async fn rehold(
     loop {
         let made = async {
             world.inspect().await?;
-            make(&spec, &events, 0).await
+            make(&spec, &events, 0, &stop).await
         };
         let error = tokio::select! {
             () = stop.cancelled() => return,
             made = made => match made {
-                Ok((report, holder)) => {
+                Ok(None) => return,
+                Ok(Some((report, holder))) => {
                     let event = Event::Reheld(Box::new(report), Box::new(holder));
                     let _ = events.send(event).await;
                     return;
@@ -245,19 +246,23 @@ pub(super) async fn rehold(
 }
 
 /// Starts a holder and waits until what it is for stands. `attempt` is that of the
-/// bootstrap; 0 for a later snapshot.
+/// bootstrap; 0 for a later snapshot. None: stopped, and nothing of it stands.
 pub(super) async fn make(
     spec: &HolderSpec,
     events: &mpsc::Sender<Event>,
     attempt: u64,
-) -> Result<(Report, Holder), Box<dyn std::error::Error + Send + Sync>> {
+    stop: &CancellationToken,
+) -> Result<Option<(Report, Holder)>, Box<dyn std::error::Error + Send + Sync>> {
     let program = std::env::current_exe()?;
     let mut holder = Holder::spawn(&program, spec).await?;
     let waiting = |blocking: Option<Blocking>| {
         let _ = events.try_send(Event::Waiting { attempt, blocking });
     };
-    let report = holder.ready(waiting).await?;
-    Ok((report, holder))
+    let Some(report) = stop.run_until_cancelled(holder.ready(waiting)).await else {
+        holder.give_up().await;
+        return Ok(None);
+    };
+    Ok(Some((report?, holder)))
 }
 
 async fn stored_catalog(world: &World) -> Result<Catalog, LoadError> {

@@ -41,8 +41,8 @@ pub(super) struct Observed {
     pub(super) xmin_age: u64,
     /// Bytes of log after what the slot has confirmed.
     pub(super) lag_bytes: u64,
-    /// Every published relation.
-    pub(super) published: Vec<String>,
+    /// Every published relation; none as long as nobody has looked.
+    pub(super) published: Option<Vec<String>>,
     /// End of the log.
     pub(super) wal_end: Lsn,
     /// The epoch that Redis holds; the next four are of it.
@@ -144,7 +144,7 @@ impl Observer {
             };
             self.tell(found, |all| {
                 all.source_error = error;
-                all.published = published.unwrap_or(std::mem::take(&mut all.published));
+                all.published = published.or(all.published.take());
                 if all.source_error.is_none() {
                     (all.slot, all.wal_end) = (new.slot, new.wal_end);
                     (all.xmin_age, all.lag_bytes) = (new.xmin_age, new.lag_bytes);

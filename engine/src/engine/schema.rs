@@ -115,8 +115,10 @@ impl Engine {
     /// What is to be loaded by itself, if that can begin now.
     fn missing(&self) -> Vec<String> {
         let wanted = self.world.config.bootstrap.missing_rows == MissingRows::Load;
+        // What is remembered may have been dropped meanwhile.
+        let ready = self.stream_open && self.observed.published.is_some();
         match &self.phase {
-            Phase::Streaming(Streaming { reload: None, later, .. }) if self.stream_open => {
+            Phase::Streaming(Streaming { reload: None, later, .. }) if ready => {
                 let mut tables = self.not_loaded();
                 tables.retain(|table| wanted || later.contains(table));
                 tables

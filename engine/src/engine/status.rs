@@ -1,5 +1,6 @@
 //! Puts the status together from what every part knows at the moment.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -30,8 +31,7 @@ impl Engine {
         let config = &self.world.config;
         let (sink, load_sink) = (self.figures.sink.get(), self.load.sink.get());
         let loader_paused = self.loader_paused();
-        let report = self.world.handle.report();
-        let report = report.borrow().clone();
+        let report = self.world.handle.report().borrow().clone();
         let slot = self.observed.slot.as_ref();
         let epoch = self.phase.epoch();
         let seen = Some(self.observed.changes_lsn).filter(|lsn| *lsn > Lsn::ZERO);
@@ -93,6 +93,7 @@ impl Engine {
             allow_unmasked: unmasked.collect(),
             by_itself: self.by_itself(),
             not_loaded: self.not_loaded(),
+            tables_looked_at: self.observed.published.is_some(),
             dead_letters: self.observed.dead_letters,
         }
     }
@@ -141,21 +142,9 @@ impl Engine {
         waiting.into_iter().chain(all.into_iter().flatten()).next().cloned().unwrap_or_default()
     }
 
-    /// Published tables whose rows of before they joined nobody has loaded, or whose rows have
-    /// changed past the stream since.
+    /// See [`not_loaded`].
     pub(super) fn not_loaded(&self) -> Vec<String> {
-        let Some(loaded) = self.phase.loaded_tables() else { return Vec::new() };
-        let published = self.observed.published.iter();
-        let stale = match &self.phase {
-            Phase::Streaming(streaming) => streaming.stale.as_slice(),
-            Phase::Waiting(_) | Phase::Accumulating(_) => &[],
-        };
-        let missing = |table: &&String| {
-            !loaded.contains(table)
-                || stale.contains(table)
-                || self.phase.put_off().any(|other| other == *table)
-        };
-        published.filter(missing).cloned().collect()
+        not_loaded(&self.phase, self.observed.published.as_deref())
     }
 
     /// Those of them that are loaded by themselves, and why.
@@ -209,6 +198,36 @@ impl Engine {
                 LoadFigures { rows: streaming.rows, finished: true, ..LoadFigures::default() }
             }
             Phase::Waiting(_) => LoadFigures { blocking, ..LoadFigures::default() },
+        }
+    }
+}
+
+/// Published tables whose rows of before they joined nobody has loaded, or whose rows have
+/// changed past the stream since. As long as nobody has looked which are published, those that
+/// are remembered.
+fn not_loaded(phase: &Phase, published: Option<&[String]>) -> Vec<String> {
+    let Some(loaded) = phase.loaded_tables() else { return Vec::new() };
+    let (stale, loading) = match phase {
+        Phase::Streaming(streaming) => {
+            let reload = streaming.reload.as_ref();
+            (&streaming.stale[..], reload.map_or(&[][..], |reload| &reload.tables))
+        }
+        Phase::Waiting(_) | Phase::Accumulating(_) => (&[][..], &[][..]),
+    };
+    let changed: BTreeSet<&String> = stale.iter().chain(phase.put_off()).collect();
+    let missing = |table: &&String| !loaded.contains(table) || changed.contains(table);
+    match published {
+        Some(published) => published.iter().filter(missing).cloned().collect(),
+        None => {
+            let loading = loading.iter().filter(missing);
+            changed
+                .iter()
+                .copied()
+                .chain(loading)
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .cloned()
+                .collect()
         }
     }
 }
@@ -304,6 +323,31 @@ fn durability(durability: Durability) -> String {
 mod tests {
     use super::*;
     use crate::bootstrap;
+
+    #[test]
+    fn what_is_remembered_counts_until_somebody_has_looked() {
+        let mut stored = serde_json::json!({
+            "version": 1, "state": "STREAMING", "epoch": 1, "slot": "s", "start_lsn": "0/10",
+            "load_points": {}, "rows": 1, "accumulated_changes": 0, "incomplete": false,
+            "tables": ["public.t", "public.anew"], "stale": ["public.anew"], "later": ["public.off"],
+        });
+        let missing = |stored: &serde_json::Value, published: Option<&[&str]>| {
+            let published = published.map(|p| p.iter().map(|t| format!("public.{t}")).collect());
+            let published: Option<Vec<String>> = published;
+            not_loaded(&bootstrap::load(&stored.to_string()).unwrap(), published.as_deref())
+        };
+        assert_eq!(missing(&stored, None), ["public.anew", "public.off"]);
+        let looked = missing(&stored, Some(&["joined", "t", "off"]));
+        assert_eq!(looked, ["public.joined", "public.off"], "public.anew is dropped");
+        stored["reload"] = serde_json::json!({
+            "tables": ["public.joined", "public.t"], "nonce": "n", "section": 2, "mark": "0/20",
+            "load": {
+                "epoch": 1, "slot": "s", "start_lsn": "0/10", "mode": "direct", "snapshots": [],
+                "holder": null, "range_blocks": 1, "tables": [], "loaded": false,
+            },
+        });
+        assert_eq!(missing(&stored, None), ["public.anew", "public.joined", "public.off"]);
+    }
 
     #[test]
     fn what_is_put_off_or_wanted_comes_by_itself() {

@@ -24,8 +24,11 @@ pub(super) struct Scene {
     pub(super) loading: bool,
     /// What other sessions have changed, and not committed.
     pub(super) others: Edits,
-    /// It has given a schema another name.
+    /// One of them has given a schema another name.
     pub(super) others_rename: bool,
+    /// One of them has made an index, or a table like another one: which is like it, indexes
+    /// included, does not go by who commits first.
+    pub(super) others_index: bool,
     /// Labels that a row may have: those that are committed.
     pub(super) labels: Vec<String>,
     /// The number of the next new object.
@@ -302,7 +305,10 @@ fn defaults(scene: &mut Scene, random: &mut Random) -> String {
 
 fn create_table(scene: &mut Scene, random: &mut Random) -> String {
     let (_, from) = scene.table(random);
-    let kind = random.below(6);
+    let kind = match random.below(6) {
+        1 if scene.others_index => 4,
+        kind => kind,
+    };
     if kind == 0 {
         let number = scene.number();
         let mut table = schema::table(&scene.schema, number, random);

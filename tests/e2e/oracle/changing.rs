@@ -39,6 +39,8 @@ struct Session {
     saved: Vec<usize>,
     /// It has given a schema another name.
     renames: bool,
+    /// It has made an index, or a table like another one.
+    indexes: bool,
 }
 
 /// The sessions of a seed.
@@ -96,6 +98,8 @@ impl Changing {
         let done = run.run(at, &statement).await;
         let session = &mut self.sessions[at];
         session.renames |= session.open.transaction && statement.contains("ALTER SCHEMA");
+        let index = statement.contains("INDEX") || statement.contains("LIKE");
+        session.indexes |= session.open.transaction && index;
         match (done, session.open.transaction, session.open.savepoints) {
             (true, true, _) => session.edits.extend(edits),
             (true, false, _) => apply(&mut self.committed, edits),
@@ -126,6 +130,7 @@ impl Changing {
         let mut scene = Scene {
             others: others().flat_map(|(_, other)| other.edits.clone()).collect(),
             others_rename: others().any(|(_, other)| other.renames),
+            others_index: others().any(|(_, other)| other.indexes),
             schema: self.schema.clone(),
             objects,
             loading: self.loading,
@@ -146,7 +151,7 @@ impl Changing {
             "COMMIT" | "ROLLBACK" => {
                 let edits = std::mem::take(&mut session.edits);
                 session.saved.clear();
-                session.renames = false;
+                (session.renames, session.indexes) = (false, false);
                 if words == "COMMIT" && done {
                     apply(&mut self.committed, edits);
                 }

@@ -294,7 +294,9 @@ impl Kasho {
             let output = self.engine.run(&["status", "--json"]).await;
             let status: serde_json::Value =
                 serde_json::from_str(&output.stdout).unwrap_or_default();
-            if status["not_loaded"].as_array().is_some_and(Vec::is_empty) {
+            let none = status["not_loaded"].as_array().is_some_and(Vec::is_empty);
+            // One that has just begun knows only what it remembers.
+            if none && status["tables_looked_at"] == true {
                 break;
             }
             assert!(

@@ -30,8 +30,10 @@ use crate::source::wal::{self, CreatedSlot, ReplSession, SlotName};
 
 /// How often is looked at what slot creation waits for, and whether the sessions live.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long a session that was told to end may take for it, in milliseconds.
-const END_MS: i64 = 10_000;
+/// How long a session that was told to end may take for it.
+const END: Duration = Duration::from_secs(10);
+/// There is a slot of that name.
+const DUPLICATE: &str = "42710";
 
 /// What a holder is to do. It has no `Debug`: the URL holds a password.
 #[derive(Clone, Serialize, Deserialize)]
@@ -233,31 +235,39 @@ impl<I: AsyncBufRead + Unpin, O: AsyncWrite + Unpin> Talk<I, O> {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         look.tick().await;
         let mut shown = None;
-        loop {
+        let given_up = loop {
             tokio::select! {
                 created = &mut creating => {
                     return created.map(Some).map_err(|error| exists(error, slot));
                 }
-                _ = look.tick() => {
-                    let blocking = blocking(watch, slot).await?;
-                    if blocking != shown {
+                _ = look.tick() => match blocking(watch, slot).await {
+                    Ok(blocking) if blocking != shown => {
                         self.say(&Event::Waiting { blocking: blocking.clone() }).await;
                         shown = blocking;
                     }
-                }
+                    Ok(_) => {}
+                    Err(error) => break Err(error.into()),
+                },
                 () = &mut deadline => {
-                    cancel(watch, slot).await;
                     let seconds = spec.slot_timeout_s;
-                    return Err(SnapshotError::SlotTimeout { seconds, blocking: shown });
+                    break Err(SnapshotError::SlotTimeout { seconds, blocking: shown });
                 }
                 line = self.input.next_line() => {
                     if !matches!(line, Ok(Some(_))) {
-                        cancel(watch, slot).await;
-                        return Ok(None);
+                        break Ok(None);
                     }
                 }
             }
+        };
+        cancel(watch, slot).await;
+        // Its session is told to end. It may have been made in this very moment; one that
+        // somebody else has made under that name is not ours.
+        let made = tokio::time::timeout(END, creating).await;
+        if !matches!(&made, Ok(Err(error)) if error.sqlstate() == Some(DUPLICATE)) {
+            drop(made);
+            undo(spec, watch, slot).await;
         }
+        given_up
     }
 }
 
@@ -434,11 +444,12 @@ async fn blocking(watch: &Client, slot: &SlotName) -> Result<Option<Blocking>, S
 /// notices that only once the slot is made, and then it would stay. Nor is it enough to tell
 /// it: until it is gone its half-made slot stands in the way of the next one.
 async fn cancel(watch: &Client, slot: &SlotName) {
+    let end_ms = i64::try_from(END.as_millis()).unwrap_or(i64::MAX);
     let ended = watch
         .execute(
             "SELECT pg_terminate_backend(pid, $2) FROM pg_stat_activity \
              WHERE application_name = $1 AND usename = current_user",
-            &[&session_name(slot), &END_MS],
+            &[&session_name(slot), &end_ms],
         )
         .await;
     if let Err(error) = ended {

@@ -6,6 +6,7 @@
 
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
@@ -16,6 +17,9 @@ use crate::source::error::SourceError;
 use crate::source::snapshot::SnapshotError;
 use crate::source::snapshot::holder::{Event, HolderSpec, Report};
 use crate::source::wal::SlotName;
+
+/// How long a holder may take to undo what it has made.
+const GIVE_UP: Duration = Duration::from_secs(9);
 
 /// A holder that the engine has not adopted yet.
 pub struct Holder {
@@ -74,6 +78,17 @@ impl Holder {
         let status = self.child.wait().await;
         let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
         Err(SnapshotError::HolderEnded(status))
+    }
+
+    /// Has the holder undo what it has made, and returns when it has ended: nothing is left then
+    /// that stands in the way of another one.
+    pub async fn give_up(self) {
+        let Holder { mut child, stdin, stdout } = self;
+        // The end of its input is what it is told by; nobody listens any more.
+        drop((stdin, stdout));
+        if tokio::time::timeout(GIVE_UP, child.wait()).await.is_err() {
+            tracing::warn!("the snapshot holder has not ended yet: a slot may be left over");
+        }
     }
 
     /// Lets the holder stay, whatever becomes of this process. To be called once the

@@ -61,6 +61,9 @@ pub(super) fn index(scene: &mut Scene, random: &mut Random) -> String {
         scene.remove(number);
         return format!("DROP INDEX {name}");
     }
+    if scene.others_index {
+        return super::add_column(scene, random);
+    }
     let (_, table) = scene.table(random);
     let column = a_column(&table, random).map(|at| table.columns[at].0.clone());
     let column = column.unwrap_or_else(|| "k".to_owned());
