@@ -440,3 +440,17 @@ async fn other_machines_need_tls_and_the_token() {
     assert_eq!(code("/metrics", "Authorization: Bearer wrong").await, "401");
     assert_eq!(code("/metrics", &format!("Authorization: Bearer {token}")).await, "200");
 }
+
+/// As an upgrade does it before it restarts the service.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_whose_file_was_removed_while_it_runs_loads_still() {
+    let world = World::start(50).await;
+    assert!(world.engine.terminate().await.success());
+    let own = world.engine.spawn_shell("cp \"$KASHO\" own && exec ./own run");
+    world.until_state("WAITING").await;
+    std::fs::remove_file(world.engine.home().path().join("own")).expect("a program of its own");
+    world.bootstrap().await;
+    assert_eq!(world.entries("bootstrap").await, 51, "its rows and their end");
+    own.signal("TERM");
+    assert!(own.wait_exit().await.success());
+}

@@ -21,7 +21,7 @@ pub struct Config {
     pub no_initial_data: bool,
     /// What happens to tables of which the stream alone does not bring every row.
     pub missing_rows: MissingRows,
-    /// Where the snapshot holder is found again after a restart of the engine.
+    /// Where `kasho bootstrap --dump` writes its dump.
     pub state_dir: PathBuf,
 }
 

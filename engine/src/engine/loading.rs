@@ -2,6 +2,7 @@
 //! slice that was published; if the snapshot is gone, the engine has another one made for
 //! the tables that were not finished.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
@@ -253,8 +254,7 @@ pub(super) async fn make(
     attempt: u64,
     stop: &CancellationToken,
 ) -> Result<Option<(Report, Holder)>, Box<dyn std::error::Error + Send + Sync>> {
-    let program = std::env::current_exe()?;
-    let mut holder = Holder::spawn(&program, spec).await?;
+    let mut holder = Holder::spawn(&program()?, spec).await?;
     let waiting = |blocking: Option<Blocking>| {
         let _ = events.try_send(Event::Waiting { attempt, blocking });
     };
@@ -263,6 +263,13 @@ pub(super) async fn make(
         return Ok(None);
     };
     Ok(Some((report?, holder)))
+}
+
+/// The holder is this very program: also if its file was removed, or replaced by another version's,
+/// since it was started, which an upgrade does before it restarts the service.
+fn program() -> std::io::Result<PathBuf> {
+    let file = std::env::current_exe()?;
+    Ok(if file.exists() { file } else { PathBuf::from("/proc/self/exe") })
 }
 
 async fn stored_catalog(world: &World) -> Result<Catalog, LoadError> {

@@ -126,7 +126,7 @@ impl Observer {
 
     async fn watch_source(&self, found: &Mutex<Observed>) {
         let (mut client, mut clock, mut looks) = (None, clock(), 0u32);
-        let mut indexes = Failed::default();
+        let (mut indexes, mut stored) = (Failed::default(), None);
         loop {
             clock.tick().await;
             let mut new = Observed::default();
@@ -134,7 +134,7 @@ impl Observer {
             let looked = self.source(&mut client, settings, &mut new).await;
             if let (true, Some(client)) = (looked.is_ok(), &client) {
                 // Nothing of what was seen depends on it.
-                indexes.look(client).await;
+                self.look_at_indexes(client, &mut indexes, &mut stored).await;
             }
             looks = if looked.is_ok() { looks.wrapping_add(1) } else { 0 };
             if looked.is_err() {
@@ -156,6 +156,35 @@ impl Observer {
                 }
             })
             .await;
+        }
+    }
+
+    /// Looks after invalid indexes, by what was `stored` of them in Redis, which is read first and
+    /// may not answer: then they are looked after later.
+    async fn look_at_indexes(
+        &self,
+        client: &Client,
+        indexes: &mut Failed,
+        stored: &mut Option<Vec<u8>>,
+    ) {
+        if stored.is_none() {
+            let read =
+                async { self.world.redis_store().await?.indexes().await.map_err(SinkError::from) };
+            let Ok(Ok(text)) = tokio::time::timeout(LOOK, read).await else { return };
+            indexes.recall(&text.unwrap_or_default());
+            *stored = Some(indexes.stored());
+        }
+        indexes.look(client).await;
+        let now = indexes.stored();
+        if stored.as_ref() == Some(&now) {
+            return;
+        }
+        let write = async {
+            let mut store = self.world.redis_store().await?;
+            store.set_indexes(&now).await.map_err(SinkError::from)
+        };
+        if let Ok(Ok(())) = tokio::time::timeout(LOOK, write).await {
+            *stored = Some(now);
         }
     }
 

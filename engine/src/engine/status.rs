@@ -31,15 +31,13 @@ impl Engine {
         let config = &self.world.config;
         let (sink, load_sink) = (self.figures.sink.get(), self.load.sink.get());
         let loader_paused = self.loader_paused();
-        let report = self.world.handle.report();
-        let report = report.borrow().clone();
+        let report = self.world.handle.report().borrow().clone();
         let slot = self.observed.slot.as_ref();
         let epoch = self.phase.epoch();
         let seen = Some(self.observed.changes_lsn).filter(|lsn| *lsn > Lsn::ZERO);
         let key = |lane| epoch.map(|e| Keys::new(&config.redis.prefix).stream(e, lane));
         let retained = slot.map_or(0, |slot| slot.retained_bytes);
         let warnings = self.warnings([&sink, &load_sink], &report, retained);
-        let not_loaded = self.not_loaded();
         let usage = &self.observed.usage;
         let unmasked = report.plugins.iter().flat_map(|plugin| {
             plugin.unmasked.iter().map(|policy| format!("{}: {policy} = \"pass\"", plugin.binding))
@@ -81,27 +79,22 @@ impl Engine {
             durability: durability(config.redis.durability),
             xmin_age: self.observed.xmin_age,
             last_error: self.last_error(),
-            snapshot_name: self.snapshot_name(),
+            snapshot_name: match &self.phase {
+                Phase::Accumulating(load) if !load.loaded => {
+                    load.snapshots.first().map(|s| s.name.clone()).unwrap_or_default()
+                }
+                _ => String::new(),
+            },
             slot: self.world.slot.to_string(),
             publication: config.source.publications.join(","),
             changes_key: key(Lane::Changes).unwrap_or_default(),
             bootstrap_key: key(Lane::Bootstrap).unwrap_or_default(),
             warnings,
             allow_unmasked: unmasked.collect(),
-            by_itself: by_itself(&self.phase, config.bootstrap.missing_rows, &not_loaded),
-            not_loaded,
+            by_itself: self.by_itself(),
+            not_loaded: self.not_loaded(),
             tables_looked_at: self.published.latest().is_some(),
             dead_letters: self.observed.dead_letters,
-        }
-    }
-
-    /// The snapshot that the initial load is read at, while it is.
-    fn snapshot_name(&self) -> String {
-        match &self.phase {
-            Phase::Accumulating(load) if !load.loaded => {
-                load.snapshots.first().map(|s| s.name.clone()).unwrap_or_default()
-            }
-            _ => String::new(),
         }
     }
 
@@ -152,6 +145,11 @@ impl Engine {
     /// See [`not_loaded`].
     pub(super) fn not_loaded(&self) -> Vec<String> {
         not_loaded(&self.phase, self.published.latest())
+    }
+
+    /// Those of them that are loaded by themselves, and why.
+    fn by_itself(&self) -> Vec<(String, String)> {
+        by_itself(&self.phase, self.world.config.bootstrap.missing_rows, &self.not_loaded())
     }
 
     /// Of a load that another program writes: rows are entries, bytes those of its file.

@@ -133,6 +133,12 @@ impl Keys {
         format!("{}:coverage", self.tag)
     }
 
+    /// Indexes of the source that were invalid when they were last looked at (string).
+    #[must_use]
+    pub fn indexes(&self) -> String {
+        format!("{}:indexes", self.tag)
+    }
+
     /// Rows that plugins failed on (stream), of the current epoch.
     #[must_use]
     pub fn dead(&self) -> String {

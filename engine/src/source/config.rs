@@ -23,7 +23,7 @@ pub struct Config {
     pub messages: Vec<String>,
     /// Between two heartbeats that move an idle slot; 0 = none.
     pub heartbeat_ms: u64,
-    /// Between two status updates at least.
+    /// Between two status updates at most.
     pub status_interval_ms: u64,
     /// What may wait between the socket and the pipeline.
     pub queue_bytes: Size,

@@ -3,7 +3,11 @@
 //! there is no event) when a `REINDEX`, or an `ALTER TABLE`, makes them valid. So they are
 //! watched, and what becomes of them is written into the log as the event triggers would.
 //!
-//! What can go wrong: one that becomes valid while nobody watches is not told of.
+//! What is known of them is stored, so that one that becomes valid while nobody watches is told of
+//! when somebody does again.
+//!
+//! What can go wrong: one that was never seen invalid, since it was that for less than a look, or
+//! became that and valid again while nobody watched, is not told of.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -60,11 +64,26 @@ SELECT pg_catalog.pg_logical_emit_message(true, $4::text, pg_catalog.convert_to(
 pub struct Failed {
     /// By oid: schema and name.
     known: BTreeMap<u32, (String, String)>,
+    /// Those of which it was said that they are invalid.
+    warned: BTreeSet<u32>,
     /// That they cannot be looked after was said.
     said: bool,
 }
 
 impl Failed {
+    /// What a process before has seen, of its [`Failed::stored`]: to be told before the first look.
+    pub fn recall(&mut self, stored: &[u8]) {
+        // Nobody else writes it; what cannot be read is as if it had not been.
+        self.known = serde_json::from_slice(stored).unwrap_or_default();
+    }
+
+    /// What is known by now.
+    #[must_use]
+    pub fn stored(&self) -> Vec<u8> {
+        // Numbers and texts: there is nothing that JSON cannot hold.
+        serde_json::to_vec(&self.known).unwrap_or_default()
+    }
+
     /// Looks for more of them, and tells of those that have become valid. Whatever cannot be told
     /// now is told after another look.
     pub async fn look(&mut self, client: &Client) {
@@ -85,18 +104,21 @@ impl Failed {
         for row in &rows {
             let (oid, schema, name): (u32, String, String) = (row.get(0), row.get(1), row.get(2));
             now.insert(oid);
-            // The name that it had first: the one that takes its place gets that.
-            if self.known.contains_key(&oid) || row.get(3) {
+            if row.get(3) {
                 continue;
             }
-            tracing::warn!(
-                schema,
-                index = name,
-                "the index is invalid, for its concurrent build failed; targets get it once it is \
-                 valid (REINDEX INDEX CONCURRENTLY, or drop it and make it again)"
-            );
-            self.known.insert(oid, (schema, name));
+            if self.warned.insert(oid) {
+                tracing::warn!(
+                    schema,
+                    index = name,
+                    "the index is invalid, for its concurrent build failed; targets get it once it \
+                     is valid (REINDEX INDEX CONCURRENTLY, or drop it and make it again)"
+                );
+            }
+            // The name that it had first: the one that takes its place gets that.
+            self.known.entry(oid).or_insert((schema, name));
         }
+        self.warned.retain(|oid| now.contains(oid));
         let gone: Vec<u32> = self.known.keys().filter(|oid| !now.contains(oid)).copied().collect();
         for oid in gone {
             let Some((schema, name)) = self.known.get(&oid) else { continue };

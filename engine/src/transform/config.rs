@@ -168,8 +168,8 @@ pub struct Binding {
     /// Must be true for the two policies `pass`.
     #[serde(default)]
     pub allow_unmasked: bool,
-    /// Confirms that whoever applies these tables takes a change of a row that is not there
-    /// (`conflict = "upsert"` or `"skip"`): rows may be lost here.
+    /// Confirms that whoever applies these tables takes an insert of a row that is there, and a
+    /// change of one that is not, as `kasho apply` does: rows may be lost here.
     #[serde(default)]
     pub allow_misses: bool,
     /// Name of the masking key; unset: the only one there is.
@@ -316,8 +316,8 @@ impl Binding {
         let may = |pass: bool| !pass || self.allow_unmasked;
         found.must(may(self.on_error == OnError::Pass), "on_error", text);
         let loses = matches!(self.on_error, OnError::Drop | OnError::DeadLetter);
-        let text = "leaves rows out whose later changes will miss: give the appliers of these tables \
-                    conflict = \"upsert\" or \"skip\", and say allow_misses = true beside it";
+        let text = "leaves rows out whose later changes will miss: whoever applies these tables has to \
+                    take that (`kasho apply` does); say allow_misses = true beside it";
         let word = if self.on_error == OnError::Drop { "drop" } else { "dead_letter" };
         found.must(!loses || self.allow_misses, "on_error", &format!("\"{word}\" {text}"));
         let text = "\"pass\" lets columns out as they are: say allow_unmasked = true beside it";
@@ -425,14 +425,14 @@ new_columns = "halt"
         (
             "",
             "on_error = \"drop\"",
-            "on_error: \"drop\" leaves rows out whose later changes will miss: give the appliers of \
-             these tables conflict = \"upsert\" or \"skip\", and say allow_misses = true beside it",
+            "on_error: \"drop\" leaves rows out whose later changes will miss: whoever applies these \
+             tables has to take that (`kasho apply` does); say allow_misses = true beside it",
         ),
         (
             "dead_letter_key = { env = \"K\" }",
             "on_error = \"dead_letter\"",
-            "on_error: \"dead_letter\" leaves rows out whose later changes will miss: give the \
-             appliers of these tables conflict = \"upsert\" or \"skip\", and say allow_misses = true \
+            "on_error: \"dead_letter\" leaves rows out whose later changes will miss: whoever \
+             applies these tables has to take that (`kasho apply` does); say allow_misses = true \
              beside it",
         ),
         (

@@ -163,6 +163,19 @@ async fn rows_that_plugins_may_have_lost_are_no_conflict() {
     let entries = [
         entry("update", serde_json::json!({"new": ["900", "1", "x", true], "key": [0]})),
         entry("delete", serde_json::json!({"old": ["901", false, false, false]})),
+        // The only one that ever tells of that row; one that is there already is newer.
+        entry(
+            "update",
+            serde_json::json!({"new": ["30", "3", "moved", null], "old": ["902", false, false, false]}),
+        ),
+        entry(
+            "update",
+            serde_json::json!({"new": ["2", "3", "moved", null], "old": ["903", false, false, false]}),
+        ),
+        entry(
+            "update",
+            serde_json::json!({"new": ["31", "3", "moved", true], "old": ["904", false, false, false]}),
+        ),
         entry("insert", serde_json::json!({"new": ["1", "77", "again", null]})),
     ];
     let (lsn, _) = site.world.newest().await.unwrap();
@@ -170,7 +183,7 @@ async fn rows_that_plugins_may_have_lost_are_no_conflict() {
         let id = format!("{}-{}", lsn + 1, n + 1);
         let mut words =
             vec!["XADD", "{kasho}:1:changes", &id, "o", op, "t", "public.t", "g", "0", "d", data];
-        if n == 2 {
+        if n == entries.len() - 1 {
             words.extend(["l", "1"]);
         }
         let _: String = site.world.redis.command(&words).await;
@@ -178,7 +191,10 @@ async fn rows_that_plugins_may_have_lost_are_no_conflict() {
     site.world.engine.run(&["apply", "--until-caught-up"]).await.success();
     let row = "SELECT n || note FROM t WHERE id = 1";
     assert_eq!(site.target.value(row).await, "77again");
-    assert_eq!(site.target.value("SELECT count(*) FROM t").await, "20");
+    let moved =
+        "SELECT string_agg(id || ':' || n || note, ' ' ORDER BY id) FROM t WHERE id IN (2, 30)";
+    assert_eq!(site.target.value(moved).await, "2:0loaded 30:3moved");
+    assert_eq!(site.target.value("SELECT count(*) FROM t").await, "21");
 }
 
 impl Site {

@@ -106,3 +106,29 @@ async fn a_concurrent_build_that_fails_is_followed_once_it_is_valid() {
     site.same(&["\"Odd\".t"]).await;
     assert!(Site::end(&applier).await.success());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_build_that_is_mended_while_nobody_watches_is_followed_too() {
+    let rows = "INSERT INTO \"Odd\".t VALUES (1, 1, 'same'), (2, 2, 'same')";
+    let mut site = Site::start(TABLE, rows, "", "").await;
+    site.pg().sql(TRIGGERS).await;
+    let applier = site.applier();
+    site.world.bootstrap().await;
+    site.settle().await;
+    fails(site.pg(), "CREATE UNIQUE INDEX CONCURRENTLY alone ON \"Odd\".t (v)").await;
+    eventually("the invalid index to be stored", async || {
+        let stored: String =
+            site.world.redis.try_command(&["GET", "{kasho}:indexes"]).await.ok()?;
+        stored.contains("\"alone\"").then_some(())
+    })
+    .await;
+    site.world.engine.kill9().await;
+    site.pg().sql("DELETE FROM \"Odd\".t WHERE id = 2").await;
+    let reindex = "REINDEX INDEX CONCURRENTLY \"Odd\".alone";
+    site.pg().client().await.batch_execute(reindex).await.expect("a build");
+    site.world.engine.start_again();
+    until_same(&site).await;
+    assert!(indexes(&site.target).await.iter().any(|index| index.contains(" alone ")));
+    site.same(&["\"Odd\".t"]).await;
+    assert!(Site::end(&applier).await.success());
+}

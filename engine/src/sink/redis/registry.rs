@@ -18,6 +18,24 @@ impl RedisStore {
         bytes(self.run(&command).await?)
     }
 
+    /// What was stored of the source's invalid indexes.
+    ///
+    /// # Errors
+    /// Redis does not answer.
+    pub async fn indexes(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
+        self.get(self.keys.indexes()).await
+    }
+
+    /// Stores that.
+    ///
+    /// # Errors
+    /// Redis does not answer, or has no room.
+    pub async fn set_indexes(&mut self, indexes: &[u8]) -> Result<(), StoreError> {
+        let mut command = redis::cmd("SET");
+        command.arg(self.keys.indexes()).arg(indexes);
+        self.run(&command).await.map(drop)
+    }
+
     async fn swap(
         &mut self,
         key: String,
