@@ -24,6 +24,8 @@ pub(super) struct Scene {
     pub(super) loading: bool,
     /// What other sessions have changed, and not committed.
     pub(super) others: Edits,
+    /// The statements of theirs that have made or changed something.
+    pub(super) others_said: Vec<String>,
     /// One of them has given a schema another name.
     pub(super) others_rename: bool,
     /// One of them has made an index, or a table like another one: which is like it, indexes
@@ -77,18 +79,21 @@ impl Scene {
         self.objects.values().filter_map(table).collect()
     }
 
-    /// Whether another session may have said the name of this schema.
+    /// Whether another session may have said the name of this schema: by what it has done to
+    /// something, or to what nobody remembers, as functions.
     fn is_named_elsewhere(&self, schema: &str) -> bool {
-        self.others.iter().any(|(number, object)| match object {
-            Some(Object::Table(table)) => {
-                !self.objects.contains_key(number) || objects::schema_of(&table.name) == schema
-            }
-            Some(Object::Index(name) | Object::Sequence(name)) => {
-                objects::schema_of(name) == schema
-            }
-            Some(Object::Label(_)) => false,
-            Some(Object::View(..) | Object::Constraint(..) | Object::Schema(_)) | None => true,
-        })
+        let named = format!("{schema}.");
+        self.others_said.iter().any(|said| said.contains(&named))
+            || self.others.iter().any(|(number, object)| match object {
+                Some(Object::Table(table)) => {
+                    !self.objects.contains_key(number) || objects::schema_of(&table.name) == schema
+                }
+                Some(Object::Index(name) | Object::Sequence(name)) => {
+                    objects::schema_of(name) == schema
+                }
+                Some(Object::Label(_)) => false,
+                Some(Object::View(..) | Object::Constraint(..) | Object::Schema(_)) | None => true,
+            })
     }
 
     fn set(&mut self, number: u64, object: Object) {

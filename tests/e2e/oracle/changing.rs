@@ -37,6 +37,8 @@ struct Session {
     edits: Edits,
     /// How many edits there were at each savepoint.
     saved: Vec<usize>,
+    /// Those of its statements that have made or changed something.
+    said: Vec<String>,
     /// It has given a schema another name.
     renames: bool,
     /// It has made an index, or a table like another one.
@@ -100,6 +102,8 @@ impl Changing {
         session.renames |= session.open.transaction && statement.contains("ALTER SCHEMA");
         let index = statement.contains("INDEX") || statement.contains("LIKE");
         session.indexes |= session.open.transaction && index;
+        let makes = ["CREATE ", "ALTER ", "DROP "].iter().any(|word| statement.contains(word));
+        session.said.extend(Some(statement).filter(|_| session.open.transaction && makes));
         match (done, session.open.transaction, session.open.savepoints) {
             (true, true, _) => session.edits.extend(edits),
             (true, false, _) => apply(&mut self.committed, edits),
@@ -129,6 +133,7 @@ impl Changing {
         let others = || self.sessions.iter().enumerate().filter(|(other, _)| *other != at);
         let mut scene = Scene {
             others: others().flat_map(|(_, other)| other.edits.clone()).collect(),
+            others_said: others().flat_map(|(_, other)| other.said.clone()).collect(),
             others_rename: others().any(|(_, other)| other.renames),
             others_index: others().any(|(_, other)| other.indexes),
             schema: self.schema.clone(),
@@ -152,6 +157,7 @@ impl Changing {
                 let edits = std::mem::take(&mut session.edits);
                 session.saved.clear();
                 (session.renames, session.indexes) = (false, false);
+                session.said.clear();
                 if words == "COMMIT" && done {
                     apply(&mut self.committed, edits);
                 }
