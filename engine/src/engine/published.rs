@@ -28,6 +28,8 @@ pub(super) struct Published {
     latest: Look,
     /// Renames behind the latest look: another one may have been taken before them, and come late.
     recent: Vec<Renamed>,
+    /// The place of the last rename that was told.
+    told: Option<(u64, u64)>,
 }
 
 impl Published {
@@ -55,8 +57,12 @@ impl Published {
         }
     }
 
-    /// The stream tells of other names.
+    /// The stream tells of other names, in their order; whenever it was interrupted, of some of
+    /// them again.
     pub(super) fn renamed(&mut self, renamed: &[Renamed]) {
+        let known = renamed.partition_point(|renamed| Some(renamed.at) <= self.told);
+        let renamed = &renamed[known..];
+        self.told = renamed.last().map(|renamed| renamed.at).or(self.told);
         for look in self.next.iter_mut().chain([&mut self.settled]) {
             look.follow(renamed, false);
         }
@@ -155,5 +161,18 @@ mod tests {
         assert_eq!(after(100, 110), ["b.w", "a.t"]);
         assert_eq!(after(160, 170), ["a.t", "a.u"]);
         assert!(after(140, 151).is_empty(), "it cannot be said");
+    }
+
+    #[test]
+    fn what_is_told_again_is_renamed_once() {
+        let mut published = Published::default();
+        published.saw(&look(&["a.t", "a.y"], 90, 100), Lsn(100));
+        let chain = [renamed(150, "a.t", "a.x"), renamed(151, "a.y", "a.t")];
+        published.renamed(&chain[..1]);
+        for _ in 0..2 {
+            published.renamed(&chain);
+        }
+        assert_eq!(published.settled(), ["a.x", "a.t"]);
+        assert_eq!(published.latest().unwrap(), ["a.x", "a.t"]);
     }
 }

@@ -1,6 +1,6 @@
 //! Puts the status together from what every part knows at the moment.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -32,12 +32,12 @@ impl Engine {
         let (sink, load_sink) = (self.figures.sink.get(), self.load.sink.get());
         let loader_paused = self.loader_paused();
         let report = self.world.handle.report().borrow().clone();
-        let slot = self.observed.slot.as_ref();
-        let epoch = self.phase.epoch();
+        let (slot, epoch) = (self.observed.slot.as_ref(), self.phase.epoch());
         let seen = Some(self.observed.changes_lsn).filter(|lsn| *lsn > Lsn::ZERO);
         let key = |lane| epoch.map(|e| Keys::new(&config.redis.prefix).stream(e, lane));
         let retained = slot.map_or(0, |slot| slot.retained_bytes);
         let warnings = self.warnings([&sink, &load_sink], &report, retained);
+        let not_loaded = not_loaded(&self.phase, self.published.latest());
         let usage = &self.observed.usage;
         let unmasked = report.plugins.iter().flat_map(|plugin| {
             plugin.unmasked.iter().map(|policy| format!("{}: {policy} = \"pass\"", plugin.binding))
@@ -91,8 +91,8 @@ impl Engine {
             bootstrap_key: key(Lane::Bootstrap).unwrap_or_default(),
             warnings,
             allow_unmasked: unmasked.collect(),
-            by_itself: self.by_itself(),
-            not_loaded: self.not_loaded(),
+            by_itself: by_itself(&self.phase, config.bootstrap.missing_rows, &not_loaded),
+            not_loaded,
             tables_looked_at: self.published.latest().is_some(),
             dead_letters: self.observed.dead_letters,
         }
@@ -140,16 +140,6 @@ impl Engine {
         let troubles = &self.troubles;
         let all = [&troubles.stream, &troubles.load, &troubles.owed, &troubles.observer];
         waiting.into_iter().chain(all.into_iter().flatten()).next().cloned().unwrap_or_default()
-    }
-
-    /// See [`not_loaded`].
-    pub(super) fn not_loaded(&self) -> Vec<String> {
-        not_loaded(&self.phase, self.published.latest())
-    }
-
-    /// Those of them that are loaded by themselves, and why.
-    fn by_itself(&self) -> Vec<(String, String)> {
-        by_itself(&self.phase, self.world.config.bootstrap.missing_rows, &self.not_loaded())
     }
 
     /// Of a load that another program writes: rows are entries, bytes those of its file.
@@ -214,20 +204,15 @@ pub(super) fn not_loaded(phase: &Phase, published: Option<&[String]>) -> Vec<Str
         }
         Phase::Waiting(_) | Phase::Accumulating(_) => (&[][..], &[][..]),
     };
+    let loaded: HashSet<&String> = loaded.iter().collect();
     let changed: BTreeSet<&String> = stale.iter().chain(phase.put_off()).collect();
     let missing = |table: &&String| !loaded.contains(table) || changed.contains(table);
     match published {
         Some(published) => published.iter().filter(missing).cloned().collect(),
         None => {
             let loading = loading.iter().filter(missing);
-            changed
-                .iter()
-                .copied()
-                .chain(loading)
-                .collect::<BTreeSet<_>>()
-                .into_iter()
-                .cloned()
-                .collect()
+            let names: BTreeSet<&String> = changed.iter().copied().chain(loading).collect();
+            names.into_iter().cloned().collect()
         }
     }
 }
