@@ -11,6 +11,9 @@ setup:
 
 # Benchmarks, in their smallest size and for nobody's figures, and examples come first: so
 # the last line is the test runner's own summary.
+# A test says itself what it saw: a backtrace behind it hides that. RUST_BACKTRACE=1 as an
+# argument brings it back.
+test: export RUST_BACKTRACE = 0
 test: setup lint guests
 	@TINY=1 $(CARGO) bench --locked --profile dev -p kasho-tests --bench bench
 	@$(CARGO) test --workspace --locked --doc

@@ -10,7 +10,7 @@ use kasho_plugin_sdk::event::quote_identifier;
 use super::random::Random;
 use super::schema::{Identity, Schema};
 use super::stage::{PUBLICATIONS, Stage};
-use crate::harness::{Engine, PATIENCE, Process, Redis, eventually};
+use crate::harness::{Engine, PATIENCE, Process, Redis};
 
 /// What happens on the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub(super) struct Kasho {
     applier: Process,
     swaps: u64,
     random: Random,
+    /// What the engines and the appliers said that have ended.
+    before: (String, String),
     /// What has happened, for whoever reads a failure.
     pub(super) course: Vec<String>,
 }
@@ -54,6 +56,7 @@ impl Kasho {
             engine,
             swaps: 0,
             random,
+            before: Default::default(),
             course: Vec::new(),
         };
         kasho.configure(stage);
@@ -109,10 +112,32 @@ impl Kasho {
     }
 
     async fn until(&self, state: &str) {
-        eventually(&format!("the state {state}"), async || {
-            (self.state().await? == state).then_some(())
-        })
-        .await;
+        let begun = Instant::now();
+        while self.state().await.is_none_or(|now| now != state) {
+            assert!(begun.elapsed() < PATIENCE, "{}", self.told(&format!("never {state}")));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Until tables are loaded; whoever looks late finds them loaded already.
+    async fn until_loading(&self, asking: &Process) {
+        let begun = Instant::now();
+        while self.state().await.is_none_or(|state| state == "WAITING") {
+            let asked = asking.lines().join("\n");
+            let why = || self.told(&format!("the bootstrap does not begin: {asked}"));
+            let alive = asking.exited().is_none_or(|status| status.success());
+            assert!(begun.elapsed() < PATIENCE && alive, "{}", why());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Logs and course, and why it is a failure: last, since of a long output the end is read.
+    pub(super) fn told(&self, why: &str) -> String {
+        let (engine, applier) = (self.engine_log(), self.applier_log());
+        let course = self.course.join("\n");
+        format!(
+            "--- the engine\n{engine}\n--- the applier\n{applier}\n--- the course\n{course}\n--- {why}"
+        )
     }
 
     /// Loads and streams, whatever has happened: asks until it is so.
@@ -121,12 +146,8 @@ impl Kasho {
         while self.state().await.is_none_or(|state| state != "STREAMING") {
             self.supervise();
             let output = self.engine.run(&["bootstrap", "--yes"]).await;
-            assert!(
-                begun.elapsed() < PATIENCE,
-                "the bootstrap does not end: {output:?}\n{}\n{}",
-                self.course.join("\n"),
-                self.engine.log()
-            );
+            let why = || self.told(&format!("the bootstrap does not end: {output:?}"));
+            assert!(begun.elapsed() < PATIENCE, "{}", why());
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
@@ -138,7 +159,7 @@ impl Kasho {
         let share = |acts: usize| all * stage.acts.iter().take(acts).sum::<u64>() / 100;
         // Somebody asks for the bootstrap; whatever becomes of that, it is asked for again.
         let mut asking = self.engine.spawn(&["bootstrap", "--yes"]);
-        self.until("ACCUMULATING").await;
+        self.until_loading(&asking).await;
         stage.gate.send_replace(2);
         self.faults(stage, share(1), share(2)).await;
         asking.finish();
@@ -178,28 +199,37 @@ impl Kasho {
             if played > last {
                 (last, since) = (played, Instant::now());
             }
-            let course = || self.course.join("\n");
-            assert!(since.elapsed() < PATIENCE, "nobody plays after {played}\n{}", course());
+            let why = || self.told(&format!("nobody plays after {played}"));
+            assert!(since.elapsed() < PATIENCE, "{}", why());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
-    /// The number of the rules in force.
-    async fn generation(&self) -> Option<u64> {
-        let output = self.engine.run(&["status", "--json"]).await;
-        let status: serde_json::Value = serde_json::from_str(&output.stdout).ok()?;
-        status["generation"].as_u64()
+    /// The number of the rules in force, when it is above another one.
+    async fn newer_generation(&self, than: u64) -> u64 {
+        let begun = Instant::now();
+        loop {
+            let output = self.engine.run(&["status", "--json"]).await;
+            let status: Option<serde_json::Value> = serde_json::from_str(&output.stdout).ok();
+            let number = status.and_then(|status| status["generation"].as_u64());
+            if let Some(number) = number.filter(|number| *number > than) {
+                return number;
+            }
+            let why = || self.told(&format!("no rules above {than} are in force: {number:?}"));
+            assert!(begun.elapsed() < PATIENCE, "{}", why());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     async fn fault(&mut self, stage: &Stage, fault: Fault) {
         match fault {
             Fault::KillEngine => {
                 self.engine.kill9().await;
-                self.engine.start_again();
+                self.start_engine_again();
             }
             Fault::KillApplier => {
                 self.applier.kill9().await;
-                self.applier = self.engine.spawn(&["apply"]);
+                self.start_applier_again();
             }
             Fault::KillRedis => {
                 self.redis.kill9().await;
@@ -218,7 +248,8 @@ impl Kasho {
                         break;
                     }
                     self.supervise();
-                    assert!(begun.elapsed() < PATIENCE, "{}", self.course.join("\n"));
+                    let why = || self.told(&format!("{name} cannot be loaded again"));
+                    assert!(begun.elapsed() < PATIENCE, "{}", why());
                     tokio::time::sleep(Duration::from_millis(200)).await;
                     if stage.changing {
                         // It may be gone.
@@ -227,11 +258,10 @@ impl Kasho {
                 }
             }
             Fault::Swap => {
-                let before = eventually("a generation", async || self.generation().await).await;
+                let before = self.newer_generation(0).await;
                 self.swaps += 1;
                 self.configure(stage);
-                let newer = async || self.generation().await.filter(|number| *number > before);
-                let number = eventually("the other rules in force", newer).await;
+                let number = self.newer_generation(before).await;
                 self.course.push(format!("  generation {before} → {number}"));
             }
         }
@@ -260,13 +290,13 @@ impl Kasho {
         let halted = log.lines().find(|line| line.contains("the stream has halted"));
         // Nobody here decides about a schema change; to wait would be in vain.
         if let Some(line) = halted.filter(|line| line.contains("schema change")) {
-            panic!("{line}\n{}", self.course.join("\n"));
+            panic!("{}", self.told(line));
         }
         if self.engine.process().exited().is_some() {
-            self.engine.start_again();
+            self.start_engine_again();
         }
         if self.applier.exited().is_some() {
-            self.applier = self.engine.spawn(&["apply"]);
+            self.start_applier_again();
         }
     }
 
@@ -276,12 +306,8 @@ impl Kasho {
         let target = stage.target().await;
         while stage.done(&target).await < stage.schemas.len() {
             self.supervise();
-            assert!(
-                begun.elapsed() < PATIENCE,
-                "the target does not get everything\n{}\n--- the applier\n{}",
-                self.course.join("\n"),
-                self.applier.lines().join("\n")
-            );
+            let why = || self.told("the target does not get everything");
+            assert!(begun.elapsed() < PATIENCE, "{}", why());
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
@@ -299,13 +325,8 @@ impl Kasho {
             if none && status["tables_looked_at"] == true {
                 break;
             }
-            assert!(
-                begun.elapsed() < PATIENCE,
-                "tables stay without their rows: {}\n{}\n{}",
-                status["not_loaded"],
-                self.course.join("\n"),
-                self.engine.log()
-            );
+            let why = || self.told(&format!("tables stay without their rows: {status}"));
+            assert!(begun.elapsed() < PATIENCE, "{}", why());
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
@@ -320,7 +341,8 @@ impl Kasho {
         let target = stage.target().await;
         while stage.done(&target).await > 0 {
             self.supervise();
-            assert!(begun.elapsed() < PATIENCE, "the target stands still:\n{}", self.applier_log());
+            let why = || self.told("the target stands still");
+            assert!(begun.elapsed() < PATIENCE, "{}", why());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -331,9 +353,24 @@ impl Kasho {
         self.engine.run(&["verify", "--show-keys", "--wait", "60"]).await
     }
 
+    /// What the engine said, from its first start on.
+    fn engine_log(&self) -> String {
+        format!("{}{}", self.before.0, self.engine.log())
+    }
+
     /// What the applier said.
-    pub(super) fn applier_log(&self) -> String {
-        self.applier.lines().join("\n")
+    fn applier_log(&self) -> String {
+        format!("{}{}", self.before.1, self.applier.lines().join("\n"))
+    }
+
+    fn start_engine_again(&mut self) {
+        self.before.0 = self.engine_log() + "\n--- again\n";
+        self.engine.start_again();
+    }
+
+    fn start_applier_again(&mut self) {
+        self.before.1 = self.applier_log() + "\n--- again\n";
+        self.applier = self.engine.spawn(&["apply"]);
     }
 }
 
