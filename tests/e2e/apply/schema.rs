@@ -464,7 +464,7 @@ async fn a_schema_gets_another_name_while_its_tables_are_loaded() {
     site.pg().sql(TRIGGERS).await;
     let applier = site.applier();
     let bootstrap = site.world.engine.spawn(&["bootstrap", "--yes"]);
-    site.world.until_state("ACCUMULATING").await;
+    bootstrap.wait_for("state: ACCUMULATING").await;
     site.pg().sql(SWAP).await;
     site.pg()
         .sql("INSERT INTO \"Green\".u VALUES (2, 'b'); INSERT INTO blue.u VALUES (1, 'g')")
