@@ -57,19 +57,16 @@ impl Systemd {
         let (mut ready, mut told) = (false, String::new());
         loop {
             tokio::select! {
-                () = stop.cancelled() => return self.send("STOPPING=1\nSTATUS=draining"),
+                () = stop.cancelled() => return self.send_at_last("STOPPING=1\nSTATUS=draining").await,
                 _ = clock.tick() => {}
             }
             let status = shared.status.load();
             let line = line(&status);
-            if line != told {
-                self.send(&format!("STATUS={line}"));
+            // What a systemd that is busy did not take is told with the next look.
+            if line != told && self.send(&format!("STATUS={line}")) {
                 told = line;
             }
-            if !ready && status.started {
-                self.send("READY=1");
-                ready = true;
-            }
+            ready = ready || (status.started && self.send("READY=1"));
             // A loop that stands still is what the watchdog is for.
             if self.watchdog.is_some_and(|watchdog| shared.beat_age() < watchdog.max(2 * LOOK)) {
                 self.send("WATCHDOG=1");
@@ -77,16 +74,28 @@ impl Systemd {
         }
     }
 
-    fn send(&self, text: &str) {
-        let Some(socket) = &self.socket else { return };
+    /// There is no next look.
+    async fn send_at_last(&self, text: &str) {
+        for _ in 0..10 {
+            if self.send(text) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Whether it was taken.
+    fn send(&self, text: &str) -> bool {
+        let Some(socket) = &self.socket else { return false };
         let sent = UnixDatagram::unbound().and_then(|from| {
             // A systemd that does not read must not hold anything up.
             from.set_nonblocking(true)?;
             from.send_to_addr(text.as_bytes(), socket)
         });
-        if let Err(error) = sent {
+        if let Err(error) = &sent {
             tracing::debug!(%error, "NOTIFY_SOCKET cannot be written to");
         }
+        sent.is_ok()
     }
 }
 
@@ -121,6 +130,36 @@ mod tests {
         assert!(address(b"/run/systemd/notify").is_some_and(|a| a.as_pathname().is_some()));
         assert!(address(b"@kasho").is_some_and(|a| a.as_abstract_name() == Some(b"kasho")));
         assert!(address(b"").is_none() && address(b"vsock:2:1").is_none());
+    }
+
+    #[tokio::test]
+    async fn what_a_busy_systemd_did_not_take_is_told_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let systemd = UnixDatagram::bind(&path).unwrap();
+        systemd.set_nonblocking(true).unwrap();
+        let socket = Some(SocketAddr::from_pathname(&path).unwrap());
+        let teller = Systemd { socket, watchdog: Some(Duration::from_millis(20)) };
+        let mut room = 0;
+        while teller.send("full") {
+            room += 1;
+        }
+        let shared = Shared::new(Status { started: true, ..Status::default() });
+        let stop = CancellationToken::new();
+        let telling = tokio::spawn(teller.tell(shared, stop.clone()));
+        // Some looks in vain.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let (mut heard, mut buffer) = (Vec::new(), [0; 64]);
+        while !heard.iter().any(|text| text == "READY=1") {
+            match systemd.recv(&mut buffer) {
+                Ok(n) => heard.push(String::from_utf8_lossy(&buffer[..n]).into_owned()),
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+        assert_eq!(heard.iter().filter(|text| *text == "full").count(), room);
+        assert!(heard.iter().any(|text| text == "STATUS=WAITING"), "{heard:?}");
+        stop.cancel();
+        telling.await.unwrap();
     }
 
     #[test]

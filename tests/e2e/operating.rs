@@ -47,7 +47,8 @@ async fn agrees(world: &World, name: &str, query: &str) {
 
 const MASK: &str = "[source]\nheartbeat_ms = 0\n[redis.budget]\nchanges = 0.5\n\
     bootstrap = \"20MiB\"\n[[transform]]\nname = \"mask\"\nplugin = \"anonymize.wasm\"\n\
-    tables = [\"public.ledger\"]\n[transform.rules]\n\"public.ledger.id\" = \"pass\"\n\
+    tables = [\"public.ledger\"]\ndeadline_ms = 5000\n[transform.rules]\n\
+    \"public.ledger.id\" = \"pass\"\n\
     \"public.ledger.payload\" = \"null\"\n";
 
 /// The configuration with a mask, `[source]` and `[redis.budget]` joined with the others.
@@ -118,6 +119,8 @@ async fn metrics_pass_a_real_parser_and_tell_the_truth() {
     let safe = "SELECT safe_wal_size FROM pg_replication_slots";
     agrees(&world, "kasho_safe_wal_bytes", safe).await;
 
+    let slow = "kasho_consumer_load_lag_entries{consumer=\"slow\"}";
+    eventually("the consumer to be seen", async || sample(&world, slow).await).await;
     let told = scrape(&world).await;
     for (name, expected) in [
         ("kasho_state{state=STREAMING}", 1.0),
@@ -228,8 +231,12 @@ async fn a_group_that_reads_is_not_silent() {
         "{kasho}:1:bootstrap",
         ">",
     ];
-    world.redis.cli(&words).await;
-    eventually("it to be heard", async || silent().await.filter(|s| *s < before)).await;
+    // Silence grows with the clock: it reads until that is seen. Nothing of it is acknowledged.
+    eventually("it to be heard", async || {
+        world.redis.cli(&words).await;
+        silent().await.filter(|s| *s < before)
+    })
+    .await;
     until(&world, "kasho_consumer_load_lag_entries{consumer=\"group\"}", 21.0).await;
 }
 
@@ -281,27 +288,31 @@ async fn probes_and_systemd_are_told_when_it_stands_and_why_it_does_not() {
     let builder = Engine::builder();
     let socket = builder.home().path().join("notify");
     let systemd = UnixDatagram::bind(&socket).expect("socket");
-    systemd.set_read_timeout(Some(crate::harness::PATIENCE)).expect("timeout");
     let text = config(&pg.url(), &redis.url(), builder.home().grpc_port(), "");
     let builder = builder.config(&text).env("NOTIFY_SOCKET", &socket.display().to_string());
     let engine = builder.env("WATCHDOG_USEC", "400000").start();
     let port = engine.home().http_port();
+    // Read all the time, as systemd does: what does not fit into the socket is not kept.
+    let (say, mut said) = tokio::sync::mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(n) = systemd.recv(&mut buffer) {
+            let _ = say.send(String::from_utf8_lossy(&buffer[..n]).into_owned());
+        }
+    });
     // Everything told up to a message that contains `text`.
-    let heard = |text: &'static str| {
-        let systemd = systemd.try_clone().expect("socket");
-        tokio::task::spawn_blocking(move || {
-            let (mut all, mut buffer) = (Vec::new(), [0; 4096]);
-            loop {
-                let n =
-                    systemd.recv(&mut buffer).unwrap_or_else(|e| panic!("{text}: {e}: {all:?}"));
-                all.push(String::from_utf8_lossy(&buffer[..n]).into_owned());
-                if all.last().is_some_and(|last| last.contains(text)) {
-                    return all;
-                }
+    let mut heard = async |text: &str| {
+        let mut all: Vec<String> = Vec::new();
+        let listening = async {
+            while all.last().is_none_or(|last| !last.contains(text)) {
+                all.push(said.recv().await.expect("systemd listens"));
             }
-        })
+        };
+        let heard = tokio::time::timeout(crate::harness::PATIENCE, listening).await;
+        assert!(heard.is_ok(), "{text} is not told: {all:?}");
+        all
     };
-    let told = heard("STATUS=still connecting (the state is not known)").await.expect("heard");
+    let told = heard("STATUS=still connecting (the state is not known)").await;
     assert!(!told.iter().any(|text| text.contains("READY=1")), "{told:?}");
     let probe = async |path: &str| eventually("the listener", async || get(port, path).await).await;
     assert_eq!(probe("/livez").await, (200, "ok\n".to_owned()));
@@ -312,14 +323,14 @@ async fn probes_and_systemd_are_told_when_it_stands_and_why_it_does_not() {
     assert_eq!((code, why.contains("the connection to Redis failed")), (503, true), "{why}");
 
     redis.start_again().await;
-    heard("READY=1").await.expect("heard");
-    heard("WATCHDOG=1").await.expect("heard");
-    heard("WATCHDOG=1").await.expect("heard");
+    heard("READY=1").await;
+    heard("WATCHDOG=1").await;
+    heard("WATCHDOG=1").await;
     let world = World { pg, redis, engine };
     let ready = async || get(port, "/readyz").await.filter(|(code, _)| *code == 200);
     eventually("readiness", ready).await;
     world.bootstrap().await;
-    heard("STATUS=STREAMING").await.expect("heard");
+    heard("STATUS=STREAMING").await;
     eventually("readiness", ready).await;
     world.redis.kill9().await;
     let (_, why) = eventually("a lost Redis to show", async || {
@@ -328,9 +339,9 @@ async fn probes_and_systemd_are_told_when_it_stands_and_why_it_does_not() {
     .await;
     assert!(why.contains("Redis"), "{why}");
     assert_eq!(probe("/livez").await.0, 200, "a dead Redis is no reason to restart us");
-    heard("STATUS=STREAMING, not ready: ").await.expect("heard");
+    heard("STATUS=STREAMING, not ready: ").await;
     assert!(world.engine.terminate().await.success());
-    heard("STOPPING=1").await.expect("heard");
+    heard("STOPPING=1").await;
 }
 
 /// Every line as JSON, with what a log pipeline needs.
