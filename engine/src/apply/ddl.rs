@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use kasho_plugin_sdk::event::quote_identifier;
 
 use super::config::Ddl;
-use super::error::ApplyError;
+use super::error::{ApplyError, meaning};
 use super::progress::{At, PROVISIONAL, UNMADE};
 use super::settings;
 use super::stream::Applier;
@@ -225,11 +225,7 @@ impl Applier {
                         return Err(told_as);
                     }
                     return Err(match error.as_db_error() {
-                        Some(_) => by_hand_error(
-                            told,
-                            at,
-                            &format!("the target refuses it (SQLSTATE {code})"),
-                        ),
+                        Some(_) => by_hand_error(told, at, &refused(&code)),
                         None => failed(error),
                     });
                 };
@@ -324,6 +320,20 @@ impl Applier {
         }
         Ok(())
     }
+}
+
+/// Why a statement that succeeded at the source does not here.
+fn refused(code: &str) -> String {
+    // Rows that rules keep away, or whose table is loaded behind this, are no fault of anybody.
+    let more = match code {
+        "23503" => {
+            "; rows that it refers to may be kept away by rules, or come with a table that is still to \
+             be loaded (kasho status): the same with NOT VALID can be made now, and VALIDATE \
+             CONSTRAINT follows when they are there"
+        }
+        _ => "",
+    };
+    format!("the target refuses it (SQLSTATE {code}: {}{more})", meaning(code))
 }
 
 fn by_hand_error(told: &Told, at: EpochPosition, why: &str) -> ApplyError {

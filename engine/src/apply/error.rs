@@ -200,7 +200,7 @@ impl ApplyError {
 }
 
 /// What an error means for whoever looks after the target.
-fn meaning(sqlstate: &str) -> &'static str {
+pub(super) fn meaning(sqlstate: &str) -> &'static str {
     match sqlstate {
         "23505" => {
             "a row with such a key is there already: the target was changed by something else, \

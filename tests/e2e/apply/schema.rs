@@ -294,7 +294,7 @@ async fn what_cannot_be_run_is_made_by_hand_and_said_so() {
     let change = "ALTER TABLE t ALTER COLUMN n SET NOT NULL";
     let refused = told("ALTER TABLE", change, "public.t");
     site.pg().sql(&format!("BEGIN; {refused}; INSERT INTO t VALUES (2, 2, 2); COMMIT")).await;
-    let said = applier.wait_for("the target refuses it (SQLSTATE 23502)").await;
+    let said = applier.wait_for("the target refuses it (SQLSTATE 23502: a column").await;
     assert_eq!(applier.wait_exit().await.code(), Some(1));
     site.target.sql(&format!("DELETE FROM t WHERE id = 99; {change}")).await;
     let position = said.split("--ddl-done ").nth(1).unwrap();
@@ -302,7 +302,23 @@ async fn what_cannot_be_run_is_made_by_hand_and_said_so() {
     let applier = site.applier();
     site.settle().await;
     site.same(&["t"]).await;
-    assert!(Site::end(&applier).await.success());
+    // Of rows that the target does not have.
+    site.target.sql("CREATE TABLE u (t int)").await;
+    site.pg().sql("CREATE TABLE u (t int); INSERT INTO u VALUES (1)").await;
+    site.settle().await;
+    site.same(&["t", "u"]).await;
+    site.target.sql("DELETE FROM t WHERE id = 1").await;
+    let change = "ALTER TABLE u ADD CONSTRAINT ut FOREIGN KEY (t) REFERENCES t";
+    let refused = told("ALTER TABLE", change, "public.u");
+    site.pg().sql(&format!("BEGIN; {refused}; INSERT INTO t VALUES (3, 3, 3); COMMIT")).await;
+    let said = applier.wait_for("the target refuses it (SQLSTATE 23503: a foreign key").await;
+    assert!(said.contains("the same with NOT VALID can be made now"), "{said}");
+    assert_eq!(applier.wait_exit().await.code(), Some(1));
+    site.target.sql(&format!("{change} NOT VALID")).await;
+    let position = said.split("--ddl-done ").nth(1).unwrap();
+    site.world.engine.run(&["apply", "--until-caught-up", "--ddl-done", position]).await.success();
+    site.target.sql("INSERT INTO t VALUES (1, 1, 1); ALTER TABLE u VALIDATE CONSTRAINT ut").await;
+    site.same(&["t", "u"]).await;
 }
 
 /// With the event triggers themselves.
