@@ -91,8 +91,9 @@ async fn a_dump_is_taken_loaded_and_removed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_step_may_be_typed_again() {
-    // Nothing slows this load down: there has to be much of it left at both interruptions.
+    // There has to be some of it left at both interruptions: it waits for room.
     const ROWS: u64 = 200_000;
+    let room = |mib: u32| format!("[redis.budget]\nbootstrap = \"{mib}MiB\"\n");
     let world = World::start(ROWS).await;
     let writer = Writer::start(&world.pg, ROWS).await;
     let place = Place::of(&world).await;
@@ -108,6 +109,7 @@ async fn every_step_may_be_typed_again() {
     std::fs::remove_file(place.home.join("hook")).unwrap();
 
     // Ctrl-C while the rows are on their way: the file goes, what is loaded stays.
+    world.configure(&room(1));
     let running = world.engine.spawn(&typed);
     eventually("rows", async || (world.entries("bootstrap").await > 0).then_some(())).await;
     running.signal("INT");
@@ -117,12 +119,14 @@ async fn every_step_may_be_typed_again() {
     assert!(more < ROWS, "interrupted too late to show anything");
 
     // kill -9: nobody is left to remove it.
+    world.configure(&room(4));
     let running = world.engine.spawn(&typed);
     eventually("rows", async || (world.entries("bootstrap").await > more).then_some(())).await;
     running.kill9().await;
     assert_eq!(place.left(), ["kasho-dump-kasho_slot-e1"]);
 
     // Without a terminal it stays in ACCUMULATING and says how to go on.
+    world.configure("");
     let output = world.engine.run(&typed).await.success();
     let words = ["going on with epoch 1", "the dump of epoch 1 is there already", "earlier runs"];
     says(&output, &words);

@@ -335,7 +335,7 @@ async fn a_lock_on_another_table_does_not_keep_a_statement_from_being_told() {
     let lock = "BEGIN; LOCK TABLE other IN ACCESS EXCLUSIVE MODE";
     elsewhere.batch_execute(lock).await.expect("a lock");
     let add = "ALTER TABLE ledger ADD COLUMN more int DEFAULT 7";
-    schema.run(&["SET lock_timeout = '500ms'", add]).await;
+    schema.run(&["SET lock_timeout = '20s'", add]).await;
     elsewhere.batch_execute("COMMIT").await.expect("COMMIT");
     assert_eq!(
         schema.changes(1).await,

@@ -3,19 +3,21 @@
 
 use serde_json::Value;
 
+use crate::harness::process::kill;
 use crate::harness::{Engine, Fault, Output, Postgres, Proxy, Redis, eventually, python};
 use crate::world::{LEDGER, World, config, fill};
 
-/// An engine that reaches Redis through a wire, with little patience.
-async fn wired(rows: u64) -> (World, Proxy) {
+/// An engine that reaches Redis through a wire, with more in that section of its configuration
+/// and behind all of it.
+async fn wired(rows: u64, redis_section: &str, more: &str) -> (World, Proxy) {
     let (pg, redis) = tokio::join!(Postgres::start(), Redis::start());
     let proxy = Proxy::start(redis.port()).await;
     pg.sql(LEDGER).await;
     fill(&pg, 1, rows).await;
     let builder = Engine::builder();
     let url = redis.url_through(proxy.port());
-    let text = config(&pg.url(), &url, builder.home().grpc_port(), "");
-    let text = text.replacen("[redis]\n", "[redis]\nresponse_timeout_ms = 2000\n", 1);
+    let text = config(&pg.url(), &url, builder.home().grpc_port(), more);
+    let text = text.replacen("[redis]\n", &format!("[redis]\n{redis_section}"), 1);
     let engine = builder.config(&text).start();
     let world = World { pg, redis, engine };
     world.until_state("WAITING").await;
@@ -151,7 +153,7 @@ async fn a_row_larger_than_a_step_of_the_load_is_loaded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reply_that_is_lost_is_no_change_of_state_that_is() {
-    let (world, proxy) = wired(20).await;
+    let (world, proxy) = wired(20, "", "").await;
     proxy.lose_reply_to("\"ACCUMULATING\"", false);
     let began = grpc(&world, "StartBootstrap", "{}").await;
     proxy.lost().await;
@@ -187,7 +189,7 @@ async fn a_reply_that_is_lost_is_no_change_of_state_that_is() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_end_of_the_load_is_stored_when_redis_is_back() {
-    let (world, proxy) = wired(20).await;
+    let (world, proxy) = wired(20, "", "").await;
     proxy.lose_reply_to("\"loaded\":true", true);
     grpc(&world, "StartBootstrap", "{}").await.success();
     proxy.lost().await;
@@ -206,7 +208,9 @@ async fn the_end_of_the_load_is_stored_when_redis_is_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_load_goes_on_when_its_forced_end_fails() {
-    let (world, proxy) = wired(300_000).await;
+    // There has to be some of it left.
+    let slow = "[bootstrap]\nmax_rate = \"500KiB\"\n";
+    let (world, proxy) = wired(150_000, "", slow).await;
     world.begin_bootstrap().await;
     eventually("some rows", async || (world.entries("bootstrap").await > 0).then_some(())).await;
     // The turn of the loader is taken for the `end`, and nobody hears that.
@@ -220,8 +224,8 @@ async fn a_load_goes_on_when_its_forced_end_fails() {
     })
     .await;
     grpc(&world, "CompleteBootstrap", "{}").await.success();
-    assert_eq!(world.entries("bootstrap").await, 300_001);
-    world.check_ledger(300_001).await;
+    assert_eq!(world.entries("bootstrap").await, 150_001);
+    world.check_ledger(150_001).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -244,7 +248,9 @@ async fn a_holder_that_outlived_its_bootstrap_is_ended() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_holder_that_dies_before_it_is_adopted_leaves_nothing_unopened() {
-    let (world, proxy) = wired(5).await;
+    // The start must not be given up before the wire is mended.
+    let patient = "connect_timeout_ms = 60000\nresponse_timeout_ms = 60000\n";
+    let (world, proxy) = wired(5, patient, "").await;
     let open = world.pg.client().await;
     open.batch_execute("BEGIN; INSERT INTO ledger VALUES (-1, 'open')").await.unwrap();
     let starting = grpc(&world, "StartBootstrap", "{}");
@@ -291,9 +297,7 @@ fn kill_holder(world: &World) {
         let environment = std::fs::read(process.path().join("environ")).unwrap_or_default();
         let ours = environment.split(|byte| *byte == 0).any(|entry| entry == home.as_bytes());
         if ours && String::from_utf8_lossy(&line).contains("--hold") {
-            let pid = process.file_name().to_string_lossy().into_owned();
-            let killed = std::process::Command::new("kill").args(["-9", &pid]).status();
-            assert!(killed.expect("kill").success());
+            kill(process.file_name().to_string_lossy().parse().expect("a process id"), "KILL");
         }
     }
 }

@@ -41,7 +41,7 @@ use std::time::Duration;
 
 /// How long anything may take before a test gives up. Never a measure of speed: a
 /// machine under load has to fit.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The ports of a process come in blocks, and are below the range of outgoing connections,
 /// which would take them meanwhile.

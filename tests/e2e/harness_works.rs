@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::harness::process::Voice;
+use crate::harness::redis::patient;
 use crate::harness::{Fault, Postgres, Process, Proxy, Redis, guest, logs, python, unique};
 
 #[tokio::test]
@@ -78,7 +79,7 @@ async fn the_wire_breaks_as_told() {
     let redis = Redis::start().await;
     let proxy = Proxy::start(redis.port()).await;
     let client = redis::Client::open(redis.url_through(proxy.port())).unwrap();
-    let connect = async || client.get_multiplexed_async_connection().await;
+    let connect = async || client.get_multiplexed_async_connection_with_config(&patient()).await;
     let ping = redis::cmd("INCR").arg("n").clone();
 
     let mut connection = connect().await.unwrap();

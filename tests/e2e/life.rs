@@ -59,6 +59,13 @@ async fn kill_9_inside_a_large_transaction() {
 #[tokio::test(flavor = "multi_thread")]
 async fn kill_9_between_the_reply_of_redis_and_the_acknowledgement() {
     let mut world = World::start(10).await;
+    // Nothing is acknowledged before the engine is killed.
+    let text = std::fs::read_to_string(world.engine.home().config_path()).expect("kasho.toml");
+    let late = text.replacen("[redis]\n", "[redis]\nack_lag_ms = 60000\n", 1);
+    world.engine.home().write_config(&late);
+    world.engine.terminate().await;
+    world.engine.start_again();
+    world.until_state("WAITING").await;
     world.bootstrap().await;
     let writer = Writer::start(&world.pg, 10).await;
     for _ in 0..3 {
@@ -154,7 +161,9 @@ async fn a_table_without_an_identity_made_on_the_way_keeps_no_engine_from_starti
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_of_an_entry_may_be_more_or_fewer_in_the_middle_of_a_load() {
     const ROWS: u64 = 150_000;
-    let mut world = World::start(ROWS).await;
+    // There has to be much of it left each time.
+    let (pg, redis) = tokio::join!(Postgres::start(), Redis::start());
+    let mut world = World::with(pg, redis, ROWS, "[bootstrap]\nmax_rate = \"300KiB\"\n").await;
     let writer = Writer::start(&world.pg, ROWS).await;
     let plain = std::fs::read_to_string(world.engine.home().config_path()).expect("kasho.toml");
     world.begin_bootstrap().await;
@@ -165,7 +174,10 @@ async fn rows_of_an_entry_may_be_more_or_fewer_in_the_middle_of_a_load() {
         })
         .await;
         world.engine.kill9().await;
-        let text = plain.replacen("[redis]", &format!("[redis]\nload_rows = {rows}"), 1);
+        let mut text = plain.replacen("[redis]", &format!("[redis]\nload_rows = {rows}"), 1);
+        if rows == 10_000 {
+            text = text.replacen("max_rate = \"300KiB\"", "", 1);
+        }
         world.engine.home().write_config(&text);
         world.engine.start_again();
         world.until_state("ACCUMULATING").await;

@@ -255,6 +255,11 @@ async fn one_command_in_the_container_and_every_trouble() {
     let home = site.world.engine.home().path().to_owned();
     eventually("docker stop", async || home.join("stop").exists().then_some(())).await;
     assert!(site.world.engine.terminate().await.success());
+    eventually("the server to see that", async || {
+        let active = "SELECT count(*) FROM pg_replication_slots WHERE active";
+        (site.world.pg.value(active).await == "0").then_some(())
+    })
+    .await;
     std::fs::remove_file(home.join("stop")).expect("stop");
     eventually("docker start", async || home.join("start").exists().then_some(())).await;
     site.world.engine.start_again();

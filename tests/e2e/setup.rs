@@ -169,6 +169,11 @@ async fn the_engine_needs_no_more_than_setup_gives() {
     let refused = site.world.engine.run(&["teardown", "--apply", "--admin-url", &site.admin]).await;
     assert!(refused.code == 1 && refused.stderr.contains("stop the engine first"), "{refused:?}");
     site.world.engine.terminate().await;
+    eventually("the server to see that", async || {
+        let active = "SELECT count(*) FROM pg_replication_slots WHERE active";
+        (site.world.pg.value(active).await == "0").then_some(())
+    })
+    .await;
     site.kasho(&["teardown", "--apply"]).await;
     let pg = &site.world.pg;
     assert_eq!(pg.value("SELECT count(*) FROM pg_replication_slots").await, "0");

@@ -14,6 +14,13 @@ async fn confirmed(world: &World) -> u64 {
     world.pg.value(query).await.parse().expect("LSN")
 }
 
+/// The engine does not wait long for the server to have read its last word.
+async fn until_nobody_reads(world: &World) {
+    let active = "SELECT count(*) FROM pg_replication_slots WHERE active";
+    let free = async || (world.pg.value(active).await == "0").then_some(());
+    eventually("the slot to be free", free).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signal_lets_the_batch_in_flight_be_published_and_acknowledged() {
     for signal in ["TERM", "INT"] {
@@ -36,6 +43,7 @@ async fn a_signal_lets_the_batch_in_flight_be_published_and_acknowledged() {
         assert_eq!(status.code(), Some(0), "{}", world.engine.log());
         world.engine.wait_for("drained").await;
         // What was published as a whole is acknowledged; a transaction in part is not.
+        until_nobody_reads(&world).await;
         let published = world.newest().await.expect("entries");
         let whole = world.entries("changes").await == 20_000;
         let confirmed = confirmed(&world).await;
@@ -45,6 +53,7 @@ async fn a_signal_lets_the_batch_in_flight_be_published_and_acknowledged() {
         // And once it is published as a whole, it is acknowledged by the end.
         let published = world.newest().await.expect("entries");
         assert!(world.engine.terminate().await.success());
+        until_nobody_reads(&world).await;
         assert!(self::confirmed(&world).await > published.0);
     }
 }

@@ -46,11 +46,11 @@ fn config(redis: &Redis) -> RedisConfig {
     RedisConfig { url: Some(redis.url().into()), ..RedisConfig::default() }
 }
 
-/// Through a wire that can be spoiled, with little patience.
+/// Through a wire that can be spoiled, with no more patience than a busy machine needs.
 fn config_through(redis: &Redis, proxy: &Proxy) -> RedisConfig {
     RedisConfig {
         url: Some(redis.url_through(proxy.port()).into()),
-        response_timeout_ms: 500,
+        response_timeout_ms: 5_000,
         ..RedisConfig::default()
     }
 }

@@ -445,7 +445,7 @@ async fn slot_creation_says_whom_it_waits_for() {
     assert_eq!(slots(&pg).await, "", "half-made, or left over");
     // Given up for the time it takes.
     let mut task = spec(&pg.url());
-    task.slot_timeout_s = 3;
+    task.slot_timeout_s = 10;
     let mut held = Held::start(&task).await;
     waiting(&mut held).await;
     let mut event = held.event().await;
@@ -453,7 +453,7 @@ async fn slot_creation_says_whom_it_waits_for() {
         event = held.event().await;
     }
     let text = event["text"].as_str().unwrap();
-    assert!(text.contains("longer than 3 s") && text.contains("slow writer"), "{text}");
+    assert!(text.contains("longer than 10 s") && text.contains("slow writer"), "{text}");
     assert_eq!(slots(&pg).await, "", "half-made, or left over");
     // And when the writer ends it goes on.
     let mut held = Held::start(&spec(&pg.url())).await;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::harness::{Engine, Output, Postgres, Redis, eventually, guest, python};
+use crate::harness::{Engine, Output, PATIENCE, Postgres, Redis, eventually, guest, python};
 use crate::world::{LEDGER, World, config, fill};
 
 const SLOT: &str = "FROM pg_replication_slots WHERE slot_name = 'kasho_slot'";
@@ -37,7 +37,7 @@ impl World {
         };
         tokio::select! {
             status = eventually("a status", look) => status,
-            () = tokio::time::sleep(std::time::Duration::from_secs(60)) => {
+            () = tokio::time::sleep(PATIENCE * 9 / 10) => {
                 panic!("no such status, but {:#}", last.lock().unwrap())
             }
         }
@@ -59,7 +59,7 @@ impl World {
         };
         tokio::select! {
             value = eventually(field, look) => value,
-            () = tokio::time::sleep(std::time::Duration::from_secs(60)) => {
+            () = tokio::time::sleep(PATIENCE * 9 / 10) => {
                 panic!("{field}: status and server differ: {:?}", told.lock().unwrap())
             }
         }

@@ -143,9 +143,15 @@ async fn a_dump_loads_what_the_direct_load_and_copy_load() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kill_9_of_the_loader_at_ten_moments_loses_and_repeats_nothing() {
-    // The kills all come in the first eighth of it: nothing slows this loader down.
+    // The kills all come in the first eighth of it, and behind the first quarter there is no
+    // room until nobody is killed any more.
     const ROWS: u64 = 80_000;
     let world = World::start(ROWS).await;
+    let home = world.engine.home();
+    let text = std::fs::read_to_string(home.config_path()).expect("kasho.toml");
+    let small = home.path().join("small.toml");
+    std::fs::write(&small, format!("{text}[redis.budget]\nbootstrap = \"2MiB\"\n")).expect("write");
+    let held = ["-b", "50", "--config", small.to_str().expect("UTF-8")];
     let writer = Writer::start(&world.pg, ROWS).await;
     writer.more(100).await;
     let snapshot = external(&world).await;
@@ -153,7 +159,7 @@ async fn kill_9_of_the_loader_at_ten_moments_loses_and_repeats_nothing() {
     for moment in 0..10 {
         let random = u64::from_str_radix(&unique()[..8], 16).expect("hexadecimal") % (ROWS / 80);
         let goal = moment * (ROWS / 80) + random;
-        let loader = world.engine.spawn(&sync(&file, &["-b", "50"]));
+        let loader = world.engine.spawn(&sync(&file, &held));
         eventually("some rows", async || (world.entries("bootstrap").await > goal).then_some(()))
             .await;
         assert!(loader.exited().is_none(), "it ended too early to be killed at {goal}");
@@ -329,7 +335,7 @@ async fn a_bootstrap_that_ends_while_a_loader_waits_for_its_turn_gets_no_row_beh
     // Somebody of whom nobody here can say whether he lives has the turn.
     let (turn, other) = ("{kasho}:1:load", "pg-bootstrap-sync on another machine");
     let (seconds, _): (u64, u64) = world.redis.command(&["TIME"]).await;
-    let until = ((seconds + 10) * 1_000).to_string();
+    let until = ((seconds + 30) * 1_000).to_string();
     let _: i64 = world.redis.command(&["HSET", turn, "owner", other, "until", &until]).await;
     let loader = world.engine.spawn(&sync(&file, &[]));
     loader.wait_for("another loader had the turn").await;

@@ -657,7 +657,7 @@ async fn restless(source: &Postgres, stop: Arc<AtomicBool>) -> u64 {
         // In a transaction of its own: between the two the row is there.
         let gone = "DELETE FROM words WHERE w = 'come and go'";
         client.batch_execute(gone).await.expect("a transaction");
-        tokio::time::sleep(Duration::from_millis(3)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     n
 }

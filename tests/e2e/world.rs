@@ -99,10 +99,8 @@ impl World {
     /// Starts accumulating and loading, and returns once that is so: whoever asked for it
     /// is not needed any more.
     pub(crate) async fn begin_bootstrap(&self) {
-        tokio::select! {
-            output = self.engine.run(&["bootstrap"]) => drop(output.success()),
-            () = self.until_state("ACCUMULATING") => {}
-        }
+        // To ask for the state takes longer.
+        self.engine.spawn(&["bootstrap"]).wait_for("state: ACCUMULATING").await;
     }
 
     /// Entries of a stream of epoch 1; of the load, its rows and marks.

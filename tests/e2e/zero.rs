@@ -64,7 +64,9 @@ async fn from_zero_to_a_masked_staging_copy() {
                kill $(jobs -p)\nwait\n";
     engine.home().write("running", "");
     let shell = engine.spawn_shell(&script);
-    shell.wait_for("--- all typed").await;
+    for step in ["check", "load", "target", "verify", "all typed"] {
+        shell.wait_for(&format!("--- {step}")).await;
+    }
 
     // Rows and the schema go on, in their order.
     source.sql(&format!("INSERT INTO users VALUES (3001, 'New', '{secret}3001@x')")).await;

@@ -26,7 +26,7 @@ impl Churn {
                      DELETE FROM ledger WHERE id = {some} + 3; COMMIT"
                 );
                 client.batch_execute(&sql).await.expect("the writer");
-                tokio::time::sleep(std::time::Duration::from_millis(4)).await;
+                tokio::time::sleep(std::time::Duration::from_millis(8)).await;
             }
         }))
     }
@@ -335,6 +335,7 @@ async fn a_transaction_of_any_size_takes_no_more_memory() {
     site.pg()
         .sql("INSERT INTO ledger SELECT n, n, md5(n::text) FROM generate_series(1, 150000) n")
         .await;
+    site.settle().await;
     site.pg().sql("UPDATE ledger SET n = n + 1").await;
     site.settle().await;
     let status = std::fs::read_to_string(format!("/proc/{}/status", applier.pid())).unwrap();

@@ -9,6 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::watch;
 
 use super::{PATIENCE, logs};
@@ -150,11 +151,22 @@ impl Drop for Process {
     }
 }
 
-/// Sends a signal to a process by its id.
+/// Sends a signal to a process by its id; at once, for who is killed in the middle of something
+/// must not come to its end meanwhile.
 pub(crate) fn kill(pid: u32, signal: &str) {
-    // The shell's own `kill` is everywhere; procps is not.
-    let script = format!("kill -{signal} {pid} 2>/dev/null");
-    let _ = Command::new("sh").args(["-c", &script]).status();
+    let signal = match signal {
+        "CONT" => Signal::CONT,
+        "HUP" => Signal::HUP,
+        "INT" => Signal::INT,
+        "KILL" => Signal::KILL,
+        "QUIT" => Signal::QUIT,
+        "STOP" => Signal::STOP,
+        "TERM" => Signal::TERM,
+        other => panic!("SIG{other}?"),
+    };
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
+    // It may have ended by itself.
+    let _ = kill_process(pid, signal);
 }
 
 /// Reads a pipe to its end.

@@ -10,7 +10,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use super::process::{Process, Voice};
-use super::{free_port, logs, unique};
+use super::{PATIENCE, free_port, logs, unique};
 
 /// A Redis server. Dropping it kills it and removes its folder.
 pub(crate) struct Redis {
@@ -96,7 +96,7 @@ impl Redis {
     /// A connection.
     pub(crate) async fn client(&self) -> redis::aio::MultiplexedConnection {
         let client = redis::Client::open(self.url()).expect("URL");
-        let connection = client.get_multiplexed_async_connection().await;
+        let connection = client.get_multiplexed_async_connection_with_config(&patient()).await;
         connection.unwrap_or_else(|e| panic!("connect to Redis: {e}"))
     }
 
@@ -178,6 +178,12 @@ impl Redis {
     pub(crate) fn log(&self) -> String {
         self.process.lines().join("\n")
     }
+}
+
+/// By itself a client waits half a second for a reply, which a server under load may not keep.
+pub(crate) fn patient() -> redis::AsyncConnectionConfig {
+    let config = redis::AsyncConnectionConfig::new();
+    config.set_connection_timeout(Some(PATIENCE)).set_response_timeout(Some(PATIENCE))
 }
 
 impl Drop for Redis {

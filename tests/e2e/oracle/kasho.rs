@@ -353,7 +353,7 @@ impl Kasho {
     /// `kasho verify`, which has to agree.
     pub(super) async fn verify(&mut self) -> crate::harness::Output {
         self.supervise();
-        self.engine.run(&["verify", "--show-keys", "--wait", "60"]).await
+        self.engine.run(&["verify", "--show-keys", "--wait", "240"]).await
     }
 
     /// What the engine said, from its first start on.

@@ -6,7 +6,7 @@ use kasho::source::conninfo::{Conninfo, sql_connect};
 use kasho::source::wal::ReplSession;
 
 use super::{make_slot, options, prepare, rows};
-use crate::harness::{Certificates, Postgres, free_port};
+use crate::harness::{Certificates, Postgres, free_port, unique};
 
 async fn tls_server(certificates: &Certificates) -> Postgres {
     Postgres::builder()
@@ -29,10 +29,13 @@ async fn both(url: &str) -> Result<bool, SourceError> {
     let client = sql_connect(&info, "both").await?;
     let sql = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
     let over_tls: bool = client.query_one(sql, &[]).await.unwrap().get(0);
-    let mut session = ReplSession::connect(&info, "both").await?;
+    // The one before may still be on its way out.
+    let name = format!("both {}", unique());
+    let mut session = ReplSession::connect(&info, &name).await?;
     session.identify_system().await?;
-    let sql = "SELECT ssl FROM pg_stat_ssl JOIN pg_stat_replication USING (pid)";
-    assert_eq!(client.query_one(sql, &[]).await.unwrap().get::<_, bool>(0), over_tls);
+    let sql = "SELECT ssl FROM pg_stat_ssl JOIN pg_stat_replication USING (pid) \
+               WHERE application_name = $1";
+    assert_eq!(client.query_one(sql, &[&name]).await.unwrap().get::<_, bool>(0), over_tls);
     Ok(over_tls)
 }
 
