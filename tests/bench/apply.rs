@@ -67,6 +67,7 @@ async fn loads(table: &mut Table) {
     pg.sql("VACUUM ANALYZE").await;
     let engine = engine(&pg, &redis, &section(&ours)).await;
     let applier = engine.spawn(&["apply"]);
+    applier.wait_for("there is nothing to apply yet").await;
     let (mut kasho, mut psql, mut cpu) = (Vec::new(), Vec::new(), Vec::new());
     // One for all: each new one costs the server more than the question.
     let client = ours.client().await;

@@ -202,6 +202,8 @@ impl Variant {
             if observer.query_one(&active, &[]).await.expect("slot").get::<_, bool>(0) {
                 break;
             }
+            let ended = self.engine.process().exited();
+            assert!(ended.is_none(), "{}", self.engine.log());
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let start_up = started.elapsed().as_secs_f64();

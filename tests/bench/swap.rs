@@ -50,7 +50,10 @@ pub(crate) async fn run(table: &mut Table) {
     let writer = tokio::spawn(write(pg.client().await, Arc::clone(&stop)));
     let mut watch = Watch { redis: redis.client().await, last: "0-0".to_owned(), before: None };
     // The first rows, and the writer's caches.
-    watch.until(Instant::now() + WINDOW, None).await;
+    let mut old = None;
+    while old.is_none() {
+        old = watch.until(Instant::now() + WINDOW, None).await.generation;
+    }
     let size = std::fs::metadata(engine.home().path().join(PLUGIN)).expect("plugin").len() / 1000;
     let (mut first, mut pauses, mut quiet) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..amount(1, 5, 15) {
@@ -58,8 +61,10 @@ pub(crate) async fn run(table: &mut Table) {
         quiet.push(alone.pause);
         let begun = Instant::now();
         replace(&engine, round);
-        let old = alone.generation.expect("rows");
-        let swapped = watch.until(begun + PATIENCE, Some(old)).await;
+        // Where nothing came meanwhile it is as it was.
+        old = alone.generation.or(old);
+        let swapped = watch.until(begun + PATIENCE, old.take()).await;
+        old = swapped.generation;
         let rest = watch.until(begun + WINDOW, None).await;
         first.push((swapped.until - begun).as_secs_f64() * 1e3);
         pauses.push(swapped.pause.max(rest.pause));

@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
@@ -93,7 +94,12 @@ impl Home {
     /// As [`Home::run`], with `input` on its standard input.
     pub(crate) async fn run_typing(&self, arguments: &[&str], input: &str) -> Output {
         let command = self.command(arguments);
-        let output = Output::of(command, input).await;
+        let limit = match arguments.first() {
+            // They compile, and may have to fetch what they compile with.
+            Some(&"plugin") => 6 * super::PATIENCE,
+            _ => super::PATIENCE,
+        };
+        let output = Output::within(limit, command, input).await;
         output.search(&self.name);
         output
     }
@@ -312,6 +318,10 @@ pub(crate) struct Output {
 impl Output {
     /// Runs a command to its end.
     pub(crate) async fn of(command: Command, input: &str) -> Output {
+        Output::within(super::PATIENCE, command, input).await
+    }
+
+    async fn within(limit: Duration, command: Command, input: &str) -> Output {
         let program = command.get_program().to_owned();
         let mut command = tokio::process::Command::from(command);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -322,7 +332,7 @@ impl Output {
         // It may end without reading: a broken pipe is no failure.
         let _ = stdin.write_all(input.as_bytes()).await;
         drop(stdin);
-        let output = tokio::time::timeout(super::PATIENCE, child.wait_with_output()).await;
+        let output = tokio::time::timeout(limit, child.wait_with_output()).await;
         let output = output.unwrap_or_else(|_| panic!("{} does not end", program.display()));
         let output = output.expect("wait");
         Output {

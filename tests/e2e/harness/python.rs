@@ -51,7 +51,12 @@ pub(crate) fn environment(requirements: &[&str]) -> PathBuf {
         run(Command::new("python3").args(["-m", "venv"]).arg(&folder), cure);
         let mut pip = Command::new(&interpreter);
         pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
-        run(pip.args(requirements), "the Python package index has to be reachable");
+        pip.args(["--timeout", "60"]).args(requirements);
+        // It does not try again itself when a connection breaks in the middle of a package.
+        let fetched = (0..2).any(|_| pip.status().is_ok_and(|status| status.success()));
+        if !fetched {
+            run(&mut pip, "the Python package index has to be reachable");
+        }
         fs::write(complete, "").expect("mark");
     }
     folder
