@@ -371,6 +371,7 @@ impl Chain {
             tracing::warn!(%binding, table = %plan.relation.qualified(), rows = rows.len(), "plugin failed: {failure}");
             match failure {
                 Failure::Deadline { .. } if deadline == usual => {
+                    Figures::add(&link.bound.figures.late, 1);
                     deadline = usual.saturating_mul(10);
                 }
                 Failure::Deadline { .. } => {

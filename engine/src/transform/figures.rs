@@ -26,6 +26,8 @@ pub struct Figures {
     pub passed: AtomicU64,
     /// Calls that failed: traps, deadlines, malformed answers.
     pub failures: AtomicU64,
+    /// Those of them that had no answer in time and were made once more, with ten times as long.
+    pub late: AtomicU64,
     /// Nanoseconds in calls, host work included.
     nanoseconds: AtomicU64,
     /// Calls by their time: those within each bound of [`CALL_SECONDS`], and the others.

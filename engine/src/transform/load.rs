@@ -23,7 +23,7 @@ use super::error::LoadError;
 use super::figures::Figures;
 use super::generation::{Bound, Generation, start};
 use super::host::{Compiled, Host, hex};
-use super::instance::{Ceilings, Instance};
+use super::instance::{Ceilings, Failure, Instance};
 use super::keys::Key;
 use super::places;
 use super::plan::{Policy, RelationPlan};
@@ -322,8 +322,15 @@ fn bind(
         lines: Arc::default(),
     };
     let init = init(binding, key.is_some());
-    let (instance, needs) = start(host, &compiled, &ceilings, &init, key.as_deref())
-        .map_err(|failure| vec![wrong(&binding.plugin, failure.to_string())])?;
+    let begin = |ceilings| start(host, &compiled, ceilings, &init, key.as_deref());
+    let begun = match begin(&ceilings) {
+        // A machine that is far too busy is no fault of a plugin.
+        Err(late @ Failure::Deadline { .. }) => begin(&ceilings.patient())
+            .map_err(|again| if matches!(again, Failure::Deadline { .. }) { late } else { again }),
+        begun => begun,
+    };
+    let (instance, needs) =
+        begun.map_err(|failure| vec![wrong(&binding.plugin, failure.to_string())])?;
     errors.extend(above(binding, &needs).into_iter().map(|(at, text)| wrong(at, text)));
     if !errors.is_empty() {
         return Err(errors);

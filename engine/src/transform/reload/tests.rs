@@ -182,16 +182,23 @@ async fn a_transaction_passes_through_one_generation() {
 async fn a_changed_file_is_noticed_and_so_is_a_poke() {
     let world = World::new();
     let watch = watch(&world.handle, &host(), world.sources()).unwrap();
+    assert!(watch._events.is_some(), "no inotify: see fs.inotify.max_user_instances");
     let mut report = world.handle.report();
     let file = world.setup.folder.path().join("new");
     std::fs::write(&file, masks("two").wasm()).unwrap();
     std::fs::rename(&file, world.setup.folder.path().join("mask.wasm")).unwrap();
-    report.wait_for(|r: &Report| r.generation == 2).await.unwrap();
+    until(&mut report, 2).await;
     let mut other = world.setup.config.clone();
     other.unruled_tables = Some(super::super::Unruled::Drop);
     *world.config.lock().unwrap() = Ok(other);
     watch.poke();
-    report.wait_for(|r: &Report| r.generation == 3).await.unwrap();
+    until(&mut report, 3).await;
+}
+
+/// Far less than the poll, far more than a look takes.
+async fn until(report: &mut tokio::sync::watch::Receiver<Report>, generation: u64) {
+    let newer = report.wait_for(|report| report.generation == generation);
+    tokio::time::timeout(Duration::from_secs(300), newer).await.expect("a look").unwrap();
 }
 
 #[tokio::test]
