@@ -399,6 +399,8 @@ impl Engine {
                 self.held = self.streaming.take().filter(|_| !slot_lost);
                 self.troubles.stream = Some(error.clone());
                 let decided = std::mem::take(&mut self.decided);
+                // A candidate that was refused for what the tables were may fit them by now.
+                self.reload.poke();
                 match slot_lost {
                     true => self.apply(Command::SlotLost { error }, "the slot is lost").await,
                     false if decided => self.try_again(),

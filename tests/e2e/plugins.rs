@@ -163,6 +163,21 @@ async fn a_table_that_nobody_named_halts_and_does_not_leave() {
         "{named}\"public.secrets.id\" = \"pass\"\n\"public.secrets.s\" = {{ transform = \"constant\", value = \"gen-s\" }}\n"
     ));
     people.settle(1_000).await;
+    // Rules that were there before their table are looked at again when it comes by.
+    let both = named.replace("\"public.secrets\"]", "\"public.secrets\", \"public.early\"]");
+    let text = "transform = \"constant\", value = \"gen-s\"";
+    people.write_rules(&format!(
+        "{both}\"public.secrets.id\" = \"pass\"\n\"public.secrets.s\" = {{ {text} }}\n\
+         \"public.early.id\" = \"pass\"\n\"public.early.s\" = {{ {text} }}\n"
+    ));
+    eventually("the rules to be refused", async || {
+        let status = people.world.try_status().await?;
+        status["degraded"].as_str()?.contains("public.early").then_some(())
+    })
+    .await;
+    people.world.pg.sql("ALTER TABLE secrets RENAME TO early").await;
+    people.world.pg.sql(&format!("INSERT INTO early VALUES (2, '{}')", people.secret)).await;
+    people.settle(2_000).await;
     let streams = people.world.redis.cli(&["XRANGE", "{kasho}:1:changes", "-", "+"]).await;
     assert!(!streams.contains(&people.secret));
 }

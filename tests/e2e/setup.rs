@@ -110,6 +110,16 @@ async fn setup_prints_a_script_that_does_it_and_then_has_nothing_to_do() {
     assert!(again.contains("nothing is left to do"), "{again}");
 }
 
+/// Nor is it emptied in the targets first.
+async fn what_cannot_be_read_is_not_loaded_again(world: &World) {
+    world.pg.sql("REVOKE SELECT ON later FROM kasho").await;
+    let loaded = world.entries("bootstrap").await;
+    let refused = world.engine.run(&["bootstrap", "--table", "\"public\".\"later\""]).await;
+    let grant = "GRANT SELECT ON public.later TO kasho";
+    assert!(refused.code == 1 && refused.stderr.contains(grant), "{refused:?}");
+    assert_eq!(world.entries("bootstrap").await, loaded);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_engine_needs_no_more_than_setup_gives() {
     let mut site = Site::start().await;
@@ -164,6 +174,8 @@ async fn the_engine_needs_no_more_than_setup_gives() {
         (site.world.entries("bootstrap").await >= before + 2).then_some(())
     })
     .await;
+
+    what_cannot_be_read_is_not_loaded_again(&site.world).await;
 
     // Nothing is taken from under a running engine.
     let refused = site.world.engine.run(&["teardown", "--apply", "--admin-url", &site.admin]).await;

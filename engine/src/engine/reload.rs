@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant};
+use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 use super::effects::unavailable;
@@ -16,6 +17,7 @@ use crate::bootstrap::{
     self, Command, Definitions, Load, Phase, Refusal, Reload, Streaming, Transition,
 };
 use crate::control::{Answer, Reply};
+use crate::quote::identifier;
 use crate::sink::store::Registry;
 use crate::source::RELOAD_PREFIX;
 use crate::source::catalog::Catalog;
@@ -219,20 +221,45 @@ impl Engine {
     }
 }
 
-/// A table is named as it is published, or as SQL would without quotes; a partition stands
-/// for the relation that its rows are published as.
+/// A table is named as SQL would, with quotes or without; a partition stands for the relation
+/// that its rows are published as.
 fn published_name(catalog: &Catalog, asked: &str) -> Option<String> {
-    let named = |qualified: &str, schema: &str, table: &str| {
-        qualified == asked
-            || asked == format!("{schema}.{table}")
-            || (schema == "public" && table == asked)
+    let either = |name: &str| [name.to_owned(), identifier(name)];
+    let named = |schema: &str, table: &str| {
+        let mut whole = either(schema).into_iter().flat_map(|schema| {
+            either(table).into_iter().map(move |table| format!("{schema}.{table}"))
+        });
+        whole.any(|name| name == asked)
+            || (schema == "public" && either(table).iter().any(|name| name == asked))
     };
-    let relation = catalog.relations.iter().find(|r| named(&r.qualified(), &r.schema, &r.table));
+    let relation = catalog.relations.iter().find(|r| named(&r.schema, &r.table));
     let partition = || {
-        let found = catalog.tables.iter().find(|t| named(&t.qualified(), &t.schema, &t.table));
+        let found = catalog.tables.iter().find(|t| named(&t.schema, &t.table));
         catalog.relation(found?.relation)
     };
     relation.or_else(partition).map(|relation| relation.qualified())
+}
+
+/// Refused before targets empty the tables, which then wait for rows that cannot be read.
+async fn readable(client: &Client, catalog: &Catalog, names: &[String]) -> Result<(), Refusal> {
+    let held = catalog.tables.iter().filter(|table| {
+        catalog.relation(table.relation).is_some_and(|of| names.contains(&of.qualified()))
+    });
+    let oids: Vec<u32> = held.map(|table| table.oid).collect();
+    let lacking = "SELECT pg_catalog.format('GRANT USAGE ON SCHEMA %I TO %I; GRANT SELECT ON %I.%I TO %I', \
+                   nspname, current_user, nspname, relname, current_user) \
+                   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = relnamespace \
+                   WHERE c.oid = ANY ($1) AND NOT (pg_catalog.has_schema_privilege(n.oid, 'USAGE') \
+                       AND pg_catalog.has_any_column_privilege(c.oid, 'SELECT')) ORDER BY 1";
+    let found = client.query(lacking, &[&oids]).await.map_err(unavailable)?;
+    let grants: Vec<String> = found.iter().map(|row| row.get(0)).collect();
+    match grants.is_empty() {
+        true => Ok(()),
+        false => Err(Refusal::precondition(format!(
+            "the role of source.url may not read what is to be loaded: {}; then ask again",
+            grants.join("; ")
+        ))),
+    }
 }
 
 /// Writes the mark, and waits until the checkpoint says that it is published: then it is,
@@ -298,6 +325,7 @@ impl World {
                 names.push(name);
             }
         }
+        readable(&client, &catalog, &names).await?;
         let mut planned = catalog.definitions(&client).await.map_err(unavailable)?;
         planned.retain(|name, _| names.contains(name));
         Ok((names, planned))
