@@ -402,6 +402,43 @@ async fn drop_loses_rows_and_says_how_many() {
     let plugin = &it.world.status().await["plugins"][0];
     assert_eq!((&plugin["errors"], &plugin["lost"]), (&10.into(), &10.into()));
     it.nothing_left().await;
+    // Under other rules, too: rows that are not there stay away. A new epoch has them all,
+    // whether the engine is told of it or finds its slot gone.
+    it.taken(&rules("on_error = \"halt\"", CONSTANT)).await;
+    it.insert(101, 101).await;
+    it.settle().await;
+    assert_eq!(it.entries("changes").await.last().expect("a change").1["miss"], true);
+    for epoch in 2..=3 {
+        let before = it.world.status().await["generation"].as_u64();
+        if epoch == 2 {
+            it.world.engine.run(&["reset", "--yes"]).await.success();
+            eventually("what was lost to be forgotten", async || {
+                (it.world.try_status().await?["generation"].as_u64() > before).then_some(())
+            })
+            .await;
+        } else {
+            it.taken(&rules("on_error = \"drop\"\nallow_misses = true", CONSTANT)).await;
+            assert!(it.world.engine.terminate().await.success());
+            it.write(&rules("on_error = \"halt\"", CONSTANT));
+            eventually("the slot to be free", async || {
+                let drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
+                            WHERE NOT active";
+                it.world.pg.rows(drop).await.first().map(|_| ())
+            })
+            .await;
+            it.world.engine.start_again();
+            it.world.until_state("WAITING").await;
+        }
+        it.world.bootstrap().await;
+        it.insert(100 + epoch, 100 + epoch).await;
+        let key = format!("{{kasho}}:{epoch}:changes");
+        let change = eventually("a change of the new epoch", async || {
+            let found = it.world.redis.cli(&["XRANGE", &key, "-", "+"]).await;
+            found.contains(&format!("row-{}", 100 + epoch)).then_some(found)
+        })
+        .await;
+        assert!(!change.contains("miss"), "{change}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -127,7 +127,21 @@ impl World {
             None => Phase::default(),
             Some(text) => bootstrap::load(&String::from_utf8_lossy(text))?,
         };
-        self.waiting.store(phase.epoch().is_none(), Relaxed);
+        if let (Phase::Waiting(waiting), Some(checkpoint)) = (&mut phase, &checkpoint) {
+            waiting.last_epoch = waiting.last_epoch.max(checkpoint.epoch.0);
+        }
+        let client = self.sql("kasho").await?;
+        let slot = slot_fact(&client, &self.info, &self.slot).await?;
+        if phase.epoch().is_some() && slot != SlotFact::Usable {
+            // Before a bootstrap is given up, be sure that it is the server's own word.
+            check_server(&client, checkpoint.as_ref().map(|c| c.system_id.as_str())).await?;
+        }
+        let Reconciled { phase: next, warning } = reconcile(phase, self.slot.as_str(), &slot);
+        if let Some(warning) = warning {
+            tracing::warn!("{warning}");
+        }
+        // Where the slot is gone a new epoch comes, for which nothing of this one counts.
+        self.waiting.store(next.epoch().is_none(), Relaxed);
         let (generation, rejected) = self.first(checkpoint.as_ref()).await?;
         for warning in generation.warnings() {
             tracing::warn!("{warning}");
@@ -141,19 +155,6 @@ impl World {
                 tracing::error!("not taken, generation {number} goes on: {reason}");
             }
             self.handle.degrade(digest, reasons);
-        }
-        if let (Phase::Waiting(waiting), Some(checkpoint)) = (&mut phase, &checkpoint) {
-            waiting.last_epoch = waiting.last_epoch.max(checkpoint.epoch.0);
-        }
-        let client = self.sql("kasho").await?;
-        let slot = slot_fact(&client, &self.info, &self.slot).await?;
-        if phase.epoch().is_some() && slot != SlotFact::Usable {
-            // Before a bootstrap is given up, be sure that it is the server's own word.
-            check_server(&client, checkpoint.as_ref().map(|c| c.system_id.as_str())).await?;
-        }
-        let Reconciled { phase: next, warning } = reconcile(phase, self.slot.as_str(), &slot);
-        if let Some(warning) = warning {
-            tracing::warn!("{warning}");
         }
         let text = bootstrap::store(&next).into_bytes();
         let known = stored.is_some() || next != Phase::default();

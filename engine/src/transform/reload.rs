@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 
 use super::catalog::Catalog;
 use super::config::Config;
+use super::coverage::Coverage;
 use super::error::LoadError;
 use super::generation::Generation;
 use super::handle::Handle;
@@ -244,13 +245,22 @@ impl Reloader {
             kept: None,
         };
         let mut made = candidate(&self.host, config, &(self.sources.catalog)(), options)?;
-        if made.digest() == running.digest() {
+        // Of what was lost of tables, nothing is when all of them are loaded.
+        let lost = |coverage: &Coverage| {
+            let lossy = coverage.tables.values().filter(|table| table.lossy);
+            lossy.map(|table| table.id).collect::<BTreeSet<u32>>()
+        };
+        let forgets = options.fresh && !lost(&covered).is_subset(&lost(made.coverage()));
+        if made.digest() == running.digest() && !forgets {
             self.handle.settled();
             return Ok(());
         }
         self.probe(config, options, &running, &mut made)?;
         // What rows have shown while it was being made is its own too.
         self.handle.lend(&mut made);
+        if forgets {
+            made.has_seen_nothing();
+        }
         let held = (self.sources.keep)(&made).map_err(|error| {
             // It is not the candidate's fault: the same content is looked at again.
             self.seen = None;
