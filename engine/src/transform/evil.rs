@@ -7,7 +7,7 @@ use kasho_plugin_sdk::batch::{Image as Side, PatchBuf, ReplyBuilder};
 use serde_json::json;
 
 use super::inspect::{FIXTURES_SECTION, with_sections};
-use super::testing::{Guest, Setup, columns, insert, push, shown, transaction, users};
+use super::testing::{Guest, Setup, catalog, columns, insert, push, shown, transaction, users};
 use super::{OnError, TransformError};
 
 const SECRET: &str = "ada@lovelace.org";
@@ -66,6 +66,17 @@ fn a_loop_in_init_or_at_the_start_is_a_load_error() {
         let text = setup.refusal(&[&users()]);
         assert!(text.contains("no answer within 10 ms"), "{text}");
     }
+}
+
+#[test]
+fn a_start_that_is_late_once_is_tried_with_ten_times_as_long() {
+    // Some hundred milliseconds: more than it has at first, less than ten times that.
+    let steps = "(func $s (local $i i32) (loop $again (local.set $i (i32.add (local.get $i) (i32.const 1))) \
+                 (br_if $again (i32.lt_u (local.get $i) (i32.const 1200000000))))) (start $s)";
+    let mut setup = Setup::new(&Guest { fields: steps.to_owned(), ..masker() });
+    setup.binding().init_ms = 100;
+    // On a machine that is far too busy it is late twice.
+    assert!((0..20).any(|_| setup.load(&catalog(&[&users()])).is_ok()));
 }
 
 #[test]
