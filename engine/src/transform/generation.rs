@@ -442,12 +442,6 @@ impl Generation {
         }
     }
 
-    /// What rows have shown of tables does not count for what is loaded from now on.
-    pub(super) fn has_seen_nothing(&mut self) {
-        self.seen = Arc::default();
-        self.told = 0;
-    }
-
     /// Check values of the keys it uses, by name.
     #[must_use]
     pub fn key_checks(&self) -> BTreeMap<String, String> {

@@ -259,7 +259,7 @@ impl Reloader {
         // What rows have shown while it was being made is its own too.
         self.handle.lend(&mut made);
         if forgets {
-            made.has_seen_nothing();
+            made.seen.forget_losses();
         }
         let held = (self.sources.keep)(&made).map_err(|error| {
             // It is not the candidate's fault: the same content is looked at again.

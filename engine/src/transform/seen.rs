@@ -126,6 +126,13 @@ impl Seen {
         table.push(Sight { number, by, position, name, covered });
     }
 
+    /// All tables are loaded anew: none lacks a row any more.
+    pub(super) fn forget_losses(&self) {
+        for sight in self.sights().tables.values_mut().flatten() {
+            sight.covered.lossy = false;
+        }
+    }
+
     /// What a generation covers, with all that was seen since.
     pub(super) fn over(&self, viewer: Viewer<'_>) -> Coverage {
         let mut all = viewer.coverage.clone();

@@ -1,12 +1,14 @@
 //! Candidates on files that change: what is taken, what is refused, and that no cut of a file
 //! unmasks.
 
+use super::super::coverage::TableCoverage;
 use super::super::testing::{Guest, Setup, catalog, host, insert, push, said, shown, table, users};
 use super::super::{Chains, Report};
 use super::*;
 use std::sync::Mutex;
 
 use crate::pipeline::Chains as _;
+use crate::position::Position;
 
 fn masks(fake: &str) -> Guest {
     let sides = [kasho_plugin_sdk::batch::Image::New];
@@ -468,4 +470,23 @@ fn what_a_file_accepts_it_accepts_as_long_as_it_says_so() {
     }
     world.handle.accept("one");
     assert!(accepts("one"));
+}
+
+#[test]
+fn what_rows_showed_to_be_lost_is_forgotten_where_a_new_epoch_loads_it() {
+    let world = World::new();
+    let lost = || world.handle.newest().covered().tables.values().any(|table| table.lossy);
+    let running = world.handle.newest();
+    let (name, table) = running.coverage().tables.iter().next().unwrap();
+    let seen = (name.clone(), TableCoverage { lossy: true, ..table.clone() });
+    running.seen.note(running.digest(), Position::Bootstrap(1), seen, None);
+    assert!(lost());
+    settle(&mut world.reloader());
+    assert!(lost() && world.handle.newest().number() == 1, "rows that were lost stay lost");
+    let mut reloader = world.reloader();
+    reloader.sources.fresh = Box::new(|| true);
+    settle(&mut reloader);
+    let newest = world.handle.newest();
+    assert_eq!((newest.number(), newest.digest()), (2, running.digest()));
+    assert!(!lost());
 }
