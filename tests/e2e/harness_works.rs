@@ -75,6 +75,20 @@ async fn a_leak_is_seen_in_each_form() {
 }
 
 #[tokio::test]
+async fn last_words_are_heard_although_somebody_else_holds_the_pipe() {
+    for _ in 0..20 {
+        let mut chatter = Command::new("sh");
+        chatter.args(["-c", "sleep 2 & seq 10000; echo wrong >&2; exit 3"]);
+        let process = Process::spawn(&unique(), chatter, Voice::Engine).unwrap();
+        assert_eq!(process.wait_exit().await.code(), Some(3));
+        let mut lines = process.lines();
+        lines.sort_by_key(|line| line.parse().unwrap_or(0));
+        let numbers: Vec<String> = (1..=10_000).map(|n: u32| n.to_string()).collect();
+        assert_eq!((lines.remove(0).as_str(), lines), ("wrong", numbers));
+    }
+}
+
+#[tokio::test]
 async fn the_wire_breaks_as_told() {
     let redis = Redis::start().await;
     let proxy = Proxy::start(redis.port()).await;

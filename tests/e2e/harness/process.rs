@@ -4,11 +4,14 @@
 //! which Linux sends when the *thread* ends that forked. So one thread, which never
 //! ends, starts them all.
 
-use std::io::{BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{read, retry_on_intr};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::watch;
 
@@ -28,9 +31,10 @@ pub(crate) struct Process {
     name: String,
     pid: u32,
     lines: Arc<Mutex<Vec<String>>>,
-    /// Counts lines; closed when both pipes are.
+    /// Changes with new lines; closed when both pipes are.
     said: watch::Receiver<usize>,
     exit: watch::Receiver<Option<ExitStatus>>,
+    pipes: Vec<Arc<OwnedFd>>,
     readers: Vec<JoinHandle<()>>,
 }
 
@@ -41,18 +45,16 @@ impl Process {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let (say, said) = watch::channel(0);
         let mut readers = Vec::new();
-        let pipes: [Option<Box<dyn Read + Send>>; 2] = [
-            child.stdout.take().map(|pipe| Box::new(pipe) as _),
-            child.stderr.take().map(|pipe| Box::new(pipe) as _),
-        ];
-        for pipe in pipes.into_iter().flatten() {
+        let pipes = [child.stdout.take().map(OwnedFd::from), child.stderr.take().map(Into::into)];
+        let pipes: Vec<Arc<OwnedFd>> = pipes.into_iter().flatten().map(Arc::new).collect();
+        for pipe in pipes.clone() {
             let (lines, say, name) = (lines.clone(), say.clone(), name.to_owned());
-            readers.push(std::thread::spawn(move || collect(pipe, &name, voice, &lines, &say)));
+            readers.push(std::thread::spawn(move || collect(&pipe, &name, voice, &lines, &say)));
         }
         let pid = child.id();
         let (ended, exit) = watch::channel(None);
         std::thread::spawn(move || ended.send(child.wait().ok()));
-        Ok(Process { name: name.to_owned(), pid, lines, said, exit, readers })
+        Ok(Process { name: name.to_owned(), pid, lines, said, exit, pipes, readers })
     }
 
     /// The process' id.
@@ -108,14 +110,18 @@ impl Process {
         })
     }
 
-    /// Waits for its end.
+    /// Waits for its end, and until every line that it had ended by then is in [`Process::lines`].
     pub(crate) async fn wait_exit(&self) -> ExitStatus {
         let mut exit = self.exit.clone();
         let ended = tokio::time::timeout(PATIENCE, exit.wait_for(Option::is_some)).await;
-        match ended {
-            Ok(Ok(status)) => status.expect("waited for Some"),
-            _ => panic!("{} did not end:\n{}", self.name, self.lines().join("\n")),
+        let Ok(Ok(status)) = ended.map(|ended| ended.map(|status| *status)) else {
+            panic!("{} did not end:\n{}", self.name, self.lines().join("\n"));
+        };
+        // Not until the pipes are closed: what it started may live on, and holds them.
+        while self.pipes.iter().any(|pipe| readable(pipe, Some(&Timespec::default()))) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
+        status.expect("waited for Some")
     }
 
     /// Sends a signal by name (`TERM`, `STOP`, …), unless it ended already.
@@ -169,23 +175,41 @@ pub(crate) fn kill(pid: u32, signal: &str) {
     let _ = kill_process(pid, signal);
 }
 
-/// Reads a pipe to its end.
+/// Whether there is something to read, waited for this long (`None`: until there is, or the end).
+fn readable(pipe: &OwnedFd, wait: Option<&Timespec>) -> bool {
+    let mut pipes = [PollFd::new(pipe, PollFlags::IN)];
+    retry_on_intr(|| poll(&mut pipes, wait)).expect("poll");
+    pipes[0].revents().contains(PollFlags::IN)
+}
+
+/// Reads a pipe to its end. What was read is among the lines before the lock is let go that
+/// was taken before it was read: where nothing is left to read, nothing is under way.
 fn collect(
-    pipe: impl Read,
+    pipe: &OwnedFd,
     name: &str,
     voice: Voice,
     lines: &Mutex<Vec<String>>,
     say: &watch::Sender<usize>,
 ) {
-    let mut pipe = BufReader::new(pipe);
-    let mut bytes = Vec::new();
-    while matches!(pipe.read_until(b'\n', &mut bytes), Ok(1..)) {
-        let line = String::from_utf8_lossy(&bytes).trim_end().to_owned();
-        bytes.clear();
-        if voice == Voice::Engine {
-            logs::record(name, &line);
+    let (mut rest, mut chunk) = (Vec::new(), [0; 8192]);
+    loop {
+        readable(pipe, None);
+        let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = retry_on_intr(|| read(pipe, &mut chunk)).expect("a pipe");
+        rest.extend_from_slice(&chunk[..read]);
+        let ended = read == 0;
+        let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+        let bytes: Vec<u8> = rest.drain(..if ended { rest.len() } else { whole }).collect();
+        for line in String::from_utf8_lossy(&bytes).lines() {
+            if voice == Voice::Engine {
+                logs::record(name, line);
+            }
+            lines.push(line.trim_end().to_owned());
         }
-        lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+        drop(lines);
+        if ended {
+            return;
+        }
         say.send_modify(|count| *count += 1);
     }
 }
