@@ -446,8 +446,8 @@ async fn a_masked_copy_has_no_leak_and_a_single_planted_value_is_found() {
     let told = pair.equal(&["--leaks"]).await;
     for part in [
         "public.people: equal, 9000 rows\n  email is not compared: it is masked\n",
-        "public.people.plan: 0 rows held against their own, 0 values looked for\n    not decidable: \
-         it has 2 different values",
+        "public.people.plan: 9000 rows held against their own, 0 values looked for\n    it has 2 \
+         different values, fewer than 1,000: they are not looked for elsewhere\n",
         "public.people.email: 9000 rows held against their own, 9000 values looked for\n",
         "public.visits.email: 0 rows held against their own, 2000 values looked for\n    rows cannot \
          be paired",
@@ -521,12 +521,18 @@ async fn an_original_in_its_own_place_is_a_leak_and_so_is_one_that_passes_elsewh
     let passing = "UPDATE people SET memo = 'I am Firstname6 Lastname' WHERE id = 7";
     pair.source.sql(passing).await;
     pair.target.sql(passing).await;
+    // Nor are fakes of two values, one of which is the original's; but where the fake is the other.
+    let other = "FROM people WHERE plan <> (ARRAY['free', 'gold'])[1 + id % 2]";
+    let row = pair.target.value(&format!("SELECT min(id) {other}")).await;
+    let back = "UPDATE people SET plan = (ARRAY['free', 'gold'])[1 + id % 2] WHERE id =";
+    pair.target.sql(&format!("{back} {row}")).await;
     let (report, _) = pair.differing(&["--leaks", "--show-keys"]).await;
     let expected = [
         ["public.people.email", "public.people.email", "81", "own"],
         ["public.people.email", "public.people.email", "81", "stray"],
         ["public.people.name", "public.people.memo", "7", "passes"],
         ["public.people.pin", "public.people.pin", "5000", "own"],
+        ["public.people.plan", "public.people.plan", row.as_str(), "own"],
     ];
     assert_eq!(leaks(&report), expected.map(|leak| leak.map(str::to_owned)));
     // Neither the value nor the row's key is told to a log.

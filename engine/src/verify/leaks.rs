@@ -1,12 +1,13 @@
 //! `--leaks`: whether anything private is in the target.
 //!
-//! Of each masked column that has enough different values to tell: no row of the target may
-//! hold its own source row's value, and none of many sampled values may stand in any text or
-//! document of the target, whatever table that is. What is found is judged by [`judge`]: a
+//! Of each masked column: no row of the target may hold its own source row's value, and, if
+//! there are enough different ones to tell, none of many sampled values may stand in any text
+//! or document of the target, whatever table that is. What is found is judged by [`judge`]: a
 //! fake may equal an original by chance, and the plugins themselves say whether it does.
 //!
 //! What can go wrong: a value is too plain to tell anything (a first name, a date), or a
-//! column has too few; these are listed as undecided, and nothing is claimed of them.
+//! column has too few of a type of which a value reads in several ways; these are listed as
+//! undecided, and nothing is claimed of them.
 
 mod find;
 mod judge;
@@ -35,8 +36,10 @@ pub(super) struct Watched {
     pub(super) pair: Arc<Pair>,
     pub(super) private: Private,
     pub(super) looked: Looked,
-    /// It has enough different values.
-    pub(super) decidable: bool,
+    /// It has so many different values that one of them tells whose it is.
+    pub(super) telling: bool,
+    /// Its rows can be held against their own: chance would be told apart.
+    pub(super) own: bool,
 }
 
 impl Watched {

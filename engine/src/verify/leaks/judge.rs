@@ -175,8 +175,14 @@ fn one(
 /// Equal as far as the target's type may have written it otherwise.
 pub(super) fn same(expected: &str, text: &str) -> bool {
     let number = |text: &str| text.parse::<f64>().ok();
+    let truth = |text: &str| match text {
+        "t" | "true" => Some(true),
+        "f" | "false" => Some(false),
+        _ => None,
+    };
     expected.trim_end() == text.trim_end()
         || number(expected).is_some_and(|expected| number(text) == Some(expected))
+        || truth(expected).is_some_and(|expected| truth(text) == Some(expected))
 }
 
 async fn source_row(

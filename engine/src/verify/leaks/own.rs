@@ -22,7 +22,7 @@ use crate::verify::plan::Pair;
 use crate::verify::session::{Rows, key, texts};
 use crate::verify::{Progress, sql};
 
-/// Scans every table with decidable columns; says whether there were more suspects than are
+/// Scans every table that has masked columns; says whether there were more suspects than are
 /// judged.
 pub(super) async fn scan(
     sides: &Sides,
@@ -35,10 +35,8 @@ pub(super) async fn scan(
     let mut at = 0;
     while let Some(pair) = watched.get(at).map(|watched| Arc::clone(&watched.pair)) {
         let end = at + watched[at..].iter().take_while(|w| w.pair.id == pair.id).count();
-        let mut own: Vec<&mut Watched> = watched[at..end]
-            .iter_mut()
-            .filter(|w| w.decidable && w.private.target.is_some())
-            .collect();
+        let mut own: Vec<&mut Watched> =
+            watched[at..end].iter_mut().filter(|w| w.own && w.private.target.is_some()).collect();
         at = end;
         if pair.key.is_empty() {
             for watched in &mut own {

@@ -28,13 +28,16 @@ const MOST_VALUES: u64 = 500_000;
 const TEXTS: [&str; 10] =
     ["text", "varchar", "bpchar", "citext", "name", "uuid", "inet", "cidr", "macaddr", "macaddr8"];
 
+/// Other types of which a value reads in one way, or is understood in each ([`judge::same`]).
+const PLAIN: [&str; 8] = ["bool", "int2", "int4", "int8", "numeric", "float4", "float8", "date"];
+
 impl Watched {
     fn is_text(&self) -> bool {
         TEXTS.contains(&self.private.base.as_str())
     }
 }
 
-/// The masked columns, and which of them have enough different values.
+/// The masked columns, and what can be told of them.
 pub(super) async fn watched(
     sides: &Sides,
     pairs: &[Arc<Pair>],
@@ -47,17 +50,23 @@ pub(super) async fn watched(
                 true => first,
                 false => all_values(sides, pair, &private.source).await?,
             };
-            let decidable = values >= TELLING_VALUES;
-            let told =
-                || format!("not decidable: it has {values} different values, fewer than 1,000");
+            let telling = values >= TELLING_VALUES;
+            let base = private.base.as_str();
+            let own = telling || TEXTS.contains(&base) || PLAIN.contains(&base);
+            let few = format!("it has {values} different values, fewer than 1,000");
+            let undecided = match (telling, own) {
+                (true, _) => None,
+                (false, true) => Some(format!("{few}: they are not looked for elsewhere")),
+                (false, false) => Some(format!("not decidable: {few}, of type {base}")),
+            };
             let looked = Looked {
                 column: column(&pair.source_name, &private.source),
                 own_rows: 0,
                 sampled: 0,
-                undecided: (!decidable).then(told).into_iter().collect(),
+                undecided: undecided.into_iter().collect(),
             };
             let (pair, private) = (Arc::clone(pair), private.clone());
-            all.push(Watched { pair, private, looked, decidable });
+            all.push(Watched { pair, private, looked, telling, own });
         }
     }
     Ok(all)
@@ -107,13 +116,13 @@ pub(super) async fn values(
     let mut owners: Vec<String> = watched.iter().map(Watched::name).collect();
     owners.sort();
     let mut gathered = Gathered::default();
-    let columns = watched.iter().filter(|w| w.decidable && w.is_text()).count() as u64;
+    let columns = watched.iter().filter(|w| w.telling && w.is_text()).count() as u64;
     let sample = sample.min(MOST_VALUES / columns.max(1)).max(1);
     let ids: BTreeSet<u32> = watched.iter().map(|watched| watched.pair.id).collect();
     for id in ids {
         let Some(relation) = catalog.relation(id) else { continue };
         let mut own: Vec<&mut Watched> =
-            watched.iter_mut().filter(|w| w.pair.id == id && w.decidable).collect();
+            watched.iter_mut().filter(|w| w.pair.id == id && w.telling).collect();
         for watched in own.iter_mut().filter(|w| !w.is_text()) {
             let text =
                 format!("values of type {} are not looked for in texts", watched.private.base);
