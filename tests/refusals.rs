@@ -59,7 +59,11 @@ const OTHERS: [(&str, &str); 34] = [
     // Warnings, notes and log lines.
     ("{table}: column {column} passes, by new_columns = \"pass\"", WARNING),
     ("{error} (of messages whose content is no text: the first one stops the stream)", WARNING),
-    ("{at}: rows that left before carry the old mapping", WARNING),
+    (
+        "{table}.{column}: rows that left before carry the old mapping, until the table is loaded \
+         again (`kasho bootstrap --table {table}`)",
+        WARNING,
+    ),
     ("{at}: {was}; it leaves from now on", WARNING),
     (
         "{table}: of {rows} recent rows that it was tried on, {is} were dropped ({was} before), \

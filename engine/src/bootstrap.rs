@@ -12,8 +12,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::position::{Epoch, Lsn};
+use crate::transform::Run;
 
 pub mod config;
+mod facts;
 mod found;
 mod phase;
 mod refusal;
@@ -24,6 +26,7 @@ mod start;
 mod stored;
 
 pub use config::MissingRows;
+pub use facts::Facts;
 pub use found::{Found, found};
 pub use phase::{
     Called, Definitions, LATER, Load, LoadMode, Phase, Reload, Renamed, Snapshot, State, Streaming,
@@ -135,39 +138,6 @@ pub enum Command {
     },
 }
 
-/// What the engine knows of the world as it asks.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Facts {
-    /// Name of our slot, as configured.
-    pub slot: String,
-    /// A slot of that name exists.
-    pub slot_exists: bool,
-    /// A [`Effect::MakeSlot`] is being carried out.
-    pub starting: bool,
-    /// Rows in the bootstrap stream.
-    pub rows_loaded: u64,
-    /// Entries in the changes stream.
-    pub changes: u64,
-    /// Epoch of the checkpoint in Redis, 0 if there is none: it counts even if the phase
-    /// was lost.
-    pub checkpoint_epoch: u64,
-    /// `bootstrap.no_initial_data` of the configuration.
-    pub no_initial_data: bool,
-    /// The external loader has stored that it has published all there is.
-    pub loader_done: bool,
-    /// It was asked to leave rows out.
-    pub loader_partial: bool,
-    /// For [`Command::Marked`]: where Redis holds the mark asked about, if it does.
-    pub marked: Option<Lsn>,
-    /// For [`Command::LoadDone`]: the tables of our own load that Redis holds whole, by oid and
-    /// attempt, with their rows.
-    pub whole: BTreeMap<(u32, u32), u64>,
-    /// For [`Command::Reheld`]: the highest attempt at any table of which Redis holds progress.
-    pub attempts: u32,
-    /// No transaction that is still to come has begun before it; zero if that is not known.
-    pub restart_lsn: Lsn,
-}
-
 /// What the engine has to do, in order, after it has stored the next phase.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
@@ -189,6 +159,13 @@ pub enum Effect {
     BeginLoad,
     /// Have a new holder keep a later snapshot, then come back with [`Command::Reheld`].
     Rehold,
+    /// Everything that holds of these tables' rows has passed generations of this run.
+    LoadedAnew {
+        /// It was in force before the snapshot, and is.
+        by: Run,
+        /// The tables, by published name.
+        tables: Vec<String>,
+    },
     /// Have the mark of the reload published, then come back with [`Command::Marked`].
     Mark,
     /// End the session that keeps the snapshots, and with it their locks.

@@ -24,8 +24,8 @@ use crate::position::Lsn;
 use crate::sink::redis::RedisConnector;
 use crate::source::snapshot::{Holder, Report};
 use crate::systemd::Systemd;
-use crate::transform::Report as ChainReport;
 use crate::transform::reload::Watch;
+use crate::transform::{Report as ChainReport, Run};
 
 pub(crate) mod backoff;
 mod dead;
@@ -77,8 +77,8 @@ enum Event {
     SnapshotGone,
     /// Redis does not hold the state that the load is of.
     OtherState(String),
-    /// A new holder keeps a later one.
-    Reheld(Box<Report>, Box<Holder>),
+    /// A new holder keeps a later one; what was in force before it was taken.
+    Reheld(Box<Report>, Box<Holder>, Run),
     /// The mark of a reload is published.
     Marked(Command),
     /// The load was interrupted (or goes on again).
@@ -374,7 +374,7 @@ impl Engine {
                 self.apply(Command::SnapshotGone, what).await;
             }
             Event::OtherState(trouble) => self.other_state(trouble).await,
-            Event::Reheld(report, holder) => self.reheld(*report, *holder).await,
+            Event::Reheld(report, holder, by) => self.reheld(*report, *holder, by).await,
             Event::Marked(command) => self.marked(command).await,
             Event::Loaded => {
                 self.loading = None;

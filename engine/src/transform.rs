@@ -62,7 +62,7 @@ pub use ddl::{Ddl, Decision, Decisions};
 pub use description::{Description, Example, Setting, Transform, describe};
 pub use error::{LoadError, Stop, TransformError};
 pub use figures::{CALL_SECONDS, Calls, Figures};
-pub use generation::{Generation, PluginInfo};
+pub use generation::{Generation, PluginInfo, Run};
 pub use handle::{Chains, Handle, Refused, Report};
 pub use host::Host;
 pub use keys::{Key, KeyError};
@@ -81,6 +81,8 @@ mod evil;
 mod golden;
 #[cfg(test)]
 mod guarded;
+#[cfg(test)]
+mod older;
 #[cfg(test)]
 mod puppet;
 #[cfg(test)]

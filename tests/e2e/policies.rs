@@ -441,6 +441,59 @@ async fn drop_loses_rows_and_says_how_many() {
     }
 }
 
+/// What status tells of rows that left under other rules.
+async fn older(world: &World) -> Option<Vec<String>> {
+    let status = world.try_status().await?;
+    let warnings = status["warnings"].as_array()?.iter().filter_map(Value::as_str);
+    let older =
+        warnings.filter(|told| told.contains("rows that left before carry the old mapping"));
+    let columns = older.map(|told| {
+        assert!(told.ends_with("(`kasho bootstrap --table public.people`)"), "{told}");
+        told.split(':').next().unwrap_or_default().to_owned()
+    });
+    Some(columns.collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_rules_of_before_did_to_a_table_is_told_until_it_is_loaded_again() {
+    let mut it = Policies::start("on_error = \"drop\"\nallow_misses = true").await;
+    it.insert(1, 50).await;
+    it.world.bootstrap().await;
+    assert_eq!(older(&it.world).await, Some(vec![]));
+    let halts = rules("on_error = \"halt\"", CONSTANT);
+    it.taken(&halts).await;
+    assert_eq!(older(&it.world).await, Some(vec!["public.people.email".to_owned()]));
+    let nulls = halts.replace("note\" = \"pass\"", "note\" = \"null\"");
+    it.taken(&nulls).await;
+    let both = ["public.people.email", "public.people.note"].map(str::to_owned);
+    assert_eq!(older(&it.world).await, Some(both.to_vec()));
+    // Neither a crash nor another start makes it untrue.
+    it.insert(51, 51).await;
+    it.settle().await;
+    it.crash().await;
+    it.world.until_state("STREAMING").await;
+    assert_eq!(older(&it.world).await, Some(both.to_vec()));
+    assert_eq!(it.entries("changes").await.last().expect("a change").1["miss"], true);
+
+    let again = it.world.engine.run(&["bootstrap", "--table", "public.people"]).await;
+    again.success();
+    eventually("what was before to be forgotten", async || {
+        older(&it.world).await?.is_empty().then_some(())
+    })
+    .await;
+    it.insert(52, 52).await;
+    it.settle().await;
+    it.insert(53, 53).await;
+    it.settle().await;
+    let changes = it.entries("changes").await;
+    let last = changes.iter().rfind(|(_, data)| data["new"][0] == "row-53").expect("the change");
+    assert_eq!(last.1["miss"], Value::Null, "{}", last.1);
+    assert!(it.world.engine.terminate().await.success());
+    it.world.engine.start_again();
+    it.world.until_state("STREAMING").await;
+    assert_eq!(older(&it.world).await, Some(vec![]));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn pass_is_shown_wherever_one_looks() {
     let it = Policies::start("on_error = \"pass\"\nallow_unmasked = true").await;

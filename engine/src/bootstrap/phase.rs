@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::{Rename, moved};
 use crate::position::{Epoch, Lsn, Position};
+use crate::transform::Run;
 
 /// Where the service stands; persisted as versioned JSON in `{kasho}:state`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -342,6 +343,10 @@ pub struct Reload {
     /// Other names that tables have got since it was asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub renames: Vec<Renamed>,
+    /// What was in force before the snapshot was taken that the first finished table was read
+    /// from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Run>,
 }
 
 impl Reload {

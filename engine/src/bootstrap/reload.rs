@@ -75,6 +75,7 @@ pub(super) fn on(
             _ => Err(late("news of a load", phase)),
         };
     };
+    let none_is_loaded = reload.unloaded().len() == reload.tables.len();
     let load = &mut reload.load;
     let effects = match command {
         Command::Reload { .. } => {
@@ -98,6 +99,9 @@ pub(super) fn on(
             let others = other_names(load, &found, &reload.tables);
             found.tables.retain(|table| asked(&table.published_as));
             found.published.retain(asked);
+            if none_is_loaded {
+                reload.by = facts.run.clone();
+            }
             *load = resume::resumed(load, &found, streaming.attempts.max(facts.attempts));
             load.later.extend(others);
             next.attempts =
@@ -166,18 +170,20 @@ fn begin(
     // Nobody writes the bootstrap stream after its end but a reload, one at a time.
     let section = facts.rows_loaded + 1;
     let (mark, renames) = (Lsn::ZERO, Vec::new());
-    next.reload = Some(Box::new(Reload { tables, nonce, section, mark, load, renames }));
+    let by = None;
+    next.reload = Some(Box::new(Reload { tables, nonce, section, mark, load, renames, by }));
     Transition { next: Phase::Streaming(next), effects: vec![Effect::Mark] }
 }
 
 fn end(mut next: Streaming, reload: Reload, facts: &Facts) -> Transition {
     let now: Vec<String> = reload.tables.iter().map(|table| reload.called(table)).collect();
-    let Reload { tables, mark, load, .. } = reload;
+    let Reload { tables, mark, load, by, .. } = reload;
     let points = load.load_points();
     // A table that was dropped meanwhile has no rows, and no changes after the snapshot.
     let newest = load.snapshots.last().map_or(mark, |snapshot| snapshot.lsn);
     next.later.retain(|later| !tables.contains(later));
     let loaded = tables.into_iter().zip(now).filter(|(table, _)| !load.later.contains(table));
+    let mut anew = Vec::new();
     for (table, now) in loaded {
         let lsn = points.get(&table).copied().unwrap_or(newest);
         // One that has another name by now is not loaded under this one either.
@@ -185,6 +191,9 @@ fn end(mut next: Streaming, reload: Reload, facts: &Facts) -> Transition {
         let read = load.tables.iter().any(read);
         next.load_points.insert(table, lsn);
         next.stale.retain(|stale| *stale != now || load.again.contains(stale));
+        if read && !load.again.contains(&now) {
+            anew.push(now.clone());
+        }
         if read && !next.tables.contains(&now) {
             next.tables.push(now);
         }
@@ -197,7 +206,12 @@ fn end(mut next: Streaming, reload: Reload, facts: &Facts) -> Transition {
     let (start_lsn, load_points) = (next.start_lsn, next.load_points.clone());
     let (called, after) = (next.called.clone(), Some(mark));
     let write = Effect::WriteEnd { start_lsn, load_points, called, after, whole: false };
-    Transition { next: Phase::Streaming(next), effects: vec![write, Effect::ReleaseHolder] }
+    let mut effects = vec![write, Effect::ReleaseHolder];
+    // What passed another one is as that one made it.
+    if let Some(by) = by.filter(|by| facts.run.as_ref() == Some(by)) {
+        effects.push(Effect::LoadedAnew { by, tables: anew });
+    }
+    Transition { next: Phase::Streaming(next), effects }
 }
 
 /// What a load has put off stays so, beside what was before.

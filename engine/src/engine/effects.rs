@@ -117,6 +117,7 @@ impl Engine {
             attempts: progress.keys().map(|key| key.attempt).max().unwrap_or(0),
             // An older look says too little, and not too much.
             restart_lsn: self.observed.restart_lsn(),
+            run: Some(self.world.handle.newest().run()),
         })
     }
 
@@ -234,6 +235,7 @@ impl Engine {
                 Effect::BeginLoad => self.begin_load(),
                 Effect::Rehold => self.rehold(),
                 Effect::Mark => self.mark(),
+                Effect::LoadedAnew { by, tables } => self.loaded_anew(by, tables),
                 Effect::ReleaseHolder => self.release(holder.as_deref()).await,
                 Effect::StopLoad => {
                     if let Some(loading) = self.loading.take() {

@@ -223,14 +223,16 @@ pub(super) async fn rehold(
     loop {
         let made = async {
             world.inspect().await?;
-            make(&spec, &events, 0, &stop).await
+            let by = world.handle.newest().run();
+            let made = make(&spec, &events, 0, &stop).await?;
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(made.map(|made| (made, by)))
         };
         let error = tokio::select! {
             () = stop.cancelled() => return,
             made = made => match made {
                 Ok(None) => return,
-                Ok(Some((report, holder))) => {
-                    let event = Event::Reheld(Box::new(report), Box::new(holder));
+                Ok(Some(((report, holder), by))) => {
+                    let event = Event::Reheld(Box::new(report), Box::new(holder), by);
                     let _ = events.send(event).await;
                     return;
                 }

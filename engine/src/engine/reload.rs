@@ -14,7 +14,7 @@ use super::effects::unavailable;
 use super::{Engine, Event, Running, World, loading};
 use crate::batch::Mark;
 use crate::bootstrap::{
-    self, Command, Definitions, Load, Phase, Refusal, Reload, Streaming, Transition,
+    self, Command, Definitions, Facts, Load, Phase, Refusal, Reload, Streaming, Transition,
 };
 use crate::control::{Answer, Reply};
 use crate::quote::identifier;
@@ -23,6 +23,7 @@ use crate::source::RELOAD_PREFIX;
 use crate::source::catalog::Catalog;
 use crate::source::snapshot::{Holder, HolderSpec, Report};
 use crate::source::wal::emit_message;
+use crate::transform::Run;
 use crate::transform::reload::Poke;
 
 /// How often is looked whether a mark is published.
@@ -109,11 +110,11 @@ impl Engine {
     }
 
     /// A later snapshot and its locks stand: the load goes on with it.
-    pub(super) async fn reheld(&mut self, report: Report, holder: Holder) {
+    pub(super) async fn reheld(&mut self, report: Report, holder: Holder, by: Run) {
         if let Some(loading) = self.loading.take() {
             loading.end().await;
         }
-        if let Err(refusal) = self.go_on(report, holder).await {
+        if let Err(refusal) = self.go_on(report, holder, by).await {
             // The holder ends when it is dropped without being adopted.
             tracing::warn!(%refusal, "the later snapshot is not used");
             self.troubles.load = Some(refusal.text);
@@ -125,11 +126,11 @@ impl Engine {
         }
     }
 
-    async fn go_on(&mut self, report: Report, holder: Holder) -> Result<(), Refusal> {
+    async fn go_on(&mut self, report: Report, holder: Holder, by: Run) -> Result<(), Refusal> {
         let command = Command::Reheld(Box::new(report.load));
         self.catch_up(Some(&command)).await?;
         let mut store = self.world.redis_store().await.map_err(unavailable)?;
-        let facts = self.facts(&mut store, &command).await?;
+        let facts = Facts { run: Some(by), ..self.facts(&mut store, &command).await? };
         let Transition { next, effects } = bootstrap::on(&self.phase, command, &facts)?;
         // Before the phase: as long as that names no holder, nobody loads by the catalogue.
         let catalog = serde_json::to_vec(&report.catalog).map_err(unavailable)?;
@@ -145,6 +146,17 @@ impl Engine {
             tracing::warn!(%error, "the holder has ended again");
         }
         self.act(effects, None).await
+    }
+
+    /// What was known of these tables' rows of before holds no more: a generation is made that
+    /// knows nothing of it.
+    pub(super) fn loaded_anew(&self, by: Run, tables: Vec<String>) {
+        let (handle, poke) = (Arc::clone(&self.world.handle), self.reload.poker());
+        tokio::task::spawn_blocking(move || {
+            // May wait for one that is being made.
+            handle.loaded_by(&by, &tables);
+            poke.look();
+        });
     }
 
     /// Has the mark of the reload published.

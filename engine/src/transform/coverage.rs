@@ -4,7 +4,7 @@
 //! another is [`super::loosen`]'s. Nothing can go wrong here.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kasho_plugin_sdk::abi::Use;
 use kasho_plugin_sdk::event::quote_identifier;
@@ -110,6 +110,18 @@ impl TableCoverage {
     }
 }
 
+/// A column of which rows have left under another mapping than the one in force, or unmapped, and
+/// that is not loaded again since.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Older {
+    /// Its table's id, as in [`TableCoverage::id`].
+    pub id: u32,
+    /// What the table was called then.
+    pub table: String,
+    /// What the column was called then.
+    pub column: String,
+}
+
 /// What a generation masks, drops and filters. Names of tables are as in
 /// [`kasho_plugin_sdk::Relation::qualified`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,6 +133,9 @@ pub struct Coverage {
     pub drops: bool,
     /// The tables it was checked against.
     pub tables: BTreeMap<String, TableCoverage>,
+    /// Where rows that left before it do not carry what it makes of them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub older: BTreeSet<Older>,
 }
 
 impl Coverage {
@@ -132,7 +147,8 @@ impl Coverage {
     ) -> Coverage {
         let tables = plans.map(|p| (p.relation.qualified(), table(p, names))).collect();
         let unnamed = policy.unnamed();
-        Coverage { closed: unnamed != Unruled::Pass, drops: unnamed == Unruled::Drop, tables }
+        let (closed, drops) = (unnamed != Unruled::Pass, unnamed == Unruled::Drop);
+        Coverage { closed, drops, tables, older: BTreeSet::new() }
     }
 
     /// Takes over what the same generation was found to cover before: of tables that were
@@ -143,6 +159,7 @@ impl Coverage {
         let tables = before.tables.iter().map(|(name, table)| (name.clone(), table.clone()));
         self.tables.extend(tables);
         (self.closed, self.drops) = (before.closed, before.drops);
+        self.older.clone_from(&before.older);
     }
 
     /// A column's coverage.
@@ -166,6 +183,22 @@ impl Coverage {
     pub(super) fn find(&self, id: u32, name: &str) -> Option<(&String, &TableCoverage)> {
         let same = |(_, table): &(&String, &TableCoverage)| id != 0 && table.id == id;
         self.tables.iter().find(same).or_else(|| self.tables.get_key_value(name))
+    }
+
+    /// What an operator should know of rows that left before, and how to have them anew.
+    pub(super) fn told_of_older(&self) -> Vec<String> {
+        let known = self.older.iter().filter_map(|older| {
+            let (table, _) = self.find(older.id, &older.table)?;
+            Some((table, quote_identifier(&older.column)))
+        });
+        known
+            .map(|(table, column)| {
+                format!(
+                    "{table}.{column}: rows that left before carry the old mapping, until the table is \
+                     loaded again (`kasho bootstrap --table {table}`)"
+                )
+            })
+            .collect()
     }
 
     /// Foreign keys whose two sides would no longer agree. What is rewritten on one side has

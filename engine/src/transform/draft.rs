@@ -337,9 +337,6 @@ impl<'a> Draft<'a> {
     /// carried over into `coverage`.
     pub(super) fn compare(&mut self, coverage: &mut Coverage, digest: &str, options: Options<'_>) {
         let Some(running) = options.running else { return };
-        if !options.fresh {
-            loosen::carry_lossy(running, coverage);
-        }
         let accepted = options.accepts(self.config, digest);
         let confirmed = accepted || self.config.accept_unmask;
         let said = (self.config.unruled_tables == Some(Unruled::Pass), self.catalog.caught_up);
@@ -347,7 +344,7 @@ impl<'a> Draft<'a> {
             self.judge(&loosened, confirmed, digest);
         }
         self.newly_halted(running, coverage, options.digest == Some(digest));
-        let (identity, other) = loosen::moved(running, coverage, &self.unknown, self.catalog);
+        let identity = loosen::moved(running, coverage, &self.unknown, self.catalog);
         let reloading = |table: &String| options.reloading.is_some_and(|all| all.contains(table));
         let tables: BTreeSet<&String> = identity.iter().map(|(table, _)| table).collect();
         let again: String = tables.iter().map(|table| format!(" --table {table}")).collect();
@@ -374,9 +371,12 @@ impl<'a> Draft<'a> {
                 self.errors.push(LoadError::whole(at, text));
             }
         }
-        let note = |at: &String| format!("{at}: rows that left before carry the old mapping");
-        self.warnings.extend(other.iter().map(note));
         loosen::carry(running, coverage, &self.unknown, !confirmed);
+        if !options.fresh {
+            let loaded = |table: &str| options.loaded.is_some_and(|all| all.contains(table));
+            loosen::carry_rows(running, coverage, &self.unknown, loaded);
+        }
+        self.warnings.extend(coverage.told_of_older());
     }
 
     fn judge(&mut self, loosened: &Loosened, confirmed: bool, digest: &str) {

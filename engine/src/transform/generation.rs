@@ -64,6 +64,15 @@ pub(super) struct Bound {
     pub(super) figures: Arc<Figures>,
 }
 
+/// Generations in a row that are one but for what they know of the rows before them.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Run {
+    /// Number of the first.
+    pub from: u64,
+    /// Their digest.
+    pub digest: String,
+}
+
 /// What a plugin answered to a relation.
 pub(super) type Asked = Result<Option<Arc<LinkPlan>>, Unfit>;
 
@@ -320,6 +329,8 @@ fn out_of_bounds(needs: &Needs, keyed: bool) -> Option<String> {
 /// An immutable chain.
 pub struct Generation {
     pub(super) number: u64,
+    /// Number of the first of its run.
+    pub(super) from: u64,
     pub(super) digest: String,
     pub(super) since: SystemTime,
     pub(super) host: Arc<Host>,
@@ -359,6 +370,12 @@ impl Generation {
         &self.digest
     }
 
+    /// The run that it belongs to.
+    #[must_use]
+    pub fn run(&self) -> Run {
+        Run { from: self.from, digest: self.digest.clone() }
+    }
+
     /// When it was loaded.
     #[must_use]
     pub fn since(&self) -> SystemTime {
@@ -368,7 +385,7 @@ impl Generation {
     /// The same under another number.
     #[must_use]
     pub fn numbered(self, number: u64) -> Generation {
-        Generation { number, ..self }
+        Generation { number, from: number, ..self }
     }
 
     /// What it is made of, to be kept.
@@ -434,6 +451,9 @@ impl Generation {
     /// have shown of tables. To be called before anybody runs it.
     pub(super) fn go_on(&mut self, before: &Generation) {
         self.seen = Arc::clone(&before.seen);
+        if self.digest == before.digest {
+            self.from = before.from;
+        }
         // Nobody else has them yet.
         for bound in self.bound.iter_mut().filter_map(Arc::get_mut) {
             if let Some(same) = before.bound.iter().find(|other| other.name == bound.name) {

@@ -42,8 +42,8 @@ pub(super) fn people(columns: &[&str]) -> Arc<Relation> {
 /// A folder whose configuration changes, and the generation in force.
 pub(super) struct World {
     pub(super) setup: Option<Setup>,
-    tables: Catalog,
-    running: Option<(Coverage, String)>,
+    pub(super) tables: Catalog,
+    pub(super) running: Option<(Coverage, String)>,
 }
 
 impl World {

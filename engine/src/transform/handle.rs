@@ -17,7 +17,7 @@ use crate::pipeline;
 
 use super::chain::Chain;
 use super::error::{LoadError, TransformError};
-use super::generation::{Generation, PluginInfo};
+use super::generation::{Generation, PluginInfo, Run};
 use super::samples::Samples;
 
 /// A candidate that was not taken.
@@ -89,6 +89,8 @@ pub struct Handle {
     moving: Mutex<BTreeSet<String>>,
     /// Whoever makes candidates has looked at what there is since they were told.
     looked: AtomicBool,
+    /// Tables that the newest generation has loaded again, and that no candidate knows to be.
+    loaded: Mutex<BTreeSet<String>>,
     samples: Arc<Samples>,
     turn: Mutex<()>,
 }
@@ -105,8 +107,15 @@ impl Handle {
     pub fn sampling(generation: Generation, rows: u32) -> Arc<Handle> {
         let (report, _) = watch::channel(Report::of(&generation));
         let (newest, samples) = (ArcSwap::from_pointee(generation), Arc::new(Samples::new(rows)));
-        let (turn, moving, looked) = (Mutex::default(), Mutex::default(), AtomicBool::default());
-        Arc::new(Handle { newest, report, moving, looked, samples, turn })
+        Arc::new(Handle {
+            newest,
+            report,
+            moving: Mutex::default(),
+            looked: AtomicBool::default(),
+            loaded: Mutex::default(),
+            samples,
+            turn: Mutex::default(),
+        })
     }
 
     /// Whoever makes a generation and publishes it holds this meanwhile: it is held against
@@ -130,6 +139,8 @@ impl Handle {
     pub fn publish(&self, mut generation: Generation) {
         generation.go_on(&self.newest.load());
         let report = Report::of(&generation);
+        // What the one before has loaded says nothing of this one's rows.
+        self.loaded().clear();
         self.newest.store(Arc::new(generation));
         self.report.send_modify(|before| {
             let (accepted, accepted_by_file) =
@@ -165,6 +176,21 @@ impl Handle {
     /// Held for as long as a candidate is looked at.
     pub(super) fn moving(&self) -> MutexGuard<'_, BTreeSet<String>> {
         self.moving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The load of these tables is complete, and all of it, whatever is published of them from
+    /// its snapshot on included, has passed the generation `by`: of what was before nothing
+    /// counts any more.
+    pub fn loaded_by(&self, by: &Run, tables: &[String]) {
+        let _turn = self.turn();
+        if self.newest().run() == *by {
+            self.loaded().extend(tables.iter().cloned());
+        }
+    }
+
+    /// To be asked by whoever has the turn.
+    pub(super) fn loaded(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What there is was looked at.

@@ -45,6 +45,8 @@ pub struct Options<'a> {
     /// Tables that are loaded again from where the candidate is taken: it may map what says
     /// where their rows are otherwise.
     pub reloading: Option<&'a BTreeSet<String>>,
+    /// Tables that have been loaded again by the running generation, all of their rows.
+    pub loaded: Option<&'a BTreeSet<String>>,
     /// Digests that somebody has accepted, beside the file's own.
     pub accepted: &'a [String],
     /// No epoch is under way: nothing is loaded that keys and identities would have to fit.
@@ -185,6 +187,7 @@ pub fn restore(
     coverage.recall(&kept.coverage);
     let Draft { errors, mut warnings, renames, .. } = draft;
     warnings.extend(errors.iter().map(ToString::to_string));
+    warnings.extend(coverage.told_of_older());
     let kept = Kept { coverage, ..kept.clone() };
     // No plan of now: each table is held against what was covered when it comes.
     let found = (Vec::new(), renames, warnings);
@@ -239,6 +242,7 @@ fn generation(
     let (bound, instances): (Vec<_>, Vec<_>) = links.into_iter().unzip();
     Generation {
         number,
+        from: number,
         digest: kept.digest.clone(),
         since: SystemTime::now(),
         host: Arc::clone(host),

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use kasho_plugin_sdk::event::quote_identifier;
 
 use super::catalog::Catalog;
-use super::coverage::{Action, ColumnCoverage, Coverage, TableCoverage, name};
+use super::coverage::{Action, ColumnCoverage, Coverage, Older, TableCoverage, name};
 use super::plan::Named;
 
 /// One thing that would be let out.
@@ -189,28 +189,26 @@ fn lost_filters(old: &TableCoverage, (table, new): Table<'_>) -> Vec<Loosened> {
     lost
 }
 
-/// Columns whose mapping differs in `new`: those that say where rows are, with their tables,
-/// and the others.
+/// Columns that say where rows are and whose mapping differs in `new`, with their tables.
 pub(super) fn moved(
     old: &Coverage,
     new: &Coverage,
     unknown: &BTreeSet<String>,
     catalog: &Catalog,
-) -> (Vec<(String, String)>, Vec<String>) {
-    let (mut identity, mut other) = (Vec::new(), Vec::new());
+) -> Vec<(String, String)> {
+    let mut identity = Vec::new();
     for (table, before) in &old.tables {
         let Some((name, after)) = new.find(before.id, table) else { continue };
         if unknown.contains(name) || before.closed || after.closed {
             continue;
         }
         for (column, path, keyed) in differing(before, (name, after)) {
-            match keyed || referred(catalog, name, column) {
-                true => identity.push((name.clone(), path)),
-                false => other.push(path),
+            if keyed || referred(catalog, name, column) {
+                identity.push((name.clone(), path));
             }
         }
     }
-    (identity, other)
+    identity
 }
 
 /// Columns that are mapped in two ways, as they are called now; whether they identify rows.
@@ -287,14 +285,42 @@ pub(super) fn carry(old: &Coverage, new: &mut Coverage, unknown: &BTreeSet<Strin
     }
 }
 
-/// Rows that were lost stay lost, whatever becomes of the policy.
-pub(super) fn carry_lossy(old: &Coverage, new: &mut Coverage) {
+/// Rows that were lost stay lost, and rows that left under another mapping carry that one,
+/// whatever becomes of the rules: until their table is `loaded` again.
+pub(super) fn carry_rows(
+    old: &Coverage,
+    new: &mut Coverage,
+    unknown: &BTreeSet<String>,
+    loaded: impl Fn(&str) -> bool,
+) {
     for (table, before) in old.tables.iter().filter(|(_, table)| table.lossy) {
         let name = new.find(before.id, table).map(|(name, _)| name.clone());
+        let name = name.filter(|name| !loaded(name));
         if let Some(after) = name.and_then(|name| new.tables.get_mut(&name)) {
             after.lossy = true;
         }
     }
+    let stays = |older: &&Older| {
+        let found = new.find(older.id, &older.table);
+        found.is_some_and(|(name, _)| !loaded(name))
+    };
+    let mut all: BTreeSet<Older> = old.older.iter().filter(stays).cloned().collect();
+    for (table, before) in old.tables.iter().filter(|(_, table)| !table.closed) {
+        let Some((name, after)) = new.find(before.id, table) else { continue };
+        if unknown.contains(name) || after.closed {
+            continue;
+        }
+        for (column, was) in &before.columns {
+            let other = after.columns.get(column).is_some_and(|is| {
+                is.mapping != was.mapping || (is.action.covers() && !was.action.covers())
+            });
+            if other {
+                let (id, table, column) = (before.id, name.clone(), column.clone());
+                all.insert(Older { id, table, column });
+            }
+        }
+    }
+    new.older = all;
 }
 
 fn referred(catalog: &Catalog, table: &str, column: &str) -> bool {

@@ -231,6 +231,7 @@ impl Reloader {
         let running = self.handle.newest();
         // What is learned between the two is held against the candidate's rows as well.
         let (learned, covered) = (running.learned(), running.covered());
+        let loaded = self.handle.loaded().clone();
         let (keys, accepted) =
             (running.key_checks(), self.handle.report().borrow().accepted.clone());
         let options = Options {
@@ -239,19 +240,23 @@ impl Reloader {
             digest: Some(running.digest()),
             keys: Some(&keys),
             reloading: Some(reloading),
+            loaded: Some(&loaded),
             accepted: &accepted,
             fresh: (self.sources.fresh)(),
             number: running.number() + 1,
             kept: None,
         };
         let mut made = candidate(&self.host, config, &(self.sources.catalog)(), options)?;
-        // Of what was lost of tables, nothing is when all of them are loaded.
-        let lost = |coverage: &Coverage| {
+        // Of tables that are loaded anew nothing is lost, and nothing older left.
+        let knows = |coverage: &Coverage| {
             let lossy = coverage.tables.values().filter(|table| table.lossy);
             lossy.map(|table| table.id).collect::<BTreeSet<u32>>()
         };
-        let forgets = options.fresh && !lost(&covered).is_subset(&lost(made.coverage()));
+        let forgets = (options.fresh || !loaded.is_empty())
+            && (!knows(&covered).is_subset(&knows(made.coverage()))
+                || !covered.older.is_subset(&made.coverage().older));
         if made.digest() == running.digest() && !forgets {
+            self.handle.loaded().clear();
             self.handle.settled();
             return Ok(());
         }
@@ -259,7 +264,7 @@ impl Reloader {
         // What rows have shown while it was being made is its own too.
         self.handle.lend(&mut made);
         if forgets {
-            made.seen.forget_losses();
+            made.seen.forget_losses(|table| options.fresh || loaded.contains(table));
         }
         let held = (self.sources.keep)(&made).map_err(|error| {
             // It is not the candidate's fault: the same content is looked at again.

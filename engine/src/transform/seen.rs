@@ -126,10 +126,12 @@ impl Seen {
         table.push(Sight { number, by, position, name, covered });
     }
 
-    /// All tables are loaded anew: none lacks a row any more.
-    pub(super) fn forget_losses(&self) {
-        for sight in self.sights().tables.values_mut().flatten() {
-            sight.covered.lossy = false;
+    /// Tables that are loaded anew lack no row any more.
+    pub(super) fn forget_losses(&self, loaded: impl Fn(&str) -> bool) {
+        for sights in self.sights().tables.values_mut() {
+            if sights.last().is_some_and(|newest| loaded(&newest.name)) {
+                sights.iter_mut().for_each(|sight| sight.covered.lossy = false);
+            }
         }
     }
 

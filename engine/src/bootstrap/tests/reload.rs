@@ -1,6 +1,7 @@
 //! Loads that go on, tables that are loaded again, and those that are put off.
 
 use super::*;
+use crate::transform::Run;
 
 #[test]
 fn a_holder_that_is_gone_is_replaced_for_the_tables_that_are_not_loaded() {
@@ -89,6 +90,41 @@ fn a_table_is_loaded_again_while_changes_stream() {
     assert_eq!((&streaming.load_points, streaming.attempts), (&load_points, 3));
     assert_eq!(streaming.tables, ["public.t", "public.u"], "of what is gone nothing is loaded");
     assert_eq!(step(&phase, reload(&["public.u"])).1, [Effect::Mark], "the next one");
+}
+
+#[test]
+fn tables_are_loaded_anew_by_what_was_in_force_from_their_snapshot_to_their_end() {
+    let run = |from: u64| Some(Run { from, digest: "d".into() });
+    let (phase, _) = step(&streaming(), reload(&["public.t", "public.gone"]));
+    let (marked, _) = step(&phase, Command::Marked { nonce: "word".into() });
+    // Told with the snapshot, whatever is in force where the news of it come.
+    let found = |phase: &Phase, lsn, from| {
+        let facts = Facts { run: run(from), ..holding(phase, &[]) };
+        on(phase, found(lsn), &facts).unwrap().next
+    };
+    let done = |phase: &Phase| step(phase, Command::TableDone { oid: 1, attempt: 2, rows: 7 }).0;
+    let end = |phase: &Phase, from| {
+        let facts = Facts { run: run(from), ..holding(phase, &[]) };
+        let anew = |effect| match effect {
+            Effect::LoadedAnew { by, tables } => Some((by, tables)),
+            _ => None,
+        };
+        on(phase, Command::LoadDone, &facts).unwrap().effects.into_iter().find_map(anew)
+    };
+    let loading = found(&marked, 500, 7);
+    let stored = super::super::load(&store(&loading)).unwrap();
+    assert_eq!(stored, loading, "another process ends it");
+    let what = |from| Some((run(from).unwrap(), vec!["public.t".to_owned()]));
+    assert_eq!(end(&done(&loading), 7), what(7), "of what is gone nothing is loaded");
+    assert_eq!(end(&done(&loading), 8), None, "rows have passed two of them");
+    assert_eq!(end(&done(&found(&marked, 500, 8)), 8), what(8));
+    // A later snapshot: what was not finished begins again, and what was keeps its rows.
+    let lost = |phase: &Phase| step(phase, Command::SnapshotGone).0;
+    let again = found(&lost(&loading), 600, 8);
+    let again = step(&again, Command::TableDone { oid: 1, attempt: 3, rows: 7 }).0;
+    assert_eq!(end(&again, 8), what(8));
+    let kept = found(&lost(&done(&loading)), 600, 8);
+    assert_eq!((end(&kept, 8), end(&kept, 7)), (None, what(7)));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use super::super::coverage::TableCoverage;
 use super::super::testing::{Guest, Setup, catalog, host, insert, push, said, shown, table, users};
-use super::super::{Chains, Report};
+use super::super::{Chains, Report, Run};
 use super::*;
 use std::sync::Mutex;
 
@@ -489,4 +489,52 @@ fn what_rows_showed_to_be_lost_is_forgotten_where_a_new_epoch_loads_it() {
     let newest = world.handle.newest();
     assert_eq!((newest.number(), newest.digest()), (2, running.digest()));
     assert!(!lost());
+}
+
+#[test]
+fn what_is_known_of_rows_is_forgotten_where_the_same_rules_have_loaded_their_table() {
+    let world = World::new();
+    let mut reloader = world.reloader();
+    let mapped = |fake: &str| {
+        let mut guest = masks(fake);
+        guest.wanted["ok"]["columns"][0]["as"] = fake.into();
+        guest.wasm()
+    };
+    world.setup.write("mask.wasm", &mapped("two"));
+    settle(&mut reloader);
+    let running = world.handle.newest();
+    let table = running.coverage().tables["public.users"].clone();
+    let seen = ("public.users".to_owned(), TableCoverage { lossy: true, ..table });
+    running.seen.note(running.digest(), Position::Bootstrap(1), seen, None);
+    let knows = || {
+        let newest = world.handle.newest();
+        let older = newest.warnings().iter().any(|told| told.contains("carry the old mapping"));
+        let lossy = newest.covered().tables.values().any(|table| table.lossy);
+        assert_eq!(older, lossy);
+        (newest.number(), lossy)
+    };
+    assert_eq!(knows(), (2, true));
+    let loaded = |by: &Run, tables: &[&str]| {
+        let tables: Vec<String> = tables.iter().map(|table| (*table).to_owned()).collect();
+        world.handle.loaded_by(by, &tables);
+        let mut reloader = world.reloader();
+        settle(&mut reloader);
+    };
+    let (now, before) = (running.run(), Run { from: 1, ..running.run() });
+    loaded(&before, &["public.users"]);
+    loaded(&now, &["public.other"]);
+    assert_eq!(knows(), (2, true));
+    loaded(&now, &["public.users"]);
+    assert_eq!(knows(), (3, false));
+    let newest = world.handle.newest();
+    assert_eq!((newest.digest(), newest.run()), (running.digest(), now.clone()));
+    loaded(&now, &["public.users"]);
+    assert_eq!(knows(), (3, false), "there is nothing more to forget");
+    // What was loaded by one generation is not by the next.
+    world.handle.loaded_by(&now, &["public.users".to_owned()]);
+    world.setup.write("mask.wasm", &mapped("three"));
+    settle(&mut reloader);
+    assert!(world.handle.newest().warnings().concat().contains("carry the old mapping"));
+    loaded(&now, &["public.users"]);
+    assert!(world.handle.newest().warnings().concat().contains("carry the old mapping"));
 }
