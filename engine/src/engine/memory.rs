@@ -25,8 +25,8 @@ use crate::position::Lsn;
 use crate::sink::SinkError;
 use crate::sink::store::{Registry, Store};
 use crate::source::catalog::Catalog;
-use crate::source::error::SourceError;
 use crate::source::snapshot::slot_fact;
+use crate::source::wal::log_end;
 use crate::transform::{self, Coverage, Generation};
 
 /// The stream may be about to reach the tables as they are.
@@ -176,7 +176,9 @@ impl World {
         let client = self.sql("kasho").await?;
         let catalog = Catalog::read(&client, &self.config.source.publications).await?;
         let lags = slot_fact(&client, &self.info, &self.slot).await? != SlotFact::Absent;
-        let caught_up = !lags || reaches(stream, log_end(&client).await?).await;
+        // A log whose end is not known is not reached.
+        let end = log_end(&client).await?.unwrap_or(Lsn(u64::MAX));
+        let caught_up = !lags || reaches(stream, end).await;
         Ok(tables(&catalog, caught_up))
     }
 }
@@ -191,16 +193,6 @@ async fn reaches(stream: &Figures, end: Lsn) -> bool {
         sleep(Duration::from_millis(50)).await;
     }
     true
-}
-
-async fn log_end(client: &tokio_postgres::Client) -> Result<Lsn, SourceError> {
-    let doing = "reading the end of the log";
-    let ask = "SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
-               ELSE pg_current_wal_insert_lsn() END)::text";
-    let row = client.query_one(ask, &[]).await.map_err(|e| SourceError::sql(doing, &e))?;
-    let end: Option<&str> = row.get(0);
-    // A log whose end is not known is not reached.
-    Ok(end.and_then(|end| end.parse().ok()).unwrap_or(Lsn(u64::MAX)))
 }
 
 fn parse(stored: Option<&[u8]>) -> Option<Vec<Remembered>> {

@@ -24,7 +24,7 @@ use crate::source::catalog::published_names;
 use crate::source::error::SourceError;
 use crate::source::indexes::Failed;
 use crate::source::preflight::{self, Finding};
-use crate::source::wal::{SlotStatus, slot_status};
+use crate::source::wal::{SlotStatus, log_end, slot_status};
 use crate::sync::Stored;
 
 /// Settings of the source are looked at once in so many looks.
@@ -260,7 +260,7 @@ impl Observer {
         let publications = &self.world.config.source.publications;
         match published_names(client, publications).await {
             Ok(names) => {
-                let (from, to) = (found.wal_end, log_end(client).await?);
+                let (from, to) = (found.wal_end, log_end(client).await?.unwrap_or_default());
                 Ok(Some(Look { names, from, to }))
             }
             // From 16 on that looks into the tables: somebody is changing one, or has dropped
@@ -308,16 +308,6 @@ impl Observer {
         found.consumers = consumers::list(store).await?.into_iter().map(status).collect();
         Ok(())
     }
-}
-
-/// Whatever the session can see has been written before this.
-async fn log_end(client: &Client) -> Result<Lsn, SourceError> {
-    let sql = "SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
-        ELSE pg_current_wal_insert_lsn() END)::text";
-    let row = client.query_one(sql, &[]).await;
-    let row = row.map_err(|e| SourceError::sql("asking where the log ends", &e))?;
-    let lsn: Option<&str> = row.try_get(0).ok().flatten();
-    Ok(lsn.and_then(|lsn| lsn.parse().ok()).unwrap_or_default())
 }
 
 fn clock() -> tokio::time::Interval {

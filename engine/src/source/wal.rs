@@ -40,7 +40,8 @@ pub use options::{Options, conninfo};
 pub use queue::Figures;
 pub use relation::KnownRelations;
 pub use slot::{
-    CreatedSlot, SlotName, SlotStatus, Snapshot, copy_slot, slot_status, temporary_slots_at,
+    CreatedSlot, SlotName, SlotStatus, Snapshot, copy_slot, log_end, slot_status,
+    temporary_slots_at,
 };
 pub use timeline::{SwitchPoint, switch_points};
 

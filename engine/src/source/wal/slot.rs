@@ -218,6 +218,36 @@ pub async fn temporary_slots_at(client: &Client, lsn: Lsn) -> Result<Vec<SlotNam
     rows.iter().map(|row| SlotName::new(row.get(0))).collect()
 }
 
+/// Where the log ends: whatever the session can see was written before. `None`: a standby that has
+/// replayed nothing.
+///
+/// # Errors
+/// The query failed.
+pub async fn log_end(client: &Client) -> Result<Option<Lsn>, SourceError> {
+    const SQL: &str = "SELECT (CASE WHEN pg_catalog.pg_is_in_recovery()
+            THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_insert_lsn() END)::text,
+        pg_catalog.current_setting('wal_block_size')::int8,
+        pg_catalog.pg_size_bytes(pg_catalog.current_setting('wal_segment_size'))";
+    let row = client.query_one(SQL, &[]).await;
+    let row = row.map_err(|e| SourceError::sql("asking where the log ends", &e))?;
+    let lsn: Option<&str> = row.get(0);
+    let size = |at: usize| u64::try_from(row.get::<_, i64>(at)).unwrap_or_default();
+    let lsn: Option<Lsn> = lsn.and_then(|lsn| lsn.parse().ok());
+    Ok(lsn.map(|lsn| end_of_record(lsn, size(1), size(2))))
+}
+
+/// Where the next record is to begin is behind its page's header, if nothing else is on the page
+/// yet; and the last one ends, for whoever streams the log, before that.
+fn end_of_record(lsn: Lsn, page: u64, segment: u64) -> Lsn {
+    // xlog_internal.h: SizeOfXLogLongPHD on a segment's first page, SizeOfXLogShortPHD on others.
+    let within = |size: u64| lsn.0.checked_rem(size);
+    match (within(page), within(segment)) {
+        (_, Some(40)) => Lsn(lsn.0 - 40),
+        (Some(24), _) => Lsn(lsn.0 - 24),
+        _ => lsn,
+    }
+}
+
 /// Makes the lasting slot `to` out of `from`, at the same LSN; `from` may be temporary
 /// and held by another session. Returns that LSN.
 ///
@@ -240,6 +270,21 @@ pub async fn copy_slot(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_empty_page_has_no_end_of_a_record() {
+        let (page, segment) = (8 << 10, 16 << 20);
+        for (at, end) in [
+            (segment + 40, segment),
+            (segment + page + 24, segment + page),
+            (segment + page + 40, segment + page + 40),
+            (segment + page, segment + page),
+            (segment + 48, segment + 48),
+        ] {
+            assert_eq!(end_of_record(Lsn(at), page, segment), Lsn(end));
+        }
+        assert_eq!(end_of_record(Lsn(40), 0, 0), Lsn(40), "not told");
+    }
 
     #[test]
     fn names_are_postgresqls() {
