@@ -11,8 +11,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Row};
 
 use crate::ddl::PREFIX;
 use crate::source::HEARTBEAT_PREFIX;
@@ -98,8 +98,13 @@ impl Failed {
     }
 
     async fn try_look(&mut self, client: &Client) -> Result<(), SourceError> {
-        let rows = client.query(INVALID, &[]).await;
-        let rows = rows.map_err(|e| SourceError::sql("a look at invalid indexes", &e))?;
+        let mut rows = invalid(client).await?;
+        // The lock is looked at as it is, and the index as the statement's snapshot has it: one
+        // whose build ended in between is not invalid in the next one.
+        let new = |row: &Row| !row.get::<_, bool>(3) && !self.warned.contains(&row.get(0));
+        if rows.iter().any(new) {
+            rows = invalid(client).await?;
+        }
         let mut now = BTreeSet::new();
         for row in &rows {
             let (oid, schema, name): (u32, String, String) = (row.get(0), row.get(1), row.get(2));
@@ -143,6 +148,11 @@ impl Failed {
         }
         Ok(())
     }
+}
+
+async fn invalid(client: &Client) -> Result<Vec<Row>, SourceError> {
+    let rows = client.query(INVALID, &[]).await;
+    rows.map_err(|e| SourceError::sql("a look at invalid indexes", &e))
 }
 
 /// Writes it into the log. Answers how many there are.
