@@ -249,7 +249,7 @@ async fn a_holder_that_outlived_its_bootstrap_is_ended() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_holder_that_dies_before_it_is_adopted_leaves_nothing_unopened() {
     // The start must not be given up before the wire is mended.
-    let patient = "connect_timeout_ms = 60000\nresponse_timeout_ms = 60000\n";
+    let patient = "response_timeout_ms = 60000\n";
     let (world, proxy) = wired(5, patient, "").await;
     let open = world.pg.client().await;
     open.batch_execute("BEGIN; INSERT INTO ledger VALUES (-1, 'open')").await.unwrap();

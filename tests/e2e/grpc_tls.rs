@@ -27,7 +27,7 @@ impl Site {
         let text = config(&pg.url(), &redis.url(), builder.home().grpc_port(), &more);
         let engine = builder.config(&text).start();
         engine.wait_for("gRPC is listening").await;
-        engine.wait_for("ready").await;
+        engine.wait_for("ready state=").await;
         Site { engine, certificates, _servers: (pg, redis) }
     }
 

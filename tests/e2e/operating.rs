@@ -103,7 +103,9 @@ async fn metrics_pass_a_real_parser_and_tell_the_truth() {
     let insert =
         format!("INSERT INTO ledger SELECT n, '{secret}' FROM generate_series(501, 600) n");
     world.pg.sql(&insert).await;
-    until(&world, "kasho_rows_total", 100.0).await;
+    // A row is counted where it comes, an entry where Redis has it, a transaction last.
+    until(&world, "kasho_entries_total{stream=\"changes\"}", 100.0).await;
+    until(&world, "kasho_transactions_total", 1.0).await;
     until(&world, "kasho_lag_seconds", 0.0).await;
     agrees(
         &world,
@@ -290,7 +292,7 @@ async fn probes_and_systemd_are_told_when_it_stands_and_why_it_does_not() {
     let systemd = UnixDatagram::bind(&socket).expect("socket");
     let text = config(&pg.url(), &redis.url(), builder.home().grpc_port(), "");
     let builder = builder.config(&text).env("NOTIFY_SOCKET", &socket.display().to_string());
-    let engine = builder.env("WATCHDOG_USEC", "400000").start();
+    let engine = builder.env("WATCHDOG_USEC", "2000000").start();
     let port = engine.home().http_port();
     // Read all the time, as systemd does: what does not fit into the socket is not kept.
     let (say, mut said) = tokio::sync::mpsc::unbounded_channel();
@@ -392,7 +394,10 @@ async fn a_log_in_json_has_no_other_lines() {
     // Nothing is left of it, whenever the blocker ends.
     let sessions =
         "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'kasho slot%'";
-    assert_eq!(world.pg.value(sessions).await, "0");
+    eventually("its session to end", async || {
+        (world.pg.value(sessions).await == "0").then_some(())
+    })
+    .await;
     blocker.batch_execute("ROLLBACK").await.expect("rollback");
     world.bootstrap().await;
     world.redis.kill9().await;

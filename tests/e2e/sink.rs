@@ -43,13 +43,15 @@ impl Real {
 }
 
 fn config(redis: &Redis) -> RedisConfig {
-    RedisConfig { url: Some(redis.url().into()), ..RedisConfig::default() }
+    let url = Some(redis.url().into());
+    RedisConfig { url, connect_timeout_ms: 60_000, ..RedisConfig::default() }
 }
 
 /// Through a wire that can be spoiled, with no more patience than a busy machine needs.
 fn config_through(redis: &Redis, proxy: &Proxy) -> RedisConfig {
     RedisConfig {
         url: Some(redis.url_through(proxy.port()).into()),
+        connect_timeout_ms: 60_000,
         response_timeout_ms: 5_000,
         ..RedisConfig::default()
     }

@@ -25,12 +25,12 @@ pub(crate) struct World {
 }
 
 /// The least configuration, with `more` behind it. Everything that may ever be said is: what is
-/// planted is searched for in all of it.
+/// planted is searched for in all of it. And nobody gives a Redis up that is slow for once.
 pub(crate) fn config(pg: &str, redis: &str, grpc_port: u16, more: &str) -> String {
     let log = if more.contains("[log]") { "" } else { "[log]\nlevel = \"trace\"\n" };
     format!(
         "{log}[source]\nurl = \"{pg}\"\n[redis]\nurl = \"{redis}\"\n\
-         [grpc]\nlisten = \"127.0.0.1:{grpc_port}\"\n{more}"
+         connect_timeout_ms = 60000\n[grpc]\nlisten = \"127.0.0.1:{grpc_port}\"\n{more}"
     )
 }
 
@@ -41,6 +41,16 @@ pub(crate) async fn loaded(redis: &Redis, epoch: u64) -> u64 {
     let last: Vec<(String, redis::Value)> = last.unwrap_or_default();
     let number = last.first().and_then(|(id, _)| id.split('-').next()?.parse().ok());
     number.unwrap_or(0)
+}
+
+/// Ends the sessions that keep a snapshot, of an engine that is gone.
+pub(crate) async fn end_holders(pg: &Postgres) {
+    eventually("nobody to keep a snapshot", async || {
+        let sessions = "FROM pg_stat_activity WHERE application_name LIKE 'kasho holder%'";
+        pg.sql(&format!("SELECT pg_terminate_backend(pid, 5000) {sessions}")).await;
+        (pg.value(&format!("SELECT count(*) {sessions}")).await == "0").then_some(())
+    })
+    .await;
 }
 
 impl World {

@@ -5,6 +5,7 @@
 use serde_json::Value;
 
 use super::*;
+use crate::world::end_holders;
 
 const TRIGGERS: &str = include_str!("../../../config/sql/ddl.sql");
 
@@ -99,9 +100,7 @@ async fn phase(site: &Site) -> Value {
 /// The engine is killed, and with it whoever keeps the snapshot and the tables' locks.
 async fn kill_all(site: &mut Site) {
     site.world.engine.kill9().await;
-    let end = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity \
-               WHERE application_name LIKE 'kasho holder%'";
-    site.pg().sql(end).await;
+    end_holders(site.pg()).await;
 }
 
 /// Waits until nothing is put off any more, and nothing is being loaded.

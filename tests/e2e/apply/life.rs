@@ -1,5 +1,8 @@
 //! Starting, being killed, being taken over from, ending.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::{Site, rows};
 use crate::harness::{Process, eventually};
 
@@ -7,14 +10,22 @@ const LEDGER: &str = "CREATE TABLE ledger (id bigint PRIMARY KEY, n int, big tex
     ALTER TABLE ledger ALTER COLUMN big SET STORAGE EXTERNAL;
     CREATE TABLE twice (id bigint, n int); ALTER TABLE twice REPLICA IDENTITY FULL;";
 
-/// Writes to both tables in transactions of several kinds, until it is dropped.
-struct Churn(tokio::task::JoinHandle<()>);
+/// Writes to both tables in transactions of several kinds, until it is ended.
+struct Churn {
+    stop: Arc<AtomicBool>,
+    writer: tokio::task::JoinHandle<()>,
+}
 
 impl Churn {
     async fn start(site: &Site) -> Churn {
         let client = site.pg().client().await;
-        Churn(tokio::spawn(async move {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let writer = tokio::spawn(async move {
             for n in 0u64.. {
+                if stopped.load(Ordering::Relaxed) {
+                    break;
+                }
                 let id = n * 7 + 1_000_000;
                 let some = (n * 7919) % 4_000;
                 let sql = format!(
@@ -28,11 +39,14 @@ impl Churn {
                 client.batch_execute(&sql).await.expect("the writer");
                 tokio::time::sleep(std::time::Duration::from_millis(8)).await;
             }
-        }))
+        });
+        Churn { stop, writer }
     }
 
-    fn end(self) {
-        self.0.abort();
+    /// Once its last transaction is over.
+    async fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.writer.await.expect("the writer");
     }
 }
 
@@ -69,7 +83,7 @@ async fn kill_9_at_any_moment_loses_and_repeats_nothing() {
         tokio::time::sleep(std::time::Duration::from_millis(37 * (round % 5))).await;
         applier.kill9().await;
     }
-    churn.end();
+    churn.end().await;
     let applier = site.applier();
     site.settle().await;
     site.same(&["ledger", "twice"]).await;
@@ -94,7 +108,7 @@ async fn a_table_is_loaded_again_while_changes_go_on() {
     applier.kill9().await;
     let applier = site.applier();
     site.world.engine.run(&again).await.success();
-    churn.end();
+    churn.end().await;
     site.settle().await;
     site.same(&["ledger", "twice"]).await;
     assert!(Site::end(&applier).await.success());
@@ -260,7 +274,7 @@ async fn who_was_taken_over_takes_the_others_rows_for_no_conflict() {
     site.pg().sql("INSERT INTO ledger VALUES (1, 1)").await;
     assert_eq!(applier.wait_exit().await.code(), Some(1));
     applier.wait_for("has taken over as consumer \"apply\"").await;
-    assert!(!applier.lines().join("\n").contains("23505"));
+    assert!(!applier.lines().join("\n").contains("SQLSTATE 23505"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -302,7 +316,7 @@ async fn what_restarts_is_waited_for() {
         site.target.restart(mode).await;
         site.settle().await;
     }
-    churn.end();
+    churn.end().await;
     site.settle().await;
     site.same(&["ledger", "twice"]).await;
     applier.wait_for("trying again").await;
@@ -321,7 +335,7 @@ async fn a_target_that_lost_its_last_commits_gets_them_again() {
         site.target.kill9().await;
         site.target.start_again().await;
     }
-    churn.end();
+    churn.end().await;
     site.settle().await;
     site.same(&["ledger", "twice"]).await;
     assert!(Site::end(&applier).await.success());

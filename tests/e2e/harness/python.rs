@@ -22,13 +22,23 @@ const REQUIREMENTS: [&str; 8] = [
 /// What readers of the streams share.
 const ONE_BY_ONE: &str = include_str!("../one_by_one.py");
 
-/// Runs a Python program, given as its text, with arguments.
+/// The address of a Redis for its client, which by itself gives up after five seconds.
+pub(crate) fn patient_url(url: &str) -> String {
+    format!("{url}?socket_timeout=300&socket_connect_timeout=300")
+}
+
+/// Runs a Python program, given as its text, with arguments; those that are a Redis' address as
+/// [`patient_url`] has it.
 pub(crate) async fn python(program: &str, arguments: &[&str]) -> Output {
     let reads = program.contains("one_by_one(");
     let program = if reads { format!("{ONE_BY_ONE}{program}") } else { program.to_owned() };
     let interpreter = tokio::task::spawn_blocking(interpreter).await.expect("interpreter");
     let mut command = Command::new(interpreter);
-    command.args(["-I", "-c", &program]).args(arguments);
+    let patient = |argument: &&str| match argument.starts_with("redis://") {
+        true => patient_url(argument),
+        false => (*argument).to_owned(),
+    };
+    command.args(["-I", "-c", &program]).args(arguments.iter().map(patient));
     Output::of(command, "").await
 }
 
