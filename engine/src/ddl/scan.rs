@@ -21,11 +21,22 @@ enum Token {
     /// A name in quotes, and these.
     Name(String),
     /// A string of any kind.
-    Literal,
+    Literal(Content),
     /// A number of so many digits, as written.
     Number(String),
     /// Any other character.
     Other(char),
+}
+
+/// What a string could be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Content {
+    /// A date, or a date and a time, in digits.
+    Moment,
+    /// A name: nothing in it looks like somebody's.
+    Label,
+    /// Anything.
+    Data,
 }
 
 /// One statement.
@@ -72,22 +83,49 @@ impl Scanned {
         })
     }
 
-    /// Whether it holds something that could be data: a string of any kind, a number so long
-    /// that it could be somebody's, or a name in quotes that looks like either.
+    /// Whether it holds something that could be data: a string, a number so long that it could
+    /// be somebody's, or a name in quotes that looks like either. Dates that bound a partition
+    /// and labels of an enumeration are structure: they are no row's.
     #[must_use]
     pub fn has_literal(&self) -> bool {
-        self.tokens.iter().any(|token| match token {
-            Token::Literal => true,
+        let (bounds, labels) = (self.bounds(), self.has_labels());
+        self.tokens.iter().enumerate().any(|(at, token)| match token {
+            Token::Literal(Content::Moment) => bounds.is_none_or(|from| at < from),
+            Token::Literal(Content::Label) => !labels,
+            Token::Literal(Content::Data) => true,
             Token::Number(number) => {
                 let digits = number.bytes().filter(u8::is_ascii_hexdigit).count();
                 digits >= TELLING && !LIMITS.contains(&number.as_str())
             }
-            Token::Name(name) => {
-                let digits = name.bytes().filter(u8::is_ascii_digit).count();
-                digits >= TELLING || name.contains('@')
-            }
+            Token::Name(name) => is_telling(name),
             _ => false,
         })
+    }
+
+    /// Behind which token the bounds of a partition by range stand.
+    fn bounds(&self) -> Option<usize> {
+        let mut head = self.head();
+        let table = matches!((head.next(), head.next()), (Some("CREATE" | "ALTER"), Some("TABLE")));
+        if !table || !self.words().any(|word| word == "PARTITION") {
+            return None;
+        }
+        let is = |token: &Token, word| matches!(token, Token::Word(w, 0) if w == word);
+        let from = |three: &[Token]| {
+            three.iter().zip(["FOR", "VALUES", "FROM"]).all(|(token, word)| is(token, word))
+        };
+        self.tokens.windows(3).position(from).map(|at| at + 3)
+    }
+
+    /// Whether its strings are labels of an enumeration.
+    fn has_labels(&self) -> bool {
+        let words: Vec<&str> = self.words().collect();
+        match words[..] {
+            ["CREATE", "TYPE", .., "AS", "ENUM"] => true,
+            ["ALTER", "TYPE", ref rest @ ..] => {
+                rest.windows(2).any(|two| matches!(two, ["ADD" | "RENAME", "VALUE"]))
+            }
+            _ => false,
+        }
     }
 
     /// Whether it begins, ends or cuts a transaction.
@@ -205,19 +243,20 @@ impl Scanner<'_> {
                 if self.standard.is_none() && rest[..len].contains('\\') {
                     return Err(Unclear);
                 }
-                self.token(len, Token::Literal);
+                let content = content(&rest[1..len - 1]);
+                self.token(len, Token::Literal(content));
             }
             ('e' | 'E', Some('\'')) => {
                 let len = 1 + quoted(&rest[1..], '\'', true)?;
-                self.token(len, Token::Literal);
+                self.token(len, Token::Literal(Content::Data));
             }
             ('b' | 'B' | 'x' | 'X' | 'n' | 'N', Some('\'')) => {
                 let len = 1 + quoted(&rest[1..], '\'', false)?;
-                self.token(len, Token::Literal);
+                self.token(len, Token::Literal(Content::Data));
             }
             ('u' | 'U', Some('&')) if rest[2..].starts_with('\'') => {
                 let len = 2 + quoted(&rest[2..], '\'', false)?;
-                self.token(len, Token::Literal);
+                self.token(len, Token::Literal(Content::Data));
             }
             ('"', _) => {
                 let len = quoted(rest, '"', false)?;
@@ -229,7 +268,7 @@ impl Scanner<'_> {
                 self.token(len, Token::Other('$'));
             }
             ('$', _) => match dollar(rest)? {
-                Some(len) => self.token(len, Token::Literal),
+                Some(len) => self.token(len, Token::Literal(Content::Data)),
                 None => self.token(1, Token::Other('$')),
             },
             (';', _) if self.depth == 0 && self.atomic == 0 => {
@@ -313,6 +352,40 @@ impl Scanner<'_> {
             self.all.push(now);
         }
     }
+}
+
+/// Whether a name could be somebody's address or number.
+fn is_telling(name: &str) -> bool {
+    name.bytes().filter(u8::is_ascii_digit).count() >= TELLING || name.contains('@')
+}
+
+fn content(text: &str) -> Content {
+    match text {
+        moment if is_moment(moment) => Content::Moment,
+        // As long as PostgreSQL lets a label be.
+        label if label.len() < 64 && !is_telling(label) => Content::Label,
+        _ => Content::Data,
+    }
+}
+
+/// Whether a text is a date as `2026-11-30`, or with a time as `2026-11-30 00:00:00.5+00`.
+fn is_moment(text: &str) -> bool {
+    let within = |part: Option<&str>, most: u32| {
+        part.and_then(|part| part.parse().ok()).is_some_and(|n: u32| n <= most)
+    };
+    let shape: String = text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+    let Some(time) = shape.strip_prefix("0000-00-00") else { return false };
+    if !within(text.get(5..7), 12) || !within(text.get(8..10), 31) {
+        return false;
+    }
+    let Some(time) = time.strip_prefix([' ', 'T']) else { return time.is_empty() };
+    let Some(rest) = time.strip_prefix("00:00") else { return false };
+    let rest = rest.strip_prefix(":00").unwrap_or(rest);
+    let (fraction, rest) = match rest.strip_prefix('.') {
+        Some(more) => more.split_at(more.len() - more.trim_start_matches('0').len()),
+        None => ("", rest),
+    };
+    fraction.len() <= 6 && ["", "Z", "+00", "-00", "+00:00", "-00:00"].contains(&rest)
 }
 
 /// Bytes of a nested comment at the beginning of `text`.
@@ -415,6 +488,46 @@ mod tests {
             "a $1",
         ] {
             assert!(!one(text).has_literal(), "{text}");
+        }
+    }
+
+    #[test]
+    fn dates_of_bounds_and_labels_are_structure() {
+        for text in [
+            "CREATE TABLE m PARTITION OF ledger FOR VALUES FROM ('2026-12-01') TO ('2027-01-01')",
+            "ALTER TABLE ledger ATTACH PARTITION m FOR VALUES FROM ('2026-12-01 00:00:00+00', 5) \
+             TO (DATE '2027-01-01', MAXVALUE)",
+            "CREATE TABLE IF NOT EXISTS m PARTITION OF ledger FOR VALUES FROM ('2026-12-01T00:00Z') \
+             TO ('2026-12-01 12:00:00.25-07:30'::timestamptz) PARTITION BY LIST (kind)",
+            "CREATE TYPE a.mood AS ENUM ('fine', 'very sad')",
+            "CREATE TYPE a.mood AS ENUM ()",
+            "ALTER TYPE mood ADD VALUE IF NOT EXISTS 'so-so' BEFORE 'very sad'",
+            "ALTER TYPE \"mood\" RENAME VALUE 'fine' TO 'good'",
+        ] {
+            assert!(!one(text).has_literal(), "{text}");
+        }
+        for text in [
+            "CREATE TABLE m PARTITION OF ledger FOR VALUES IN ('ada')",
+            "CREATE TABLE m PARTITION OF ledger FOR VALUES FROM ('ada') TO ('bob')",
+            "CREATE TABLE m PARTITION OF ledger FOR VALUES FROM ('2026-12-01 ada') TO (MAXVALUE)",
+            "CREATE TABLE m PARTITION OF ledger FOR VALUES FROM ('2026-99-01') TO (MAXVALUE)",
+            "CREATE TABLE m PARTITION OF ledger FOR VALUES FROM ('2026-12-01 00:00+1234567') TO (MAXVALUE)",
+            "CREATE TABLE m PARTITION OF ledger FOR VALUES FROM ('2026-12-01 00:00:00.4111111') TO (MAXVALUE)",
+            "CREATE TABLE m PARTITION OF ledger FOR VALUES FROM (E'2026-12-01') TO (MAXVALUE)",
+            "CREATE TABLE m PARTITION OF ledger FOR VALUES FROM (4111111111111111) TO (MAXVALUE)",
+            "CREATE TABLE m PARTITION OF ledger (CHECK (born > '1979-03-02')) FOR VALUES FROM \
+             ('2026-12-01') TO ('2027-01-01')",
+            "CREATE TABLE t (born date DEFAULT '1979-03-02')",
+            "ALTER TABLE t ADD born date DEFAULT '1979-03-02'",
+            "CREATE INDEX i ON t (x) WHERE born = '1979-03-02'",
+            "CREATE TYPE mood AS ENUM ('ada@example.com')",
+            "CREATE TYPE mood AS ENUM ('+44 20 7946 0018')",
+            "CREATE TYPE mood AS ENUM ('1979-03-02')",
+            "ALTER TYPE mood ADD VALUE E'fine'",
+            "CREATE TYPE r AS RANGE (subtype = text, collation = 'ada')",
+            "ALTER TABLE t ADD value text DEFAULT 'ada'",
+        ] {
+            assert!(one(text).has_literal(), "{text}");
         }
     }
 
