@@ -12,11 +12,11 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::position::{Epoch, Lsn};
-use crate::transform::Run;
 
 pub mod config;
 mod facts;
 mod found;
+mod passed;
 mod phase;
 mod refusal;
 mod reload;
@@ -28,6 +28,7 @@ mod stored;
 pub use config::MissingRows;
 pub use facts::Facts;
 pub use found::{Found, found};
+pub use passed::Passed;
 pub use phase::{
     Called, Definitions, LATER, Load, LoadMode, Phase, Reload, Renamed, Snapshot, State, Streaming,
     TableLoad, Waiting,
@@ -159,13 +160,8 @@ pub enum Effect {
     BeginLoad,
     /// Have a new holder keep a later snapshot, then come back with [`Command::Reheld`].
     Rehold,
-    /// Everything that holds of these tables' rows has passed generations of this run.
-    LoadedAnew {
-        /// It was in force before the snapshot, and is.
-        by: Run,
-        /// The tables, by published name.
-        tables: Vec<String>,
-    },
+    /// Tables are loaded: [`Phase::passed`] says by what is in force.
+    LoadedAnew,
     /// Have the mark of the reload published, then come back with [`Command::Marked`].
     Mark,
     /// End the session that keeps the snapshots, and with it their locks.
@@ -215,7 +211,7 @@ pub fn on(phase: &Phase, command: Command, facts: &Facts) -> Result<Transition, 
     use Phase::{Accumulating, Streaming, Waiting};
     match (phase, command) {
         (Waiting(_), Command::Start(request)) => start(phase, request, facts),
-        (Waiting(waiting), Command::Started(load)) => started(waiting, *load),
+        (Waiting(waiting), Command::Started(load)) => started(waiting, *load, facts),
         (Waiting(_), Command::StartFailed { error }) => {
             Ok(Transition { next: waiting_after(phase, Some(error)), effects: vec![] })
         }
@@ -225,9 +221,7 @@ pub fn on(phase: &Phase, command: Command, facts: &Facts) -> Result<Transition, 
             Ok(Transition { next: Phase::Accumulating(next), effects: vec![] })
         }
         (Accumulating(load), Command::SnapshotGone) => reload::snapshot_gone(phase, load),
-        (Accumulating(load), Command::Reheld(found)) => {
-            reload::reheld(phase, load, &found, facts.attempts)
-        }
+        (Accumulating(load), Command::Reheld(found)) => reload::reheld(phase, load, *found, facts),
         (Accumulating(load), Command::Reload { tables, .. }) => reload::later(phase, load, &tables),
         (
             Streaming(streaming),
@@ -316,14 +310,14 @@ fn start(phase: &Phase, request: StartRequest, facts: &Facts) -> Result<Transiti
     Ok(Transition { next: waiting_after(phase, None), effects })
 }
 
-fn started(waiting: &Waiting, load: Load) -> Result<Transition, Refusal> {
+fn started(waiting: &Waiting, load: Load, facts: &Facts) -> Result<Transition, Refusal> {
     if load.epoch.0 <= waiting.last_epoch {
         return Err(Refusal {
             code: RefusalCode::Internal,
             text: format!("epoch {} was used already", load.epoch.0),
         });
     }
-    let load = resume::begun(load);
+    let load = resume::begun(reload::passing(load, facts));
     let mut effects = vec![Effect::AdoptHolder, Effect::OpenStream];
     if load.mode == LoadMode::None || (load.mode == LoadMode::Direct && load.tables.is_empty()) {
         let Transition { next, effects: more } = load_done(load);
@@ -368,11 +362,14 @@ fn all_done(load: &Load, facts: &Facts) -> Transition {
 
 fn load_done(mut load: Load) -> Transition {
     // What others load, we load again only once they are done.
+    let before = load.loaded;
     load.loaded = load.again.is_empty() || load.mode != LoadMode::Direct;
     let mut effects: Vec<_> =
         load.holder.take().map(|_| Effect::ReleaseHolder).into_iter().collect();
-    if !load.loaded {
-        effects.push(Effect::Rehold);
+    match (load.loaded, before) {
+        (true, true) => {}
+        (true, false) => effects.push(Effect::LoadedAnew),
+        (false, _) => effects.push(Effect::Rehold),
     }
     Transition { next: Phase::Accumulating(load), effects }
 }
@@ -419,6 +416,10 @@ fn complete(load: &Load, force: bool, facts: &Facts) -> Result<Transition, Refus
         renamed: load.renamed,
         renames: load.renames.clone(),
         reload: None,
+        passed: facts
+            .run
+            .as_ref()
+            .map(|run| Passed { run: run.clone(), relations: load.passed(run) }),
     });
     Ok(Transition { next, effects })
 }

@@ -277,6 +277,8 @@ async fn until_ready(
 impl Engine {
     /// Opens what the phase says is open.
     async fn resume(&mut self) {
+        // Whoever stored that they are loaded may not have come to that.
+        self.loaded_anew();
         tracing::info!(state = %self.phase.state(), epoch = ?self.phase.epoch().map(|e| e.0), "ready");
         match &self.phase {
             Phase::Waiting(waiting) => {

@@ -127,7 +127,15 @@ pub async fn verify(
     settled(&mut sides, &mut compared, options.sample, progress).await?;
     if let (Some(sample), Some(generation)) = (options.leaks, &rules.generation) {
         let pairs: Vec<_> = compared.iter().map(|compared| compared.pair.clone()).collect();
-        let found = leaks::look(&mut sides, &catalog, generation, &pairs, sample, progress).await?;
+        let found = leaks::look(
+            &mut sides,
+            &catalog,
+            (generation, &rules.coverage),
+            &pairs,
+            sample,
+            progress,
+        )
+        .await?;
         report.leaks = Some(found);
     }
     report.tables.extend(compared.into_iter().map(finished));

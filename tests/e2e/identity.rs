@@ -123,6 +123,12 @@ async fn moved(world: &World, above: u64) {
         (generation(world).await > above).then_some(())
     })
     .await;
+    // Once all is loaded, another one of the same rules comes, which knows that.
+    eventually("what was before to be forgotten", async || {
+        let warnings = world.try_status().await?["warnings"].to_string();
+        (!warnings.contains("carry the old mapping")).then_some(())
+    })
+    .await;
 }
 
 const ALL: [&str; 3] = ["public.people", "public.orders", "public.parts"];
@@ -147,7 +153,7 @@ async fn an_identity_moves_where_its_tables_are_loaded_again() {
     load_again(&world, &ALL[..2]).await;
     assert_eq!(generation(&world).await, 1, "a part of what moves does not move");
     moved(&world, 1).await;
-    assert_eq!(generation(&world).await, 2);
+    assert!((2..=3).contains(&generation(&world).await));
     assert_eq!(lengths(&world, "bootstrap").await, BTreeSet::from([20]));
     settle(&world, &person("after")).await;
     assert_eq!(lengths(&world, "changes").await, BTreeSet::from([20]));

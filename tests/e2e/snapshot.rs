@@ -295,7 +295,7 @@ async fn a_table_that_changed_before_the_lock_gets_a_later_load_point() {
     pg.sql("ALTER TABLE added ADD COLUMN extra text DEFAULT 'x'").await;
     pg.sql("INSERT INTO t VALUES (9999, 'later', '')").await;
     let mut task = spec(&pg.url());
-    task.given = Some(Snapshot { name, lsn });
+    task.given = Some(Snapshot { name, lsn, by: None });
     let mut held = Held::start(&task).await;
     let report = held.ready().await;
     assert_eq!(report.load.start_lsn, lsn);
@@ -342,7 +342,7 @@ async fn partitions_of_one_root_have_one_load_point() {
     pg.sql("VACUUM FULL low").await;
     pg.sql("UPDATE root SET n = 1 WHERE id = 150").await;
     let mut task = spec(&pg.url());
-    task.given = Some(Snapshot { name, lsn });
+    task.given = Some(Snapshot { name, lsn, by: None });
     let mut held = Held::start(&task).await;
     let report = held.ready().await;
     let later = report.load.snapshots[1].lsn;
@@ -361,7 +361,7 @@ async fn a_given_lsn_needs_its_temporary_slot() {
     let pg = Postgres::start().await;
     pg.sql(TABLE).await;
     let mut task = spec(&pg.url());
-    task.given = Some(Snapshot { name: "00000003-00000002-1".into(), lsn: Lsn(0x1234) });
+    task.given = Some(Snapshot { name: "00000003-00000002-1".into(), lsn: Lsn(0x1234), by: None });
     let mut held = Held::start(&task).await;
     let event = held.event().await;
     let text = event["text"].as_str().unwrap();

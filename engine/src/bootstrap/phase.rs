@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::passed::Passed;
 use crate::batch::{Rename, moved};
 use crate::position::{Epoch, Lsn, Position};
 use crate::transform::Run;
@@ -62,6 +63,9 @@ pub struct Snapshot {
     /// Changes that commit below it are in the snapshot, all others are not.
     #[serde(with = "super::stored::lsn")]
     pub lsn: Lsn,
+    /// What was in force before it was taken, or before anything that was read from it left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Run>,
 }
 
 /// One table (a leaf partition counts as one) of the initial load.
@@ -69,6 +73,9 @@ pub struct Snapshot {
 pub struct TableLoad {
     /// `pg_class.oid`.
     pub oid: u32,
+    /// That of the relation that its rows are published as; 0 if nobody noted it.
+    #[serde(default)]
+    pub relation: u32,
     /// `schema.table`, quoted where SQL needs it.
     pub table: String,
     /// The name its rows carry: its own, or its root's (`publish_via_partition_root`).
@@ -322,6 +329,9 @@ pub struct Streaming {
     /// Tables that are being loaded again.
     #[serde(default)]
     pub reload: Option<Box<Reload>>,
+    /// By what tables were loaded last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passed: Option<Passed>,
 }
 
 /// Tables that are loaded again while changes stream. First a mark is published in the
@@ -343,10 +353,6 @@ pub struct Reload {
     /// Other names that tables have got since it was asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub renames: Vec<Renamed>,
-    /// What was in force before the snapshot was taken that the first finished table was read
-    /// from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub by: Option<Run>,
 }
 
 impl Reload {

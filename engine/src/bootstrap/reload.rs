@@ -10,8 +10,8 @@
 
 use crate::bootstrap::refusal::wrong_state;
 use crate::bootstrap::{
-    Called, Command, Definitions, Effect, Facts, LATER, Load, LoadMode, Phase, Refusal, Reload,
-    Streaming, TableLoad, Transition, late, load_on, resume, with_table_done,
+    Called, Command, Definitions, Effect, Facts, LATER, Load, LoadMode, Passed, Phase, Refusal,
+    Reload, Streaming, TableLoad, Transition, late, load_on, resume, with_table_done,
 };
 use crate::position::Lsn;
 
@@ -29,13 +29,14 @@ pub(super) fn snapshot_gone(phase: &Phase, load: &Load) -> Result<Transition, Re
 pub(super) fn reheld(
     phase: &Phase,
     load: &Load,
-    found: &Load,
-    used: u32,
+    found: Load,
+    facts: &Facts,
 ) -> Result<Transition, Refusal> {
     if load.loaded || load.holder.is_some() {
         return Err(late("a later snapshot", phase));
     }
-    let next = Phase::Accumulating(resume::resumed_first(load, found, used));
+    let found = passing(found, facts);
+    let next = Phase::Accumulating(resume::resumed_first(load, &found, facts.attempts));
     Ok(Transition { next, effects: vec![Effect::AdoptHolder, Effect::BeginLoad] })
 }
 
@@ -75,7 +76,6 @@ pub(super) fn on(
             _ => Err(late("news of a load", phase)),
         };
     };
-    let none_is_loaded = reload.unloaded().len() == reload.tables.len();
     let load = &mut reload.load;
     let effects = match command {
         Command::Reload { .. } => {
@@ -95,13 +95,10 @@ pub(super) fn on(
         }
         Command::Reheld(found) if reload.mark > Lsn::ZERO && load.holder.is_none() => {
             let asked = |name: &String| reload.tables.contains(name);
-            let mut found = *found;
+            let mut found = passing(*found, facts);
             let others = other_names(load, &found, &reload.tables);
             found.tables.retain(|table| asked(&table.published_as));
             found.published.retain(asked);
-            if none_is_loaded {
-                reload.by = facts.run.clone();
-            }
             *load = resume::resumed(load, &found, streaming.attempts.max(facts.attempts));
             load.later.extend(others);
             next.attempts =
@@ -143,6 +140,15 @@ fn other_names(load: &Load, found: &Load, asked: &[String]) -> Vec<String> {
     found.tables.iter().filter(other).map(|table| table.published_as.clone()).collect()
 }
 
+/// What was found, read by what is in force: the rows of other loads pass another process.
+pub(super) fn passing(mut found: Load, facts: &Facts) -> Load {
+    if found.mode != LoadMode::Direct {
+        return found;
+    }
+    found.snapshots.iter_mut().for_each(|snapshot| snapshot.by.clone_from(&facts.run));
+    found
+}
+
 fn begin(
     mut next: Streaming,
     (tables, planned): (Vec<String>, Definitions),
@@ -170,20 +176,19 @@ fn begin(
     // Nobody writes the bootstrap stream after its end but a reload, one at a time.
     let section = facts.rows_loaded + 1;
     let (mark, renames) = (Lsn::ZERO, Vec::new());
-    let by = None;
-    next.reload = Some(Box::new(Reload { tables, nonce, section, mark, load, renames, by }));
+    next.reload = Some(Box::new(Reload { tables, nonce, section, mark, load, renames }));
     Transition { next: Phase::Streaming(next), effects: vec![Effect::Mark] }
 }
 
 fn end(mut next: Streaming, reload: Reload, facts: &Facts) -> Transition {
     let now: Vec<String> = reload.tables.iter().map(|table| reload.called(table)).collect();
-    let Reload { tables, mark, load, by, .. } = reload;
+    next.passed = facts.run.as_ref().map(|run| Passed::after(next.passed.take(), &reload, run));
+    let Reload { tables, mark, load, .. } = reload;
     let points = load.load_points();
     // A table that was dropped meanwhile has no rows, and no changes after the snapshot.
     let newest = load.snapshots.last().map_or(mark, |snapshot| snapshot.lsn);
     next.later.retain(|later| !tables.contains(later));
     let loaded = tables.into_iter().zip(now).filter(|(table, _)| !load.later.contains(table));
-    let mut anew = Vec::new();
     for (table, now) in loaded {
         let lsn = points.get(&table).copied().unwrap_or(newest);
         // One that has another name by now is not loaded under this one either.
@@ -191,9 +196,6 @@ fn end(mut next: Streaming, reload: Reload, facts: &Facts) -> Transition {
         let read = load.tables.iter().any(read);
         next.load_points.insert(table, lsn);
         next.stale.retain(|stale| *stale != now || load.again.contains(stale));
-        if read && !load.again.contains(&now) {
-            anew.push(now.clone());
-        }
         if read && !next.tables.contains(&now) {
             next.tables.push(now);
         }
@@ -206,11 +208,7 @@ fn end(mut next: Streaming, reload: Reload, facts: &Facts) -> Transition {
     let (start_lsn, load_points) = (next.start_lsn, next.load_points.clone());
     let (called, after) = (next.called.clone(), Some(mark));
     let write = Effect::WriteEnd { start_lsn, load_points, called, after, whole: false };
-    let mut effects = vec![write, Effect::ReleaseHolder];
-    // What passed another one is as that one made it.
-    if let Some(by) = by.filter(|by| facts.run.as_ref() == Some(by)) {
-        effects.push(Effect::LoadedAnew { by, tables: anew });
-    }
+    let effects = vec![write, Effect::ReleaseHolder, Effect::LoadedAnew];
     Transition { next: Phase::Streaming(next), effects }
 }
 

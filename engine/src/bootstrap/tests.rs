@@ -8,6 +8,7 @@ mod schema;
 fn a_load(mode: LoadMode) -> Load {
     let table = |oid, name: &str, snapshot| TableLoad {
         oid,
+        relation: oid,
         table: name.into(),
         published_as: name.into(),
         snapshot,
@@ -27,8 +28,8 @@ fn a_load(mode: LoadMode) -> Load {
         start_lsn: Lsn(100),
         mode,
         snapshots: vec![
-            Snapshot { name: "a".into(), lsn: Lsn(100) },
-            Snapshot { name: "b".into(), lsn: Lsn(200) },
+            Snapshot { name: "a".into(), lsn: Lsn(100), by: None },
+            Snapshot { name: "b".into(), lsn: Lsn(200), by: None },
         ],
         holder: Some("kasho snapshot".into()),
         range_blocks: 8192,
@@ -69,6 +70,7 @@ fn streaming() -> Phase {
         called: [].into(),
         attempts: 1,
         reload: None,
+        passed: None,
     })
 }
 
@@ -294,6 +296,7 @@ fn a_finished_load_completes_with_its_load_points() {
         called: [].into(),
         attempts: 1,
         reload: None,
+        passed: None,
     };
     assert_eq!(done.next, Phase::Streaming(expected));
 }
@@ -304,7 +307,7 @@ fn the_holder_is_released_once_with_the_last_table() {
         .unwrap()
         .next;
     let done = on(&phase, Command::LoadDone, &holding(&phase, &[])).unwrap();
-    assert_eq!(done.effects, [Effect::ReleaseHolder]);
+    assert_eq!(done.effects, [Effect::ReleaseHolder, Effect::LoadedAnew]);
     let Phase::Accumulating(load) = &done.next else { panic!("not accumulating") };
     assert!(load.loaded && load.tables[0].done && load.tables[0].rows == 7);
     assert_eq!(on(&done.next, Command::LoadDone, &facts()).unwrap().effects, []);
@@ -314,7 +317,9 @@ fn the_holder_is_released_once_with_the_last_table() {
 fn nothing_to_load_is_loaded_at_once() {
     for load in [a_load(LoadMode::None), Load { tables: vec![], ..a_load(LoadMode::Direct) }] {
         let done = on(&waiting(), Command::Started(Box::new(load)), &facts()).unwrap();
-        assert_eq!(done.effects, [Effect::AdoptHolder, Effect::OpenStream, Effect::ReleaseHolder]);
+        let ends = [Effect::ReleaseHolder, Effect::LoadedAnew];
+        assert_eq!(done.effects[..2], [Effect::AdoptHolder, Effect::OpenStream]);
+        assert_eq!(done.effects[2..], ends);
         let Phase::Accumulating(load) = done.next else { panic!("not accumulating") };
         assert!(load.loaded);
     }
@@ -421,7 +426,7 @@ fn reload(tables: &[&str]) -> Command {
 
 fn found(lsn: u64) -> Command {
     let mut load = a_load(LoadMode::Direct);
-    load.snapshots = vec![Snapshot { name: "later".into(), lsn: Lsn(lsn) }];
+    load.snapshots = vec![Snapshot { name: "later".into(), lsn: Lsn(lsn), by: None }];
     load.tables.iter_mut().for_each(|table| table.snapshot = 0);
     load.holder = Some(format!("holder {lsn}"));
     Command::Reheld(Box::new(load))

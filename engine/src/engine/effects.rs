@@ -117,7 +117,7 @@ impl Engine {
             attempts: progress.keys().map(|key| key.attempt).max().unwrap_or(0),
             // An older look says too little, and not too much.
             restart_lsn: self.observed.restart_lsn(),
-            run: Some(self.world.handle.newest().run()),
+            run: Some(self.world.handle.newest().run().clone()),
         })
     }
 
@@ -235,7 +235,7 @@ impl Engine {
                 Effect::BeginLoad => self.begin_load(),
                 Effect::Rehold => self.rehold(),
                 Effect::Mark => self.mark(),
-                Effect::LoadedAnew { by, tables } => self.loaded_anew(by, tables),
+                Effect::LoadedAnew => self.loaded_anew(),
                 Effect::ReleaseHolder => self.release(holder.as_deref()).await,
                 Effect::StopLoad => {
                     if let Some(loading) = self.loading.take() {
@@ -302,7 +302,7 @@ impl Engine {
 
     fn spec(&self, epoch: Epoch, request: &StartRequest) -> HolderSpec {
         let name = request.snapshot_name.clone().unwrap_or_default();
-        let given = request.start_lsn.map(|lsn| Snapshot { name, lsn });
+        let given = request.start_lsn.map(|lsn| Snapshot { name, lsn, by: None });
         self.world.holder_spec(epoch, request.mode, given)
     }
 
@@ -369,6 +369,10 @@ impl Engine {
         let system = session.identify_system().await.map_err(unavailable)?;
         // From here on keys and identities are those of this generation.
         self.world.waiting.store(false, Relaxed);
+        // One that is being made and does not know of it yet is not taken any more, or is by then.
+        let handle = Arc::clone(&self.world.handle);
+        let made = tokio::task::spawn_blocking(move || drop(handle.turn())).await;
+        made.map_err(unavailable)?;
         let generation = self.world.handle.newest();
         if report.load.mode == LoadMode::External {
             self.world.show(&generation, &report.catalog).await.map_err(unavailable)?;

@@ -13,7 +13,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::Engine;
-use super::prepare::EngineError;
+use super::prepare::{EngineError, going_on};
 use super::world::World;
 use crate::bootstrap::Refusal;
 use crate::config::Config;
@@ -178,7 +178,10 @@ impl World {
         };
         let Some(remembered) = remembered else { return Err(EngineError::Chain(rejected)) };
         match self.restored(&remembered.digest, number).await {
-            Ok(generation) => Ok((numbered(generation), Some(rejected))),
+            Ok(generation) => {
+                let last = Some((remembered.digest, remembered.run));
+                Ok((numbered(going_on(generation, last)), Some(rejected)))
+            }
             Err(why) => {
                 let text = format!("nor can the service go on with the former ones: {why}");
                 let at = "transform".to_owned();

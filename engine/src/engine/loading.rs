@@ -223,7 +223,7 @@ pub(super) async fn rehold(
     loop {
         let made = async {
             world.inspect().await?;
-            let by = world.handle.newest().run();
+            let by = world.handle.newest().run().clone();
             let made = make(&spec, &events, 0, &stop).await?;
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>(made.map(|made| (made, by)))
         };

@@ -27,7 +27,7 @@ use crate::sink::store::{Registry, Store};
 use crate::source::catalog::Catalog;
 use crate::source::snapshot::slot_fact;
 use crate::source::wal::log_end;
-use crate::transform::{self, Coverage, Generation};
+use crate::transform::{self, Coverage, Generation, Run};
 
 /// The stream may be about to reach the tables as they are.
 const CATCHING_UP: Duration = Duration::from_secs(3);
@@ -43,6 +43,9 @@ pub(crate) struct Remembered {
     pub(crate) digest: String,
     /// What it covered.
     pub(crate) coverage: Coverage,
+    /// Its run, if a program wrote it that knows of runs.
+    #[serde(default)]
+    pub(crate) run: Option<Run>,
 }
 
 impl World {
@@ -89,7 +92,8 @@ impl World {
             let mut newest = 0..RECENT;
             kept.retain(|other| newest.next().is_some() || Some(&other.digest) == chain.as_ref());
             let (digest, coverage) = (generation.digest().to_owned(), generation.covered());
-            kept.insert(0, Remembered { digest, coverage });
+            let run = Some(generation.run().clone());
+            kept.insert(0, Remembered { digest, coverage, run });
         };
         self.rewrite(change).await
     }

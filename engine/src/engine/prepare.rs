@@ -19,7 +19,7 @@ use crate::source::catalog::{Catalog, CatalogError};
 use crate::source::error::SourceError;
 use crate::source::preflight::{Finding, failover, preflight};
 use crate::source::snapshot::{check_server, slot_fact};
-use crate::transform::{self, Generation, LoadError, Rejected};
+use crate::transform::{self, Generation, LoadError, Rejected, Run};
 
 /// Why the service does not start.
 #[derive(Debug, thiserror::Error)]
@@ -230,6 +230,7 @@ impl World {
             Some(checkpoint) => self.remembered(&checkpoint.chain).await?,
             None => None,
         };
+        let last = running.as_ref().map(|running| (running.digest.clone(), running.run.clone()));
         let unknown = checkpoint.filter(|_| running.is_none()).map(|c| c.chain.clone());
         let keys = checkpoint.filter(|_| !fresh).map(|c| c.key_fingerprint.clone());
         let load = move || {
@@ -244,12 +245,20 @@ impl World {
         };
         let loaded = tokio::task::spawn_blocking(load).await;
         let loaded = loaded.map_err(|_| EngineError::Host("loading them panicked".to_owned()))?;
-        let generation = loaded.map_err(EngineError::Chain)?;
+        let generation = going_on(loaded.map_err(EngineError::Chain)?, last);
         keys_belong(keys.as_deref().unwrap_or_default(), &generation)?;
         match unknown.filter(|chain| chain != generation.digest() && !confirmed) {
             Some(chain) => Err(EngineError::Chain(vec![unreadable(&chain)].into())),
             None => Ok(generation),
         }
+    }
+}
+
+/// The same generation, in the run of the last one of another process if that was this one too.
+pub(super) fn going_on(generation: Generation, last: Option<(String, Option<Run>)>) -> Generation {
+    match last {
+        Some((digest, Some(run))) if digest == generation.digest() => generation.going_on(run),
+        _ => generation,
     }
 }
 

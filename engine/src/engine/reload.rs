@@ -148,14 +148,17 @@ impl Engine {
         self.act(effects, None).await
     }
 
-    /// What was known of these tables' rows of before holds no more: a generation is made that
-    /// knows nothing of it.
-    pub(super) fn loaded_anew(&self, by: Run, tables: Vec<String>) {
+    /// What was known of rows of before holds no more of what is loaded now: where anything was, a
+    /// generation is made that knows nothing of it.
+    pub(super) fn loaded_anew(&self) {
         let (handle, poke) = (Arc::clone(&self.world.handle), self.reload.poker());
+        let run = handle.newest().run().clone();
+        let tables = self.phase.passed(&run);
         tokio::task::spawn_blocking(move || {
             // May wait for one that is being made.
-            handle.loaded_by(&by, &tables);
-            poke.look();
+            if handle.loaded_by(&run, &tables) {
+                poke.look();
+            }
         });
     }
 

@@ -29,6 +29,7 @@ fn progress_is_ours_or_refused() {
 fn table(oid: u32, attempt: u32, done: bool) -> TableLoad {
     TableLoad {
         oid,
+        relation: oid,
         table: format!("public.t{oid}"),
         published_as: format!("public.t{oid}"),
         snapshot: usize::from(attempt > 1),
@@ -46,7 +47,7 @@ fn table(oid: u32, attempt: u32, done: bool) -> TableLoad {
 
 /// Table 1 stays, table 2 had published rows, table 3 none, table 4 is half done as it is.
 fn a_load() -> Load {
-    let snapshot = |lsn| Snapshot { name: format!("s{lsn}"), lsn: Lsn(lsn) };
+    let snapshot = |lsn| Snapshot { name: format!("s{lsn}"), lsn: Lsn(lsn), by: None };
     Load {
         epoch: Epoch(1),
         slot: "s".into(),

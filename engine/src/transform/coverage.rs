@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kasho_plugin_sdk::abi::Use;
 use kasho_plugin_sdk::event::quote_identifier;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::catalog::{Catalog, ForeignKey};
 use super::config::Unruled;
@@ -52,6 +53,15 @@ pub struct ColumnCoverage {
     /// How exactly the rules name it, of those that decided.
     #[serde(default)]
     pub named: Named,
+}
+
+impl ColumnCoverage {
+    /// How rows that leave now will have left, of the table with this id.
+    pub(super) fn older(&self, id: u32, column: &str) -> Older {
+        let mapping = Sha256::digest(self.mapping.join("\n"));
+        let mapping = mapping[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        Older { id, column: column.to_owned(), covered: self.action.covers(), mapping }
+    }
 }
 
 /// What removes rows of a table.
@@ -99,6 +109,9 @@ pub struct TableCoverage {
     /// Rows of it may be lost, or have been: that does not end with the policy.
     #[serde(default)]
     pub lossy: bool,
+    /// They may be by what is in force.
+    #[serde(default)]
+    pub loses: bool,
 }
 
 impl TableCoverage {
@@ -110,16 +123,17 @@ impl TableCoverage {
     }
 }
 
-/// A column of which rows have left under another mapping than the one in force, or unmapped, and
-/// that is not loaded again since.
+/// What a column of rows that left before may carry: kept until its table is loaded again.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Older {
     /// Its table's id, as in [`TableCoverage::id`].
     pub id: u32,
-    /// What the table was called then.
-    pub table: String,
-    /// What the column was called then.
+    /// The column.
     pub column: String,
+    /// Its values did not leave, see [`Action::covers`].
+    pub covered: bool,
+    /// Digest of what rewrote it, hexadecimal.
+    pub mapping: String,
 }
 
 /// What a generation masks, drops and filters. Names of tables are as in
@@ -185,20 +199,36 @@ impl Coverage {
         self.tables.iter().find(same).or_else(|| self.tables.get_key_value(name))
     }
 
-    /// What an operator should know of rows that left before, and how to have them anew.
-    pub(super) fn told_of_older(&self) -> Vec<String> {
-        let known = self.older.iter().filter_map(|older| {
-            let (table, _) = self.find(older.id, &older.table)?;
-            Some((table, quote_identifier(&older.column)))
+    /// The columns of which rows left otherwise than they would now, of tables that do leave,
+    /// with the table's id.
+    pub(crate) fn older(&self) -> BTreeSet<(u32, &str)> {
+        let differs = |older: &&Older| {
+            let now = self.find(older.id, "").filter(|(_, table)| !table.closed);
+            let now = now.and_then(|(_, table)| table.columns.get(&older.column));
+            now.is_some_and(|now| now.older(older.id, &older.column) != **older)
+        };
+        self.older.iter().filter(differs).map(|older| (older.id, older.column.as_str())).collect()
+    }
+
+    /// Those of which rows left with another fake: where one equals its original, by chance.
+    pub(crate) fn faked_before(&self) -> BTreeSet<(u32, &str)> {
+        let others = self.older();
+        let fakes = self.older.iter().filter(|older| older.covered);
+        let fakes = fakes.map(|older| (older.id, older.column.as_str()));
+        fakes.filter(|column| others.contains(column)).collect()
+    }
+
+    /// The same for an operator, and how rows are had anew: of tables that can be.
+    pub(super) fn told_of_older(&self, catalog: &Catalog) -> Vec<String> {
+        let known = self.older().into_iter().filter_map(|(id, column)| {
+            let table = catalog.relations.iter().find(|relation| relation.id == id)?.qualified();
+            let column = quote_identifier(column);
+            Some(format!(
+                "{table}.{column}: rows that left before carry the old mapping, until the table is \
+                 loaded again (`kasho bootstrap --table {table}`)"
+            ))
         });
-        known
-            .map(|(table, column)| {
-                format!(
-                    "{table}.{column}: rows that left before carry the old mapping, until the table is \
-                     loaded again (`kasho bootstrap --table {table}`)"
-                )
-            })
-            .collect()
+        known.collect()
     }
 
     /// Foreign keys whose two sides would no longer agree. What is rewritten on one side has
@@ -316,6 +346,7 @@ pub(super) fn table(plan: &RelationPlan, names: &[&str]) -> TableCoverage {
         filters,
         rules,
         lossy: plan.lossy,
+        loses: plan.loses,
     }
 }
 

@@ -373,10 +373,10 @@ impl<'a> Draft<'a> {
         }
         loosen::carry(running, coverage, &self.unknown, !confirmed);
         if !options.fresh {
-            let loaded = |table: &str| options.loaded.is_some_and(|all| all.contains(table));
+            let loaded = |id: u32| options.loaded.is_some_and(|all| all.contains(&id));
             loosen::carry_rows(running, coverage, &self.unknown, loaded);
         }
-        self.warnings.extend(coverage.told_of_older());
+        self.warnings.extend(coverage.told_of_older(self.catalog));
     }
 
     fn judge(&mut self, loosened: &Loosened, confirmed: bool, digest: &str) {

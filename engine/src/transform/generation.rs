@@ -21,7 +21,7 @@ use super::config::Binding;
 use super::coverage::Coverage;
 use super::figures::Figures;
 use super::gate;
-use super::host::{Compiled, Host};
+use super::host::{Compiled, Host, hex};
 use super::imports::LogLines;
 use super::instance::{Ceilings, Failure, Instance, complaint};
 use super::keys::Key;
@@ -64,13 +64,28 @@ pub(super) struct Bound {
     pub(super) figures: Arc<Figures>,
 }
 
-/// Generations in a row that are one but for what they know of the rows before them.
+/// The word of generations in a row that are one but for what they know of the rows before
+/// them, also from start to start: nothing else was in force between any two of them.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Run {
-    /// Number of the first.
-    pub from: u64,
-    /// Their digest.
-    pub digest: String,
+pub struct Run(String);
+
+impl Run {
+    /// That of a first one: nobody else's.
+    #[must_use]
+    pub fn new() -> Run {
+        let mut word = [0; 16];
+        // Without random numbers no generation comes so far: its chain has a masking key, or the
+        // store its own.
+        let told = getrandom::fill(&mut word);
+        debug_assert!(told.is_ok(), "random numbers");
+        Run(hex(&word))
+    }
+}
+
+impl Default for Run {
+    fn default() -> Run {
+        Run::new()
+    }
 }
 
 /// What a plugin answered to a relation.
@@ -329,8 +344,7 @@ fn out_of_bounds(needs: &Needs, keyed: bool) -> Option<String> {
 /// An immutable chain.
 pub struct Generation {
     pub(super) number: u64,
-    /// Number of the first of its run.
-    pub(super) from: u64,
+    pub(super) run: Run,
     pub(super) digest: String,
     pub(super) since: SystemTime,
     pub(super) host: Arc<Host>,
@@ -372,8 +386,14 @@ impl Generation {
 
     /// The run that it belongs to.
     #[must_use]
-    pub fn run(&self) -> Run {
-        Run { from: self.from, digest: self.digest.clone() }
+    pub fn run(&self) -> &Run {
+        &self.run
+    }
+
+    /// The same one, which goes on with what another process had in force last.
+    #[must_use]
+    pub fn going_on(self, run: Run) -> Generation {
+        Generation { run, ..self }
     }
 
     /// When it was loaded.
@@ -385,7 +405,7 @@ impl Generation {
     /// The same under another number.
     #[must_use]
     pub fn numbered(self, number: u64) -> Generation {
-        Generation { number, from: number, ..self }
+        Generation { number, ..self }
     }
 
     /// What it is made of, to be kept.
@@ -451,8 +471,9 @@ impl Generation {
     /// have shown of tables. To be called before anybody runs it.
     pub(super) fn go_on(&mut self, before: &Generation) {
         self.seen = Arc::clone(&before.seen);
-        if self.digest == before.digest {
-            self.from = before.from;
+        // A service begins with one that nothing passes.
+        if self.digest == before.digest && before.number > 0 {
+            self.run = before.run.clone();
         }
         // Nobody else has them yet.
         for bound in self.bound.iter_mut().filter_map(Arc::get_mut) {

@@ -89,8 +89,8 @@ pub struct Handle {
     moving: Mutex<BTreeSet<String>>,
     /// Whoever makes candidates has looked at what there is since they were told.
     looked: AtomicBool,
-    /// Tables that the newest generation has loaded again, and that no candidate knows to be.
-    loaded: Mutex<BTreeSet<String>>,
+    /// Tables that the newest generation has loaded again, and that no candidate knows to be; by id.
+    loaded: Mutex<BTreeSet<u32>>,
     samples: Arc<Samples>,
     turn: Mutex<()>,
 }
@@ -179,17 +179,23 @@ impl Handle {
     }
 
     /// The load of these tables is complete, and all of it, whatever is published of them from
-    /// its snapshot on included, has passed the generation `by`: of what was before nothing
-    /// counts any more.
-    pub fn loaded_by(&self, by: &Run, tables: &[String]) {
+    /// its snapshot on included, has passed the run `by`: of what was before nothing counts any
+    /// more. Whether there is anything; then it is forgotten by the next candidate.
+    pub fn loaded_by(&self, by: &Run, tables: &BTreeSet<u32>) -> bool {
         let _turn = self.turn();
-        if self.newest().run() == *by {
-            self.loaded().extend(tables.iter().cloned());
+        let newest = self.newest();
+        let (covered, ours) = (newest.covered(), newest.run() == by);
+        let older = covered.older.iter().any(|older| tables.contains(&older.id));
+        let lossy = covered.tables.values().any(|t| t.lossy && !t.loses && tables.contains(&t.id));
+        let anything = ours && (older || lossy);
+        if anything {
+            self.loaded().extend(tables);
         }
+        anything
     }
 
     /// To be asked by whoever has the turn.
-    pub(super) fn loaded(&self) -> MutexGuard<'_, BTreeSet<String>> {
+    pub(super) fn loaded(&self) -> MutexGuard<'_, BTreeSet<u32>> {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -21,7 +21,7 @@ use super::coverage::Coverage;
 use super::draft::Draft;
 use super::error::LoadError;
 use super::figures::Figures;
-use super::generation::{Bound, Generation, start};
+use super::generation::{Bound, Generation, Run, start};
 use super::host::{Compiled, Host, hex};
 use super::instance::{Ceilings, Failure, Instance};
 use super::keys::Key;
@@ -45,8 +45,8 @@ pub struct Options<'a> {
     /// Tables that are loaded again from where the candidate is taken: it may map what says
     /// where their rows are otherwise.
     pub reloading: Option<&'a BTreeSet<String>>,
-    /// Tables that have been loaded again by the running generation, all of their rows.
-    pub loaded: Option<&'a BTreeSet<String>>,
+    /// Tables that have been loaded again by the running generation, all of their rows; by id.
+    pub loaded: Option<&'a BTreeSet<u32>>,
     /// Digests that somebody has accepted, beside the file's own.
     pub accepted: &'a [String],
     /// No epoch is under way: nothing is loaded that keys and identities would have to fit.
@@ -187,7 +187,7 @@ pub fn restore(
     coverage.recall(&kept.coverage);
     let Draft { errors, mut warnings, renames, .. } = draft;
     warnings.extend(errors.iter().map(ToString::to_string));
-    warnings.extend(coverage.told_of_older());
+    warnings.extend(coverage.told_of_older(catalog));
     let kept = Kept { coverage, ..kept.clone() };
     // No plan of now: each table is held against what was covered when it comes.
     let found = (Vec::new(), renames, warnings);
@@ -242,7 +242,7 @@ fn generation(
     let (bound, instances): (Vec<_>, Vec<_>) = links.into_iter().unzip();
     Generation {
         number,
-        from: number,
+        run: Run::new(),
         digest: kept.digest.clone(),
         since: SystemTime::now(),
         host: Arc::clone(host),

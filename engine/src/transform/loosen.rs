@@ -286,37 +286,35 @@ pub(super) fn carry(old: &Coverage, new: &mut Coverage, unknown: &BTreeSet<Strin
 }
 
 /// Rows that were lost stay lost, and rows that left under another mapping carry that one,
-/// whatever becomes of the rules: until their table is `loaded` again.
+/// whatever becomes of the rules: until their table is `loaded` again, by `old`.
 pub(super) fn carry_rows(
     old: &Coverage,
     new: &mut Coverage,
     unknown: &BTreeSet<String>,
-    loaded: impl Fn(&str) -> bool,
+    loaded: impl Fn(u32) -> bool,
 ) {
     for (table, before) in old.tables.iter().filter(|(_, table)| table.lossy) {
         let name = new.find(before.id, table).map(|(name, _)| name.clone());
-        let name = name.filter(|name| !loaded(name));
         if let Some(after) = name.and_then(|name| new.tables.get_mut(&name)) {
-            after.lossy = true;
+            after.lossy = after.loses || before.loses || !loaded(before.id);
         }
     }
-    let stays = |older: &&Older| {
-        let found = new.find(older.id, &older.table);
-        found.is_some_and(|(name, _)| !loaded(name))
-    };
+    let stays = |older: &&Older| new.find(older.id, "").is_some() && !loaded(older.id);
     let mut all: BTreeSet<Older> = old.older.iter().filter(stays).cloned().collect();
-    for (table, before) in old.tables.iter().filter(|(_, table)| !table.closed) {
+    let known = old.tables.iter().filter(|(_, table)| table.id != 0 && !table.closed);
+    for (table, before) in known {
         let Some((name, after)) = new.find(before.id, table) else { continue };
-        if unknown.contains(name) || after.closed {
+        if unknown.contains(name) {
             continue;
         }
         for (column, was) in &before.columns {
-            let other = after.columns.get(column).is_some_and(|is| {
-                is.mapping != was.mapping || (is.action.covers() && !was.action.covers())
-            });
-            if other {
-                let (id, table, column) = (before.id, name.clone(), column.clone());
-                all.insert(Older { id, table, column });
+            let left = was.older(before.id, column);
+            let is = after.columns.get(column).map(|is| is.older(before.id, column));
+            // Of two one is another than whatever is in force.
+            let same = |o: &&Older| (&o.column, o.id, o.covered) == (column, left.id, left.covered);
+            let enough = all.iter().filter(same).count() > 1;
+            if !enough && (after.closed || is.is_some_and(|is| is != left)) {
+                all.insert(left);
             }
         }
     }

@@ -6,6 +6,25 @@ use super::real::configured;
 use super::testing::{host, table};
 use super::{Options, load};
 
+/// Takes these rules; of which columns it is told then. `loaded`: tables by id, or all of them
+/// are to be loaded yet (`fresh`).
+fn now(world: &mut World, text: &str, (loaded, fresh): (&[u32], bool)) -> String {
+    let loaded = loaded.iter().copied().collect();
+    let setup = configured(world.setup.take().unwrap(), text);
+    let options = Options {
+        running: world.running.as_ref().map(|(coverage, _)| coverage),
+        loaded: Some(&loaded),
+        fresh,
+        ..Options::default()
+    };
+    let made = load(&host(), &setup.config, &world.tables, options).unwrap();
+    world.setup = Some(setup);
+    let told = made.warnings().iter().filter(|told| told.contains("carry the old mapping"));
+    let told: Vec<&str> = told.map(|told| told.split(':').next().unwrap()).collect();
+    world.running = Some((made.coverage().clone(), made.digest().to_owned()));
+    told.join(" ")
+}
+
 #[test]
 fn rows_of_before_are_told_of_until_their_table_is_loaded_again() {
     let (users, other) = (people(&["id!", "email", "name"]), table(18_000, "other", &["id!", "x"]));
@@ -18,22 +37,6 @@ fn rows_of_before_are_told_of_until_their_table_is_loaded_again() {
         anonymize("\"public.users\", \"public.other\"", &rules)
     };
     let mut world = World::new(&text("pass", "pass", "pass"), &[&users, &other]);
-    let now = |world: &mut World, text: &str, (loaded, fresh): (&[&str], bool)| {
-        let loaded = loaded.iter().map(|table| (*table).to_owned()).collect();
-        let setup = configured(world.setup.take().unwrap(), text);
-        let options = Options {
-            running: world.running.as_ref().map(|(coverage, _)| coverage),
-            loaded: Some(&loaded),
-            fresh,
-            ..Options::default()
-        };
-        let made = load(&host(), &setup.config, &world.tables, options).unwrap();
-        world.setup = Some(setup);
-        let told = made.warnings().iter().filter(|told| told.contains("carry the old mapping"));
-        let told: Vec<&str> = told.map(|told| told.split(':').next().unwrap()).collect();
-        world.running = Some((made.coverage().clone(), made.digest().to_owned()));
-        told.join(" ")
-    };
     let none = (&[][..], false);
     assert_eq!(now(&mut world, &text("pass", "pass", "pass"), none), "");
     let masked = text("fake_email", "pass", "pass");
@@ -50,9 +53,39 @@ fn rows_of_before_are_told_of_until_their_table_is_loaded_again() {
     assert_eq!(now(&mut world, &renamed, none), "public.persons.email public.other.x");
     // But where the table is loaded, for what did not change since.
     let last = renamed.replace("name\" = \"pass\"", "name\" = \"fake_name\"");
-    let users_are = (&["public.persons"][..], false);
+    let users_are = (&[17_000][..], false);
     assert_eq!(now(&mut world, &last, users_are), "public.persons.name public.other.x");
     assert_eq!(now(&mut world, &last, users_are), "public.other.x");
     // What is not loaded yet has no rows of before.
     assert_eq!(now(&mut world, &last, (&[], true)), "");
+}
+
+#[test]
+fn what_a_table_held_before_it_was_dropped_is_told_of_when_it_leaves_again() {
+    let (users, other) = (people(&["id!", "email"]), table(18_000, "other", &["id!"]));
+    let top = "accept_unmask = true\nunruled_tables = \"drop\"\n";
+    let rest = "\"public.other.id\" = \"pass\"";
+    let without = format!("{top}{}", anonymize("\"public.other\"", rest));
+    let with = |email: &str| {
+        let rules =
+            format!("{rest}\n\"public.users.id\" = \"pass\"\n\"public.users.email\" = {email}");
+        format!("{top}{}", anonymize("\"public.other\", \"public.users\"", &rules))
+    };
+    let none = (&[][..], false);
+    let mut world = World::new(&with("\"pass\""), &[&users, &other]);
+    assert_eq!(now(&mut world, &without, none), "", "it does not leave");
+    assert_eq!(now(&mut world, &with("\"fake_email\""), none), "public.users.email");
+    // As it was, and yet not all of it; told once however often it changes.
+    assert_eq!(now(&mut world, &with("\"pass\""), none), "public.users.email");
+    for value in 0..5 {
+        let constant = format!("{{ transform = \"constant\", value = \"{value}\" }}");
+        assert_eq!(now(&mut world, &with(&constant), none), "public.users.email");
+    }
+    assert!(world.running.as_ref().unwrap().0.older.len() < 5, "it does not grow");
+    // Of a table that is not published any more nothing can be done.
+    world.become_of(&[&other], true);
+    assert_eq!(now(&mut world, &without, none), "");
+    world.become_of(&[&users, &other], true);
+    assert_eq!(now(&mut world, &with("\"null\""), none), "public.users.email");
+    assert_eq!(now(&mut world, &with("\"null\""), (&[17_000], false)), "");
 }

@@ -309,6 +309,8 @@ pub(super) struct RelationPlan {
     pub(super) leaves: Option<Leaves>,
     /// Rows may be lost on the way, or were: later changes may find none.
     pub(super) lossy: bool,
+    /// Because they may be by these bindings' policies.
+    pub(super) loses: bool,
     /// Nothing to do: rows pass untouched.
     pub(super) idle: bool,
 }
@@ -389,6 +391,7 @@ impl RelationPlan {
             unruled,
             leaves,
             lossy: false,
+            loses: false,
             idle,
         }
     }
@@ -397,7 +400,8 @@ impl RelationPlan {
     pub(super) fn losing(mut self, policies: &[OnError], lost: bool) -> RelationPlan {
         let mut bound = self.links.iter().zip(policies).filter(|(link, _)| link.is_some());
         let loses = |policy: OnError| matches!(policy, OnError::Drop | OnError::DeadLetter);
-        self.lossy = lost || bound.any(|(_, policy)| loses(*policy));
+        self.loses |= bound.any(|(_, policy)| loses(*policy));
+        self.lossy = lost || self.loses;
         self.idle &= !self.lossy;
         self
     }

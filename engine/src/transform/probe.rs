@@ -81,7 +81,7 @@ fn stand_in(generation: &Generation, salt: &[u8; 32]) -> Chain {
         Arc::new(Bound::stand_in(bound, key))
     });
     Chain::new(Arc::new(Generation {
-        from: generation.from,
+        run: generation.run.clone(),
         number: generation.number,
         digest: generation.digest.clone(),
         since: generation.since,

@@ -248,12 +248,14 @@ impl Reloader {
         };
         let mut made = candidate(&self.host, config, &(self.sources.catalog)(), options)?;
         // Of tables that are loaded anew nothing is lost, and nothing older left.
-        let knows = |coverage: &Coverage| {
+        let lossy = |coverage: &Coverage| {
             let lossy = coverage.tables.values().filter(|table| table.lossy);
             lossy.map(|table| table.id).collect::<BTreeSet<u32>>()
         };
+        // But of what loses more of them.
+        let lossy_still = lossy(made.coverage());
         let forgets = (options.fresh || !loaded.is_empty())
-            && (!knows(&covered).is_subset(&knows(made.coverage()))
+            && (!lossy(&covered).is_subset(&lossy_still)
                 || !covered.older.is_subset(&made.coverage().older));
         if made.digest() == running.digest() && !forgets {
             self.handle.loaded().clear();
@@ -261,10 +263,16 @@ impl Reloader {
             return Ok(());
         }
         self.probe(config, options, &running, &mut made)?;
+        // An epoch that has begun meanwhile has rows that it would have to fit.
+        if options.fresh != (self.sources.fresh)() {
+            self.seen = None;
+            return Ok(());
+        }
         // What rows have shown while it was being made is its own too.
         self.handle.lend(&mut made);
         if forgets {
-            made.seen.forget_losses(|table| options.fresh || loaded.contains(table));
+            let anew = |id: u32| options.fresh || loaded.contains(&id);
+            made.seen.forget_losses(|id| anew(id) && !lossy_still.contains(&id));
         }
         let held = (self.sources.keep)(&made).map_err(|error| {
             // It is not the candidate's fault: the same content is looked at again.

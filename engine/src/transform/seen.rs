@@ -127,11 +127,10 @@ impl Seen {
     }
 
     /// Tables that are loaded anew lack no row any more.
-    pub(super) fn forget_losses(&self, loaded: impl Fn(&str) -> bool) {
-        for sights in self.sights().tables.values_mut() {
-            if sights.last().is_some_and(|newest| loaded(&newest.name)) {
-                sights.iter_mut().for_each(|sight| sight.covered.lossy = false);
-            }
+    pub(super) fn forget_losses(&self, loaded: impl Fn(u32) -> bool) {
+        let mut sights = self.sights();
+        for (_, sights) in sights.tables.iter_mut().filter(|(id, _)| loaded(**id)) {
+            sights.iter_mut().for_each(|sight| sight.covered.lossy = false);
         }
     }
 

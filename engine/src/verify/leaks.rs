@@ -24,7 +24,7 @@ use super::meeting::Sides;
 use super::plan::{Pair, Private};
 use super::report::{Leaks, Looked};
 use crate::source::catalog::Catalog;
-use crate::transform::Generation;
+use crate::transform::{Coverage, Generation};
 
 use masker::Masker;
 
@@ -57,7 +57,7 @@ pub(super) fn column(table: &str, column: &str) -> String {
 pub(super) async fn look(
     sides: &mut Sides,
     catalog: &Catalog,
-    generation: &Arc<Generation>,
+    (generation, coverage): (&Arc<Generation>, &Coverage),
     pairs: &[Pair],
     sample: u64,
     progress: &dyn Progress,
@@ -66,7 +66,7 @@ pub(super) async fn look(
     let mut leaks = Leaks::default();
     let pairs: Vec<Arc<Pair>> = pairs.iter().cloned().map(Arc::new).collect();
     let mut masker = Masker::new(generation);
-    let mut watched = sample::watched(sides, &pairs).await?;
+    let mut watched = sample::watched(sides, &pairs, coverage).await?;
     let (mut suspects, more) =
         own::scan(sides, catalog, &mut watched, &mut masker, progress).await?;
     leaks.more = more;

@@ -7,6 +7,7 @@ use crate::position::Epoch;
 fn table(oid: u32, name: &str, shape: &str) -> TableLoad {
     TableLoad {
         oid,
+        relation: oid,
         table: format!("{name}_{oid}"),
         published_as: name.into(),
         snapshot: 0,
@@ -27,7 +28,7 @@ fn done(oid: u32, name: &str, shape: &str) -> TableLoad {
 }
 
 fn load(points: &[u64], tables: Vec<TableLoad>) -> Load {
-    let snapshot = |lsn: &u64| Snapshot { name: format!("s{lsn}"), lsn: Lsn(*lsn) };
+    let snapshot = |lsn: &u64| Snapshot { name: format!("s{lsn}"), lsn: Lsn(*lsn), by: None };
     Load {
         epoch: Epoch(1),
         slot: "kasho_slot".into(),

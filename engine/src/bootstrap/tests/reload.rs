@@ -19,7 +19,7 @@ fn a_holder_that_is_gone_is_replaced_for_the_tables_that_are_not_loaded() {
     assert_eq!(stale.unwrap_err().code, RefusalCode::Internal);
     let (phase, _) = step(&phase, Command::TableDone { oid: 2, attempt: 2, rows: 7 });
     let (phase, effects) = step(&phase, Command::LoadDone);
-    assert_eq!(effects, [Effect::ReleaseHolder]);
+    assert_eq!(effects, [Effect::ReleaseHolder, Effect::LoadedAnew]);
     assert!(on(&phase, Command::SnapshotGone, &facts()).is_err(), "nothing is left to load");
 }
 
@@ -85,46 +85,75 @@ fn a_table_is_loaded_again_while_changes_stream() {
         after,
         whole: false,
     };
-    assert_eq!(effects, [end, Effect::ReleaseHolder]);
+    assert_eq!(effects, [end, Effect::ReleaseHolder, Effect::LoadedAnew]);
     let Phase::Streaming(streaming) = &phase else { panic!("not streaming") };
     assert_eq!((&streaming.load_points, streaming.attempts), (&load_points, 3));
     assert_eq!(streaming.tables, ["public.t", "public.u"], "of what is gone nothing is loaded");
     assert_eq!(step(&phase, reload(&["public.u"])).1, [Effect::Mark], "the next one");
 }
 
+/// The same facts, while this run is in force.
+fn under(run: &Run, facts: Facts) -> Facts {
+    Facts { run: Some(run.clone()), ..facts }
+}
+
 #[test]
-fn tables_are_loaded_anew_by_what_was_in_force_from_their_snapshot_to_their_end() {
-    let run = |from: u64| Some(Run { from, digest: "d".into() });
-    let (phase, _) = step(&streaming(), reload(&["public.t", "public.gone"]));
-    let (marked, _) = step(&phase, Command::Marked { nonce: "word".into() });
+fn tables_are_passed_by_what_was_in_force_from_their_snapshot_to_their_end() {
+    let (one, two) = (Run::new(), Run::new());
+    let go = |phase: &Phase, command, run: &Run| {
+        let next = on(phase, command, &under(run, holding(phase, &[]))).unwrap().next;
+        // Another process may go on.
+        assert_eq!(super::super::load(&store(&next)).unwrap(), next);
+        next
+    };
+    let marked = |phase: &Phase| {
+        let (phase, _) = step(phase, reload(&["public.t", "public.gone"]));
+        step(&phase, Command::Marked { nonce: "word".into() }).0
+    };
+    let done =
+        |phase: &Phase, attempt| step(phase, Command::TableDone { oid: 1, attempt, rows: 7 }).0;
+    let end = |phase: &Phase, run: &Run| {
+        let ended = on(phase, Command::LoadDone, &under(run, holding(phase, &[]))).unwrap();
+        assert!(ended.effects.contains(&Effect::LoadedAnew));
+        ended.next.passed(run).into_iter().collect::<Vec<u32>>()
+    };
     // Told with the snapshot, whatever is in force where the news of it come.
-    let found = |phase: &Phase, lsn, from| {
-        let facts = Facts { run: run(from), ..holding(phase, &[]) };
-        on(phase, found(lsn), &facts).unwrap().next
-    };
-    let done = |phase: &Phase| step(phase, Command::TableDone { oid: 1, attempt: 2, rows: 7 }).0;
-    let end = |phase: &Phase, from| {
-        let facts = Facts { run: run(from), ..holding(phase, &[]) };
-        let anew = |effect| match effect {
-            Effect::LoadedAnew { by, tables } => Some((by, tables)),
-            _ => None,
-        };
-        on(phase, Command::LoadDone, &facts).unwrap().effects.into_iter().find_map(anew)
-    };
-    let loading = found(&marked, 500, 7);
-    let stored = super::super::load(&store(&loading)).unwrap();
-    assert_eq!(stored, loading, "another process ends it");
-    let what = |from| Some((run(from).unwrap(), vec!["public.t".to_owned()]));
-    assert_eq!(end(&done(&loading), 7), what(7), "of what is gone nothing is loaded");
-    assert_eq!(end(&done(&loading), 8), None, "rows have passed two of them");
-    assert_eq!(end(&done(&found(&marked, 500, 8)), 8), what(8));
+    let loading = go(&marked(&streaming()), found(500), &one);
+    assert_eq!(end(&done(&loading, 2), &one), [1], "of what is gone nothing is loaded");
+    assert!(end(&done(&loading, 2), &two).is_empty(), "rows have passed two of them");
     // A later snapshot: what was not finished begins again, and what was keeps its rows.
     let lost = |phase: &Phase| step(phase, Command::SnapshotGone).0;
-    let again = found(&lost(&loading), 600, 8);
-    let again = step(&again, Command::TableDone { oid: 1, attempt: 3, rows: 7 }).0;
-    assert_eq!(end(&again, 8), what(8));
-    let kept = found(&lost(&done(&loading)), 600, 8);
-    assert_eq!((end(&kept, 8), end(&kept, 7)), (None, what(7)));
+    let again = go(&lost(&loading), found(600), &two);
+    assert_eq!((end(&done(&again, 3), &two), end(&done(&again, 3), &one)), (vec![1], vec![]));
+    let kept = go(&lost(&done(&loading, 2)), found(600), &two);
+    assert_eq!((end(&kept, &two), end(&kept, &one)), (vec![], vec![1]));
+}
+
+#[test]
+fn the_tables_of_a_bootstrap_are_passed_too_and_stay_so() {
+    let (one, two) = (Run::new(), Run::new());
+    let started = Command::Started(Box::new(a_load(LoadMode::Direct)));
+    let begun = on(&Phase::default(), started, &under(&one, facts())).unwrap().next;
+    let (first, _) = step(&begun, Command::TableDone { oid: 1, attempt: 1, rows: 7 });
+    // Of the second table a later snapshot is read, by others.
+    let (lost, _) = step(&first, Command::SnapshotGone);
+    let later = on(&lost, found(500), &under(&two, holding(&lost, &[]))).unwrap().next;
+    let (second, _) = step(&later, Command::TableDone { oid: 2, attempt: 2, rows: 7 });
+    let (loaded, effects) = step(&second, Command::LoadDone);
+    assert!(effects.contains(&Effect::LoadedAnew));
+    assert_eq!((loaded.passed(&one), loaded.passed(&two)), ([1].into(), [2].into()));
+    assert!(second.passed(&one).is_empty(), "not before all is loaded");
+    let complete = Command::Complete { force: false };
+    let streaming = on(&loaded, complete, &under(&two, facts())).unwrap().next;
+    assert_eq!((streaming.passed(&one), streaming.passed(&two)), ([].into(), [2].into()));
+    // Another table is loaded again by the same ones.
+    let (phase, _) = step(&streaming, reload(&["public.t"]));
+    let (phase, _) = step(&phase, Command::Marked { nonce: "word".into() });
+    let phase = on(&phase, found(900), &under(&two, holding(&phase, &[]))).unwrap().next;
+    let attempt = phase.open_load().unwrap().tables[0].attempt;
+    let (phase, _) = step(&phase, Command::TableDone { oid: 1, attempt, rows: 7 });
+    let ended = on(&phase, Command::LoadDone, &under(&two, holding(&phase, &[]))).unwrap().next;
+    assert_eq!(ended.passed(&two), [1, 2].into());
 }
 
 #[test]
@@ -152,7 +181,8 @@ fn a_load_is_done_only_once_redis_holds_all_of_it() {
     load.tables[2].oid = 3;
     let phase = Phase::Accumulating(load);
     let facts = Facts { whole: [((1, 2), 5), ((2, 1), 5)].into(), ..facts() };
-    assert_eq!(on(&phase, Command::LoadDone, &facts).unwrap().effects, [Effect::ReleaseHolder]);
+    let ended = on(&phase, Command::LoadDone, &facts).unwrap();
+    assert_eq!(ended.effects, [Effect::ReleaseHolder, Effect::LoadedAnew]);
 }
 
 #[test]

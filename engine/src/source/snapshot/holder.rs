@@ -174,7 +174,7 @@ impl<I: AsyncBufRead + Unpin, O: AsyncWrite + Unpin> Talk<I, O> {
             let created = self.create(spec, &mut session, watch, made).await?;
             let Some(created) = created else { return Ok(None) };
             let name = created.snapshot.clone().unwrap_or_default();
-            let exported = Snapshot { name, lsn: created.consistent_point };
+            let exported = Snapshot { name, lsn: created.consistent_point, by: None };
             keep(spec, info, watch, &exported).await
         };
         let mut held = match kept {
@@ -216,7 +216,7 @@ impl<I: AsyncBufRead + Unpin, O: AsyncWrite + Unpin> Talk<I, O> {
         let exported = created.snapshot.clone().unwrap_or_default();
         let (keeper, name) = import_and_export(spec, info, &exported).await?;
         held.keepers.push(keeper);
-        held.report.load.snapshots.push(Snapshot { name, lsn: created.consistent_point });
+        held.report.load.snapshots.push(Snapshot { name, lsn: created.consistent_point, by: None });
         Ok(true)
     }
 
@@ -348,7 +348,7 @@ async fn keep(
         slot: spec.slot.clone(),
         start_lsn: exported.lsn,
         mode: spec.mode,
-        snapshots: vec![Snapshot { name, lsn: exported.lsn }],
+        snapshots: vec![Snapshot { name, lsn: exported.lsn, by: None }],
         holder: Some(spec.application_name()),
         range_blocks: spec.range_blocks,
         tables,

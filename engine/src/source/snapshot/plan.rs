@@ -88,6 +88,7 @@ pub(super) fn tables(
             let defined = defined.find(|(oid, _)| *oid == table.oid);
             TableLoad {
                 oid: table.oid,
+                relation: table.relation,
                 table: table.qualified(),
                 published_as,
                 snapshot: snapshot(table),

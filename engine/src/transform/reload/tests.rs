@@ -514,27 +514,83 @@ fn what_is_known_of_rows_is_forgotten_where_the_same_rules_have_loaded_their_tab
         (newest.number(), lossy)
     };
     assert_eq!(knows(), (2, true));
-    let loaded = |by: &Run, tables: &[&str]| {
-        let tables: Vec<String> = tables.iter().map(|table| (*table).to_owned()).collect();
-        world.handle.loaded_by(by, &tables);
+    let loaded = |by: &Run, tables: &[u32]| {
+        let anything = world.handle.loaded_by(by, &tables.iter().copied().collect());
         let mut reloader = world.reloader();
         settle(&mut reloader);
+        anything
     };
-    let (now, before) = (running.run(), Run { from: 1, ..running.run() });
-    loaded(&before, &["public.users"]);
-    loaded(&now, &["public.other"]);
+    let now = running.run();
+    assert!(!loaded(&Run::new(), &[7]) && !loaded(now, &[8]));
     assert_eq!(knows(), (2, true));
-    loaded(&now, &["public.users"]);
+    assert!(loaded(now, &[7]));
     assert_eq!(knows(), (3, false));
     let newest = world.handle.newest();
-    assert_eq!((newest.digest(), newest.run()), (running.digest(), now.clone()));
-    loaded(&now, &["public.users"]);
-    assert_eq!(knows(), (3, false), "there is nothing more to forget");
+    assert_eq!((newest.digest(), newest.run()), (running.digest(), now));
+    assert!(!loaded(now, &[7]), "there is nothing more to forget");
+    assert_eq!(knows(), (3, false));
     // What was loaded by one generation is not by the next.
-    world.handle.loaded_by(&now, &["public.users".to_owned()]);
     world.setup.write("mask.wasm", &mapped("three"));
     settle(&mut reloader);
-    assert!(world.handle.newest().warnings().concat().contains("carry the old mapping"));
-    loaded(&now, &["public.users"]);
-    assert!(world.handle.newest().warnings().concat().contains("carry the old mapping"));
+    let older = || world.handle.newest().warnings().concat().contains("carry the old mapping");
+    assert!(older() && !loaded(now, &[7]) && older());
+    // Nor by what is the same again, but was not in force meanwhile.
+    world.setup.write("mask.wasm", &mapped("two"));
+    settle(&mut reloader);
+    assert_eq!(world.handle.newest().digest(), running.digest());
+    assert!(older() && !loaded(now, &[7]) && older());
+    assert!(loaded(world.handle.newest().run(), &[7]) && !older());
+}
+
+#[test]
+fn a_table_that_loses_rows_lacks_them_however_it_was_loaded() {
+    let mut setup = Setup::new(&masks("one"));
+    let binding = setup.binding();
+    (binding.on_error, binding.allow_misses) = (super::super::OnError::Drop, true);
+    let world = World::of(setup);
+    let running = world.handle.newest();
+    let lossy = || {
+        let covered = world.handle.newest().covered();
+        covered
+            .tables
+            .values()
+            .filter(|table| table.lossy)
+            .map(|table| table.id)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(lossy(), [7]);
+    // As rows have shown it, and beside another one that is loaded by rules that lose none.
+    let table = TableCoverage { lossy: true, ..running.coverage().tables["public.users"].clone() };
+    let other = TableCoverage { id: 8, loses: false, ..table.clone() };
+    for (name, table) in [("public.users", table), ("public.other", other)] {
+        running.seen.note(running.digest(), Position::Bootstrap(1), (name.to_owned(), table), None);
+    }
+    assert_eq!(lossy(), [8, 7]);
+    assert!(world.handle.loaded_by(running.run(), &[7, 8].into()));
+    settle(&mut world.reloader());
+    assert_eq!(world.refused(), "");
+    assert_eq!((lossy(), world.handle.newest().number()), (vec![7], 2));
+    // Nor does a look that finds the same make one generation after the other.
+    let mut reloader = world.reloader();
+    reloader.sources.fresh = Box::new(|| true);
+    settle(&mut reloader);
+    assert_eq!((lossy(), world.handle.newest().number()), (vec![7], 2));
+    assert!(!world.handle.loaded_by(running.run(), &[7, 8].into()));
+}
+
+#[test]
+fn nothing_is_taken_for_an_epoch_that_begins_meanwhile_as_if_it_had_no_rows() {
+    let world = World::new();
+    let mut reloader = world.reloader();
+    settle(&mut reloader);
+    let looks = std::sync::atomic::AtomicU32::new(0);
+    // The first question of each look is before, the second one behind it.
+    reloader.sources.fresh =
+        Box::new(move || looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0);
+    let other = Guest::new(&[("email", "mask"), ("id", "mask")]);
+    world.setup.write("mask.wasm", &other.wasm());
+    settle(&mut reloader);
+    assert_eq!((world.handle.newest().number(), world.refused().as_str()), (1, ""));
+    settle(&mut reloader);
+    assert!(world.refused().contains("it says where rows are"), "{}", world.refused());
 }

@@ -159,6 +159,7 @@ impl<'a> Table<'a> {
             row: hit.row,
             target_column: name.clone(),
             document: *document,
+            telling: true,
             place: Place::Anywhere { text: hit.text },
         });
     }

@@ -34,6 +34,8 @@ pub(super) struct Suspect {
     pub(super) row: Vec<String>,
     pub(super) target_column: String,
     pub(super) document: bool,
+    /// One value of the column tells whose it is.
+    pub(super) telling: bool,
     pub(super) place: Place,
 }
 
@@ -152,7 +154,8 @@ fn one(
                 }
                 _ => None,
             };
-            match original.as_deref() == Some(text) && !as_expected {
+            let leaves = left.is_some() || suspect.telling;
+            match original.as_deref() == Some(text) && !as_expected && leaves {
                 true => Verdict::Leak(How::Own),
                 false => Verdict::Innocent,
             }
@@ -175,9 +178,9 @@ fn one(
 /// Equal as far as the target's type may have written it otherwise.
 pub(super) fn same(expected: &str, text: &str) -> bool {
     let number = |text: &str| text.parse::<f64>().ok();
-    let truth = |text: &str| match text {
-        "t" | "true" => Some(true),
-        "f" | "false" => Some(false),
+    let truth = |text: &str| match text.to_ascii_lowercase().as_str() {
+        "t" | "true" | "yes" | "on" | "1" => Some(true),
+        "f" | "false" | "no" | "off" | "0" => Some(false),
         _ => None,
     };
     expected.trim_end() == text.trim_end()

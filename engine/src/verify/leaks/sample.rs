@@ -11,6 +11,7 @@ use super::masker::Masker;
 use super::search::{Gathered, Needles, telling};
 use super::{Watched, column};
 use crate::source::catalog::Catalog;
+use crate::transform::Coverage;
 use crate::verify::error::VerifyError;
 use crate::verify::meeting::Sides;
 use crate::verify::plan::Pair;
@@ -24,12 +25,12 @@ const TELLING_VALUES: u64 = 1_000;
 const FIRST_ROWS: u64 = 20_000;
 /// Values that are looked for, of all columns.
 const MOST_VALUES: u64 = 500_000;
+/// Types of a few values that read in one way, or are understood in each ([`judge::same`]).
+const PLAIN: [&str; 9] =
+    ["text", "varchar", "bpchar", "citext", "bool", "int2", "int4", "int8", "date"];
 /// Types whose values are looked for in texts.
 const TEXTS: [&str; 10] =
     ["text", "varchar", "bpchar", "citext", "name", "uuid", "inet", "cidr", "macaddr", "macaddr8"];
-
-/// Other types of which a value reads in one way, or is understood in each ([`judge::same`]).
-const PLAIN: [&str; 8] = ["bool", "int2", "int4", "int8", "numeric", "float4", "float8", "date"];
 
 impl Watched {
     fn is_text(&self) -> bool {
@@ -37,12 +38,14 @@ impl Watched {
     }
 }
 
-/// The masked columns, and what can be told of them.
+/// The masked columns, and what can be told of them. `coverage` is that of the rules in force.
 pub(super) async fn watched(
     sides: &Sides,
     pairs: &[Arc<Pair>],
+    coverage: &Coverage,
 ) -> Result<Vec<Watched>, VerifyError> {
     let mut all = Vec::new();
+    let faked = coverage.faked_before();
     for pair in pairs.iter().filter(|pair| !pair.private.is_empty()) {
         let first = first_values(sides, pair).await?;
         for (private, first) in pair.private.iter().zip(first) {
@@ -52,13 +55,19 @@ pub(super) async fn watched(
             };
             let telling = values >= TELLING_VALUES;
             let base = private.base.as_str();
-            let own = telling || TEXTS.contains(&base) || PLAIN.contains(&base);
             let few = format!("it has {values} different values, fewer than 1,000");
-            let undecided = match (telling, own) {
+            let undecided = match (telling, faked.contains(&(pair.id, private.source.as_str()))) {
                 (true, _) => None,
-                (false, true) => Some(format!("{few}: they are not looked for elsewhere")),
+                (false, true) => Some(format!(
+                    "not decidable: {few}, and rows that left before carry another fake, which may \
+                     be the original (load the table again)"
+                )),
+                (false, false) if PLAIN.contains(&base) => None,
                 (false, false) => Some(format!("not decidable: {few}, of type {base}")),
             };
+            let own = undecided.is_none();
+            let elsewhere = || format!("{few}: they are not looked for elsewhere");
+            let undecided = undecided.or_else(|| (!telling).then(elsewhere));
             let looked = Looked {
                 column: column(&pair.source_name, &private.source),
                 own_rows: 0,
