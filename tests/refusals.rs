@@ -60,8 +60,8 @@ const OTHERS: [(&str, &str); 34] = [
     ("{table}: column {column} passes, by new_columns = \"pass\"", WARNING),
     ("{error} (of messages whose content is no text: the first one stops the stream)", WARNING),
     (
-        "{table}.{column}: rows that left before carry the old mapping, until the table is loaded \
-         again (`kasho bootstrap --table {table}`)",
+        "{table}.{name}: rows that left before {are}, until the table is loaded again (`kasho \
+         bootstrap --table {table}`)",
         WARNING,
     ),
     ("{at}: {was}; it leaves from now on", WARNING),

@@ -107,7 +107,7 @@ pub async fn run(
     let info = Conninfo::parse(target.expose_secret()).map_err(SourceError::from)?;
     let figures = Arc::new(Figures::default());
     let listen = crate::http::Config { listen: config.apply.listen, ..config.http.clone() };
-    let http = Http::bind(&listen).await?;
+    let http = Http::bind(&listen, "apply.listen").await?;
     tracing::info!(address = %http.address(), target = info.describe(), "applying");
     let mut listener = JoinSet::new();
     listener.spawn(http.serve(Arc::clone(&figures), stop.clone()));

@@ -145,11 +145,22 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if !error.is::<Told>() {
-                eprintln!("error: {error:#}");
+                eprintln!("error: {}", whole(&error));
             }
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error with its causes, but those that its own text tells already.
+fn whole(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| {
+        match (told.is_empty(), told.contains(&cause)) {
+            (true, _) => cause,
+            (false, true) => told,
+            (false, false) => format!("{told}: {cause}"),
+        }
+    })
 }
 
 /// An error that the log has told: a log of JSON lines has no other lines in it.
@@ -165,6 +176,15 @@ fn block_on(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let cause = || std::io::Error::other("in use");
+        let own = anyhow::Error::new(cause()).context("cannot listen: in use; is another running?");
+        assert_eq!(whole(&own), "cannot listen: in use; is another running?");
+        let other = anyhow::Error::new(cause()).context("cannot listen").context("apply");
+        assert_eq!(whole(&other), "apply: cannot listen: in use");
+    }
     use clap::CommandFactory;
 
     #[test]

@@ -167,7 +167,7 @@ pub async fn run(
 ) -> Result<(), EngineError> {
     let world = Arc::new(World::new(config, path, accept_gap)?);
     let control = Control::bind(&world.config.grpc).await?;
-    let http = Http::bind(&world.config.http).await?;
+    let http = Http::bind(&world.config.http, "http.listen").await?;
     let shared = Shared::new(world.unseen(None, "PostgreSQL and Redis are not looked at yet"));
     tracing::info!(listen = %control.address(), "gRPC is listening");
     tracing::info!(listen = %http.address(), "HTTP is listening: /metrics, /livez, /readyz");

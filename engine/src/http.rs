@@ -97,8 +97,10 @@ pub enum HttpError {
     #[error("http.tls_cert and http.tls_key cannot be used together as they are: {0}")]
     Tls(#[from] rustls::Error),
     /// The address cannot be listened on.
-    #[error("cannot listen on http.listen = \"{listen}\": {source}; is another kasho running?")]
+    #[error("cannot listen on {setting} = \"{listen}\": {source}; is another kasho running?")]
     Bind {
+        /// The setting that names it.
+        setting: &'static str,
         /// As configured.
         listen: SocketAddr,
         /// Why.
@@ -116,17 +118,17 @@ pub struct Http {
 }
 
 impl Http {
-    /// Checks the section, reads its files and binds the address.
+    /// Checks the section, reads its files and binds the address, which `setting` gives.
     ///
     /// # Errors
     /// Each a mistake in the configuration, or an address that is taken.
-    pub async fn bind(config: &Config) -> Result<Http, HttpError> {
+    pub async fn bind(config: &Config, setting: &'static str) -> Result<Http, HttpError> {
         config.check()?;
         let tls = match (&config.tls_cert, &config.tls_key) {
             (Some(cert), Some(key)) => Some(tls(cert, key)?),
             _ => None,
         };
-        let bind = |source| HttpError::Bind { listen: config.listen, source };
+        let bind = |source| HttpError::Bind { setting, listen: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
         let token = config.token.as_ref();

@@ -126,7 +126,7 @@ async fn moved(world: &World, above: u64) {
     // Once all is loaded, another one of the same rules comes, which knows that.
     eventually("what was before to be forgotten", async || {
         let warnings = world.try_status().await?["warnings"].to_string();
-        (!warnings.contains("carry the old mapping")).then_some(())
+        (!warnings.contains("rows that left before")).then_some(())
     })
     .await;
 }

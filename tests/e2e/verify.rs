@@ -538,6 +538,12 @@ async fn an_original_in_its_own_place_is_a_leak_and_so_is_one_that_passes_elsewh
     // Neither the value nor the row's key is told to a log.
     let output = pair.verify(&["--leaks"]).await;
     assert!(!output.stdout.contains("person81") && output.stdout.contains("row id = «withheld»"));
+    // Many of one column are no more than a few lines.
+    pair.target.sql("UPDATE people SET pin = id WHERE id BETWEEN 5001 AND 5100").await;
+    let told = pair.verify(&["--leaks"]).await.stdout;
+    assert!(told.contains(" more in public.people.pin\n"), "{told}");
+    assert!(told.lines().filter(|line| line.contains("LEAK: public.people.pin")).count() == 5);
+    assert!(told.contains("once their table is loaded again: kasho bootstrap --table …"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

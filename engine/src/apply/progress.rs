@@ -127,6 +127,9 @@ pub(super) async fn prepare(client: &Client, role: &str) -> Result<(), ApplyErro
                AND NOT a.attisdropped AND a.attname IN ('run', 'born') \
                WHERE n.nspname = 'kasho' AND c.relname = 'applied' GROUP BY c.oid";
     let row = client.query_opt(sql, &[]).await.map_err(|e| ApplyError::sql(doing, &e))?;
+    if row.is_some() {
+        may_use(client, role).await?;
+    }
     match row.map(|row| row.get::<_, i64>(0)) {
         Some(ADDED) => return Ok(()),
         Some(_) => return add_columns(client, role).await,
@@ -154,6 +157,27 @@ pub(super) async fn prepare(client: &Client, role: &str) -> Result<(), ApplyErro
         }
         Err(error) => Err(ApplyError::sql("making kasho.applied", &error)),
     }
+}
+
+/// Another role may have made the table.
+async fn may_use(client: &Client, role: &str) -> Result<(), ApplyError> {
+    let sql = "SELECT pg_catalog.has_schema_privilege(relnamespace, 'USAGE') AND \
+                      pg_catalog.has_table_privilege(c.oid, 'SELECT') AND \
+                      pg_catalog.has_table_privilege(c.oid, 'INSERT') AND \
+                      pg_catalog.has_table_privilege(c.oid, 'UPDATE') AND \
+                      pg_catalog.has_table_privilege(c.oid, 'DELETE') \
+               FROM pg_catalog.pg_class c WHERE relname = 'applied' AND relnamespace = ( \
+                   SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = 'kasho')";
+    let row = client.query_one(sql, &[]).await;
+    let row = row.map_err(|e| ApplyError::sql("looking at the rights to kasho.applied", &e))?;
+    if row.get(0) {
+        return Ok(());
+    }
+    let named = quote_identifier(role);
+    Err(ApplyError::Refused(format!(
+        "progress stands in kasho.applied of the target, which role {role:?} may not use: ALTER SCHEMA \
+         kasho OWNER TO {named}; ALTER TABLE kasho.applied OWNER TO {named}; then start again"
+    )))
 }
 
 /// Makes a table fit that an earlier version has made.

@@ -102,6 +102,7 @@ async fn bootstrap(arguments: &Arguments, config: &Path) -> anyhow::Result<()> {
         println!("step 4 of 6: their rows go through the plugin chain to the bootstrap stream");
     }
     unless(&stop, watch(&mut client)).await?;
+    println!("loaded: {}", describe(&ask(&mut client).await?.load.unwrap_or_default(), ""));
     if plan.is_none() {
         println!("step 5 of 6: clean up: the snapshot and its locks are let go");
     }
@@ -167,7 +168,9 @@ async fn load_again(client: &mut Client, tables: &[String]) -> anyhow::Result<()
         StartBootstrapRequest { tables: tables.to_vec(), ..StartBootstrapRequest::default() };
     let answer = client.start_bootstrap(request).await.map_err(|e| told(&e))?.into_inner();
     println!("state: {}; loading {} again", answer.current_state, tables.join(", "));
-    watch(client).await
+    watch(client).await?;
+    println!("loaded again: {}", tables.join(", "));
+    Ok(())
 }
 
 /// What completes the bootstrap without this program.
@@ -239,6 +242,8 @@ async fn watch(client: &mut Client) -> anyhow::Result<()> {
         let load = status.load.unwrap_or_default();
         match status.state.as_str() {
             "ACCUMULATING" | "STREAMING" => {}
+            // It was started again, and has not looked yet.
+            _ if status.last_error.starts_with("still connecting") => {}
             state => bail!("the bootstrap has ended, state: {state}. {}", status.last_error),
         }
         if status.last_error != error && !status.last_error.is_empty() {
@@ -268,7 +273,6 @@ async fn watch(client: &mut Client) -> anyhow::Result<()> {
         }
     }
     bar.finish_and_clear();
-    println!("loaded: {}", describe(&ask(client).await?.load.unwrap_or_default(), ""));
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 //! `--show-keys` says so: what goes into a file or a job's log is read by more people than
 //! the one who asked. Private values themselves are never printed.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::path::Path;
@@ -19,8 +20,10 @@ use crate::source::conninfo::Conninfo;
 use crate::source::wal::conninfo;
 use crate::verify::{Difference, How, Kind, Leak, Leaks, Options, Progress, Report, Table, verify};
 
-/// Rows of a table, and leaks, that are told one by one.
+/// Rows of a table that are told one by one.
 const TOLD: usize = 20;
+/// And leaks of one column in one place.
+const TOLD_OF_ONE: usize = 5;
 
 /// Arguments of `kasho verify`.
 #[derive(Debug, Args)]
@@ -264,11 +267,23 @@ fn leaks(out: &mut String, leaks: &Leaks, keys: bool) {
             let _ = writeln!(out, "    {undecided}");
         }
     }
-    for leak in leaks.found.iter().take(TOLD) {
-        let _ = writeln!(out, "  {}", leaked(leak, keys));
+    let mut places: BTreeMap<(&str, &str, How), Vec<&Leak>> = BTreeMap::new();
+    for leak in &leaks.found {
+        places.entry((&leak.found, &leak.column, leak.how)).or_default().push(leak);
     }
-    if leaks.found.len() > TOLD {
-        let _ = writeln!(out, "  and {} more", leaks.found.len() - TOLD);
+    for ((place, ..), leaks) in &places {
+        for leak in leaks.iter().take(TOLD_OF_ONE) {
+            let _ = writeln!(out, "  {}", leaked(leak, keys));
+        }
+        if leaks.len() > TOLD_OF_ONE {
+            let _ = writeln!(out, "  and {} more in {place}", leaks.len() - TOLD_OF_ONE);
+        }
+    }
+    if places.keys().any(|(.., how)| *how == How::Own) {
+        out.push_str(
+            "  rows that left before a rule carry what it gives once their table is loaded again: \
+             kasho bootstrap --table …\n",
+        );
     }
     if leaks.more {
         out.push_str("  there may be more: looking ended here\n");

@@ -218,14 +218,22 @@ impl Coverage {
         fakes.filter(|column| others.contains(column)).collect()
     }
 
+    /// Whether values of a column that do not leave now have left.
+    fn was_bare(&self, id: u32, column: &str) -> bool {
+        let now = self.find(id, "").and_then(|(_, table)| table.columns.get(column));
+        let bare = |older: &Older| older.id == id && older.column == column && !older.covered;
+        now.is_some_and(|now| now.action.covers()) && self.older.iter().any(bare)
+    }
+
     /// The same for an operator, and how rows are had anew: of tables that can be.
     pub(super) fn told_of_older(&self, catalog: &Catalog) -> Vec<String> {
         let known = self.older().into_iter().filter_map(|(id, column)| {
             let table = catalog.relations.iter().find(|relation| relation.id == id)?.qualified();
-            let column = quote_identifier(column);
+            let (bare, name) = (self.was_bare(id, column), quote_identifier(column));
+            let are = if bare { "are not masked" } else { "carry the old mapping" };
             Some(format!(
-                "{table}.{column}: rows that left before carry the old mapping, until the table is \
-                 loaded again (`kasho bootstrap --table {table}`)"
+                "{table}.{name}: rows that left before {are}, until the table is loaded again (`kasho \
+                 bootstrap --table {table}`)"
             ))
         });
         known.collect()

@@ -19,7 +19,7 @@ fn now(world: &mut World, text: &str, (loaded, fresh): (&[u32], bool)) -> String
     };
     let made = load(&host(), &setup.config, &world.tables, options).unwrap();
     world.setup = Some(setup);
-    let told = made.warnings().iter().filter(|told| told.contains("carry the old mapping"));
+    let told = made.warnings().iter().filter(|told| told.contains("rows that left before"));
     let told: Vec<&str> = told.map(|told| told.split(':').next().unwrap()).collect();
     world.running = Some((made.coverage().clone(), made.digest().to_owned()));
     told.join(" ")

@@ -45,6 +45,8 @@ pub(super) struct Private {
     pub(super) target: Option<String>,
     /// `pg_type.typname` beneath its domains.
     pub(super) base: String,
+    /// It is an enumeration.
+    pub(super) labels: bool,
 }
 
 /// A table on both sides.
@@ -234,7 +236,8 @@ impl Columns {
             if action.covers() {
                 let target = (action != Action::Drop).then(|| target.clone());
                 let (source, base) = (column.name.clone(), column.base.clone());
-                found.private.push(Private { source, target, base });
+                let labels = column.labels.is_some();
+                found.private.push(Private { source, target, base, labels });
             }
             let mut skip = |reason| {
                 found.skipped.push(Skipped { column: column.name.clone(), reason });

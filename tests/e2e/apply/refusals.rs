@@ -120,6 +120,12 @@ async fn a_role_needs_what_it_is_told_to_be_granted_and_no_more() {
     site.settle().await;
     site.same(&["t", "child"]).await;
     assert!(Site::end(&applier).await.success());
+    // Where another role has filled the target before, its progress is that one's.
+    site.target.sql("ALTER TABLE kasho.applied OWNER TO postgres").await;
+    let mend = "ALTER SCHEMA kasho OWNER TO filler; ALTER TABLE kasho.applied OWNER TO filler";
+    site.refused(&["role \"filler\" may not use", mend]).await;
+    site.target.sql(mend).await;
+    site.catch_up().await.success();
 }
 
 #[tokio::test(flavor = "multi_thread")]

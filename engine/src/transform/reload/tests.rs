@@ -508,7 +508,7 @@ fn what_is_known_of_rows_is_forgotten_where_the_same_rules_have_loaded_their_tab
     running.seen.note(running.digest(), Position::Bootstrap(1), seen, None);
     let knows = || {
         let newest = world.handle.newest();
-        let older = newest.warnings().iter().any(|told| told.contains("carry the old mapping"));
+        let older = newest.warnings().iter().any(|told| told.contains("rows that left before"));
         let lossy = newest.covered().tables.values().any(|table| table.lossy);
         assert_eq!(older, lossy);
         (newest.number(), lossy)
@@ -532,7 +532,7 @@ fn what_is_known_of_rows_is_forgotten_where_the_same_rules_have_loaded_their_tab
     // What was loaded by one generation is not by the next.
     world.setup.write("mask.wasm", &mapped("three"));
     settle(&mut reloader);
-    let older = || world.handle.newest().warnings().concat().contains("carry the old mapping");
+    let older = || world.handle.newest().warnings().concat().contains("rows that left before");
     assert!(older() && !loaded(now, &[7]) && older());
     // Nor by what is the same again, but was not in force meanwhile.
     world.setup.write("mask.wasm", &mapped("two"));

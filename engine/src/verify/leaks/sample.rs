@@ -62,7 +62,7 @@ pub(super) async fn watched(
                     "not decidable: {few}, and rows that left before carry another fake, which may \
                      be the original (load the table again)"
                 )),
-                (false, false) if PLAIN.contains(&base) => None,
+                (false, false) if private.labels || PLAIN.contains(&base) => None,
                 (false, false) => Some(format!("not decidable: {few}, of type {base}")),
             };
             let own = undecided.is_none();
