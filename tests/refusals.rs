@@ -55,7 +55,7 @@ const SOURCES: [&str; 40] = [
 ];
 
 /// Sentences that refuse nothing, or that nobody can be made to say; each with the reason.
-const OTHERS: [(&str, &str); 34] = [
+const OTHERS: [(&str, &str); 36] = [
     // Warnings, notes and log lines.
     ("{table}: column {column} passes, by new_columns = \"pass\"", WARNING),
     ("{error} (of messages whose content is no text: the first one stops the stream)", WARNING),
@@ -64,6 +64,8 @@ const OTHERS: [(&str, &str); 34] = [
          bootstrap --table {table}`)",
         WARNING,
     ),
+    ("are not masked", WARNING),
+    ("carry the old mapping", WARNING),
     ("{at}: {was}; it leaves from now on", WARNING),
     (
         "{table}: of {rows} recent rows that it was tried on, {is} were dropped ({was} before), \

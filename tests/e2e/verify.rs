@@ -368,7 +368,8 @@ async fn a_row_of_a_table_that_may_not_leave_is_a_difference() {
 /// People with names and addresses of their own; `pin` is a small world in which fakes equal
 /// originals by chance, and `memo` passes.
 const PEOPLE: &str = "
-    CREATE TABLE people (id bigint PRIMARY KEY, email text, name text, pin int4, plan text,
+    CREATE TYPE plan AS ENUM ('free', 'gold');
+    CREATE TABLE people (id bigint PRIMARY KEY, email text, name text, pin int4, plan plan,
         memo text, doc jsonb);
     CREATE TABLE visits (email text, page text, note json);
     ALTER TABLE visits REPLICA IDENTITY FULL;
@@ -376,7 +377,7 @@ const PEOPLE: &str = "
 
 const PEOPLE_ROWS: &str = r#"
     INSERT INTO people SELECT n, 'person' || n || '@mail.example', 'Firstname' || n || ' Lastname',
-        n, (ARRAY['free', 'gold'])[1 + n % 2], 'memo ' || n, jsonb_build_object('n', n)
+        n, (ARRAY['free', 'gold']::plan[])[1 + n % 2], 'memo ' || n, jsonb_build_object('n', n)
     FROM generate_series(1, 9000) n;
     INSERT INTO visits SELECT 'person' || n || '@mail.example', '/page/' || n, '{"ok": true}'
     FROM generate_series(1, 2000) n;"#;
@@ -522,9 +523,9 @@ async fn an_original_in_its_own_place_is_a_leak_and_so_is_one_that_passes_elsewh
     pair.source.sql(passing).await;
     pair.target.sql(passing).await;
     // Nor are fakes of two values, one of which is the original's; but where the fake is the other.
-    let other = "FROM people WHERE plan <> (ARRAY['free', 'gold'])[1 + id % 2]";
+    let other = "FROM people WHERE plan <> (ARRAY['free', 'gold']::plan[])[1 + id % 2]";
     let row = pair.target.value(&format!("SELECT min(id) {other}")).await;
-    let back = "UPDATE people SET plan = (ARRAY['free', 'gold'])[1 + id % 2] WHERE id =";
+    let back = "UPDATE people SET plan = (ARRAY['free', 'gold']::plan[])[1 + id % 2] WHERE id =";
     pair.target.sql(&format!("{back} {row}")).await;
     let (report, _) = pair.differing(&["--leaks", "--show-keys"]).await;
     let expected = [
