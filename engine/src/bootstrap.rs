@@ -395,7 +395,8 @@ fn complete(load: &Load, force: bool, facts: &Facts) -> Result<Transition, Refus
     let called = load.called.clone();
     let mut effects = vec![Effect::WriteEnd { start_lsn, load_points, called, after: None, whole }];
     if !load.loaded && load.mode == LoadMode::Direct {
-        effects.push(Effect::StopLoad);
+        // Those that are finished count.
+        effects.extend([Effect::StopLoad, Effect::LoadedAnew]);
     }
     if load.holder.is_some() {
         effects.push(Effect::ReleaseHolder);

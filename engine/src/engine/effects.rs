@@ -2,7 +2,6 @@
 //! is not adopted, and none of its effects happen.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::sync::oneshot;
 use tokio::time::Duration;
@@ -367,17 +366,9 @@ impl Engine {
         let mut session =
             ReplSession::connect(&self.world.info, "kasho").await.map_err(unavailable)?;
         let system = session.identify_system().await.map_err(unavailable)?;
-        // From here on keys and identities are those of this generation.
-        self.world.waiting.store(false, Relaxed);
-        // One that is being made and does not know of it yet is not taken any more, or is by then.
-        let handle = Arc::clone(&self.world.handle);
-        let made = tokio::task::spawn_blocking(move || drop(handle.turn())).await;
-        made.map_err(unavailable)?;
-        let generation = self.world.handle.newest();
-        if report.load.mode == LoadMode::External {
-            self.world.show(&generation, &report.catalog).await.map_err(unavailable)?;
-        }
-        drop(self.world.remember(&generation).await.map_err(unavailable)?);
+        let others = report.load.mode == LoadMode::External;
+        let shown = others.then_some(&report.catalog);
+        let generation = self.world.begins(shown).await.map_err(unavailable)?;
         let new = NewEpoch {
             slot: self.world.slot.as_str(),
             system_id: &system.system_identifier,

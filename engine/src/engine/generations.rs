@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::Engine;
 use super::prepare::{EngineError, going_on};
 use super::world::World;
-use crate::bootstrap::Refusal;
+use crate::bootstrap::{Phase, Refusal};
 use crate::config::Config;
 use crate::control::Accepted;
 use crate::position::Lsn;
@@ -81,7 +81,10 @@ impl World {
             return;
         }
         let last = course.passed.replace((Arc::clone(generation), from));
-        course.before = last.map(|(before, _)| before);
+        // One of the same rules that knows more of rows is nothing to go back to.
+        if let Some((last, _)) = last.filter(|(last, _)| last.digest() != generation.digest()) {
+            course.before = Some(last);
+        }
     }
 
     /// From which commit on a generation has published in this process's life.
@@ -160,6 +163,7 @@ impl World {
     pub(super) async fn first(
         &self,
         checkpoint: Option<&Checkpoint>,
+        phase: &Phase,
     ) -> Result<(Generation, Option<Rejected>), EngineError> {
         let number = checkpoint.map_or(1, |checkpoint| checkpoint.generation.max(1));
         // The same chain goes on under its number; another one is a new generation.
@@ -167,7 +171,7 @@ impl World {
             let new = checkpoint.is_some_and(|c| c.chain != generation.digest());
             generation.numbered(number + u64::from(new))
         };
-        let mut rejected = match self.load_chain(number, checkpoint).await {
+        let mut rejected = match self.load_chain(number, checkpoint, phase).await {
             Ok(generation) => return Ok((numbered(generation), None)),
             Err(EngineError::Chain(rejected)) => rejected,
             Err(other) => return Err(other),

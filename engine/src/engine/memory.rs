@@ -68,6 +68,33 @@ impl World {
         Ok(held)
     }
 
+    /// The generation whose keys and identities an epoch has from here on, kept as the newest;
+    /// `shown`: tables whose rows another process passes through it.
+    ///
+    /// # Errors
+    /// It cannot be kept.
+    pub(super) async fn begins(
+        &self,
+        shown: Option<&Catalog>,
+    ) -> Result<Arc<Generation>, EngineError> {
+        self.waiting.store(false, Relaxed);
+        // One that is being made and does not know of it yet is not taken any more, or is by then.
+        let handle = Arc::clone(&self.handle);
+        let made = tokio::task::spawn_blocking(move || drop(handle.turn())).await;
+        made.map_err(|_| EngineError::Host("waiting for a candidate panicked".to_owned()))?;
+        loop {
+            let generation = self.handle.newest();
+            if let Some(tables) = shown {
+                self.show(&generation, tables).await?;
+            }
+            drop(self.remember(&generation).await?);
+            // Another one may have been taken, and was written down before this one then.
+            if Arc::ptr_eq(&generation, &self.handle.newest()) {
+                return Ok(generation);
+            }
+        }
+    }
+
     /// Shows a generation tables that it was not loaded with, as rows would that pass it
     /// here: those of a dump pass the chain of another process, which tells nothing.
     ///

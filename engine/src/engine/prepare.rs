@@ -95,9 +95,10 @@ pub async fn check(config: Config, path: PathBuf) -> Result<Vec<String>, EngineE
     let mut store = world.redis_store().await?;
     publisher::check_server(&store.server().await.map_err(SinkError::from)?)?;
     let found = store.inspect().await.map_err(SinkError::from)?;
-    world.waiting.store(world.stored_phase().await.is_none_or(|p| p.epoch().is_none()), Relaxed);
+    let phase = world.stored_phase().await.unwrap_or_default();
+    world.waiting.store(phase.epoch().is_none(), Relaxed);
     let number = found.checkpoint.as_ref().map_or(1, |checkpoint| checkpoint.generation.max(1));
-    let generation = world.load_chain(number, found.checkpoint.as_ref()).await?;
+    let generation = world.load_chain(number, found.checkpoint.as_ref(), &phase).await?;
     Ok(warnings.into_iter().chain(generation.warnings().iter().cloned()).collect())
 }
 
@@ -142,7 +143,7 @@ impl World {
         }
         // Where the slot is gone a new epoch comes, for which nothing of this one counts.
         self.waiting.store(next.epoch().is_none(), Relaxed);
-        let (generation, rejected) = self.first(checkpoint.as_ref()).await?;
+        let (generation, rejected) = self.first(checkpoint.as_ref(), &next).await?;
         for warning in generation.warnings() {
             tracing::warn!("{warning}");
         }
@@ -218,6 +219,7 @@ impl World {
         &self,
         number: u64,
         checkpoint: Option<&Checkpoint>,
+        phase: &Phase,
     ) -> Result<Generation, EngineError> {
         if let Some(errors) = &self.config.chain_errors {
             let (binding, at) = (None, "configuration".to_owned());
@@ -232,6 +234,9 @@ impl World {
         };
         let last = running.as_ref().map(|running| (running.digest.clone(), running.run.clone()));
         let unknown = checkpoint.filter(|_| running.is_none()).map(|c| c.chain.clone());
+        // Whoever loaded tables may have ended before anybody took account of it.
+        let run = running.as_ref().and_then(|running| running.run.as_ref());
+        let loaded = run.map(|run| phase.passed(run));
         let keys = checkpoint.filter(|_| !fresh).map(|c| c.key_fingerprint.clone());
         let load = move || {
             let options = transform::Options {
@@ -239,6 +244,7 @@ impl World {
                 digest: running.as_ref().map(|running| running.digest.as_str()),
                 fresh,
                 number,
+                loaded: loaded.as_ref(),
                 ..Default::default()
             };
             transform::candidate(&host, &config, &tables, options)

@@ -56,6 +56,12 @@ pub struct ColumnCoverage {
 }
 
 impl ColumnCoverage {
+    /// One that nobody speaks of.
+    pub(super) fn bare() -> ColumnCoverage {
+        let (identity, mapping, named) = (false, Vec::new(), Named::No);
+        ColumnCoverage { action: Action::Open, identity, mapping, named }
+    }
+
     /// How rows that leave now will have left, of the table with this id.
     pub(super) fn older(&self, id: u32, column: &str) -> Older {
         let mapping = Sha256::digest(self.mapping.join("\n"));
@@ -199,23 +205,20 @@ impl Coverage {
         self.tables.iter().find(same).or_else(|| self.tables.get_key_value(name))
     }
 
-    /// The columns of which rows left otherwise than they would now, of tables that do leave,
-    /// with the table's id.
-    pub(crate) fn older(&self) -> BTreeSet<(u32, &str)> {
-        let differs = |older: &&Older| {
+    /// How rows left otherwise than they would now, of tables that do leave.
+    fn differing(&self) -> impl Iterator<Item = &Older> {
+        self.older.iter().filter(|older| {
             let now = self.find(older.id, "").filter(|(_, table)| !table.closed);
             let now = now.and_then(|(_, table)| table.columns.get(&older.column));
             now.is_some_and(|now| now.older(older.id, &older.column) != **older)
-        };
-        self.older.iter().filter(differs).map(|older| (older.id, older.column.as_str())).collect()
+        })
     }
 
-    /// Those of which rows left with another fake: where one equals its original, by chance.
+    /// The columns of which rows left with another fake: where one equals its original, that is
+    /// chance. With the table's id.
     pub(crate) fn faked_before(&self) -> BTreeSet<(u32, &str)> {
-        let others = self.older();
-        let fakes = self.older.iter().filter(|older| older.covered);
-        let fakes = fakes.map(|older| (older.id, older.column.as_str()));
-        fakes.filter(|column| others.contains(column)).collect()
+        let fakes = self.differing().filter(|older| older.covered);
+        fakes.map(|older| (older.id, older.column.as_str())).collect()
     }
 
     /// Whether values of a column that do not leave now have left.
@@ -225,9 +228,12 @@ impl Coverage {
         now.is_some_and(|now| now.action.covers()) && self.older.iter().any(bare)
     }
 
-    /// The same for an operator, and how rows are had anew: of tables that can be.
+    /// What an operator should know of rows that left before, and how they are had anew: of tables
+    /// that can be.
     pub(super) fn told_of_older(&self, catalog: &Catalog) -> Vec<String> {
-        let known = self.older().into_iter().filter_map(|(id, column)| {
+        let columns: BTreeSet<(u32, &str)> =
+            self.differing().map(|older| (older.id, older.column.as_str())).collect();
+        let known = columns.into_iter().filter_map(|(id, column)| {
             let table = catalog.relations.iter().find(|relation| relation.id == id)?.qualified();
             let (bare, name) = (self.was_bare(id, column), quote_identifier(column));
             let are = if bare { "are not masked" } else { "carry the old mapping" };

@@ -299,26 +299,49 @@ pub(super) fn carry_rows(
             after.lossy = after.loses || before.loses || !loaded(before.id);
         }
     }
-    let stays = |older: &&Older| new.find(older.id, "").is_some() && !loaded(older.id);
-    let mut all: BTreeSet<Older> = old.older.iter().filter(stays).cloned().collect();
-    let known = old.tables.iter().filter(|(_, table)| table.id != 0 && !table.closed);
-    for (table, before) in known {
-        let Some((name, after)) = new.find(before.id, table) else { continue };
-        if unknown.contains(name) {
-            continue;
-        }
+    let mut all: BTreeSet<Older> =
+        old.older.iter().filter(|older| !loaded(older.id)).cloned().collect();
+    for (table, before) in old.tables.iter().filter(|(_, table)| table.id != 0 && !table.closed) {
+        // How it leaves now, where it does and that is known.
+        let after = new.find(before.id, table).filter(|(name, _)| !unknown.contains(*name));
+        let after = after.map(|(_, after)| after).filter(|after| !after.closed);
         for (column, was) in &before.columns {
             let left = was.older(before.id, column);
-            let is = after.columns.get(column).map(|is| is.older(before.id, column));
-            // Of two one is another than whatever is in force.
-            let same = |o: &&Older| (&o.column, o.id, o.covered) == (column, left.id, left.covered);
-            let enough = all.iter().filter(same).count() > 1;
-            if !enough && (after.closed || is.is_some_and(|is| is != left)) {
-                all.insert(left);
+            let other = match after.map(|after| after.columns.get(column)) {
+                Some(Some(is)) => is.older(before.id, column) != left,
+                // It is gone, or has another name.
+                Some(None) => false,
+                None => true,
+            };
+            if other {
+                insert(&mut all, left);
+            }
+        }
+    }
+    // Of tables that the rules of before did not know rows may have left as they are.
+    let fresh = new.tables.iter().filter(|(name, table)| {
+        table.id != 0 && !table.closed && !unknown.contains(*name) && !loaded(table.id)
+    });
+    let fresh = fresh.filter(|(name, table)| !old.closed && old.find(table.id, name).is_none());
+    for (_, table) in fresh {
+        let bare = ColumnCoverage::bare();
+        for (column, is) in &table.columns {
+            let left = bare.older(table.id, column);
+            if is.older(table.id, column) != left {
+                insert(&mut all, left);
             }
         }
     }
     new.older = all;
+}
+
+/// Of two of one kind one is another than whatever is in force: no more are needed.
+fn insert(all: &mut BTreeSet<Older>, left: Older) {
+    let first = Older { mapping: String::new(), ..left.clone() };
+    let same = |o: &&Older| (o.id, &o.column, o.covered) == (left.id, &left.column, left.covered);
+    if all.range(first..).take_while(same).count() < 2 {
+        all.insert(left);
+    }
 }
 
 fn referred(catalog: &Catalog, table: &str, column: &str) -> bool {

@@ -22,7 +22,6 @@ use sha2::{Digest, Sha256};
 
 use super::catalog::Catalog;
 use super::config::Config;
-use super::coverage::Coverage;
 use super::error::LoadError;
 use super::generation::Generation;
 use super::handle::Handle;
@@ -248,14 +247,12 @@ impl Reloader {
         };
         let mut made = candidate(&self.host, config, &(self.sources.catalog)(), options)?;
         // Of tables that are loaded anew nothing is lost, and nothing older left.
-        let lossy = |coverage: &Coverage| {
-            let lossy = coverage.tables.values().filter(|table| table.lossy);
-            lossy.map(|table| table.id).collect::<BTreeSet<u32>>()
-        };
+        let still: BTreeSet<u32> =
+            made.coverage().tables.values().filter(|t| t.lossy).map(|t| t.id).collect();
         // But of what loses more of them.
-        let lossy_still = lossy(made.coverage());
+        let mut lost = covered.tables.values().filter(|table| table.lossy && !table.loses);
         let forgets = (options.fresh || !loaded.is_empty())
-            && (!lossy(&covered).is_subset(&lossy_still)
+            && (lost.any(|table| !still.contains(&table.id))
                 || !covered.older.is_subset(&made.coverage().older));
         if made.digest() == running.digest() && !forgets {
             self.handle.loaded().clear();
@@ -271,8 +268,7 @@ impl Reloader {
         // What rows have shown while it was being made is its own too.
         self.handle.lend(&mut made);
         if forgets {
-            let anew = |id: u32| options.fresh || loaded.contains(&id);
-            made.seen.forget_losses(|id| anew(id) && !lossy_still.contains(&id));
+            made.seen.forget_losses(|id| options.fresh || loaded.contains(&id));
         }
         let held = (self.sources.keep)(&made).map_err(|error| {
             // It is not the candidate's fault: the same content is looked at again.

@@ -126,11 +126,11 @@ impl Seen {
         table.push(Sight { number, by, position, name, covered });
     }
 
-    /// Tables that are loaded anew lack no row any more.
+    /// Tables that are loaded anew lack no row any more, but by what loses rows of them.
     pub(super) fn forget_losses(&self, loaded: impl Fn(u32) -> bool) {
         let mut sights = self.sights();
         for (_, sights) in sights.tables.iter_mut().filter(|(id, _)| loaded(**id)) {
-            sights.iter_mut().for_each(|sight| sight.covered.lossy = false);
+            sights.iter_mut().for_each(|sight| sight.covered.lossy = sight.covered.loses);
         }
     }
 
