@@ -308,3 +308,26 @@ fn keys_belong(stored: &str, generation: &Generation) -> Result<(), EngineError>
     let other: Vec<LoadError> = other.collect();
     if other.is_empty() { Ok(()) } else { Err(EngineError::Chain(other.into())) }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_goes_on_with_a_run_only_where_nothing_else_was_kept_last() {
+        let host = crate::transform::Host::new(None).unwrap();
+        let load = || {
+            let (config, tables) = (transform::Config::default(), transform::Catalog::default());
+            let options = transform::Options { number: 7, ..Default::default() };
+            transform::load(&host, &config, &tables, options).unwrap()
+        };
+        let before = load();
+        let (digest, run) = (before.digest().to_owned(), before.run().clone());
+        let goes_on = |last| going_on(load(), last).run() == &run;
+        assert!(goes_on(Some((digest.clone(), Some(run.clone())))));
+        // The same number and the same rules are not enough.
+        assert!(!goes_on(Some(("another".to_owned(), Some(run.clone())))));
+        assert!(!goes_on(Some((digest, None))) && !goes_on(None));
+    }
+}

@@ -1,4 +1,5 @@
-//! What a generation keeps from leaving, so that the next one can be held against it.
+//! What a generation keeps from leaving, so that the next one can be held against it, and how
+//! rows have left before it, so that it is told of them until their tables are loaded again.
 //!
 //! Made of plans, and kept from start to start. How two of them are held against one
 //! another is [`super::loosen`]'s. Nothing can go wrong here.
